@@ -1,0 +1,13 @@
+"""dask-descent: gradient-based models trained on data that lives in partitions."""
+
+from pipeline.cluster.code import check_tasks_here
+
+check_tasks_here()
+
+from pipeline.cluster.connect import connect  # noqa: E402
+from pipeline.data.dataset import Dataset  # noqa: E402
+from pipeline.estimators.linear import LinearRegression, Ridge  # noqa: E402
+from pipeline.estimators.logistic import LogisticRegression  # noqa: E402
+from tasks import __version__  # noqa: E402
+
+__all__ = ["Dataset", "LinearRegression", "LogisticRegression", "Ridge", "__version__", "connect"]

@@ -1,0 +1,1 @@
+"""Clusters: connecting to one (`connect`), and whether its workers run this code (`code`)."""

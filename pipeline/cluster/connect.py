@@ -1,0 +1,52 @@
+"""Opening the cluster that estimators then find as the current client."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from distributed import Client, LocalCluster
+
+
+class Connection:
+    """A context in which `client` is the current client; what was opened here, and nothing else, is closed at its end.
+
+    client: None when the work stays in this process.
+    """
+
+    def __init__(self, client: Client | None, cluster: LocalCluster | None = None) -> None:
+        self.client = client
+        self._cluster = cluster
+
+    @property
+    def dashboard_link(self) -> str | None:
+        return None if self.client is None else str(self.client.dashboard_link)
+
+    def close(self) -> None:
+        if self.client is not None:
+            self.client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def connect(
+    address: str | None = None, *, n_workers: int | None = None, threads_per_worker: int = 1, scheduler_file: str | None = None, timeout: float = 10.0
+) -> Connection:
+    """Connect to the scheduler at `address` or in `scheduler_file`, or start n_workers processes on this machine; nothing: stay in this process.
+
+    timeout: seconds to wait for the scheduler. Raises ValueError for more than one of the three, OSError when no scheduler answers.
+    """
+    if sum(given is not None for given in (address, n_workers, scheduler_file)) > 1:
+        raise ValueError("give an address, n_workers= or scheduler_file=, not several of them")
+    if n_workers is not None:
+        cluster = LocalCluster(n_workers=n_workers, threads_per_worker=threads_per_worker, processes=True, dashboard_address=":0")
+        return Connection(Client(cluster), cluster)
+    if address is not None or scheduler_file is not None:
+        return Connection(Client(address=address, scheduler_file=scheduler_file, timeout=timeout))
+    return Connection(None)

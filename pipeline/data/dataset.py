@@ -1,0 +1,308 @@
+"""A dataset: partitions in a fixed order, what is in them, and the one pass that checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+from dask.delayed import delayed
+
+from pipeline.data import collections, readers
+from pipeline.data.sources import ArraySource, GraphSource, Source
+from pipeline.execution.executors import Executor, current_executor
+from tasks.blocks import BlockSpec, Split, assemble, make_block
+from tasks.checking import CHECK, LARGEST_VALUE, Summary
+from tasks.partition import Block, nbytes
+from tasks.statistics import MOMENTS, Moments
+from tasks.typing import Array, Float64, Int64
+
+TargetKind = Literal["none", "continuous", "classes", "multioutput"]
+PARTITION_BYTES = 1 << 20
+MAX_PARTITION_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """What the checking pass found.
+
+    partition_rows (n_partitions,); classes: the sorted labels, or None; class_rows, class_weights: rows and summed weights of each;
+    largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for integers that may be meant as numbers.
+    """
+
+    n_rows: int
+    n_columns: int
+    columns: tuple[str, ...] | None
+    dtype: str
+    partition_rows: Int64
+    weight_sum: float
+    largest: Float64
+    target_kind: TargetKind
+    n_targets: int
+    classes: Array | None
+    class_rows: Int64
+    class_weights: Float64
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """Rows, and per column mean, variance (n - 1) and covariance (n_columns, n_columns); class balance where y has classes."""
+
+    n_rows: int
+    mean: pd.Series
+    variance: pd.Series
+    covariance: pd.DataFrame
+    class_balance: pd.DataFrame | None
+
+
+class Dataset:
+    """Rows in partitions. Made by one of the constructors below; nothing is read until a fit, `schema` or `describe()` needs it.
+
+    The partition count comes from the data (its chunks, its files, its size) or from `n_partitions`, never from the cluster, and with it
+    the order of every sum: the same partitions give the same bits wherever they are. The first use reads the source once and keeps the
+    rows where they were read; a shard that is lost with its worker is made again from its source.
+    """
+
+    def __init__(self, source: Source, *, columns: Sequence[str] | None, dtype: str, n_columns: int, part: int = 0) -> None:
+        self.source = source
+        self.columns = None if columns is None else tuple(columns)
+        self.dtype = dtype
+        self.n_columns = n_columns
+        self.part = part
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        n_partitions: int | None = None,
+        partition_rows: Sequence[int] | None = None,
+    ) -> Dataset:
+        """From NumPy arrays, SciPy sparse matrices or pandas frames in memory.
+
+        X (n, p), float32 is kept, everything else becomes float64; y (n,) or (n, t); sample_weight (n,). n_partitions: equal cuts; by
+        default about 1 MiB a partition, at most 256 of them up to 64 MiB each. partition_rows: rows of each partition, in order.
+        Raises ValueError or TypeError for what is not a numeric table, for lengths that differ, and for both ways of cutting at once.
+        """
+        columns = [str(name) for name in X.columns] if isinstance(X, pd.DataFrame) else None
+        dtype = collections.design_dtype(X)
+        block = make_block(0, BlockSpec(dtype), X, y, sample_weight)
+        sizes = partition_sizes(block, n_partitions, partition_rows)
+        rows = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        source = ArraySource(len(sizes), X=block.X, y=block.y, sample_weight=block.sample_weight, rows=rows)
+        return cls(source, columns=columns, dtype=dtype, n_columns=block.X.shape[1])
+
+    @classmethod
+    def from_dask(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None) -> Dataset:
+        """From Dask arrays (any chunks; y and sample_weight follow X's) or Dask data frames and series; stays lazy.
+
+        n_partitions rechunks arrays and repartitions frames. Raises ValueError for lengths that are known to differ.
+        """
+        return cls._from_table(collections.from_dask(X, y, sample_weight, n_partitions))
+
+    @classmethod
+    def from_dataframe(
+        cls, frame: Any, *, target: str, sample_weight: str | None = None, columns: Sequence[str] | None = None, n_partitions: int | None = None
+    ) -> Dataset:
+        """From one pandas or Dask data frame that holds everything; columns: the features, by default all others."""
+        return cls._from_table(collections.from_frame(frame, target, sample_weight, columns, n_partitions))
+
+    @classmethod
+    def read_csv(cls, urlpath: Any, *, target: str, sample_weight: str | None = None, columns: Sequence[str] | None = None, **options: Any) -> Dataset:
+        """From CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB (`blocksize=`); options: dask.dataframe.read_csv's."""
+        return cls._from_table(collections.from_frame(readers.read_csv(urlpath, **options), target, sample_weight, columns, None))
+
+    @classmethod
+    def read_parquet(cls, urlpath: Any, *, target: str, sample_weight: str | None = None, columns: Sequence[str] | None = None, **options: Any) -> Dataset:
+        """From Parquet files, a partition for every row group; options: dask.dataframe.read_parquet's."""
+        return cls._from_table(collections.from_frame(readers.read_parquet(urlpath, **options), target, sample_weight, columns, None))
+
+    @classmethod
+    def read_npy(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None) -> Dataset:
+        """From `.npy` files (a path, a list or a glob each; several are one below the other) or directories of dask's `to_npy_stack`."""
+        return cls._from_table(readers.read_npy(X, y, sample_weight, n_partitions))
+
+    @classmethod
+    def read_zarr(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None, **options: Any) -> Dataset:
+        """From Zarr arrays, one each; options: dask.array.from_zarr's (`component=` for arrays in a group goes into the path)."""
+        return cls._from_table(readers.read_zarr(X, y, sample_weight, n_partitions, **options))
+
+    @classmethod
+    def read_hdf5(cls, urlpath: Any, *, X: str, y: str | None = None, sample_weight: str | None = None, n_partitions: int | None = None) -> Dataset:
+        """From HDF5 files (a path, a list or a glob); X, y, sample_weight: names of the datasets inside each."""
+        return cls._from_table(readers.read_hdf5(urlpath, X, y, sample_weight, n_partitions))
+
+    @classmethod
+    def from_function(cls, make: Any, *, n_partitions: int, n_columns: int, dtype: str = "float64") -> Dataset:
+        """Partition i is make(i) = (X, y) or (X, y, sample_weight), called where the partition will live; `make` must be pure."""
+        return cls._from_table(collections.from_function(make, n_partitions, n_columns, dtype))
+
+    @classmethod
+    def _from_table(cls, table: collections.Table) -> Dataset:
+        source = GraphSource(len(table.blocks), blocks=table.blocks, keep=table.keep, sizes=table.sizes)
+        return cls(source, columns=table.columns, dtype=table.dtype, n_columns=table.n_columns)
+
+    @property
+    def n_partitions(self) -> int:
+        return self.source.n_partitions
+
+    def executor(self) -> Executor:
+        """Where rounds on this dataset run now: see `current_executor`."""
+        return current_executor(in_memory=isinstance(self.source, ArraySource))
+
+    @cached_property
+    def schema(self) -> Schema:
+        """Rows, classes, weights; reads the source if it is not resident yet.
+
+        Raises ValueError, naming partition, row and column, for values that are not finite or too large, and for negative, missing or
+        all-zero weights.
+        """
+        return make_schema(self, self.executor().map_reduce(self, CHECK, None))
+
+    def describe(self) -> Description:
+        """Means, variances, covariance and class balance, computed where the rows are."""
+        schema = self.schema
+        found: Moments = self.executor().map_reduce(self, MOMENTS, None)
+        names = self.columns or [f"x{i}" for i in range(self.n_columns)]
+        covariance = pd.DataFrame(found.scatter / max(found.count - 1, 1), index=names, columns=names)
+        balance = None
+        if schema.classes is not None:
+            balance = pd.DataFrame(
+                {"rows": schema.class_rows, "share": schema.class_rows / schema.n_rows, "weight": schema.class_weights},
+                index=pd.Index(schema.classes, name="class"),
+            )
+        variance = pd.Series(np.diagonal(covariance), index=names)
+        return Description(schema.n_rows, pd.Series(found.mean, index=names), variance, covariance, balance)
+
+    def split(self, test_size: float = 0.25, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """(train, test): rows drawn by seed inside each partition, so that none crosses the network; one read serves both.
+
+        Raises ValueError for a test_size outside (0, 1) and for a dataset that is one part of a split already.
+        """
+        if not 0 < test_size < 1:
+            raise ValueError(f"test_size must lie between 0 and 1, got {test_size!r}")
+        if self.source.split is not None:
+            raise ValueError("this dataset is one part of a split already; split the whole dataset once")
+        source = self.source.with_split(Split(test_size, seed))
+        train, test = (Dataset(source, columns=self.columns, dtype=self.dtype, n_columns=self.n_columns, part=part) for part in (0, 1))
+        return train, test
+
+    @property
+    def X(self) -> da.Array:
+        """The rows as a lazy Dask array, a chunk a partition; made from the source whenever it is computed."""
+        sizes = self._chunk_sizes()
+        meta = np.empty((0, 0), dtype=self.dtype)
+        chunks = [
+            da.from_delayed(delayed(part_X)(block, i, self.source.split, self.part), (n, self.n_columns), meta=meta)
+            for i, (block, n) in enumerate(zip(self.source.delayed_blocks(), sizes, strict=True))
+        ]
+        return da.concatenate(chunks, allow_unknown_chunksizes=True)
+
+    @property
+    def y(self) -> da.Array:
+        """The targets as a lazy Dask array, chunked as X; the check has run if it had not (its dtype is not known before).
+
+        Raises ValueError for a dataset without targets.
+        """
+        schema = self.schema
+        if schema.target_kind == "none":
+            raise ValueError("this dataset has no y")
+        dtype = np.float64 if schema.classes is None else schema.classes.dtype
+        shape: tuple[int, ...] = (schema.n_targets,) if schema.target_kind == "multioutput" else ()
+        chunks = [
+            da.from_delayed(delayed(part_y)(block, i, self.source.split, self.part), (int(n), *shape), dtype=dtype)
+            for i, (block, n) in enumerate(zip(self.source.delayed_blocks(), schema.partition_rows, strict=True))
+        ]
+        return da.concatenate(chunks)
+
+    def _chunk_sizes(self) -> Sequence[float]:
+        if "schema" in self.__dict__:
+            return [int(n) for n in self.schema.partition_rows]
+        sizes = self.source.sizes if isinstance(self.source, GraphSource) else None
+        if isinstance(self.source, ArraySource):
+            sizes = [int(n) for n in np.diff(self.source.rows)]
+        known = sizes is not None and self.source.split is None
+        return list(sizes) if known and sizes is not None else [np.nan] * self.n_partitions
+
+    def __repr__(self) -> str:
+        rows = f"{self.schema.n_rows} rows" if "schema" in self.__dict__ else "rows not counted yet"
+        return f"Dataset({rows}, {self.n_columns} columns, {self.n_partitions} partitions, {self.dtype})"
+
+
+def part_X(block: Block, partition: int, split: Split | None, part: int) -> Any:
+    """X of one partition of one part."""
+    return assemble([block], partition, split)[part][0].X
+
+
+def part_y(block: Block, partition: int, split: Split | None, part: int) -> Any:
+    """y of one partition of one part."""
+    return assemble([block], partition, split)[part][0].y
+
+
+def partition_sizes(block: Block, n_partitions: int | None, partition_rows: Sequence[int] | None) -> Sequence[int]:
+    """Rows of each partition."""
+    n_rows = block.X.shape[0]
+    if partition_rows is not None:
+        if n_partitions is not None:
+            raise ValueError("give n_partitions or partition_rows, not both")
+        if sum(partition_rows) != n_rows or min(partition_rows, default=0) < 0:
+            raise ValueError(f"partition_rows must be counts that add up to the {n_rows} rows of X, got a sum of {sum(partition_rows)}")
+        return list(partition_rows)
+    if n_partitions is None:
+        size = nbytes(block.X)
+        n_partitions = max(min(size // PARTITION_BYTES, 256), -(-size // MAX_PARTITION_BYTES), 1)
+        n_partitions = min(n_partitions, max(n_rows, 1))
+    if n_partitions < 1:
+        raise ValueError(f"n_partitions must be at least 1, got {n_partitions}")
+    return [int(n) for n in np.diff(np.arange(n_partitions + 1) * n_rows // n_partitions)]
+
+
+def make_schema(dataset: Dataset, summary: Summary) -> Schema:
+    """The schema of a summary that has nothing wrong in it."""
+    raise_faults(dataset, summary)
+    kind: TargetKind = "continuous"
+    if summary.n_targets != 1:
+        kind = "none" if summary.n_targets == 0 else "multioutput"
+    elif summary.classes is not None:
+        kind = "classes"
+    return Schema(
+        int(summary.partition_rows.sum()),
+        dataset.n_columns,
+        dataset.columns,
+        dataset.dtype,
+        summary.partition_rows,
+        summary.weight_sum,
+        summary.largest,
+        kind,
+        summary.n_targets,
+        summary.classes,
+        summary.class_rows,
+        summary.class_weights,
+    )
+
+
+def raise_faults(dataset: Dataset, summary: Summary) -> None:
+    """ValueError for the first thing that is wrong."""
+    names = dataset.columns or [f"x{i}" for i in range(dataset.n_columns)]
+    fault = summary.fault
+    if fault is not None:
+        place = f"row {fault.row} of partition {fault.partition}"
+        if fault.where == "sample_weight":
+            raise ValueError(f"sample_weight is {fault.value} in {place}; weights must be finite and not negative")
+        what = "NaN" if np.isnan(fault.value) else "infinity"
+        where = f"column {names[fault.column]!r} of X" if fault.where == "X" else "y"
+        raise ValueError(f"Input {fault.where} contains {what}: {where}, {place}; drop or impute such rows")
+    if summary.partition_rows.sum() == 0:
+        raise ValueError(f"Found array with 0 sample(s) in {dataset.n_partitions} partition(s) while a minimum of 1 is required")
+    if summary.weight_sum == 0:
+        raise ValueError("all sample_weight are zero; at least one row must count")
+    if np.max(summary.largest, initial=0.0) > LARGEST_VALUE:
+        column = int(np.argmax(summary.largest))
+        value = summary.largest[column]
+        raise ValueError(f"column {names[column]!r} of X has values up to {value:.3g}, whose squares overflow float64; scale it")

@@ -1,0 +1,235 @@
+"""What all estimators share: any input to a dataset, the fit, predictions where the rows are."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+from dask.delayed import delayed
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from pipeline.callbacks import RoundCallbacks
+from pipeline.data.dataset import Dataset, Schema
+from pipeline.estimators.solvers import Problem, choose
+from pipeline.training import Result, train
+from tasks.objectives import LinearObjective
+from tasks.penalties import L2
+from tasks.reductions import Tree
+from tasks.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_sums
+from tasks.typing import Array, Float64
+
+DASK_TYPES = (da.Array, dd.DataFrame, dd.Series)
+
+
+class LinearModel(CallbackSupportMixin, BaseEstimator):
+    """A linear model trained on partitions.
+
+    Fitted attributes: coef_, intercept_ (scikit-learn's shapes, float32 when X is), n_features_in_, feature_names_in_, n_iter_ (accepted steps),
+    solver_ (name and reason), status_ (kind and reason), history_ (a row per round: see `pipeline.history.Row`), n_rounds_,
+    bytes_per_round_ (numbers to and from one worker), tasks_per_round_, and parameters_sha256_, the digest of the flat float64 parameters.
+    """
+
+    # parameters that exist for scikit-learn's signature: name -> (the values that mean nothing special, what to do instead)
+    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
+
+    fit_intercept: bool
+
+    @abstractmethod
+    def _objective(self, schema: Schema) -> LinearObjective:
+        """The objective for this data. Raises ValueError for targets that do not fit."""
+
+    @abstractmethod
+    def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
+        """The penalty next to the mean loss."""
+
+    @abstractmethod
+    def _solver(self) -> tuple[Any, float, int | None]:
+        """solver, tol, max_iter."""
+
+    @abstractmethod
+    def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
+        """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
+
+    @abstractmethod
+    def _coef(self) -> tuple[Array, Array]:
+        """coef (n_outputs, p) and intercept (n_outputs,) as stored."""
+
+    @abstractmethod
+    def _predictor(self) -> LinearObjective:
+        """The objective of the fitted model, for predictions."""
+
+    @abstractmethod
+    def _check_target(self, y: Any) -> Any:
+        """A target in memory, checked as scikit-learn does."""
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit on X (n, p), y (n,) or (n, t), sample_weight (n,), or on a `Dataset` alone.
+
+        Takes NumPy, SciPy sparse and pandas in memory, Dask arrays and data frames of any chunking, or a Dataset. Runs on the current
+        `distributed.Client`'s cluster, else on threads here. Raises ValueError or TypeError for data that cannot be fitted, before any
+        round; warns with ConvergenceWarning when the fit ended without converging.
+        """
+        self._check_refused()
+        dataset = self._dataset(X, y, sample_weight)
+        executor = dataset.executor()
+        try:
+            schema = dataset.schema
+            objective = self._objective(schema)
+            strategy, choice = choose(self._solver()[0], problem_of(objective, schema), *self._solver()[1:])
+            callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
+            start = self._start(objective)[None]
+            result = train(executor, dataset, objective, [self._penalty(schema, objective)], strategy, start, callbacks.on_round)
+        finally:
+            if dataset is not X:
+                executor.release(dataset)
+        self.solver_ = choice
+        self._store(result, objective, dataset)
+        callbacks.end()
+        return self
+
+    def _check_refused(self) -> None:
+        for name, (accepted, cure) in self._refused.items():
+            value = getattr(self, name)
+            if not any(value is a or value == a for a in accepted):
+                raise ValueError(f"{type(self).__name__}({name}={value!r}) is not available: {cure}")
+
+    def _dataset(self, X: Any, y: Any, sample_weight: Any) -> Dataset:
+        """The input as a dataset, with scikit-learn's checks of shapes, dtypes and names."""
+        if isinstance(X, Dataset):
+            if y is not None or sample_weight is not None:
+                raise ValueError("a Dataset brings its own y and sample_weight; call fit(dataset) alone")
+            self._set_features(X)
+            return X
+        if y is None:
+            raise ValueError(f"requires y to be passed, but the target y is None: {type(self).__name__}.fit(X, y)")
+        if isinstance(X, DASK_TYPES):
+            dataset = Dataset.from_dask(X, y, sample_weight)
+            self._set_features(dataset)
+            return dataset
+        if isinstance(y, DASK_TYPES):
+            raise TypeError("y is a Dask collection but X is in memory; pass both as Dask collections, or y.compute()")
+        X, y = self._validated(X, y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=False, ensure_all_finite=False)
+        return Dataset.from_arrays(X, y, sample_weight)
+
+    def _validated(self, X: Any, y: Any) -> tuple[Any, Any]:
+        design: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": False}
+        X = validate_data(self, X, **design)
+        y = self._check_target(y)
+        if len(y) != X.shape[0]:
+            raise ValueError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows, y has {len(y)}")
+        return X, y
+
+    def _set_features(self, dataset: Dataset) -> None:
+        self.n_features_in_ = dataset.n_columns
+        self.__dict__.pop("feature_names_in_", None)
+        if dataset.columns is not None:
+            self.feature_names_in_ = np.asarray(dataset.columns, dtype=object)
+
+    def _start(self, objective: LinearObjective) -> Float64:
+        """Zeros, or with warm_start the last fit's parameters."""
+        layout = objective.layout
+        if self.get_params().get("warm_start") and "coef_" in vars(self):
+            coef, intercept = self._coef()
+            if coef.shape != (layout.n_outputs, layout.n_columns):
+                raise ValueError(
+                    f"warm_start: the last fit has coef_ of shape {coef.shape} but this data needs {(layout.n_outputs, layout.n_columns)};"
+                    " set warm_start=False"
+                )
+            return layout.join(coef, intercept)
+        return np.zeros(layout.size)
+
+    def _store(self, result: Result, objective: LinearObjective, dataset: Dataset) -> None:
+        (self.status_,) = result.statuses
+        coef, intercept = objective.layout.split(result.parameters[0])
+        if not (np.all(np.isfinite(coef)) and np.all(np.isfinite(intercept))):
+            raise ValueError(f"the fit diverged: {self.status_.reason}")
+        self._set_coef(coef.astype(dataset.dtype), intercept.astype(dataset.dtype), dataset)
+        self.history_ = result.history
+        self.n_rounds_ = len(result.history)
+        self.bytes_per_round_ = result.bytes_per_round
+        self.tasks_per_round_ = result.tasks_per_round
+        self.parameters_sha256_ = result.sha256
+        if self.status_.kind != "converged":
+            message = f"{type(self).__name__} ended {self.status_.kind} after {self.n_rounds_} rounds: {self.status_.reason}"
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+    # -- predictions -----------------------------------------------------------------------------------------------------------------
+
+    def _model(self) -> ScoreInput:
+        check_is_fitted(self)
+        objective = self._predictor()
+        coef, intercept = self._coef()
+        return ScoreInput(objective, objective.layout.join(coef, intercept))
+
+    def _predict(self, X: Any, kind: str) -> Any:
+        """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""
+        model = self._model()
+        if isinstance(X, Dataset):
+            self._check_features(X.n_columns, X.columns)
+            X = X.X
+        if isinstance(X, dd.DataFrame):
+            self._check_features(len(X.columns), tuple(X.columns))
+            X = X.to_dask_array()
+        if isinstance(X, da.Array):
+            return self._predict_lazily(X, model, kind)
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=False)
+        return predict_block(X, model, kind)
+
+    def _predict_lazily(self, X: da.Array, model: ScoreInput, kind: str) -> da.Array:
+        if X.ndim != 2:
+            raise ValueError(f"Expected 2D array, got {X.ndim}D array instead; X must be (rows, columns)")
+        self._check_features(X.shape[1], None)
+        example = predict_block(np.zeros((1, X.shape[1])), model, kind)
+        chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
+        held = delayed(model, name=f"model-{dask.base.tokenize(model.parameters, self.get_params())}", pure=True)  # one copy in the graph
+        return X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
+
+    def _check_features(self, n_columns: int, columns: Sequence[str] | None) -> None:
+        name = type(self).__name__
+        if n_columns != self.n_features_in_:
+            raise ValueError(f"X has {n_columns} features, but {name} is expecting {self.n_features_in_} features as input")
+        fitted = vars(self).get("feature_names_in_")
+        if columns is not None and fitted is not None and list(columns) != list(fitted):
+            raise ValueError(f"The feature names should match those that were passed during fit: {name} was fitted on {list(fitted)}")
+
+    def _score_sums(self, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
+        """The sums of a score over a Dataset (resident: by a round) or Dask collections (block by block, none kept)."""
+        model = self._model()
+        dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
+        self._check_features(dataset.n_columns, dataset.columns)
+        if isinstance(X, Dataset):
+            sums: ScoreSums = dataset.executor().map_reduce(dataset, SCORE, model)
+            return sums
+        held = delayed(model)
+        tree = Tree(dataset.n_partitions, SCORE.combine)
+        for i, part in enumerate(dask.compute(*[delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()])):
+            tree.add((0, i), part)
+        sums = tree.result()
+        return sums
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def problem_of(objective: LinearObjective, schema: Schema) -> Problem:
+    """What the choice of a solver looks at."""
+    return Problem(objective.loss, objective.layout.size, schema.n_rows)
+
+
+def lives_in_partitions(X: Any) -> bool:
+    """Whether a score of X is computed where it lives."""
+    return isinstance(X, (Dataset, *DASK_TYPES))

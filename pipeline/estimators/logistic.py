@@ -1,0 +1,179 @@
+"""Logistic regression, binary and multinomial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+
+from pipeline.data.dataset import Dataset, Schema
+from pipeline.estimators.base import LinearModel, lives_in_partitions
+from pipeline.estimators.linear import THREADS_CURE
+from tasks.losses import LogisticLoss, Loss, MultinomialLoss
+from tasks.objectives import LinearObjective
+from tasks.penalties import L2
+from tasks.scoring import accuracy
+from tasks.typing import Array, Float64
+
+
+class LogisticRegression(ClassifierMixin, LinearModel):
+    """Minimise C Σ s_i loss(y_i, coef @ x_i + intercept) + ½ |coef|², the intercept unpenalised.
+
+    The loss is log(1 + exp(raw)) - y raw for two classes (coef_ is (1, p)) and the symmetric softmax cross-entropy for more (coef_ is
+    (n_classes, p)). C=inf fits without penalty. Parameters as `sklearn.linear_model.LogisticRegression`'s; solver: "auto", "lbfgs", "newton"
+    (= scikit-learn's "newton-cholesky"), "newton-cg", "sampled-newton", "gradient-descent", "nesterov" or a strategy. Inside, the objective is
+    divided by C Σ s_i: converged when the largest |gradient| of that is at most tol, or at rounding; max_iter counts steps.
+    """
+
+    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
+        "penalty": (("deprecated",), "scikit-learn deprecates it; C=inf fits without penalty"),
+        "l1_ratio": ((0, 0.0), "L1 penalties are not available yet; use l1_ratio=0"),
+        "dual": ((False,), "there is no dual solver here; use dual=False"),
+        "intercept_scaling": ((1, 1.0), "the intercept is not penalised here, so its scale means nothing"),
+        "verbose": ((0, False), "use set_callbacks(sklearn.callback.ProgressBar())"),
+        "n_jobs": ((None,), THREADS_CURE),
+    }
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "penalty": "no_validation",
+        "C": [Interval(Real, 0, None, closed="right")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
+        "dual": ["boolean"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "fit_intercept": ["boolean"],
+        "intercept_scaling": [Interval(Real, 0, None, closed="neither")],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "random_state": ["random_state"],
+        "solver": "no_validation",
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "n_jobs": [None, Integral],
+    }
+
+    def __init__(
+        self,
+        penalty: Any = "deprecated",
+        *,
+        C: float = 1.0,
+        l1_ratio: float = 0.0,
+        dual: bool = False,
+        tol: float = 1e-4,
+        fit_intercept: bool = True,
+        intercept_scaling: float = 1,
+        class_weight: Any = None,
+        random_state: Any = None,
+        solver: Any = "auto",
+        max_iter: int = 100,
+        verbose: int = 0,
+        warm_start: bool = False,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.penalty = penalty
+        self.C = C
+        self.l1_ratio = l1_ratio
+        self.dual = dual
+        self.tol = tol
+        self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
+        self.class_weight = class_weight
+        self.random_state = random_state  # nothing here is drawn: every value gives the same fit
+        self.solver = solver
+        self.max_iter = max_iter
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+
+    def _solver(self) -> tuple[Any, float, int | None]:
+        return self.solver, self.tol, self.max_iter
+
+    def _objective(self, schema: Schema) -> LinearObjective:
+        if schema.target_kind == "none":
+            raise ValueError("the dataset has no y; name its target= when it is read")
+        if schema.classes is None:
+            raise ValueError(
+                f"Unknown label type: {schema.target_kind}. Maybe you are trying to fit a classifier, which expects discrete classes"
+            )
+        classes = schema.classes
+        if len(classes) < 2:
+            raise ValueError(
+                f"This solver needs samples of at least 2 classes in the data, but the data contains only one class: {classes[0]!r}"
+            )
+        loss: Loss = LogisticLoss() if len(classes) == 2 else MultinomialLoss()
+        weight = class_weights(self.class_weight, schema)
+        return LinearObjective(loss, schema.n_columns, loss.n_outputs(1, len(classes)), self.fit_intercept, classes, weight)
+
+    def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
+        factors = np.ones(len(schema.class_weights)) if objective.class_weight is None else objective.class_weight
+        return L2(1.0 / (self.C * float(schema.class_weights @ factors)))
+
+    def _check_target(self, y: Any) -> Any:
+        y = column_or_1d(y, warn=True)
+        if y.dtype.kind not in "biufU":
+            check_classification_targets(y)
+        return y
+
+    def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
+        assert dataset.schema.classes is not None
+        self.classes_ = dataset.schema.classes
+        self.coef_, self.intercept_ = coef, intercept
+
+    def _store(self, result: Any, objective: LinearObjective, dataset: Dataset) -> None:
+        super()._store(result, objective, dataset)
+        self.n_iter_ = np.array([max(1, max(result.iterations))], dtype=np.int32)
+
+    def _coef(self) -> tuple[Array, Array]:
+        return self.coef_, self.intercept_
+
+    def _predictor(self) -> LinearObjective:
+        loss: Loss = LogisticLoss() if len(self.classes_) == 2 else MultinomialLoss()
+        return LinearObjective(loss, self.coef_.shape[1], len(self.coef_), True, self.classes_)
+
+    def decision_function(self, X: Any) -> Any:
+        """Raw predictions: (n,) for two classes, (n, n_classes) for more; lazy for Dask input."""
+        return self._predict(X, "raw")
+
+    def predict(self, X: Any) -> Any:
+        """Labels (n,); lazy for Dask input."""
+        return self._predict(X, "label")
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities (n, n_classes), in the order of classes_; lazy for Dask input."""
+        return self._predict(X, "mean")
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """log of predict_proba."""
+        return np.log(self.predict_proba(X))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Accuracy; computed where the data lives for Dask input and datasets."""
+        if lives_in_partitions(X):
+            return accuracy(self._score_sums(X, y, sample_weight))
+        return float(super().score(X, y, sample_weight))
+
+
+def class_weights(class_weight: Any, schema: Schema) -> Float64 | None:
+    """The factor of each class, (n_classes,): "balanced" is n_rows / (n_classes rows of the class), weighted rows where there are weights.
+
+    Raises ValueError for labels that the data does not have, and for factors that are not positive numbers.
+    """
+    classes = schema.classes
+    assert classes is not None
+    if class_weight is None:
+        return None
+    if class_weight == "balanced":
+        with np.errstate(divide="ignore"):
+            return schema.class_weights.sum() / (len(classes) * schema.class_weights)
+    assert isinstance(class_weight, Mapping)
+    unknown = [label for label in class_weight if label not in classes.tolist()]
+    if unknown:
+        raise ValueError(f"The classes, {unknown}, are not in class_weight's data; y has {classes.tolist()}")
+    factors = np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])
+    if not np.all((factors >= 0) & np.isfinite(factors)):
+        raise ValueError(f"class_weight must hold finite factors that are not negative, got {class_weight}")
+    return factors

@@ -1,0 +1,92 @@
+"""Which strategy a `solver=` means, and which one "auto" picks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from tasks.losses import Loss
+from tasks.strategies.base import Strategy
+from tasks.strategies.gradient_descent import GradientDescent
+from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.newton import Newton
+from tasks.strategies.newton_cg import NewtonCG
+from tasks.strategies.sampled_newton import SampledNewton
+
+# A Hessian of more parameters than this costs more than the rounds it saves.
+MAX_HESSIAN: Final = 2000
+MAX_FULL_HESSIAN: Final = 60
+SAMPLE_ROWS_PER_PARAMETER: Final = 50
+
+
+class Choice(NamedTuple):
+    """The strategy that a fit used, by name, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What decides: the loss, parameters of one model, rows."""
+
+    loss: Loss
+    n_parameters: int
+    n_rows: int
+
+
+SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton")
+SCIKIT_LEARN_NAMES: Final = {"newton-cholesky": "newton", "cholesky": "newton", "svd": "newton"}
+
+
+def choose(solver: str | Any, problem: Problem, tol: float, max_iter: int | None) -> tuple[Strategy, Choice]:
+    """The strategy for `solver`: a name, a scikit-learn name of the same method, or a strategy itself.
+
+    Raises ValueError for a name that means nothing here.
+    """
+    if not isinstance(solver, str):
+        return solver, Choice(type(solver).__name__, "given as a strategy")
+    name = SCIKIT_LEARN_NAMES.get(solver, solver)
+    reason = "asked for" if name == solver else f"asked for as {solver}"
+    if name == "auto":
+        name, reason = automatic(problem)
+    elif name == "newton" and problem.n_parameters > MAX_HESSIAN:
+        name, reason = "newton-cg", f"newton with {problem.n_parameters} parameters: Hessian-vector products instead of a Hessian"
+    if name not in SOLVERS:
+        known = ", ".join(map(repr, [*SOLVERS, *SCIKIT_LEARN_NAMES]))
+        raise ValueError(f"solver={solver!r} is not available; use one of {known}, or pass a strategy")
+    return make(name, problem, tol, max_iter), Choice(name, reason)
+
+
+def automatic(problem: Problem) -> tuple[str, str]:
+    """The fewest passes over the rows for the money."""
+    n, rows = problem.n_parameters, problem.n_rows
+    if problem.loss.name == "squared":
+        if n <= MAX_HESSIAN:
+            return "newton", f"squared loss and {n} parameters: one Hessian solves it"
+        return "newton-cg", f"squared loss and {n} parameters: conjugate gradients"
+    if rows >= 2 * SAMPLE_ROWS_PER_PARAMETER * n and n <= MAX_HESSIAN // 2:
+        return "sampled-newton", f"{rows} rows are many for {n} parameters: a sample's Hessian leaves few full passes"
+    if n <= MAX_FULL_HESSIAN:
+        return "newton", f"{n} parameters: a Hessian is cheap"
+    return "lbfgs", f"{n} parameters, {rows} rows: gradients alone"
+
+
+def make(name: str, problem: Problem, tol: float, max_iter: int | None) -> Strategy:
+    """The strategy of that name, set up for the problem."""
+    if name == "gradient-descent":
+        return GradientDescent(tol=tol, max_iter=max_iter or 1000)
+    if name == "nesterov":
+        return GradientDescent(nesterov=True, tol=tol, max_iter=max_iter or 1000)
+    if name == "lbfgs":
+        return LBFGS(tol=tol, max_iter=max_iter or 1000)
+    if name == "newton-cg":
+        return NewtonCG(tol=tol, max_iter=max_iter or 100)
+    if name == "sampled-newton":
+        row_step = max(1, min(20, problem.n_rows // (SAMPLE_ROWS_PER_PARAMETER * problem.n_parameters)))
+        sample_rows = max(1, problem.n_rows // row_step)
+        return SampledNewton(tol=tol, max_iter=max_iter or 100, row_step=row_step, sample_tol=0.5 * problem.n_parameters / sample_rows)
+    return Newton(tol=tol, max_iter=max_iter or 100)

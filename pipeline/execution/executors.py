@@ -1,0 +1,147 @@
+"""The executors: one reduction in, the partial of the whole dataset out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import dask
+import distributed
+
+from tasks.partition import Group, Shard
+from tasks.reductions import Reduction, Tree
+from tasks.threads import single_blas_thread
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
+
+IN_PROCESS_SCHEDULERS = ("threads", "threading", "sync", "synchronous", "single-threaded", "processes", "multiprocessing")
+
+
+class Executor(ABC):
+    """Runs rounds on a dataset that it makes resident first, once. Same tree whatever the executor, hence the same bits."""
+
+    @abstractmethod
+    def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
+        """One barrier round: the reduction's partial over all groups of the dataset."""
+
+    @abstractmethod
+    def span(self, name: str) -> Any:
+        """A context in which the tasks of one fit belong together on the dashboard."""
+
+    @abstractmethod
+    def release(self, dataset: Dataset) -> None:
+        """Forget what is resident of the dataset."""
+
+    @property
+    @abstractmethod
+    def tasks_per_round(self) -> int:
+        """Tasks that the last round took."""
+
+
+class ThreadExecutor(Executor):
+    """Threads in this process; the kernels release the GIL. Groups go to whichever thread is free, the tree keeps the order.
+
+    n_threads: by default the cores this process may use, or 1 inside a Dask task, which owns one.
+    """
+
+    def __init__(self, n_threads: int | None = None) -> None:
+        self.n_threads = n_threads or default_threads()
+
+    @property
+    def tasks_per_round(self) -> int:
+        return self.n_threads
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        yield
+
+    def release(self, dataset: Dataset) -> None:
+        dataset.source.resident.pop("threads", None)
+
+    def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
+        resident = dataset.source.resident
+        if "threads" not in resident:
+            resident["threads"] = dataset.source.load_local()
+        shard: Shard = resident["threads"]
+        groups = shard.parts[dataset.part]
+        run = GroupQueue(groups, Tree(len(groups), reduction.combine), reduction, shared)
+        n_threads = min(self.n_threads, len(groups))
+        with single_blas_thread():
+            if n_threads == 1:
+                run.drain()
+            else:
+                with ThreadPoolExecutor(n_threads - 1, thread_name_prefix="dask-descent") as pool:
+                    others = [pool.submit(run.drain) for _ in range(n_threads - 1)]
+                    run.drain()
+                for other in others:
+                    other.result()
+        return run.tree.result()
+
+
+class GroupQueue:
+    """Groups that several threads take one by one, and the tree that their partials go into."""
+
+    def __init__(self, groups: tuple[Group, ...], tree: Tree, reduction: Reduction, shared: Any) -> None:
+        self.waiting = iter(enumerate(groups))
+        self.tree = tree
+        self.reduction = reduction
+        self.shared = shared
+        self.lock = threading.Lock()
+        self.stopped = False
+
+    def drain(self) -> None:
+        """Take groups until none is left, or until any thread failed."""
+        try:
+            while not self.stopped:
+                with self.lock:
+                    index, group = next(self.waiting, (-1, None))
+                if group is None:
+                    return
+                partial = self.reduction.map(group, self.shared)
+                with self.lock:
+                    self.tree.add((0, index), partial)
+        except BaseException:
+            self.stopped = True
+            raise
+
+
+def default_threads() -> int:
+    """Cores this process may run on; 1 inside a Dask task."""
+    if in_task():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_task() -> bool:
+    """Whether this code runs inside a task of a distributed worker."""
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def current_executor(*, in_memory: bool = False) -> Executor:
+    """The cluster of the current `distributed.Client`, as Dask users expect; without one, threads in this process.
+
+    A Dask configuration of scheduler="threads" or "synchronous" wins over a client. Inside a task, in_memory data is worked on by that
+    task's own thread, other data through the worker's client. Raises ValueError for an asynchronous client.
+    """
+    from pipeline.execution.cluster import ClusterExecutor  # noqa: PLC0415  (it imports this module)
+
+    scheduler = dask.config.get("scheduler", None)
+    if scheduler in ("sync", "synchronous", "single-threaded"):
+        return ThreadExecutor(1)
+    if scheduler in IN_PROCESS_SCHEDULERS or (in_memory and in_task()):
+        return ThreadExecutor()
+    try:
+        client = distributed.get_client() if in_task() else distributed.default_client()
+    except ValueError:
+        return ThreadExecutor()
+    return ClusterExecutor(client)

@@ -1,0 +1,50 @@
+"""What a fit leaves behind about its rounds."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+
+from tasks.strategies.base import Power
+from tasks.typing import Float64
+
+
+class Row(TypedDict):
+    """One round: its number, what was asked for, accepted iterations so far, the objective and the largest |gradient| at the last accepted
+    point (of the worst model), seconds since the fit began."""
+
+    round: int
+    power: Power
+    iteration: int
+    objective: float
+    gradient_norm: float
+    seconds: float
+
+
+class History:
+    """Rows of a running fit."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self._start = time.perf_counter()
+
+    def add(self, power: Power, states: Sequence[Any]) -> Row:
+        row = Row(
+            round=len(self.rows) + 1,
+            power=power,
+            iteration=max(state.iteration for state in states),
+            objective=float(max(state.accepted.value for state in states)),
+            gradient_norm=float(max(np.max(np.abs(state.accepted.gradient), initial=0.0) for state in states)),
+            seconds=time.perf_counter() - self._start,
+        )
+        self.rows.append(row)
+        return row
+
+
+def digest(parameters: Float64) -> str:
+    """SHA-256 of the flat float64 parameters (k, n), little-endian."""
+    return hashlib.sha256(np.ascontiguousarray(parameters, dtype="<f8").tobytes()).hexdigest()

@@ -1,0 +1,112 @@
+"""The one fit loop: ask the strategy, reduce where the data lives, move the parameters once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.dataset import Dataset
+from pipeline.execution.executors import Executor
+from pipeline.history import History, Row, digest
+from tasks.objectives import Objective, evaluate, evaluate_product
+from tasks.penalties import L2
+from tasks.rounds import REDUCTIONS, RoundInput
+from tasks.strategies.base import POWERS, Round, Status, Strategy
+from tasks.threads import single_blas_thread
+from tasks.typing import Float64
+
+OnRound = Callable[[Row], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """parameters (k, n) at the last accepted point of each of the k models, how each ended, and the rounds."""
+
+    parameters: Float64
+    statuses: tuple[Status, ...]
+    iterations: tuple[int, ...]
+    history: list[Row]
+    bytes_per_round: int
+    tasks_per_round: int
+
+    @property
+    def sha256(self) -> str:
+        return digest(self.parameters)
+
+
+def train(
+    executor: Executor,
+    dataset: Dataset,
+    objective: Objective,
+    penalties: Sequence[L2],
+    strategy: Strategy,
+    parameters: Float64,
+    on_round: OnRound | None = None,
+) -> Result:
+    """Minimise, for each of k models, mean loss plus its penalty, from parameters (k, n).
+
+    The models run in lockstep and share each pass over the rows; a model that is done leaves. on_round is called after every round and
+    ends the fit by returning True. Raises TypeError when the objective lacks a power that the strategy asks for.
+    """
+    check_powers(objective, strategy)
+    states = [strategy.init(row) for row in parameters]
+    history = History()
+    sent = 0
+    with executor.span(f"fit-{type(strategy).__name__}"), single_blas_thread():
+        stopped = False
+        weight = np.nan
+        while not stopped and (running := [i for i, state in enumerate(states) if state.status.kind == "running"]):
+            requests = [strategy.request(states[i]) for i in running]
+            chosen = [j for j, request in enumerate(requests) if same_round(request, requests[0])]
+            shared = round_input(objective, [requests[j] for j in chosen])
+            partial = executor.map_reduce(dataset, REDUCTIONS[shared.power], shared)
+            weight = partial.weight_sum if shared.power != "hessian_vector" else weight
+            for position, j in enumerate(chosen):
+                model, request = running[j], requests[j]
+                if request.direction is not None:
+                    evaluation = evaluate_product(partial, position, weight, objective.layout, penalties[model], request.direction)
+                else:
+                    evaluation = evaluate(partial, position, objective.layout, penalties[model], request.parameters)
+                states[model] = strategy.update(states[model], evaluation)
+            sent = max(sent, round_bytes(shared, partial))
+            row = history.add(shared.power, states)
+            stopped = on_round is not None and on_round(row)
+    statuses = tuple(stopped_status(state.status) for state in states)
+    accepted = np.stack([state.accepted.parameters for state in states])
+    iterations = tuple(state.iteration for state in states)
+    return Result(accepted, statuses, iterations, history.rows, sent, executor.tasks_per_round)
+
+
+def check_powers(objective: Objective, strategy: Strategy) -> None:
+    """Whether the strategy can be fed, before any cluster time is spent."""
+    missing = [power for power in strategy.powers if not isinstance(objective, POWERS[power])]
+    if missing:
+        raise TypeError(
+            f"{type(objective).__name__} is not compatible with {type(strategy).__name__}: it must implement {', '.join(missing)}"
+        )
+
+
+def same_round(request: Round, other: Round) -> bool:
+    """Whether two models' requests can share a pass."""
+    return request.power == other.power and request.row_step == other.row_step
+
+
+def round_input(objective: Objective, requests: Sequence[Round]) -> RoundInput:
+    """The models' requests stacked along the model axis."""
+    parameters = np.stack([request.parameters for request in requests])
+    directions = [request.direction for request in requests if request.direction is not None]
+    return RoundInput(objective, requests[0].power, parameters, np.stack(directions) if directions else None, requests[0].row_step)
+
+
+def round_bytes(shared: RoundInput, partial: Any) -> int:
+    """Bytes of numbers that one worker receives and returns in a round."""
+    arrays = [shared.parameters, shared.direction, partial.loss_sum, partial.gradient_sum, partial.hessian_sum]
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
+def stopped_status(status: Status) -> Status:
+    """A fit that a callback ended is out of rounds."""
+    return Status("out of rounds", "a callback ended the fit") if status.kind == "running" else status

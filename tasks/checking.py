@@ -1,0 +1,172 @@
+"""The one checking pass over resident rows: what is in X, y and sample_weight, and the first thing that is wrong."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from numba import njit
+
+from tasks.partition import Group
+from tasks.reductions import Reduction
+from tasks.typing import Array, Float64, Int64
+
+MAX_CLASSES: Final = 10_000
+# Beyond this the square of a value, summed over rows, can leave float64.
+LARGEST_VALUE: Final = 1e140
+
+
+class Fault(NamedTuple):
+    """The first bad value: where is "X", "y" or "sample_weight"; row counts from the start of the partition."""
+
+    partition: int
+    row: int
+    where: str
+    column: int
+    value: float
+
+
+class Summary(NamedTuple):
+    """partition_rows (partitions of the group or subtree, in order); largest (p,) absolute value of each column;
+    classes: sorted distinct targets, None for continuous, missing, multi-column or more than MAX_CLASSES targets;
+    class_rows, class_weights: rows and summed weights of each class."""
+
+    partition_rows: Int64
+    weight_sum: float
+    largest: Float64
+    fault: Fault | None
+    classes: Array | None
+    class_rows: Int64
+    class_weights: Float64
+    n_targets: int
+    non_zeros: int
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _column_extent(X: Any, largest: Any, not_finite: Any) -> None:
+    """largest[j] = max |X[:, j]|; not_finite[j] becomes NaN when a value of the column is no finite number."""
+    for i in range(X.shape[0]):
+        for j in range(X.shape[1]):
+            value = np.float64(X[i, j])
+            largest[j] = max(largest[j], abs(value))
+            not_finite[j] += value * 0.0
+
+
+def summarise(group: Group, shared: Any) -> Summary:
+    """The summary of one group; `shared` is not used."""
+    largest = _largest(group.X)
+    classes, rows, weights = _classes(group)
+    weight = float(group.n_rows) if group.sample_weight is None else float(np.sum(group.sample_weight))
+    return Summary(
+        partition_rows=np.diff(group.offsets),
+        weight_sum=weight,
+        largest=largest,
+        fault=_first_fault(group, largest),
+        classes=classes,
+        class_rows=rows,
+        class_weights=weights,
+        n_targets=0 if group.y is None else (1 if group.y.ndim == 1 else group.y.shape[1]),
+        non_zeros=int(group.X.nnz if isinstance(group.X, sp.csr_array) else group.X.size),
+    )
+
+
+def add_summaries(left: Summary, right: Summary) -> Summary:
+    """The summary of neighbouring rows."""
+    classes, rows, weights = _merge_classes(left, right)
+    return Summary(
+        np.concatenate([left.partition_rows, right.partition_rows]),
+        left.weight_sum + right.weight_sum,
+        np.maximum(left.largest, right.largest),
+        left.fault or right.fault,
+        classes,
+        rows,
+        weights,
+        max(left.n_targets, right.n_targets),
+        left.non_zeros + right.non_zeros,
+    )
+
+
+CHECK: Final = Reduction("check", summarise, add_summaries)
+
+
+def _largest(X: Any) -> Float64:
+    """max |value| of each column, NaN where a value is not finite."""
+    largest = np.zeros(X.shape[1])
+    if isinstance(X, sp.csr_array):
+        with np.errstate(invalid="ignore"):
+            np.maximum.at(largest, X.indices, np.abs(X.data))  # propagates NaN
+        largest[np.isinf(largest)] = np.nan
+        return largest
+    if isinstance(X, np.ndarray):
+        not_finite = np.zeros(X.shape[1])
+        _column_extent(X, largest, not_finite)
+        return largest + not_finite
+    return np.asarray(abs(X).max(axis=0).get(), dtype=np.float64)  # CuPy
+
+
+def _first_fault(group: Group, largest: Float64) -> Fault | None:
+    if group.n_rows and not np.all(np.isfinite(largest)):
+        column = int(np.flatnonzero(~np.isfinite(largest))[0])
+        X = group.X
+        values = X[:, [column]].toarray()[:, 0] if isinstance(X, sp.csr_array) else X[:, column]
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        return _fault(group, row, "X", column, float(values[row]))
+    if group.y is not None and group.y.dtype.kind == "f" and not np.all(np.isfinite(group.y)):
+        row, column = np.argwhere(~np.isfinite(group.y.reshape(group.n_rows, -1)))[0]
+        return _fault(group, int(row), "y", int(column), float(group.y.reshape(group.n_rows, -1)[row, column]))
+    if group.y is not None and group.y.dtype.kind == "O":
+        missing = np.flatnonzero([value is None or value != value for value in group.y.ravel()])
+        if len(missing):
+            return _fault(group, int(missing[0]), "y", 0, float("nan"))
+    weight = group.sample_weight
+    if weight is not None and not np.all((weight >= 0) & np.isfinite(weight)):
+        row = int(np.flatnonzero(~((weight >= 0) & np.isfinite(weight)))[0])
+        return _fault(group, row, "sample_weight", 0, float(weight[row]))
+    return None
+
+
+def _fault(group: Group, row: int, where: str, column: int, value: float) -> Fault:
+    partition = int(np.searchsorted(group.offsets, row, side="right")) - 1
+    return Fault(group.first_partition + partition, row - int(group.offsets[partition]), where, column, value)
+
+
+NO_CLASSES: Final = (None, np.zeros(0, np.int64), np.zeros(0))
+
+
+def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
+    y = group.y
+    if y is None or y.ndim != 1:
+        return NO_CLASSES
+    if y.dtype.kind == "f" and not np.all(y == np.trunc(y)):
+        return NO_CLASSES
+    try:
+        classes, codes = np.unique(y, return_inverse=True)
+    except TypeError:  # values that cannot be ordered: mixed types
+        return NO_CLASSES
+    if len(classes) > MAX_CLASSES:
+        return NO_CLASSES
+    rows = np.bincount(codes, minlength=len(classes)).astype(np.int64)
+    weights = np.bincount(codes, weights=group.sample_weight, minlength=len(classes)).astype(np.float64)
+    return classes, rows, weights
+
+
+def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, Float64]:
+    if left.classes is None or right.classes is None:  # an empty side has no say
+        if left.partition_rows.sum() == 0:
+            return right.classes, right.class_rows, right.class_weights
+        if right.partition_rows.sum() == 0:
+            return left.classes, left.class_rows, left.class_weights
+        return NO_CLASSES
+    try:
+        classes = np.union1d(left.classes, right.classes)
+    except TypeError:
+        return NO_CLASSES
+    if len(classes) > MAX_CLASSES:
+        return NO_CLASSES
+    rows, weights = np.zeros(len(classes), np.int64), np.zeros(len(classes))
+    for side in (left, right):
+        positions = np.searchsorted(classes, side.classes)
+        rows[positions] += side.class_rows
+        weights[positions] += side.class_weights
+    return classes, rows, weights

@@ -1,0 +1,50 @@
+"""Making a shard where it will live: partition after partition, so that the peak is the shard plus one group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+from tasks.blocks import Split, assemble
+from tasks.partition import Block, Shard, make_group
+
+
+class Step(NamedTuple):
+    """One node of a source's graph: `run(values)` gives the value of `key`; `drop` are the keys nobody needs after it."""
+
+    key: Hashable
+    run: Callable[[dict[Hashable, Any]], Any]
+    drop: tuple[Hashable, ...]
+
+
+class GroupPlan(NamedTuple):
+    """How one group comes about: the steps to run, then the keys of its partitions' blocks, in order."""
+
+    first_partition: int
+    steps: tuple[Step, ...]
+    blocks: tuple[Hashable, ...]
+
+
+def load_shard(first_group: int, plans: Sequence[GroupPlan], split: Split | None, given: Sequence[tuple[Hashable, Any]]) -> Shard:
+    """Run the plans one after the other. `given` are values made elsewhere (persisted blocks, a mean over all partitions)."""
+    values = dict(given)
+    groups = []
+    for plan in plans:
+        for step in plan.steps:
+            values[step.key] = step.run(values)
+            for key in step.drop:
+                values.pop(key, None)
+        groups.append(group_parts([values[key] for key in plan.blocks], plan.first_partition, split))
+        for key in plan.blocks:
+            values.pop(key, None)
+    return shard_of(first_group, groups)
+
+
+def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | None) -> list[Any]:
+    """One group for each part."""
+    return [make_group(part, first_partition) for part in assemble(blocks, first_partition, split)]
+
+
+def shard_of(first_group: int, groups: Sequence[Sequence[Any]]) -> Shard:
+    """Groups with their parts -> a shard's parts with their groups."""
+    return Shard(first_group, tuple(zip(*groups, strict=True)))

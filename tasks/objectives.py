@@ -1,0 +1,242 @@
+"""A model as the workers see it: a layout of its parameters, sums of loss and derivatives over a group, predictions.
+
+Parameters are one flat float64 vector a model, with a leading model axis: (k, n). All k models share one pass over the rows.
+An objective returns *sums* and weights; the client divides once (`evaluate`) and adds the penalty there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from tasks import kernels
+from tasks.losses import Loss
+from tasks.partition import Group
+from tasks.penalties import L2
+from tasks.typing import Array, Design, Float64
+
+
+class Partial(NamedTuple):
+    """Sums over some rows for k models: they add up along the tree.
+
+    loss_sum (k,), weight_sum (a float), gradient_sum (k, n), hessian_sum (k, n, n) or None. Of a Hessian-vector round,
+    gradient_sum holds the products and loss_sum is zero.
+    """
+
+    loss_sum: Float64
+    weight_sum: float
+    gradient_sum: Float64
+    hessian_sum: Float64 | None = None
+
+
+def add_partials(left: Partial, right: Partial) -> Partial:
+    """left + right; the big arrays of `left` are used again for the sum."""
+    np.add(left.gradient_sum, right.gradient_sum, out=left.gradient_sum)
+    if left.hessian_sum is not None:
+        assert right.hessian_sum is not None
+        np.add(left.hessian_sum, right.hessian_sum, out=left.hessian_sum)
+    return Partial(left.loss_sum + right.loss_sum, left.weight_sum + right.weight_sum, left.gradient_sum, left.hessian_sum)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names -> slices of the flat vector: coef (n_outputs, n_columns) row by row, then intercept (n_outputs,)."""
+
+    n_columns: int
+    n_outputs: int
+    fit_intercept: bool
+
+    @property
+    def n_coef(self) -> int:
+        return self.n_outputs * self.n_columns
+
+    @property
+    def size(self) -> int:
+        return self.n_coef + (self.n_outputs if self.fit_intercept else 0)
+
+    def split(self, parameters: Float64) -> tuple[Float64, Float64]:
+        """(..., n) -> coef (..., n_outputs, n_columns), intercept (..., n_outputs), zeros when none is fitted."""
+        lead = parameters.shape[:-1]
+        coef = parameters[..., : self.n_coef].reshape(*lead, self.n_outputs, self.n_columns)
+        intercept = parameters[..., self.n_coef :] if self.fit_intercept else np.zeros((*lead, self.n_outputs))
+        return coef, intercept
+
+    def join(self, coef: Array, intercept: Array) -> Float64:
+        """The flat float64 vector (n,) of one model."""
+        pieces = [np.ravel(coef), np.ravel(intercept)] if self.fit_intercept else [np.ravel(coef)]
+        return np.concatenate(pieces).astype(np.float64)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What every strategy may ask for."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    def loss_and_gradient(self, group: Group, parameters: Float64, row_step: int = 1) -> Partial:
+        """Sums over the group for parameters (k, n)."""
+        ...
+
+    def predict(self, parameters: Float64, X: Design) -> Float64:
+        """Raw predictions (rows, n_outputs) of one model, parameters (n,)."""
+        ...
+
+
+@runtime_checkable
+class HessianSums(Protocol):
+    """A further power: the matrix of second derivatives."""
+
+    def hessian(self, group: Group, parameters: Float64, row_step: int = 1) -> Partial:
+        """As loss_and_gradient, with hessian_sum; only every row_step-th row of each partition counts, in all sums."""
+        ...
+
+
+@runtime_checkable
+class HessianVectorSums(Protocol):
+    """A further power: the Hessian times a direction."""
+
+    def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Partial:
+        """The products for directions (k, n) at parameters (k, n), in gradient_sum."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LinearObjective:
+    """Σ_i s_i loss(y_i, coef @ x_i + intercept), the loss being any of tasks.losses.
+
+    classes       the labels in order, for classification: y is encoded against them where it lives
+    class_weight  (n_classes,) factor of each row's weight by its class, or None
+    """
+
+    loss: Loss
+    n_columns: int
+    n_outputs: int
+    fit_intercept: bool
+    classes: Array | None = None
+    class_weight: Float64 | None = None
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.n_columns, self.n_outputs, self.fit_intercept)
+
+    def target(self, group: Group) -> Array:
+        """y as the loss wants it: float64 values, 0.0/1.0 for two classes, int64 codes for more."""
+        if self.classes is None:
+            return np.asarray(group.derived("float", float_target))
+        codes = group.derived(("codes", tuple(self.classes.tolist())), lambda g: encode(g.y, self.classes))
+        if self.n_outputs == 1:
+            return np.asarray(group.derived("binary", lambda g: codes.astype(np.float64)))
+        return np.asarray(codes)
+
+    def weight(self, group: Group) -> Float64 | None:
+        """Row weights (n,) with the class weights in, or None for ones."""
+        if self.class_weight is None:
+            return group.sample_weight
+        by_class = self.class_weight[self.target(group).astype(np.int64)]
+        return by_class if group.sample_weight is None else by_class * group.sample_weight
+
+    def loss_and_gradient(self, group: Group, parameters: Float64, row_step: int = 1) -> Partial:
+        assert row_step == 1
+        coef, intercept = self._stacked(parameters)
+        loss, weight, coef_sum, intercept_sum = kernels.loss_and_gradient(
+            self.loss.code, group.X, self.target(group), self.weight(group), group.offsets, coef, intercept, len(parameters)
+        )
+        return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)))
+
+    def hessian(self, group: Group, parameters: Float64, row_step: int = 1) -> Partial:
+        coef, intercept = self._stacked(parameters)
+        loss, weight, coef_sum, intercept_sum, hessian = kernels.hessian(
+            self.loss.code,
+            group.X,
+            self.target(group),
+            self.weight(group),
+            group.offsets,
+            coef,
+            intercept,
+            len(parameters),
+            self.fit_intercept,
+            row_step,
+        )
+        return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)), hessian)
+
+    def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Partial:
+        k = len(parameters)
+        coef_sum, intercept_sum = kernels.hessian_vector(
+            self.loss.code,
+            group.X,
+            self.target(group),
+            self.weight(group),
+            group.offsets,
+            *self._stacked(parameters),
+            k,
+            *self._stacked(direction),
+        )
+        return Partial(np.zeros(k), 0.0, self._flat(coef_sum, intercept_sum, k))
+
+    def predict(self, parameters: Float64, X: Design) -> Float64:
+        return kernels.raw_prediction(X, *self._stacked(parameters[None]))
+
+    def _stacked(self, parameters: Float64) -> tuple[Float64, Float64]:
+        """(k, n) -> coef (k c, p), intercept (k c,), the rows of all models one below the other."""
+        coef, intercept = self.layout.split(parameters)
+        return np.require(coef.reshape(-1, self.n_columns), requirements=["C", "A"]), np.require(
+            intercept.reshape(-1), requirements=["C", "A"]
+        )
+
+    def _flat(self, coef: Float64, intercept: Float64, k: int) -> Float64:
+        flat = coef.reshape(k, -1)
+        return np.concatenate([flat, intercept.reshape(k, -1)], axis=1) if self.fit_intercept else flat
+
+
+def float_target(group: Group) -> Float64:
+    """y as float64."""
+    assert group.y is not None
+    return np.ascontiguousarray(group.y, dtype=np.float64)
+
+
+def encode(y: Any, classes: Any) -> Array:
+    """Labels -> their positions in the sorted `classes`, int64 (n,)."""
+    return np.searchsorted(classes, y).astype(np.int64)
+
+
+class Evaluation(NamedTuple):
+    """The objective of one model at the parameters asked for, after the one division: mean loss plus penalty.
+
+    value, gradient (n,), hessian (n, n) or None, n_free: that many trailing parameters (the intercepts) are not penalised.
+    """
+
+    value: float
+    gradient: Float64
+    hessian: Float64 | None
+    n_free: int
+
+
+def evaluate(partial: Partial, model: int, layout: Layout, penalty: L2, parameters: Float64) -> Evaluation:
+    """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the partial, at parameters (n,).
+
+    Rows of no weight at all (they can make up a sample) give NaN, never an exception.
+    """
+    weight = partial.weight_sum or np.nan
+    coef = parameters[: layout.n_coef]
+    gradient = partial.gradient_sum[model] / weight
+    gradient[: layout.n_coef] += penalty.gradient(coef)
+    hessian = None
+    if partial.hessian_sum is not None:
+        hessian = partial.hessian_sum[model] / weight
+        diagonal = np.arange(layout.n_coef)
+        hessian[diagonal, diagonal] += penalty.curvature(coef)
+    value = float(partial.loss_sum[model] / weight) + penalty.value(coef)
+    return Evaluation(value, gradient, hessian, layout.size - layout.n_coef)
+
+
+def evaluate_product(
+    partial: Partial, model: int, weight_sum: float, layout: Layout, penalty: L2, direction: Float64
+) -> Evaluation:
+    """The Hessian of the objective times direction (n,), in `gradient`; weight_sum is that of the rounds before."""
+    product = partial.gradient_sum[model] / weight_sum
+    coef = direction[: layout.n_coef]
+    product[: layout.n_coef] += penalty.curvature(coef) * coef
+    return Evaluation(np.nan, product, None, layout.size - layout.n_coef)

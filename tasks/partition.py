@@ -1,0 +1,128 @@
+"""Rows where they live: a group of partitions, and the shard of groups that one worker thread holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from tasks.typing import Array, Design, Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The rows of one partition as a source delivers them: X (n, p), y (n,) or (n, t) or None, sample_weight (n,) or None."""
+
+    X: Design
+    y: Array | None = None
+    sample_weight: Array | None = None
+
+
+def normalise(X: Any) -> Any:
+    """The same rows as a C-ordered, *aligned* array (or canonical CSR) in native byte order.
+
+    Arrays that arrive over a network can start at an address that is no multiple of their item size; NumPy and BLAS then take
+    other code paths and give other bits, and `np.ascontiguousarray` does not cure it.
+    """
+    if isinstance(X, sp.csr_array):
+        data, indices, indptr = (np.require(a, requirements=["C", "A"]) for a in (X.data, X.indices, X.indptr))
+        if data is X.data and indices is X.indices and indptr is X.indptr:
+            return X
+        return sp.csr_array((data, indices, indptr), shape=X.shape)
+    if isinstance(X, np.ndarray):
+        return np.require(X, dtype=X.dtype.newbyteorder("="), requirements=["C", "A"])
+    return X
+
+
+@dataclass(eq=False)
+class Group:
+    """Neighbouring partitions that form a whole subtree: the unit of work, of movement and of whatever a strategy remembers.
+
+    X             (n, p) float32 or float64, C-ordered, or CSR
+    y             (n,) or (n, t), in the user's own dtype (labels stay labels), or None
+    sample_weight (n,) float64, or None for ones
+    offsets       (q + 1,) int64: partition `first_partition + j` is rows offsets[j]:offsets[j + 1]
+    """
+
+    X: Design
+    y: Array | None
+    sample_weight: Array | None
+    offsets: Int64
+    first_partition: int
+    _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
+    def n_partitions(self) -> int:
+        return len(self.offsets) - 1
+
+    def derived(self, key: Any, make: Callable[[Group], Any]) -> Any:
+        """`make(self)`, computed once where the group lives (encoded labels, say); recomputed, never sent, when the group moves."""
+        if key not in self._derived:
+            self._derived[key] = make(self)
+        return self._derived[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_derived": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in ("X", "y", "sample_weight", "offsets"):
+            state[name] = normalise(state[name])
+        self.__dict__.update(state)
+
+    def __sizeof__(self) -> int:
+        return sum(nbytes(a) for a in (self.X, self.y, self.sample_weight, self.offsets))
+
+
+@dataclass(eq=False)
+class Shard:
+    """A run of neighbouring groups held by one worker thread.
+
+    `parts[0]` are the groups of the dataset itself; a split dataset has its training groups in `parts[0]` and its test groups in
+    `parts[1]`, made in one read of the source and without a second copy of the rows.
+    """
+
+    first_group: int
+    parts: tuple[tuple[Group, ...], ...]
+
+    def __sizeof__(self) -> int:  # what Dask's memory limits and spilling see
+        return sum(sys.getsizeof(group) for part in self.parts for group in part)
+
+
+def nbytes(X: Any) -> int:
+    """Bytes held by an array, a CSR matrix, or 0 for None."""
+    if X is None:
+        return 0
+    if isinstance(X, sp.csr_array):
+        return int(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
+    return int(X.nbytes)
+
+
+def stack_rows(pieces: Sequence[Any]) -> Any:
+    """Pieces of rows one below the other; a single piece is passed on without a copy, None if the pieces are None."""
+    if any(piece is None for piece in pieces):
+        return None
+    if len(pieces) == 1:
+        return normalise(pieces[0])
+    if isinstance(pieces[0], sp.csr_array):
+        return normalise(sp.vstack(pieces, format="csr"))
+    return normalise(np.concatenate(pieces))
+
+
+def make_group(blocks: Sequence[Block], first_partition: int) -> Group:
+    """A group from the blocks of its partitions, in order."""
+    sizes = [block.X.shape[0] for block in blocks]
+    return Group(
+        X=stack_rows([block.X for block in blocks]),
+        y=stack_rows([block.y for block in blocks]),
+        sample_weight=stack_rows([block.sample_weight for block in blocks]),
+        offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        first_partition=first_partition,
+    )

@@ -1,0 +1,88 @@
+"""Partial results that add up, and the one fixed tree along which they do.
+
+Floating-point addition is not associative, so the order of a sum is part of its result. Here the order depends on the data alone:
+the leaves are groups of partitions, node (level, i) is the sum of nodes (level - 1, 2i) and (level - 1, 2i + 1), and a node whose
+right sibling does not exist passes up unchanged. Whoever computes a leaf, and whenever it arrives, the bits are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from tasks.partition import Group, Shard
+
+Node = tuple[int, int]
+
+
+class Reduction(NamedTuple):
+    """What to compute on each group and how partial results add up.
+
+    name     what the dashboard shows, e.g. "gradient"
+    map      (group, shared) -> partial, a pure function
+    combine  (left, right) -> partial, plain addition wherever it can be; may reuse the memory of `left`
+    """
+
+    name: str
+    map: Callable[[Group, Any], Any]
+    combine: Callable[[Any, Any], Any]
+
+
+class Tree:
+    """Partial results of the fixed tree over `n_leaves` leaves, added in any order, combined in one.
+
+    Holds at most about 2 log2(n_leaves) partials when the leaves arrive in order.
+    """
+
+    def __init__(self, n_leaves: int, combine: Callable[[Any, Any], Any]) -> None:
+        assert n_leaves > 0
+        self.n_leaves = n_leaves
+        self.combine = combine
+        self.nodes: dict[Node, Any] = {}
+
+    def _width(self, level: int) -> int:
+        return (self.n_leaves + (1 << level) - 1) >> level
+
+    def add(self, node: Node, partial: Any) -> None:
+        """Put in the partial of a whole subtree, and combine upwards as far as siblings are there."""
+        level, index = node
+        while self._width(level) > 1:
+            sibling = index ^ 1
+            if sibling < self._width(level):
+                if (level, sibling) not in self.nodes:
+                    break
+                other = self.nodes.pop((level, sibling))
+                partial = self.combine(other, partial) if sibling < index else self.combine(partial, other)
+            level, index = level + 1, index >> 1
+        assert (level, index) not in self.nodes
+        self.nodes[level, index] = partial
+
+    def merge(self, nodes: dict[Node, Any]) -> None:
+        for node in sorted(nodes):
+            self.add(node, nodes[node])
+
+    def result(self) -> Any:
+        """The partial of all leaves."""
+        (partial,) = self.nodes.values()
+        return partial
+
+
+def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
+    """Map the numbered groups and add them up as far as they are whole subtrees."""
+    tree = Tree(n_groups, reduction.combine)
+    for index, group in groups:
+        tree.add((0, index), reduction.map(group, shared))
+    return tree.nodes
+
+
+def reduce_shard(shard: Shard, part: int, n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
+    """One task of a round: the partials of the largest whole subtrees that this shard holds."""
+    return reduce_groups(enumerate(shard.parts[part], shard.first_group), n_groups, reduction, shared)
+
+
+def merge_nodes(parts: Sequence[dict[Node, Any]], n_groups: int, combine: Callable[[Any, Any], Any]) -> dict[Node, Any]:
+    """Put together the partials of several shards (or of several such merges)."""
+    tree = Tree(n_groups, combine)
+    for nodes in parts:
+        tree.merge(nodes)
+    return tree.nodes

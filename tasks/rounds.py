@@ -1,0 +1,38 @@
+"""What one round asks of the workers."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from tasks.objectives import Partial, add_partials
+from tasks.partition import Group
+from tasks.reductions import Reduction
+from tasks.strategies.base import Power
+from tasks.typing import Float64
+
+
+class RoundInput(NamedTuple):
+    """Sent once a round: the objective and the parameters (k, n) of its k models; direction (k, n) for Hessian-vector rounds."""
+
+    objective: Any  # has the powers that its strategy asks for: checked once, when the fit starts
+    power: Power
+    parameters: Float64
+    direction: Float64 | None
+    row_step: int
+
+
+def compute_partial(group: Group, shared: RoundInput) -> Partial:
+    """The sums of one group."""
+    objective = shared.objective
+    if shared.power == "hessian":
+        return objective.hessian(group, shared.parameters, shared.row_step)  # type: ignore[no-any-return]
+    if shared.power == "hessian_vector":
+        return objective.hessian_vector(group, shared.parameters, shared.direction)  # type: ignore[no-any-return]
+    return objective.loss_and_gradient(group, shared.parameters, shared.row_step)  # type: ignore[no-any-return]
+
+
+REDUCTIONS: Final[dict[Power, Reduction]] = {
+    "loss_and_gradient": Reduction("gradient", compute_partial, add_partials),
+    "hessian": Reduction("hessian", compute_partial, add_partials),
+    "hessian_vector": Reduction("hessian-vector", compute_partial, add_partials),
+}

@@ -1,0 +1,91 @@
+"""Sums from which scores are made where the rows live."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from tasks.objectives import LinearObjective
+from tasks.partition import Block, Group
+from tasks.reductions import Reduction
+from tasks.typing import Array, Float64
+
+
+class ScoreInput(NamedTuple):
+    """The model: objective and parameters (n,)."""
+
+    objective: LinearObjective
+    parameters: Float64
+
+
+class ScoreSums(NamedTuple):
+    """weight; correct: summed weight of rows whose class is predicted; for regression per target (t,): residual Σ s (y - prediction)²,
+    mean of y and scatter Σ s (y - mean)²."""
+
+    weight: float
+    correct: float
+    residual: Float64
+    mean: Float64
+    scatter: Float64
+
+
+def score_sums(rows: Group | Block, shared: ScoreInput) -> ScoreSums:
+    """Of one group or block."""
+    raw = shared.objective.predict(shared.parameters, rows.X)
+    weight = np.ones(raw.shape[0]) if rows.sample_weight is None else rows.sample_weight
+    total = float(weight.sum())
+    assert rows.y is not None
+    if shared.objective.classes is not None:
+        correct = float(weight[predicted_classes(raw, shared.objective.classes) == rows.y].sum())
+        return ScoreSums(total, correct, *(np.zeros(1),) * 3)
+    y = rows.y.reshape(len(raw), -1).astype(np.float64)
+    mean = weight @ y / total if total else np.zeros(y.shape[1])
+    return ScoreSums(total, 0.0, weight @ (y - raw) ** 2, mean, weight @ (y - mean) ** 2)
+
+
+def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
+    """Of neighbouring rows (means and scatter: Chan, Golub and LeVeque, 1979)."""
+    weight = left.weight + right.weight
+    if left.weight == 0 or right.weight == 0:
+        return right if left.weight == 0 else left
+    shift = right.mean - left.mean
+    scatter = left.scatter + right.scatter + shift**2 * (left.weight * right.weight / weight)
+    mean = left.mean + shift * (right.weight / weight)
+    return ScoreSums(weight, left.correct + right.correct, left.residual + right.residual, mean, scatter)
+
+
+SCORE: Final = Reduction("score", score_sums, add_scores)
+
+
+def predicted_classes(raw: Float64, classes: Array) -> Array:
+    """The label of the largest raw prediction, or of its sign for one raw prediction a row."""
+    codes = (raw[:, 0] > 0).astype(np.int64) if raw.shape[1] == 1 else raw.argmax(axis=1)
+    return np.asarray(classes[codes])
+
+
+def accuracy(sums: ScoreSums) -> float:
+    return sums.correct / sums.weight
+
+
+def r2(sums: ScoreSums) -> float:
+    """1 - residual / scatter, averaged over targets; a constant target scores 1 when it is met and 0 otherwise."""
+    constant = sums.scatter == 0
+    ratio = np.where(constant, (sums.residual > 0).astype(float), sums.residual / np.where(constant, 1.0, sums.scatter))
+    return float(np.mean(1.0 - ratio))
+
+
+def predict_block(X: Any, shared: ScoreInput, kind: str) -> Array:
+    """Predictions for the rows of one partition; kind: "raw", "mean" (probabilities) or "label"."""
+    raw = shared.objective.predict(shared.parameters, X)
+    if kind == "mean":
+        return probabilities(raw, shared.objective)
+    if kind == "label" and shared.objective.classes is not None:
+        return predicted_classes(raw, shared.objective.classes)
+    return raw[:, 0] if raw.shape[1] == 1 else raw
+
+
+def probabilities(raw: Float64, objective: LinearObjective) -> Float64:
+    """(n, n_classes)."""
+    mean = objective.loss.mean(raw)
+    return np.hstack([1.0 - mean, mean]) if raw.shape[1] == 1 else mean

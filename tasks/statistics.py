@@ -1,0 +1,49 @@
+"""Means, variances and covariances over partitions, combined without cancellation."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from tasks.partition import Group
+from tasks.reductions import Reduction
+from tasks.typing import Float64
+
+
+class Moments(NamedTuple):
+    """count of rows, mean (p,), scatter (p, p) = Σ (x - mean)(x - mean)'."""
+
+    count: float
+    mean: Float64
+    scatter: Float64
+
+
+def moments(group: Group, shared: Any) -> Moments:
+    """Moments of one group's rows, partition by partition along the group's own tree of neighbours; `shared` is not used."""
+    total = Moments(0.0, np.zeros(group.X.shape[1]), np.zeros((group.X.shape[1],) * 2))
+    for start, stop in zip(group.offsets[:-1], group.offsets[1:], strict=True):
+        for block in range(start, stop, 4096):
+            X = group.X[block : min(block + 4096, stop)]
+            dense = np.asarray(X.toarray() if isinstance(X, sp.csr_array) else X, dtype=np.float64)
+            mean = dense.mean(axis=0)
+            centred = dense - mean
+            total = add_moments(total, Moments(float(len(dense)), mean, centred.T @ centred))
+    return total
+
+
+def add_moments(left: Moments, right: Moments) -> Moments:
+    """Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979)."""
+    count = left.count + right.count
+    if right.count == 0 or left.count == 0:
+        return right if left.count == 0 else left
+    shift = right.mean - left.mean
+    return Moments(
+        count,
+        left.mean + shift * (right.count / count),
+        left.scatter + right.scatter + np.outer(shift, shift) * (left.count * right.count / count),
+    )
+
+
+MOMENTS: Final = Reduction("moments", moments, add_moments)

@@ -1,0 +1,102 @@
+"""The protocol of a strategy: state in, state out; it knows arrays and no Dask.
+
+A strategy is a frozen set of hyperparameters. Its state is a NamedTuple of arrays, numbers and strings: what a checkpoint would
+save. The training loop asks `request(state)`, has the reduction computed where the data lives, and hands the evaluation to
+`update`. Line-search trials are ordinary rounds of that loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from tasks.objectives import Evaluation, HessianSums, HessianVectorSums, Objective
+from tasks.typing import Float64
+
+Power: TypeAlias = Literal["loss_and_gradient", "hessian", "hessian_vector"]
+POWERS: Mapping[Power, Any] = {
+    "loss_and_gradient": Objective,
+    "hessian": HessianSums,
+    "hessian_vector": HessianVectorSums,
+}
+
+
+class Round(NamedTuple):
+    """One request: sums of what, at which parameters (n,), along which direction (n,), over every row_step-th row."""
+
+    power: Power
+    parameters: Float64
+    direction: Float64 | None = None
+    row_step: int = 1
+
+
+class Status(NamedTuple):
+    """Where the algorithm stands, and why."""
+
+    kind: Literal["running", "converged", "diverged", "out of rounds"]
+    reason: str = ""
+
+
+RUNNING = Status("running")
+
+
+class Accepted(NamedTuple):
+    """The last accepted point: parameters (n,), objective value there, gradient (n,)."""
+
+    parameters: Float64
+    value: float
+    gradient: Float64
+
+
+class Strategy(Protocol):
+    """See the module's docstring. Every state has `accepted`, `iteration` (accepted steps) and `status`."""
+
+    @property
+    def powers(self) -> tuple[Power, ...]:
+        """What the objective must be able to do."""
+        ...
+
+    def init(self, parameters: Float64) -> Any:
+        """The state before the first round, from parameters (n,)."""
+        ...
+
+    def request(self, state: Any) -> Round: ...
+
+    def update(self, state: Any, evaluation: Evaluation) -> Any: ...
+
+
+def starting_point(parameters: Float64) -> Accepted:
+    """An accepted point that has not been evaluated yet."""
+    return Accepted(np.array(parameters, dtype=np.float64), np.inf, np.zeros_like(parameters, dtype=np.float64))
+
+
+def finite(evaluation: Evaluation) -> bool:
+    """Whether loss and gradient are numbers."""
+    return bool(np.isfinite(evaluation.value) and np.all(np.isfinite(evaluation.gradient)))
+
+
+def not_finite_at_start(parameters: Float64) -> Status:
+    return Status(
+        "diverged",
+        "the objective or its gradient is not finite at the starting parameters"
+        f" (largest |parameter| {np.max(np.abs(parameters), initial=0.0):.3g}); scale the columns of X",
+    )
+
+
+def stationary(gradient: Float64, tol: float) -> Status:
+    """Converged when the largest absolute component of the gradient of the mean objective is at most tol."""
+    largest = float(np.max(np.abs(gradient), initial=0.0))
+    if largest <= tol:
+        return Status("converged", f"largest |gradient| {largest:.3g} <= tol {tol:.3g}")
+    return RUNNING
+
+
+def rounding_level(value: float) -> float:
+    """Differences of the objective below this are rounding: 16 units in the last place."""
+    return 16 * float(np.finfo(np.float64).eps) * max(abs(value), float(np.finfo(np.float64).tiny))
+
+
+def out_of_rounds(max_iter: int) -> Status:
+    return Status("out of rounds", f"reached max_iter={max_iter} before the gradient fell below tol; raise max_iter or scale the data")

@@ -1,0 +1,138 @@
+"""Gradient descent: fixed step or backtracking, with or without momentum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from tasks.objectives import Evaluation
+from tasks.strategies.base import (
+    RUNNING,
+    Accepted,
+    Power,
+    Round,
+    Status,
+    finite,
+    not_finite_at_start,
+    out_of_rounds,
+    rounding_level,
+    starting_point,
+    stationary,
+)
+from tasks.typing import Float64
+
+
+class GradientDescentState(NamedTuple):
+    """accepted: the point that the next step leaves from (with Nesterov's method the extrapolated one); previous (n,): the last iterate;
+    pending: whether `accepted` still has to be evaluated; first_value: the objective at the start; age: Nesterov's t."""
+
+    accepted: Accepted
+    previous: Float64
+    velocity: Float64
+    step_size: float
+    pending: bool
+    first_value: float
+    age: float
+    iteration: int
+    status: Status
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """parameters <- parameters - step_size gradient.
+
+    step_size    a number, or "backtracking": halved until f(new) <= f - step/2 |gradient|² (Armijo), doubled after each success
+    momentum     B. Polyak (1964): velocity <- momentum velocity - step_size gradient; needs a fixed step_size
+    nesterov     Y. Nesterov (1983), in the form of A. Beck and M. Teboulle, FISTA, SIAM J. Imaging Sci. 2 (2009), with the gradient
+                 restart of B. O'Donoghue and E. Candès, Found. Comput. Math. 15 (2015); with momentum > 0, that constant instead of t
+    Converged when max |gradient| <= tol. Diverged when the objective leaves the numbers or exceeds 1e3 times its first value.
+
+    Raises ValueError for a step size that is not positive, momentum outside [0, 1), or momentum with backtracking.
+    """
+
+    step_size: float | Literal["backtracking"] = "backtracking"
+    momentum: float = 0.0
+    nesterov: bool = False
+    tol: float = 1e-4
+    max_iter: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.step_size != "backtracking" and not float(self.step_size) > 0:
+            raise ValueError(f"step_size must be a positive number or 'backtracking', got {self.step_size!r}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}")
+        if self.momentum and self.step_size == "backtracking":
+            raise ValueError("momentum needs a fixed step_size: a backtracking step forgets the velocity; set step_size, or momentum=0")
+
+    @property
+    def powers(self) -> tuple[Power, ...]:
+        return ("loss_and_gradient",)
+
+    def init(self, parameters: Float64) -> GradientDescentState:
+        step = 1.0 if self.step_size == "backtracking" else float(self.step_size)
+        start = starting_point(parameters)
+        return GradientDescentState(start, start.parameters, np.zeros_like(start.parameters), step, True, np.inf, 1.0, 0, RUNNING)
+
+    def request(self, state: GradientDescentState) -> Round:
+        return Round("loss_and_gradient", state.accepted.parameters if state.pending else self._trial(state))
+
+    def update(self, state: GradientDescentState, evaluation: Evaluation) -> GradientDescentState:
+        if state.pending:
+            return self._evaluated(state, evaluation)
+        gradient = state.accepted.gradient
+        enough = state.accepted.value - 0.5 * state.step_size * float(gradient @ gradient)
+        if finite(evaluation) and evaluation.value <= enough + rounding_level(state.accepted.value):
+            return self._move(state, self._trial(state), evaluation)
+        if state.step_size < 1e-30:
+            return state._replace(status=Status("converged", "no step lowers the objective beyond rounding"))
+        return state._replace(step_size=0.5 * state.step_size)
+
+    def _trial(self, state: GradientDescentState) -> Float64:
+        return state.accepted.parameters - state.step_size * state.accepted.gradient
+
+    def _evaluated(self, state: GradientDescentState, evaluation: Evaluation) -> GradientDescentState:
+        """Value and gradient of the point to leave from have arrived."""
+        point = Accepted(state.accepted.parameters, evaluation.value, evaluation.gradient)
+        state = state._replace(accepted=point, pending=False)
+        if state.first_value == np.inf:
+            state = state._replace(first_value=evaluation.value)
+            if not finite(evaluation):
+                return state._replace(status=not_finite_at_start(point.parameters))
+        status = self._status(state, evaluation)
+        if status.kind != "running" or self.step_size == "backtracking":
+            return state._replace(status=status)
+        return self._fixed_step(state)
+
+    def _status(self, state: GradientDescentState, evaluation: Evaluation) -> Status:
+        if not finite(evaluation) or evaluation.value > 1e3 * max(abs(state.first_value), 1e-3):
+            cure = "lower step_size, or use step_size='backtracking'"
+            return Status("diverged", f"the objective went from {state.first_value:.3g} to {evaluation.value:.3g}; {cure}")
+        status = stationary(evaluation.gradient, self.tol)
+        if status.kind == "running" and state.iteration >= self.max_iter:
+            return out_of_rounds(self.max_iter)
+        return status
+
+    def _fixed_step(self, state: GradientDescentState) -> GradientDescentState:
+        if self.nesterov:
+            return self._extrapolate(state, self._trial(state))
+        velocity = self.momentum * state.velocity - state.step_size * state.accepted.gradient
+        point = state.accepted._replace(parameters=state.accepted.parameters + velocity)
+        return state._replace(accepted=point, velocity=velocity, pending=True, iteration=state.iteration + 1)
+
+    def _move(self, state: GradientDescentState, new: Float64, evaluation: Evaluation) -> GradientDescentState:
+        """A backtracking trial was good; without extrapolation its evaluation serves the next step."""
+        state = state._replace(step_size=2.0 * state.step_size)
+        if self.nesterov:
+            return self._extrapolate(state, new)
+        state = state._replace(accepted=Accepted(new, evaluation.value, evaluation.gradient), iteration=state.iteration + 1)
+        return state._replace(status=self._status(state, evaluation))
+
+    def _extrapolate(self, state: GradientDescentState, new: Float64) -> GradientDescentState:
+        age = 0.5 * (1.0 + np.sqrt(1.0 + 4.0 * state.age**2))
+        factor = self.momentum or (state.age - 1.0) / age
+        if float(state.accepted.gradient @ (new - state.previous)) > 0:  # overshot: start the momentum again
+            age, factor = 1.0, 0.0
+        point = state.accepted._replace(parameters=new + factor * (new - state.previous))
+        return state._replace(accepted=point, previous=new, age=float(age), pending=True, iteration=state.iteration + 1)

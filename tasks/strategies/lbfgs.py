@@ -1,0 +1,132 @@
+"""Limited-memory BFGS with a strong Wolfe line search, optionally preconditioned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.objectives import Evaluation
+from tasks.strategies import line_search
+from tasks.strategies.base import (
+    RUNNING,
+    Accepted,
+    Power,
+    Round,
+    Status,
+    finite,
+    not_finite_at_start,
+    out_of_rounds,
+    starting_point,
+    stationary,
+)
+from tasks.typing import Float64
+
+
+class LBFGSState(NamedTuple):
+    """steps, changes: (stored, n) differences of parameters and gradients, oldest first; direction (n,);
+    inverse_hessian: (n, n), the starting matrix of the recursion, or None for a multiple of the identity."""
+
+    accepted: Accepted
+    steps: Float64
+    changes: Float64
+    direction: Float64
+    search: line_search.Search | None
+    inverse_hessian: Float64 | None
+    iteration: int
+    status: Status
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """J. Nocedal, Updating quasi-Newton matrices with limited storage, Math. Comp. 35 (1980); Nocedal and Wright, algorithm 7.5.
+
+    memory: pairs remembered. Converged when max |gradient| <= tol, or when no step along a descent direction lowers the objective
+    by more than rounding. Out of rounds after max_iter accepted steps.
+    """
+
+    tol: float = 1e-4
+    max_iter: int = 100
+    memory: int = 10
+
+    @property
+    def powers(self) -> tuple[Power, ...]:
+        return ("loss_and_gradient",)
+
+    def init(self, parameters: Float64, inverse_hessian: Float64 | None = None) -> LBFGSState:
+        n = len(parameters)
+        none = np.zeros((0, n))
+        return LBFGSState(starting_point(parameters), none, none, np.zeros(n), None, inverse_hessian, 0, RUNNING)
+
+    def request(self, state: LBFGSState) -> Round:
+        if state.search is None:
+            return Round("loss_and_gradient", state.accepted.parameters)
+        return Round("loss_and_gradient", self._trial(state, state.search.step))
+
+    def update(self, state: LBFGSState, evaluation: Evaluation) -> LBFGSState:
+        if state.search is None:
+            point = Accepted(state.accepted.parameters, evaluation.value, evaluation.gradient)
+            if not finite(evaluation):
+                return state._replace(accepted=point, status=not_finite_at_start(point.parameters))
+            return self._next(state._replace(accepted=point))
+        search = line_search.advance(state.search, evaluation.value, float(evaluation.gradient @ state.direction))
+        if search.outcome == "accepted":
+            return self._next(self._accept(state, evaluation))
+        if search.outcome == "failed":
+            return self._search_failed(state)
+        return state._replace(search=search)
+
+    def _trial(self, state: LBFGSState, step: float) -> Float64:
+        return state.accepted.parameters + step * state.direction
+
+    def _accept(self, state: LBFGSState, evaluation: Evaluation) -> LBFGSState:
+        assert state.search is not None
+        point = Accepted(self._trial(state, state.search.step), evaluation.value, evaluation.gradient)
+        step = point.parameters - state.accepted.parameters
+        change = point.gradient - state.accepted.gradient
+        if step @ change > np.finfo(np.float64).eps * (change @ change):  # otherwise the pair would spoil positive definiteness
+            state = state._replace(
+                steps=np.vstack([state.steps, step])[-self.memory :],
+                changes=np.vstack([state.changes, change])[-self.memory :],
+            )
+        return state._replace(accepted=point, iteration=state.iteration + 1)
+
+    def _next(self, state: LBFGSState) -> LBFGSState:
+        """A new direction and the start of its line search, or the end."""
+        status = stationary(state.accepted.gradient, self.tol)
+        if status.kind == "running" and state.iteration >= self.max_iter:
+            status = out_of_rounds(self.max_iter)
+        if status.kind != "running":
+            return state._replace(status=status, search=None)
+        direction = -self._apply_inverse(state, state.accepted.gradient)
+        slope = float(direction @ state.accepted.gradient)
+        if not slope < 0:
+            return self._search_failed(state._replace(direction=direction))
+        unscaled = len(state.steps) == 0 and state.inverse_hessian is None
+        step = min(1.0, 1.0 / float(np.sum(np.abs(state.accepted.gradient)))) if unscaled else 1.0
+        return state._replace(direction=direction, search=line_search.begin(state.accepted.value, slope, step))
+
+    def _search_failed(self, state: LBFGSState) -> LBFGSState:
+        """Without memory there is nothing better to try; with it, forget it and try steepest descent once more."""
+        if len(state.steps) == 0 and state.inverse_hessian is None:
+            largest = float(np.max(np.abs(state.accepted.gradient)))
+            return state._replace(status=Status("converged", f"no step lowers the objective beyond rounding; max |gradient| {largest:.3g}"))
+        n = len(state.direction)
+        return self._next(state._replace(steps=np.zeros((0, n)), changes=np.zeros((0, n)), inverse_hessian=None))
+
+    def _apply_inverse(self, state: LBFGSState, gradient: Float64) -> Float64:
+        """The two-loop recursion."""
+        q = gradient.copy()
+        curvature = np.einsum("ij,ij->i", state.steps, state.changes)
+        weights = np.zeros(len(curvature))
+        for i in reversed(range(len(curvature))):
+            weights[i] = state.steps[i] @ q / curvature[i]
+            q -= weights[i] * state.changes[i]
+        if state.inverse_hessian is not None:
+            q = state.inverse_hessian @ q
+        elif len(curvature):
+            q *= curvature[-1] / (state.changes[-1] @ state.changes[-1])
+        for i in range(len(curvature)):
+            q += (weights[i] - state.changes[i] @ q / curvature[i]) * state.steps[i]
+        return q

@@ -1,0 +1,124 @@
+"""Newton's method with Hessian-vector sums: for models with too many parameters for a Hessian matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.objectives import Evaluation
+from tasks.strategies.base import (
+    RUNNING,
+    Accepted,
+    Power,
+    Round,
+    Status,
+    finite,
+    not_finite_at_start,
+    out_of_rounds,
+    rounding_level,
+    starting_point,
+    stationary,
+)
+from tasks.typing import Float64
+
+
+class Solve(NamedTuple):
+    """Conjugate gradients on hessian @ step = -gradient: step, residual and search direction (n,), and the count of products."""
+
+    step: Float64
+    residual: Float64
+    search: Float64
+    products: int
+
+
+class NewtonCGState(NamedTuple):
+    """solve: the running inner solve, or None while a point is evaluated; direction, length: the trial of the line search."""
+
+    accepted: Accepted
+    solve: Solve | None
+    direction: Float64
+    length: float
+    iteration: int
+    status: Status
+
+
+@dataclass(frozen=True)
+class NewtonCG:
+    """Inexact Newton; Nocedal and Wright, Numerical Optimization, 2nd edition, algorithm 7.1 (line-search Newton-CG).
+
+    The inner solve stops at |residual| <= min(0.5, sqrt |gradient|) |gradient| or after max_products products; the step is
+    halved until it lowers the objective (Armijo, 1e-4). Converged as `Newton`.
+    """
+
+    tol: float = 1e-4
+    max_iter: int = 100
+    max_products: int = 200
+
+    @property
+    def powers(self) -> tuple[Power, ...]:
+        return ("loss_and_gradient", "hessian_vector")
+
+    def init(self, parameters: Float64) -> NewtonCGState:
+        return NewtonCGState(starting_point(parameters), None, np.zeros(len(parameters)), 0.0, 0, RUNNING)
+
+    def request(self, state: NewtonCGState) -> Round:
+        if state.solve is not None:
+            return Round("hessian_vector", state.accepted.parameters, direction=state.solve.search)
+        return Round("loss_and_gradient", self._trial(state))
+
+    def update(self, state: NewtonCGState, evaluation: Evaluation) -> NewtonCGState:
+        if state.solve is not None:
+            return self._advance_solve(state, state.solve, evaluation.gradient)
+        point = Accepted(self._trial(state), evaluation.value, evaluation.gradient)
+        if state.length == 0.0:
+            if not finite(evaluation):
+                return state._replace(accepted=point, status=not_finite_at_start(point.parameters))
+            return self._next(state._replace(accepted=point))
+        return self._judge(state, point, evaluation)
+
+    def _judge(self, state: NewtonCGState, point: Accepted, evaluation: Evaluation) -> NewtonCGState:
+        noise = rounding_level(state.accepted.value)
+        target = state.accepted.value + 1e-4 * state.length * float(state.direction @ state.accepted.gradient)
+        lower = finite(evaluation) and evaluation.value <= target - noise
+        level = finite(evaluation) and evaluation.value <= state.accepted.value + noise
+        flatter = np.max(np.abs(evaluation.gradient)) < 0.9 * np.max(np.abs(state.accepted.gradient))
+        if lower or (level and flatter):
+            return self._next(state._replace(accepted=point, iteration=state.iteration + 1))
+        if level or state.length < 1e-10:
+            largest = float(np.max(np.abs(state.accepted.gradient)))
+            return state._replace(status=Status("converged", f"no step lowers the objective beyond rounding; max |gradient| {largest:.3g}"))
+        return state._replace(length=0.5 * state.length)
+
+    def _trial(self, state: NewtonCGState) -> Float64:
+        return state.accepted.parameters + state.length * state.direction
+
+    def _next(self, state: NewtonCGState) -> NewtonCGState:
+        status = stationary(state.accepted.gradient, self.tol)
+        if status.kind == "running" and state.iteration >= self.max_iter:
+            status = out_of_rounds(self.max_iter)
+        if status.kind != "running":
+            return state._replace(status=status)
+        residual = -state.accepted.gradient
+        return state._replace(solve=Solve(np.zeros_like(residual), residual, residual, 0))
+
+    def _advance_solve(self, state: NewtonCGState, solve: Solve, product: Float64) -> NewtonCGState:
+        gradient_norm = float(np.linalg.norm(state.accepted.gradient))
+        square = float(solve.residual @ solve.residual)
+        curvature = float(solve.search @ product)
+        if not np.isfinite(curvature):
+            return state._replace(status=Status("diverged", "a Hessian-vector product is not finite; scale the columns of X"))
+        if curvature <= 0:  # flat along this direction: a convex objective has nothing to gain there
+            return self._line_search(state, solve.step if solve.products else solve.residual)
+        length = square / curvature
+        step = solve.step + length * solve.search
+        residual = solve.residual - length * product
+        products = solve.products + 1
+        if np.linalg.norm(residual) <= min(0.5, gradient_norm**0.5) * gradient_norm or products >= self.max_products:
+            return self._line_search(state, step)
+        search = residual + (float(residual @ residual) / square) * solve.search
+        return state._replace(solve=Solve(step, residual, search, products))
+
+    def _line_search(self, state: NewtonCGState, direction: Float64) -> NewtonCGState:
+        return state._replace(solve=None, direction=direction, length=1.0)

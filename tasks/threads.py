@@ -1,0 +1,37 @@
+"""One BLAS thread, because two give other bits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from threadpoolctl import ThreadpoolController, threadpool_limits
+
+_lock = threading.Lock()
+_active = 0
+_limit: threadpool_limits | None = None
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()  # scans the loaded libraries: milliseconds, once
+
+
+@contextmanager
+def single_blas_thread() -> Iterator[None]:
+    """BLAS on one thread in this process while any such block is open; may be nested and entered from several threads."""
+    global _active, _limit
+    with _lock:
+        _active += 1
+        if _active == 1:
+            _limit = _controller().limit(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _lock:
+            _active -= 1
+            if _active == 0 and _limit is not None:
+                _limit.restore_original_limits()
+                _limit = None
