@@ -1,6 +1,6 @@
 """dask-descent: gradient-based models trained on data that lives in partitions."""
 
-from pipeline.cluster.code import check_tasks_here
+from pipeline.cluster.identity import check_tasks_here
 
 check_tasks_here()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tasks.blocks import Split, assemble
@@ -48,3 +49,22 @@ def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | No
 def shard_of(first_group: int, groups: Sequence[Sequence[Any]]) -> Shard:
     """Groups with their parts -> a shard's parts with their groups."""
     return Shard(first_group, tuple(zip(*groups, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class ShardLoad:
+    """How to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster.
+
+    from_client: function(*arguments) makes it here from rows in memory, to be scattered rather than kept in a task.
+    (No tuple: Dask looks into tuples, and would take the graph in `arguments` for its own.)
+    """
+
+    function: Callable[..., Shard]
+    arguments: tuple[Any, ...]
+    keys: tuple[Hashable, ...]
+    from_client: bool
+
+
+def load_on_worker(load: ShardLoad, *values: Any) -> Shard:
+    """Task: make a shard."""
+    return load.function(*load.arguments, list(zip(load.keys, values, strict=True)))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tasks.partition import Group, Shard
+from tasks.threads import single_blas_thread
 
 Node = tuple[int, int]
 
@@ -75,13 +76,19 @@ def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction:
     return tree.nodes
 
 
-def reduce_shard(shard: Shard, part: int, n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
-    """One task of a round: the partials of the largest whole subtrees that this shard holds."""
-    return reduce_groups(enumerate(shard.parts[part], shard.first_group), n_groups, reduction, shared)
+def reduce_on_worker(shard: Shard, part: int, n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
+    """Task: the partials of the largest whole subtrees that this shard holds."""
+    with single_blas_thread():
+        return reduce_groups(enumerate(shard.parts[part], shard.first_group), n_groups, reduction, shared)
+
+
+def same(value: Any) -> Any:
+    """Task: hold a value for others to fetch."""
+    return value
 
 
 def merge_nodes(parts: Sequence[dict[Node, Any]], n_groups: int, combine: Callable[[Any, Any], Any]) -> dict[Node, Any]:
-    """Put together the partials of several shards (or of several such merges)."""
+    """Task: put together the partials of several shards, or of several such merges."""
     tree = Tree(n_groups, combine)
     for nodes in parts:
         tree.merge(nodes)

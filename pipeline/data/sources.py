@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import dask
 import numpy as np
@@ -15,23 +15,11 @@ from dask.task_spec import GraphNode
 
 from pipeline.data.graphs import blocks_graph, needs_own_tasks, plan_group, wide_shared_keys
 from tasks.blocks import Split
-from tasks.loading import GroupPlan, group_parts, load_shard, shard_of
+from tasks.loading import GroupPlan, ShardLoad, group_parts, load_shard, shard_of
 from tasks.partition import Block, Group, Shard, make_group
 from tasks.typing import Array, Design, Float64
 
 MAX_GROUPS = 256
-
-
-class ShardLoad(NamedTuple):
-    """How to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster.
-
-    from_client: the arguments hold the rows themselves, so they are scattered rather than kept in a task.
-    """
-
-    function: Callable[..., Shard]
-    arguments: tuple[Any, ...]
-    keys: tuple[Hashable, ...]
-    from_client: bool
 
 
 @dataclass(eq=False)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ import numpy as np
 from dask.task_spec import List, Task, TaskRef
 from distributed import Client, Future
 
-from pipeline.data.sources import ShardLoad, Source
+from pipeline.data.sources import Source
 from pipeline.execution.executors import Executor, in_task
 from pipeline.cluster.code import check_workers
-from tasks.partition import Shard
-from tasks.reductions import Node, Reduction, Tree, merge_nodes, reduce_shard
+from tasks.loading import ShardLoad, load_on_worker
+from tasks.reductions import Reduction, Tree, merge_nodes, reduce_on_worker, same
 from tasks.threads import single_blas_thread
 
 if TYPE_CHECKING:
@@ -46,23 +45,6 @@ class Resident:
     loads: list[ShardLoad]
     futures: list[Future]
     kept: list[Future]
-
-
-def load_on_worker(load: Any, arguments: Sequence[Any], keys: Sequence[Hashable], *values: Any) -> Shard:
-    """Task: make a shard."""
-    shard: Shard = load(*arguments, list(zip(keys, values, strict=True)))
-    return shard
-
-
-def round_on_worker(shard: Shard, part: int, n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
-    """Task: one shard's partials in one round."""
-    with single_blas_thread():
-        return reduce_shard(shard, part, n_groups, reduction, shared)
-
-
-def same(value: Any) -> Any:
-    """Task: hold a value for others to fetch."""
-    return value
 
 
 class ClusterExecutor(Executor):
@@ -145,9 +127,7 @@ class ClusterExecutor(Executor):
         values = [Future(key, self.client) for key in load.keys]
         return self.client.submit(
             load_on_worker,
-            load.function,
-            load.arguments,
-            load.keys,
+            load,
             *values,
             key=(name, index),
             workers=[worker],
@@ -160,10 +140,8 @@ class ClusterExecutor(Executor):
         if resident is None:
             return
         threads = self._threads()
-        holders = self.client.who_has(resident.futures)
         for i, (load, future) in enumerate(zip(resident.loads, resident.futures, strict=True)):
-            lost = future.status in ("cancelled", "lost", "error") or not holders.get(future.key)
-            if load.from_client and lost:
+            if load.from_client and (future.cancelled() or not self.client.who_has([future])[future.key]):
                 resident.futures[i] = self._make_shard(load, "", i, threads[i % len(threads)])
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
@@ -180,7 +158,7 @@ class ClusterExecutor(Executor):
         names = []
         for i, future in enumerate(resident.futures):
             name = (f"{reduction.name}-{token}", i)
-            graph[name] = Task(name, round_on_worker, TaskRef(future.key), part, source.n_groups, reduction, argument)
+            graph[name] = Task(name, reduce_on_worker, TaskRef(future.key), part, source.n_groups, reduction, argument)
             names.append(name)
         if len(names) > 1 and size * 8 * len(names) > CLIENT_COMBINE_BYTES:
             names = self._combine_on_cluster(graph, names, source.n_groups, reduction, token)

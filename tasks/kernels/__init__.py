@@ -1,0 +1,172 @@
+"""The hot loops: sums of losses and derivatives over a group of partitions, one pass over the rows.
+
+n rows in q partitions (offsets (q + 1,) int64), p columns, k models that share the pass, c raw predictions a row and model (classes
+for multinomial, targets for squared, else 1), m = k c.
+
+X       (n, p) float32 or float64: C-contiguous aligned numpy.ndarray, scipy.sparse.csr_array, or an array of another namespace
+y       float64 (n,), or (n, t) for several targets; 0.0/1.0 for logistic; int64 class codes (n,) for multinomial
+weight  float64 (n,), or None for ones
+coef    float64 (m, p); intercept float64 (m,)
+
+All arithmetic is float64. Sums run over the fixed tree of partitions: the bits are those of each partition computed alone and added
+along the tree. BLAS (several models, Hessians) must run on one thread, because two give other bits.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import numba
+import numpy as np
+import scipy.sparse as sp
+
+from tasks.kernels import array_api, passes
+from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL, SQUARED
+from tasks.typing import Array, Float64, Int64
+
+__all__ = ["LOGISTIC", "MULTINOMIAL", "SQUARED", "hessian", "hessian_vector", "loss_and_gradient", "raw_prediction"]
+
+_NO_WEIGHT: Final = np.empty(0)
+
+
+def loss_and_gradient(
+    loss: int, X: Any, y: Array, weight: Float64 | None, offsets: Int64, coef: Float64, intercept: Float64, n_models: int
+) -> tuple[Float64, float, Float64, Float64]:
+    """loss_sum (k,), weight_sum, coef_gradient (m, p), intercept_gradient (m,): Σ_i weight_i times
+
+    squared      ½ (raw_i - y_i)²
+    logistic     log(1 + exp(raw_i)) - y_i raw_i
+    multinomial  log Σ_a exp(raw_ia) - raw_i,y_i        with raw = X @ coef.T + intercept
+    """
+    if not isinstance(X, np.ndarray | sp.csr_array):
+        return array_api.loss_and_gradient(loss, X, y, weight, offsets, coef, intercept, n_models)
+    rows, kind = _rows(X)
+    sums = _compiled(passes.gradient_pass, kind)(
+        loss, rows, *_per_row(loss, X, y, weight, offsets), *_parameters(X, coef, intercept), n_models
+    )
+    return _gradient_parts(sums, n_models, coef.shape)
+
+
+def hessian(
+    loss: int,
+    X: Any,
+    y: Array,
+    weight: Float64 | None,
+    offsets: Int64,
+    coef: Float64,
+    intercept: Float64,
+    n_models: int,
+    fit_intercept: bool,
+    row_step: int = 1,
+) -> tuple[Float64, float, Float64, Float64, Float64]:
+    """What loss_and_gradient returns, and hessian_sum (k, N, N), exactly symmetric.
+
+    N = c (p + 1), or c p without intercept, in the order [coef of output 0 (p), coef of output 1, ..., intercepts (c)]. Only the
+    rows range(offsets[j], offsets[j + 1], row_step) of each partition count, in all sums.
+    """
+    rows, kind = _rows(X)
+    sums = _compiled(passes.hessian_pass, kind)(
+        loss,
+        rows,
+        *_per_row(loss, X, y, weight, offsets),
+        *_parameters(X, coef, intercept),
+        n_models,
+        fit_intercept,
+        row_step,
+    )
+    m, p = coef.shape
+    size = m // n_models * (p + 1 if fit_intercept else p)
+    return *_gradient_parts(sums, n_models, coef.shape), sums[n_models + 1 + m * p + m :].reshape(n_models, size, size)
+
+
+def hessian_vector(
+    loss: int,
+    X: Any,
+    y: Array,
+    weight: Float64 | None,
+    offsets: Int64,
+    coef: Float64,
+    intercept: Float64,
+    n_models: int,
+    coef_direction: Float64,
+    intercept_direction: Float64,
+) -> tuple[Float64, Float64]:
+    """Sums of the Hessian of each model times its direction: coef part (m, p), intercept part (m,)."""
+    if not isinstance(X, np.ndarray | sp.csr_array):
+        return array_api.hessian_vector(
+            loss, X, y, weight, offsets, coef, intercept, n_models, coef_direction, intercept_direction
+        )
+    rows, kind = _rows(X)
+    sums = _compiled(passes.product_pass, kind)(
+        loss,
+        rows,
+        *_per_row(loss, X, y, weight, offsets),
+        *_parameters(X, coef, intercept),
+        n_models,
+        *_parameters(X, coef_direction, intercept_direction),
+    )
+    return sums[: coef.size].reshape(coef.shape), sums[coef.size :]
+
+
+def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
+    """X @ coef.T + intercept, (n, m) float64."""
+    if not isinstance(X, np.ndarray | sp.csr_array):
+        return array_api.raw_prediction(X, coef, intercept)
+    rows, kind = _rows(X)
+    out: Float64 = _compiled(passes.predict_pass, kind)(rows, X.shape[0], *_parameters(X, coef, intercept))
+    return out
+
+
+def _rows(X: Any) -> tuple[Any, tuple[str, ...]]:
+    """X as the kernels take it, and the kind of it that they are compiled for."""
+    if isinstance(X, np.ndarray):
+        flags = X.flags
+        assert flags.c_contiguous and flags.aligned
+        return X, (X.dtype.name,)
+    return (X.data, X.indices, X.indptr), (X.data.dtype.name, X.indices.dtype.name, X.indptr.dtype.name)
+
+
+def _per_row(loss: int, X: Any, y: Array, weight: Float64 | None, offsets: Int64) -> tuple[Array, Array, Int64]:
+    """y as float64 (n, t), class codes as float64 bit patterns, so that one compiled version does; weight, empty for ones."""
+    y = np.ascontiguousarray(y, np.int64).view(np.float64) if loss == MULTINOMIAL else np.ascontiguousarray(y, np.float64)
+    n = X.shape[0]
+    if y.ndim == 1:
+        y = y.reshape(-1, 1)
+    weight = _NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64)
+    assert len(y) == n and len(weight) in (0, n) and offsets[-1] <= n
+    return y, weight, np.ascontiguousarray(offsets, np.int64)
+
+
+def _parameters(X: Any, coef: Float64, intercept: Float64) -> tuple[Float64, Float64]:
+    assert coef.shape[1] == X.shape[1] and coef.shape[0] == intercept.shape[0]
+    return np.ascontiguousarray(coef, np.float64), np.ascontiguousarray(intercept, np.float64)
+
+
+def _gradient_parts(sums: Float64, k: int, shape: tuple[int, ...]) -> tuple[Float64, float, Float64, Float64]:
+    m, p = shape
+    end = k + 1 + m * p
+    return sums[:k], float(sums[k]), sums[k + 1 : end].reshape(m, p), sums[end : end + m]
+
+
+@cache
+def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
+    """The machine code of a pass for one kind of X, compiled or read from the cache on first use.
+
+    Inputs are typed read-only, which takes writable arrays too: one version instead of one for each mixture.
+    """
+
+    def array(dtype: str, ndim: int) -> Any:
+        return numba.types.Array(getattr(numba.types, dtype), ndim, "C", readonly=True)
+
+    rows = array(kind[0], 2) if len(kind) == 1 else numba.types.Tuple([array(dtype, 1) for dtype in kind])
+    integer, flag = numba.int64, numba.types.boolean
+    vector, matrix, offsets = array("float64", 1), array("float64", 2), array("int64", 1)
+    model = (integer, rows, matrix, vector, offsets, matrix, vector, integer)
+    arguments = {
+        passes.gradient_pass: model,
+        passes.hessian_pass: (*model, flag, integer),
+        passes.product_pass: (*model, matrix, vector),
+        passes.predict_pass: (rows, integer, matrix, vector),
+    }
+    return kernel.compile(arguments[kernel])

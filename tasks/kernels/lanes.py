@@ -1,0 +1,217 @@
+"""Eight float64 lanes as a numba value: explicit SIMD whose results do not depend on the vector width of the CPU.
+
+LLVM may not reorder a floating-point sum (we never allow fast-math), so it does not vectorise dot products by itself. Here the
+order is ours: lane l of a sum takes the elements l, l + 8, l + 16, ... and `total` adds the lanes along a fixed tree. LLVM maps the
+eight lanes to one AVX-512, two AVX or four SSE/NEON registers; all of them give the same bits. `fma` rounds once, everywhere.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, Final
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+LANES: Final = 8
+
+_f64 = ir.VectorType(ir.DoubleType(), LANES)
+_f32 = ir.VectorType(ir.FloatType(), LANES)
+_i64 = ir.VectorType(ir.IntType(64), LANES)
+_i32 = ir.VectorType(ir.IntType(32), LANES)
+_i1 = ir.VectorType(ir.IntType(1), LANES)
+
+
+class Lanes(types.Type):
+    """The numba type of eight float64 values."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+lanes: Final = Lanes()
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, _f64)
+
+
+def _register_operator(function: Callable[..., Any], instruction: str) -> None:
+    template = type("LanesOperator", (ConcreteTemplate,), {"cases": [signature(lanes, lanes, lanes)]})
+    infer_global(function)(template)
+
+    @lower_builtin(function, Lanes, Lanes)  # type: ignore[untyped-decorator]
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(*args)
+
+
+for _function, _instruction in {
+    operator.add: "fadd",
+    operator.sub: "fsub",
+    operator.mul: "fmul",
+    operator.truediv: "fdiv",
+}.items():
+    _register_operator(_function, _instruction)
+
+
+def _constant(vector: ir.VectorType, value: Any) -> Any:
+    return ir.Constant(vector, [value] * LANES)
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    vector = ir.VectorType(scalar.type, LANES)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_i32, [0] * LANES))
+
+
+def _call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return builder.call(function, args)
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+def _mask(builder: Any, count: Any) -> Any:
+    return builder.icmp_signed("<", ir.Constant(_i64, list(range(LANES))), _splat(builder, count))
+
+
+def _vector_of(array: Any) -> tuple[Any, str]:
+    return (_f64, "v8f64") if array.dtype == types.float64 else (_f32, "v8f32")
+
+
+def _extend(builder: Any, vector: Any) -> Any:
+    return vector if vector.type == _f64 else builder.fpext(vector, _f64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def splat(context: Any, scalar: Any) -> Any:
+    """splat(scalar): the scalar in every lane."""
+    return lanes(types.float64), lambda context, builder, sig, args: _splat(builder, args[0])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load(context: Any, array: Any, index: Any) -> Any:
+    """load(array, index): elements index .. index + 7 of a C-contiguous float32 or float64 array, counted over all its axes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector, _ = _vector_of(array)
+        address = _address(context, builder, array, args[0], args[1], vector)
+        return _extend(builder, builder.load(address, align=array.dtype.bitwidth // 8))
+
+    return lanes(array, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_part(context: Any, array: Any, index: Any, count: Any) -> Any:
+    """load_part(array, index, count): like `load`, but only the first `count` elements are touched; 0.0 in the other lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector, name = _vector_of(array)
+        address = _address(context, builder, array, args[0], args[1], vector)
+        alignment = ir.IntType(32)(array.dtype.bitwidth // 8)
+        parts = [address, alignment, _mask(builder, args[2]), _constant(vector, 0.0)]
+        return _extend(builder, _call(builder, f"llvm.masked.load.{name}.p0", vector, parts))
+
+    return lanes(array, types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store(context: Any, array: Any, index: Any, value: Any) -> Any:
+    """store(array, index, value): the eight lanes to elements index .. index + 7 of a float64 array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], _address(context, builder, array, args[0], args[1], _f64), align=8)
+
+    return types.void(array, types.int64, lanes), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_part(context: Any, array: Any, index: Any, value: Any, count: Any) -> Any:
+    """store_part(array, index, value, count): only the first `count` lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = _address(context, builder, array, args[0], args[1], _f64)
+        parts = [args[2], address, ir.IntType(32)(8), _mask(builder, args[3])]
+        _call(builder, "llvm.masked.store.v8f64.p0", ir.VoidType(), parts)
+
+    return types.void(array, types.int64, lanes, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """fma(a, b, c) = a b + c, rounded once."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, "llvm.fma.v8f64", _f64, list(args))
+
+    return lanes(lanes, lanes, lanes), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def total(context: Any, value: Any) -> Any:
+    """total(value): the sum of the lanes, ((0+4)+(2+6)) + ((1+5)+(3+7))."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, half = args[0], LANES // 2
+        while half:
+            picks = [
+                builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(low, low + half))))
+                for low in (0, half)
+            ]
+            value, half = builder.fadd(*picks), half // 2
+        return builder.extract_element(value, ir.IntType(32)(0))
+
+    return types.float64(lanes), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def where_less(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
+    """where_less(a, b, yes, no): `yes` in lanes with a < b, `no` elsewhere, also where a or b is NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return lanes(lanes, lanes, lanes, lanes), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def where_equal(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
+    """where_equal(a, b, yes, no): `yes` in lanes with a == b, `no` elsewhere."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("==", args[0], args[1]), args[2], args[3])
+
+    return lanes(lanes, lanes, lanes, lanes), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def shifted_power_of_two(context: Any, value: Any) -> Any:
+    """shifted_power_of_two(n + 1.5 2^52) = 2^n for whole n in -1022 .. 1023: n stands in the low mantissa bits."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.shl(builder.bitcast(args[0], _i64), _constant(_i64, 52))
+        return builder.bitcast(builder.add(bits, _constant(_i64, 1023 << 52)), _f64)
+
+    return lanes(lanes), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def exponent(context: Any, value: Any) -> Any:
+    """exponent(u): the whole number k for which u / 2^k lies in about [√½, √2), for positive normal u."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.add(builder.bitcast(args[0], _i64), _constant(_i64, (0x3FF00000 - 0x3FE6A09E) << 32))
+        bits = builder.lshr(bits, _constant(_i64, 52))
+        biased = builder.bitcast(builder.or_(bits, _constant(_i64, 0x433 << 52)), _f64)  # 2^52 + k + 1023
+        return builder.fsub(biased, _constant(_f64, 2.0**52 + 1023.0))
+
+    return lanes(lanes), codegen

@@ -1,0 +1,237 @@
+"""One pass over a group: every kernel reads each row once and adds up along the fixed tree of tasks.kernels.tree.
+
+The sums of a pass are one flat float64 vector
+    [loss (k), weight (1), coef gradient (m p), intercept gradient (m), Hessian (k N N)]
+cut off after what the pass computes; `stack` holds one such vector for every open subtree. X is an array or a CSR triple; numba
+picks the block operations by its type. Blocks are cut from the start of each partition, so bits do not depend on neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from tasks.kernels import csr, dense
+from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
+from tasks.kernels.gram import add_gram, gram_rows, mirror
+from tasks.kernels.pointwise import MULTINOMIAL, SQUARED, curvature_pair, curvature_times, pointwise, take_targets
+from tasks.kernels.tree import collapse, new_stack, push
+from tasks.typing import Float64, Int64
+
+
+def block_rows(X: Any, m: int) -> Any: ...
+def scratch_size(X: Any, m: int, rows: int) -> Any: ...
+def predict_block(X: Any, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> Any: ...
+def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> Any: ...
+def take_block(X: Any, start: int, step: int, count: int, block: Float64) -> Any: ...
+
+
+@overload(block_rows, strict=False)  # type: ignore[untyped-decorator]
+def _block_rows(X: Any, m: Any) -> Any:
+    rows = dense.dense_block_rows if isinstance(X, types.Array) else csr.csr_block_rows
+    return lambda X, m: rows(X, m)
+
+
+@overload(scratch_size, strict=False)  # type: ignore[untyped-decorator]
+def _scratch_size(X: Any, m: Any, rows: Any) -> Any:
+    size = dense.dense_scratch_size if isinstance(X, types.Array) else csr.csr_scratch_size
+    return lambda X, m, rows: size(X, m, rows)
+
+
+@overload(predict_block, strict=False)  # type: ignore[untyped-decorator]
+def _predict_block(X: Any, start: Any, count: Any, coef: Any, intercept: Any, raw: Any, scratch: Any) -> Any:
+    predict = dense.dense_predict if isinstance(X, types.Array) else csr.csr_predict
+    return lambda X, start, count, coef, intercept, raw, scratch: predict(X, start, count, coef, intercept, raw, scratch)
+
+
+@overload(add_block, strict=False)  # type: ignore[untyped-decorator]
+def _add_block(X: Any, start: Any, count: Any, factor: Any, sums: Any, scratch: Any, product: Any) -> Any:
+    add = dense.dense_add if isinstance(X, types.Array) else csr.csr_add
+    return lambda X, start, count, factor, sums, scratch, product: add(X, start, count, factor, sums, scratch, product)
+
+
+@overload(take_block, strict=False)  # type: ignore[untyped-decorator]
+def _take_block(X: Any, start: Any, step: Any, count: Any, block: Any) -> Any:
+    take = dense.dense_take if isinstance(X, types.Array) else csr.csr_take
+    return lambda X, start, step, count, block: take(X, start, step, count, block)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def gradient_pass(
+    loss: int, X: Any, y: Float64, weight: Float64, offsets: Int64, coef: Float64, intercept: Float64, k: int
+) -> Float64:
+    """Sums of loss, weight and gradient."""
+    m, p = coef.shape
+    rows = block_rows(X, m)
+    raw, residual = np.empty(m * rows), np.empty(m * rows)
+    target, row_weight, no_curvature = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
+    scratch, product = np.empty(scratch_size(X, m, rows)), np.empty(m * p if m > 1 else 0)
+    stack = new_stack(len(offsets) - 1, k + 1 + m * p + m)
+    top = 0
+    for j in range(len(offsets) - 1):
+        sums = stack[top]
+        sums[:] = 0.0
+        for start in range(offsets[j], offsets[j + 1], rows):
+            count = min(rows, offsets[j + 1] - start)
+            w, r = row_weight[:count], residual[: m * count]
+            take_targets(loss, y, weight, start, 1, count, target, w)
+            predict_block(X, start, count, coef, intercept, raw, scratch)
+            pointwise(loss, raw, target, w, k, m // k, r, no_curvature, sums[:k])
+            sums[k] += sum_of(w)
+            add_block(X, start, count, r, sums[k + 1 : k + 1 + m * p], scratch, product)
+            add_outputs(r, m, sums[k + 1 + m * p :])
+        top = push(stack, top, j)
+    return collapse(stack, top)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_outputs(values: Float64, m: int, sums: Float64) -> None:
+    """sums[a] += Σ_i values[a, i], values (m, count) flat."""
+    count = len(values) // m
+    for a in range(m):
+        sums[a] += sum_of(values[a * count : (a + 1) * count])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def product_pass(
+    loss: int,
+    X: Any,
+    y: Float64,
+    weight: Float64,
+    offsets: Int64,
+    coef: Float64,
+    intercept: Float64,
+    k: int,
+    coef_direction: Float64,
+    intercept_direction: Float64,
+) -> Float64:
+    """Sums of Hessian-vector products: [coef (m p), intercept (m)]."""
+    m, p = coef.shape
+    rows = block_rows(X, m)
+    raw, residual, curvature, direction = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
+    target, row_weight, loss_sum = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(k)
+    scratch, product = np.empty(scratch_size(X, m, rows)), np.empty(m * p if m > 1 else 0)
+    stack = new_stack(len(offsets) - 1, m * p + m)
+    top = 0
+    for j in range(len(offsets) - 1):
+        sums = stack[top]
+        sums[:] = 0.0
+        for start in range(offsets[j], offsets[j + 1], rows):
+            count = min(rows, offsets[j + 1] - start)
+            w, r, h, d = row_weight[:count], residual[: m * count], curvature[: m * count], direction[: m * count]
+            take_targets(loss, y, weight, start, 1, count, target, w)
+            predict_block(X, start, count, coef, intercept, raw, scratch)
+            predict_block(X, start, count, coef_direction, intercept_direction, d, scratch)
+            pointwise(loss, raw, target, w, k, m // k, r, h, loss_sum)
+            curvature_times(loss, h, w, k, m // k, d, r)
+            add_block(X, start, count, r, sums[: m * p], scratch, product)
+            add_outputs(r, m, sums[m * p :])
+        top = push(stack, top, j)
+    return collapse(stack, top)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def hessian_pass(
+    loss: int,
+    X: Any,
+    y: Float64,
+    weight: Float64,
+    offsets: Int64,
+    coef: Float64,
+    intercept: Float64,
+    k: int,
+    fit_intercept: bool,
+    row_step: int,
+) -> Float64:
+    """Sums of loss, weight, gradient and Hessian over every row_step-th row of each partition."""
+    m, p = coef.shape
+    c = m // k
+    size = c * p + (c if fit_intercept else 0)
+    rows = gram_rows(p)
+    raw, residual, curvature = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
+    target, row_weight = np.empty(y.shape[1] * rows), np.empty(rows)
+    buffer, none, product = np.empty((rows, p)), np.empty(0), np.empty(m * p if m > 1 else 0)
+    first = k + 1 + m * p + m
+    stack = new_stack(len(offsets) - 1, first + k * size * size)
+    top = 0
+    for j in range(len(offsets) - 1):
+        sums = stack[top]
+        sums[:] = 0.0
+        n_taken = (offsets[j + 1] - offsets[j] + row_step - 1) // row_step
+        for taken in range(0, n_taken, rows):
+            count, start = min(rows, n_taken - taken), offsets[j] + taken * row_step
+            w, r, h, block = row_weight[:count], residual[: m * count], curvature[: m * count], buffer[:count]
+            take_targets(loss, y, weight, start, row_step, count, target, w)
+            take_block(X, start, row_step, count, block)
+            dense_predict(block, 0, count, coef, intercept, raw, none)
+            pointwise(loss, raw, target, w, k, c, r, h, sums[:k])
+            sums[k] += sum_of(w)
+            dense_add(block, 0, count, r, sums[k + 1 : k + 1 + m * p], none, product)
+            add_outputs(r, m, sums[k + 1 + m * p : first])
+            for model in range(1 if loss == SQUARED else k):
+                H = sums[first + model * size * size : first + (model + 1) * size * size].reshape(size, size)
+                add_hessian(loss, block, h, w, model * c * count, c, fit_intercept, H)
+        top = push(stack, top, j)
+    sums = collapse(stack, top)
+    hessians = sums[first:].reshape(k, size, size)
+    if loss == SQUARED:
+        repeat_first_output(hessians, p, c)
+    for model in range(k):
+        mirror(hessians[model], p, c)
+    return sums
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_hessian(
+    loss: int, block: Float64, curvature: Float64, weight: Float64, at: int, c: int, fit_intercept: bool, H: Float64
+) -> None:
+    """Add one model's block to H: lower triangles of the coef blocks on and below the diagonal, and the intercept rows.
+
+    For squared loss only output 0, because all outputs have the same curvature and no output meets another.
+    """
+    count, p = block.shape
+    pair = np.empty(count)
+    for a in range(1 if loss == SQUARED else c):
+        for b in range(a + 1):
+            if a != b and loss != MULTINOMIAL:
+                continue
+            curvature_pair(loss, curvature, weight, at, a, b, pair)
+            add_gram(block, pair, H[a * p : (a + 1) * p, b * p : (b + 1) * p])
+            if fit_intercept:
+                add_rows(block, 0, count, pair, H[c * p + a, b * p : (b + 1) * p])
+                if a != b:
+                    add_rows(block, 0, count, pair, H[c * p + b, a * p : (a + 1) * p])
+                H[c * p + a, c * p + b] += sum_of(pair)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def repeat_first_output(hessians: Float64, p: int, c: int) -> None:
+    """Squared loss: put what output 0 of model 0 has into all other outputs and models."""
+    k, size, _ = hessians.shape
+    source = hessians[0]
+    for model in range(k):
+        for a in range(c):
+            target = hessians[model]
+            target[a * p : (a + 1) * p, a * p : (a + 1) * p] = source[:p, :p]
+            if size > c * p:
+                target[c * p + a, a * p : (a + 1) * p] = source[c * p, :p]
+                target[c * p + a, c * p + a] = source[c * p, c * p]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def predict_pass(X: Any, n: int, coef: Float64, intercept: Float64) -> Float64:
+    """Raw predictions (n, m)."""
+    m = len(coef)
+    rows = block_rows(X, m)
+    raw, scratch = np.empty(m * rows), np.empty(scratch_size(X, m, rows))
+    out = np.empty((n, m))
+    for start in range(0, n, rows):
+        count = min(rows, n - start)
+        predict_block(X, start, count, coef, intercept, raw, scratch)
+        for i in range(count):
+            for a in range(m):
+                out[start + i, a] = raw[a * count + i]
+    return out

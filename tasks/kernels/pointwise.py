@@ -1,0 +1,230 @@
+"""Losses and their derivatives over one block of rows, eight rows at a time.
+
+Blocks are output-major: raw[a * count + i] is output a of row i. Nothing overflows for finite input; a raw prediction that is not
+finite makes the loss, the residual and the curvature of its row not finite (`0 * raw` carries it through).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+
+from tasks.kernels.lanes import (
+    LANES,
+    exponent,
+    fma,
+    load_part,
+    shifted_power_of_two,
+    splat,
+    store_part,
+    total,
+    where_equal,
+    where_less,
+)
+from tasks.typing import Float64
+
+SQUARED: Final = 0
+LOGISTIC: Final = 1
+MULTINOMIAL: Final = 2
+
+_SHIFT: Final = 1.5 * 2.0**52  # x + SHIFT has round(x) in its low mantissa bits
+_LOG2_E: Final = 1.4426950408889634
+_LN2_HIGH: Final = 6.93147180369123816490e-01  # the last 21 bits are zero: n * LN2_HIGH is exact
+_LN2_LOW: Final = 1.90821492927058770002e-10
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def exp_nonpositive(x: Any) -> Any:
+    """exp(x) for x <= 0 within 1 ulp; 0 below the smallest normal number (x < -708)."""
+    shifted = fma(x, splat(_LOG2_E), splat(_SHIFT))
+    n = shifted - splat(_SHIFT)
+    r = fma(n, splat(-_LN2_LOW), fma(n, splat(-_LN2_HIGH), x))
+    q = splat(1.0 / 6227020800.0)  # Taylor: |r| <= ln2 / 2, the first term left out is 4e-18
+    q = fma(q, r, splat(1.0 / 479001600.0))
+    q = fma(q, r, splat(1.0 / 39916800.0))
+    q = fma(q, r, splat(1.0 / 3628800.0))
+    q = fma(q, r, splat(1.0 / 362880.0))
+    q = fma(q, r, splat(1.0 / 40320.0))
+    q = fma(q, r, splat(1.0 / 5040.0))
+    q = fma(q, r, splat(1.0 / 720.0))
+    q = fma(q, r, splat(1.0 / 120.0))
+    q = fma(q, r, splat(1.0 / 24.0))
+    q = fma(q, r, splat(1.0 / 6.0))
+    q = fma(q, r, splat(0.5))
+    value = (splat(1.0) + fma(q, r * r, r)) * shifted_power_of_two(shifted)
+    return where_less(x, splat(-708.0), splat(0.0), value)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def log1p_nonnegative(x: Any) -> Any:
+    """log(1 + x) for x >= 0 within 1 ulp (the reduction and polynomial of fdlibm)."""
+    one = splat(1.0)
+    u = one + x
+    k = exponent(u)
+    scaled = u * shifted_power_of_two(splat(_SHIFT) - k) - one
+    f = where_equal(k, splat(0.0), x, scaled)
+    s = f / (splat(2.0) + f)
+    z = s * s
+    q = splat(1.479819860511658591e-01)
+    q = fma(q, z, splat(1.531383769920937332e-01))
+    q = fma(q, z, splat(1.818357216161805012e-01))
+    q = fma(q, z, splat(2.222219843214978396e-01))
+    q = fma(q, z, splat(2.857142874366239149e-01))
+    q = fma(q, z, splat(3.999999999940941908e-01))
+    q = fma(q, z, splat(6.666666666666735130e-01))
+    half_square = splat(0.5) * f * f
+    low = fma(s, fma(q, z, half_square), k * splat(_LN2_LOW))
+    return fma(k, splat(_LN2_HIGH), f - (half_square - low))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _squared(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64) -> float:
+    """One output: weighted residual and curvature of rows 0 .. len(weight) - 1, the loss sum as result."""
+    count = len(weight)
+    loss = splat(0.0)
+    for i in range(0, count, LANES):
+        n = min(LANES, count - i)
+        w = load_part(weight, i, n)
+        d = load_part(raw, at + i, n) - load_part(target, i, n)
+        r = w * d
+        loss = fma(splat(0.5) * r, d, loss)
+        store_part(residual, at + i, r, n)
+        if len(curvature):
+            store_part(curvature, at + i, w, n)
+    return total(loss)  # type: ignore[no-any-return]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64) -> float:
+    count = len(weight)
+    loss, zero, one = splat(0.0), splat(0.0), splat(1.0)
+    for i in range(0, count, LANES):
+        n = min(LANES, count - i)
+        w = load_part(weight, i, n)
+        y = load_part(target, i, n)
+        z = load_part(raw, at + i, n)
+        small = exp_nonpositive(where_less(z, zero, z, zero - z))
+        reciprocal = one / (one + small)
+        mean = fma(z, zero, where_less(z, zero, small, one) * reciprocal)
+        value = (where_less(z, zero, zero, z) - y * z) + log1p_nonnegative(small)
+        loss = fma(w, value, loss)
+        store_part(residual, at + i, w * (mean - y), n)
+        if len(curvature):
+            store_part(curvature, at + i, w * fma(z, zero, small * reciprocal * reciprocal), n)
+    return total(loss)  # type: ignore[no-any-return]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _multinomial(
+    raw: Float64, target: Float64, weight: Float64, at: int, c: int, residual: Float64, probability: Float64
+) -> float:
+    """All c outputs of one model; residual = weight (softmax - indicator), probability = softmax (not weighted)."""
+    count = len(weight)
+    loss, zero = splat(0.0), splat(0.0)
+    for i in range(0, count, LANES):
+        n = min(LANES, count - i)
+        w = load_part(weight, i, n)
+        y = load_part(target, i, n)
+        top = load_part(raw, at + i, n)
+        best, chosen, check = zero, zero, zero
+        for a in range(c):
+            z, code = load_part(raw, at + a * count + i, n), splat(float(a))
+            best = where_less(top, z, code, best)
+            top = where_less(top, z, z, top)
+            chosen = where_equal(y, code, z, chosen)
+            check = fma(z, zero, check)
+        rest = check  # the sum of the exponentials without the largest, which is 1: a tiny loss keeps its digits
+        for a in range(c):
+            e = exp_nonpositive(load_part(raw, at + a * count + i, n) - top)
+            rest = rest + where_equal(best, splat(float(a)), zero, e)
+            store_part(residual, at + a * count + i, e, n)
+        loss = fma(w, (top - chosen) + log1p_nonnegative(rest), loss)
+        reciprocal = splat(1.0) / (splat(1.0) + rest)
+        for a in range(c):
+            mean = load_part(residual, at + a * count + i, n) * reciprocal
+            if len(probability):
+                store_part(probability, at + a * count + i, mean, n)
+            indicator = where_equal(y, splat(float(a)), splat(1.0), zero)
+            store_part(residual, at + a * count + i, w * (mean - indicator), n)
+    return total(loss)  # type: ignore[no-any-return]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def pointwise(
+    loss: int, raw: Float64, target: Float64, weight: Float64, k: int, c: int, residual: Float64, curvature: Float64, loss_sum: Float64
+) -> None:
+    """Add the weighted losses of a block to loss_sum (k,) and write the derivatives with respect to raw, (k c, count) flat.
+
+    residual   weight * dloss/draw
+    curvature  weight * d²loss/draw² for squared and logistic loss, the class probabilities for multinomial; skipped if empty
+    """
+    count = len(weight)
+    for model in range(k):
+        if loss == MULTINOMIAL:
+            loss_sum[model] += _multinomial(raw, target, weight, model * c * count, c, residual, curvature)
+            continue
+        for a in range(c):
+            at, y = (model * c + a) * count, target[a * count : (a + 1) * count]
+            if loss == LOGISTIC:
+                loss_sum[model] += _logistic(raw, y, weight, at, residual, curvature)
+            else:
+                loss_sum[model] += _squared(raw, y, weight, at, residual, curvature)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def curvature_times(loss: int, curvature: Float64, weight: Float64, k: int, c: int, direction: Float64, product: Float64) -> None:
+    """product = (d²loss/draw²) @ direction for each row, weight included; both (k c, count) flat."""
+    count = len(weight)
+    if loss != MULTINOMIAL:
+        for i in range(k * c * count):
+            product[i] = curvature[i] * direction[i]
+        return
+    mean = np.empty(count)
+    for model in range(k):
+        at = model * c * count
+        mean[:] = 0.0
+        for a in range(c):
+            for i in range(count):
+                mean[i] += curvature[at + a * count + i] * direction[at + a * count + i]
+        for a in range(c):
+            for i in range(count):
+                j = at + a * count + i
+                product[j] = weight[i] * curvature[j] * (direction[j] - mean[i])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def curvature_pair(loss: int, curvature: Float64, weight: Float64, at: int, a: int, b: int, pair: Float64) -> None:
+    """pair = weight * d²loss/draw_a draw_b for each row, of the model whose curvature starts at `at`."""
+    count = len(weight)
+    for i in range(count):
+        p = curvature[at + a * count + i]
+        if loss == MULTINOMIAL:
+            q = curvature[at + b * count + i]
+            pair[i] = weight[i] * (p - p * q if a == b else -p * q)
+        else:
+            pair[i] = p if a == b else 0.0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def take_targets(
+    loss: int, y: Float64, weight: Float64, start: int, step: int, count: int, target: Float64, row_weight: Float64
+) -> None:
+    """Targets (t, count) flat and weights (count,) of rows start, start + step, ...; class codes come as float64 bit patterns."""
+    n_targets = y.shape[1]
+    if loss == MULTINOMIAL:
+        codes = y.view(np.int64)
+        for i in range(count):
+            target[i] = codes[start + i * step, 0]
+    elif n_targets == 1 and step == 1:
+        target[:count] = y[start : start + count, 0]
+    else:
+        for i in range(count):
+            for t in range(n_targets):
+                target[t * count + i] = y[start + i * step, t]
+    if len(weight):
+        for i in range(count):
+            row_weight[i] = weight[start + i * step]
+    else:
+        row_weight[:count] = 1.0

@@ -1,0 +1,49 @@
+"""The fixed tree of sums over the partitions of a group, as a binary counter.
+
+After leaf j as many sums merge as j + 1 has trailing zero bits, so stack[0], stack[1], ... are the whole subtrees found so far,
+largest first. At the end they collapse from the right: what has no right sibling passes up unchanged.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from tasks.typing import Float64
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def new_stack(n_leaves: int, size: int) -> Float64:
+    """Room for every subtree that is open at once, (about log2(n_leaves) + 1, size)."""
+    levels = 1
+    while (1 << levels) - 1 < n_leaves:
+        levels += 1
+    stack = np.empty((levels, size))
+    stack[0] = 0.0
+    return stack
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _merge(stack: Float64, top: int) -> None:
+    left, right = stack[top - 1], stack[top]
+    for i in range(len(left)):
+        left[i] += right[i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def push(stack: Float64, top: int, leaf: int) -> int:
+    """Leaf number `leaf` is complete in stack[top]; returns the place of the next one."""
+    rest = leaf + 1
+    while rest & 1 == 0:
+        _merge(stack, top)
+        top -= 1
+        rest >>= 1
+    return top + 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def collapse(stack: Float64, top: int) -> Float64:
+    """The sum over all leaves, in memory of its own, after the last push returned `top`."""
+    for level in range(top - 1, 0, -1):
+        _merge(stack, level)
+    return stack[0].copy()

@@ -1,0 +1,159 @@
+"""Strategies as pure functions, on problems with known answers; no Dask here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.optimize import rosen, rosen_der, rosen_hess
+
+from tasks.objectives import Evaluation
+from tasks.strategies.base import Strategy
+from tasks.strategies.gradient_descent import GradientDescent
+from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.line_search import Point, acceptable
+from tasks.strategies.newton import Newton, solve_least_norm, solve_newton
+from tasks.strategies.newton_cg import NewtonCG
+from tasks.strategies.sampled_newton import SampledNewton
+
+Float64 = NDArray[np.float64]
+
+
+class Quadratic:
+    """½ (w - solution)' A (w - solution) with eigenvalues from 0.1 to 10."""
+
+    def __init__(self, n: int = 12) -> None:
+        random = np.random.default_rng(0)
+        basis, _ = np.linalg.qr(random.normal(size=(n, n)))
+        self.A = basis @ np.diag(np.geomspace(0.1, 10, n)) @ basis.T
+        self.solution = random.normal(size=n)
+
+    def __call__(self, w: Float64) -> tuple[float, Float64, Float64]:
+        d = w - self.solution
+        return 0.5 * float(d @ self.A @ d), self.A @ d, self.A
+
+
+def rosenbrock(w: Float64) -> tuple[float, Float64, Float64]:
+    return float(rosen(w)), rosen_der(w), rosen_hess(w)
+
+
+def run(strategy: Strategy, function: Any, start: Float64, limit: int = 5000) -> tuple[Any, int]:
+    """The final state and the rounds taken."""
+    state = strategy.init(start)
+    rounds = 0
+    while state.status.kind == "running":
+        request = strategy.request(state)
+        value, gradient, hessian = function(request.parameters)
+        if request.power == "hessian_vector":
+            evaluation = Evaluation(np.nan, hessian @ request.direction, None, 0)
+        else:
+            evaluation = Evaluation(value, gradient, hessian if request.power == "hessian" else None, 0)
+        state = strategy.update(state, evaluation)
+        rounds += 1
+        assert rounds < limit, state.status
+    return state, rounds
+
+
+ALL = {
+    "gradient-descent": GradientDescent(tol=1e-10, max_iter=4000),
+    "fixed step": GradientDescent(step_size=0.1, tol=1e-10, max_iter=4000),
+    "momentum": GradientDescent(step_size=0.1, momentum=0.8, tol=1e-10, max_iter=4000),
+    "nesterov": GradientDescent(nesterov=True, tol=1e-10, max_iter=4000),
+    "nesterov, fixed step": GradientDescent(step_size=0.1, nesterov=True, tol=1e-10, max_iter=4000),
+    "lbfgs": LBFGS(tol=1e-10),
+    "newton": Newton(tol=1e-10),
+    "newton-cg": NewtonCG(tol=1e-10),
+    "sampled-newton": SampledNewton(tol=1e-10),
+}
+
+
+@pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
+def test_quadratic(strategy: Strategy) -> None:
+    quadratic = Quadratic()
+    state, _ = run(strategy, quadratic, np.zeros(12))
+    assert state.status.kind == "converged"
+    np.testing.assert_allclose(state.accepted.parameters, quadratic.solution, atol=2e-9)
+
+
+def test_newton_needs_one_step_for_a_quadratic() -> None:
+    state, rounds = run(Newton(tol=1e-10), Quadratic(), np.zeros(12))
+    assert (state.iteration, rounds) == (1, 2)
+
+
+def test_momentum_and_nesterov_take_fewer_steps_than_plain_descent() -> None:
+    plain, momentum, nesterov = (run(ALL[name], Quadratic(), np.zeros(12))[0].iteration for name in ("fixed step", "momentum", "nesterov"))
+    assert momentum < plain / 3
+    assert nesterov < plain / 2
+
+
+@pytest.mark.parametrize("strategy", [LBFGS(tol=1e-8, max_iter=500), Newton(tol=1e-8)], ids=["lbfgs", "newton"])
+def test_rosenbrock(strategy: Strategy) -> None:
+    """Not convex: the line searches have work to do."""
+    state, _ = run(strategy, rosenbrock, np.array([-1.2, 1.0]))
+    np.testing.assert_allclose(state.accepted.parameters, 1.0, atol=1e-6)
+
+
+def test_lbfgs_steps_satisfy_the_strong_wolfe_conditions() -> None:
+    strategy, state = LBFGS(tol=1e-8, max_iter=500), LBFGS().init(np.array([-1.2, 1.0]))
+    while state.status.kind == "running":
+        request = strategy.request(state)
+        value, gradient, _ = rosenbrock(request.parameters)
+        new = strategy.update(state, Evaluation(value, gradient, None, 0))
+        if new.iteration > state.iteration:
+            start = state.accepted
+            slope, end = float(start.gradient @ state.direction), float(gradient @ state.direction)
+            assert value <= start.value + 1e-4 * state.search.step * slope + 1e-12
+            assert abs(end) <= 0.9 * abs(slope) + 1e-12
+        state = new
+    assert state.iteration > 10
+
+
+def test_a_value_that_is_not_finite_is_never_acceptable() -> None:
+    start = Point(0.0, 1.0, -1.0)
+    assert not acceptable(start, Point(1.0, np.nan, -0.1))
+    assert not acceptable(start, Point(1.0, -np.inf, np.nan))
+    assert acceptable(start, Point(1.0, 0.5, -0.1))
+
+
+def test_divergence_and_running_out_say_why() -> None:
+    state, _ = run(GradientDescent(step_size=1e3), Quadratic(), np.zeros(12))
+    assert state.status.kind == "diverged"
+    assert "step_size" in state.status.reason
+    state, _ = run(LBFGS(max_iter=2, tol=0.0), Quadratic(), np.zeros(12))
+    assert state.status.kind == "out of rounds"
+    assert "max_iter=2" in state.status.reason
+
+
+def test_a_start_that_is_not_finite_ends_at_once() -> None:
+    def overflowing(w: Float64) -> tuple[float, Float64, Float64]:
+        return np.inf, w * np.nan, np.eye(len(w))
+
+    for strategy in ALL.values():
+        state, rounds = run(strategy, overflowing, np.ones(3))
+        assert state.status.kind == "diverged"
+        assert rounds <= 2
+
+
+def test_impossible_hyperparameters() -> None:
+    for wrong in ({"step_size": 0.0}, {"step_size": -1.0}, {"momentum": 1.0, "step_size": 0.1}, {"momentum": 0.5}):
+        with pytest.raises(ValueError, match="step_size|momentum"):
+            GradientDescent(**wrong)
+
+
+@pytest.mark.parametrize("n_free", [0, 1, 3])
+def test_solve_newton_against_numpy(n_free: int) -> None:
+    random = np.random.default_rng(1)
+    rows = random.normal(size=(50, 8)) * np.geomspace(1e-3, 1e3, 8)
+    hessian, gradient = rows.T @ rows, random.normal(size=8)
+    np.testing.assert_allclose(hessian @ solve_newton(hessian, gradient, n_free), gradient, rtol=1e-8, atol=1e-8)
+
+
+def test_singular_systems_give_the_least_norm() -> None:
+    random = np.random.default_rng(2)
+    rows = random.normal(size=(50, 5))
+    rows = np.hstack([rows, rows[:, :2] + rows[:, 2:4], np.zeros((50, 1))])
+    matrix = rows.T @ rows
+    right = matrix @ random.normal(size=8)
+    np.testing.assert_allclose(solve_least_norm(matrix, right), np.linalg.lstsq(matrix, right, rcond=1e-12)[0], atol=1e-10)
