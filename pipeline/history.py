@@ -14,11 +14,12 @@ from tasks.typing import Float64
 
 
 class Row(TypedDict):
-    """One round: its number, what was asked for, accepted iterations so far, the objective and the largest |gradient| at the last accepted
-    point (of the worst model), seconds since the fit began."""
+    """One round: its number, what was asked for, over every row_step-th row, accepted iterations so far, the objective and the largest
+    |gradient| at the last accepted point (of the worst model), seconds since the fit began."""
 
     round: int
     power: Power
+    row_step: int
     iteration: int
     objective: float
     gradient_norm: float
@@ -32,10 +33,11 @@ class History:
         self.rows: list[Row] = []
         self._start = time.perf_counter()
 
-    def add(self, power: Power, states: Sequence[Any]) -> Row:
+    def add(self, power: Power, row_step: int, states: Sequence[Any]) -> Row:
         row = Row(
             round=len(self.rows) + 1,
             power=power,
+            row_step=row_step,
             iteration=max(state.iteration for state in states),
             objective=float(max(state.accepted.value for state in states)),
             gradient_norm=float(max(np.max(np.abs(state.accepted.gradient), initial=0.0) for state in states)),

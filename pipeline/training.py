@@ -55,7 +55,7 @@ def train(
     states = [strategy.init(row) for row in parameters]
     history = History()
     sent = 0
-    with executor.span(f"fit-{type(strategy).__name__}"), single_blas_thread():
+    with single_blas_thread():
         stopped = False
         weight = np.nan
         while not stopped and (running := [i for i, state in enumerate(states) if state.status.kind == "running"]):
@@ -72,7 +72,7 @@ def train(
                     evaluation = evaluate(partial, position, objective.layout, penalties[model], request.parameters)
                 states[model] = strategy.update(states[model], evaluation)
             sent = max(sent, round_bytes(shared, partial))
-            row = history.add(shared.power, states)
+            row = history.add(shared.power, shared.row_step, states)
             stopped = on_round is not None and on_round(row)
     statuses = tuple(stopped_status(state.status) for state in states)
     accepted = np.stack([state.accepted.parameters for state in states])

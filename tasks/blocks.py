@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +12,20 @@ import scipy.sparse as sp
 
 from tasks.partition import Block, normalise
 from tasks.rows import split_rows, take
-from tasks.typing import Array, Design, Float64
+from tasks.targets import as_target, form_of, require_same_form
+from tasks.typing import Design, Float64
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What a block must become: dtype of X, and, when a partition is one frame that holds everything, which column is what."""
+    """What a block must become: dtype of X, its number of columns where that is known, and, when a partition is one frame that holds
+    everything, which column is what."""
 
     dtype: str = "float64"
-    columns: tuple[str, ...] | None = None
-    target: str | None = None
-    sample_weight: str | None = None
+    n_columns: int | None = None
+    columns: tuple[Any, ...] | None = None
+    target: Any = None
+    sample_weight: Any = None
 
 
 @dataclass(frozen=True)
@@ -33,73 +36,110 @@ class Split:
     seed: int
 
 
-def make_block(partition: int, spec: BlockSpec, X: Any, y: Any = None, sample_weight: Any = None) -> Block:
-    """The block of one partition. Raises ValueError or TypeError, naming the partition, for what cannot be one."""
+def make_block(partition: int | None, spec: BlockSpec, X: Any, y: Any = None, sample_weight: Any = None) -> Block:
+    """The block of one partition. Raises ValueError or TypeError, naming the partition (None: all rows), for what cannot be one."""
     try:
-        if spec.columns is not None and isinstance(X, pd.DataFrame):
-            y = X[spec.target] if spec.target is not None else y
-            sample_weight = X[spec.sample_weight] if spec.sample_weight is not None else sample_weight
-            X = X[list(spec.columns)]
-        block = Block(as_design(X, spec.dtype), as_target(y), as_weight(sample_weight))
+        return _block(spec, X, y, sample_weight)
     except (ValueError, TypeError, KeyError) as error:
-        raise type(error)(f"partition {partition}: {error}") from error
-    n_rows = block.X.shape[0]
+        if partition is None:
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"partition {partition}: {error}") from error
+
+
+def _block(spec: BlockSpec, X: Any, y: Any, sample_weight: Any) -> Block:
+    if spec.columns is not None:
+        y = X[spec.target] if spec.target is not None else y
+        sample_weight = X[spec.sample_weight] if spec.sample_weight is not None else sample_weight
+        X = X[list(spec.columns)]
+    block = Block(as_design(X, spec.dtype), as_target(y), as_weight(sample_weight))
+    n_rows, n_columns = block.X.shape
+    if spec.n_columns not in (None, n_columns):
+        raise ValueError(f"X has {n_columns} columns but was declared with {spec.n_columns}")
     for name, array in (("y", block.y), ("sample_weight", block.sample_weight)):
         if array is not None and len(array) != n_rows:
-            raise ValueError(f"partition {partition}: X has {n_rows} rows but {name} has {len(array)}; partition both alike")
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: X has {n_rows} rows but {name} has {len(array)}; "
+                "both must be cut into the same partitions"
+            )
     return block
 
 
+def pack(*rows: Any) -> tuple[Any, ...]:
+    """X, y and sample_weight of one partition, held together."""
+    return rows
+
+
+def unpack_block(partition: int, spec: BlockSpec, rows: Sequence[Any]) -> Block:
+    """The block of packed rows."""
+    return make_block(partition, spec, *rows)
+
+
+def call_block(partition: int, spec: BlockSpec, make: Callable[[int], Any]) -> Block:
+    """The block of make(partition) = (X, y) or (X, y, sample_weight)."""
+    return make_block(partition, spec, *make(partition))
+
+
+def count_rows(rows: Any) -> int:
+    """Rows of a chunk of anything."""
+    return int(rows.shape[0])
+
+
 def as_design(X: Any, dtype: str) -> Design:
-    """X as a C-ordered aligned array or CSR of `dtype`, (n, p)."""
+    """X as a C-ordered aligned array or CSR of `dtype`, (n, p); the caller's own rows are never changed."""
     if isinstance(X, pd.DataFrame):
-        _require_numeric(X)
-        X = X.to_numpy(dtype=dtype, na_value=np.nan)
+        X = _frame_values(X, dtype)
     if sp.issparse(X):
-        csr = sp.csr_array(X)
-        _require_real(csr.dtype)
-        csr.sum_duplicates()
-        return normalise(csr.astype(dtype))
+        return _csr(X, dtype)
+    if np.ma.is_masked(X):
+        raise TypeError("X is a masked array; fill it first: X.filled(value)")
     X = np.asarray(X)
     if X.ndim != 2:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D; use X.reshape(-1, 1) for a single column")
-    _require_real(X.dtype)
-    return np.require(X, dtype=dtype, requirements=["C", "A"])
+    require_real(X.dtype)
+    if X.dtype.kind == "O":
+        X = _frame_values(pd.DataFrame(X), dtype)
+    with np.errstate(over="ignore"):  # what overflows is infinite, and the check finds it
+        return np.require(X, dtype=dtype, requirements=["C", "A"])
 
 
-def as_target(y: Any) -> Array | None:
-    """y as an aligned array (n,) or (n, t) in its own kind: labels stay labels, float16 becomes float64."""
-    if y is None:
-        return None
-    if isinstance(y, pd.DataFrame) and y.shape[1] == 1:
-        y = y.iloc[:, 0]
-    if isinstance(y, pd.Series) and isinstance(y.dtype, pd.api.extensions.ExtensionDtype):
-        y = y.to_numpy(dtype=float, na_value=np.nan) if pd.api.types.is_numeric_dtype(y) else y.to_numpy(dtype=object)
-    y = np.asarray(y)
-    if y.ndim not in (1, 2):
-        raise ValueError(f"y must be 1-D (rows,) or 2-D (rows, targets), got {y.ndim}-D")
-    if y.dtype.kind == "O":
-        return _labels(y)
-    _require_real(y.dtype)
-    if y.dtype.kind == "f" and y.dtype.itemsize < 4:
-        y = y.astype(np.float64)
-    return np.asarray(normalise(y))
+def _csr(X: Any, dtype: str) -> sp.csr_array:
+    if X.ndim != 2:
+        raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
+    require_real(X.dtype)
+    csr = sp.csr_array(X)
+    if not csr.has_canonical_format:
+        csr = csr.copy() if np.shares_memory(csr.data, getattr(X, "data", csr.data)) else csr
+        csr.sum_duplicates()
+    canonical: sp.csr_array = normalise(csr.astype(dtype, copy=False))
+    return canonical
 
 
 def as_weight(sample_weight: Any) -> Float64 | None:
-    """Weights as float64 (n,)."""
+    """Weights as float64 (n,); missing ones as NaN, which the check finds."""
     if sample_weight is None:
         return None
-    weight = np.require(np.asarray(sample_weight), dtype=np.float64, requirements=["C", "A"])
+    if isinstance(sample_weight, pd.DataFrame) and sample_weight.shape[1] == 1:
+        sample_weight = sample_weight.iloc[:, 0]
+    if np.ma.is_masked(sample_weight):
+        raise TypeError("sample_weight is a masked array; fill it first: sample_weight.filled(value)")
+    weight = sample_weight.to_numpy() if isinstance(sample_weight, pd.Series) else np.asarray(sample_weight)
+    require_real(weight.dtype, "sample_weight")
     if weight.ndim != 1:
         raise ValueError(f"sample_weight must be 1-D (rows,), got {weight.ndim}-D")
-    return weight
+    if weight.dtype.kind == "O":
+        weight = pd.Series(weight).astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.require(weight, dtype=np.float64, requirements=["C", "A"])
 
 
 def assemble(blocks: Sequence[Block], first_partition: int, split: Split | None) -> list[list[Block]]:
-    """The blocks of a group, by part: all of them, or training rows and test rows."""
+    """The blocks of a group, by part: all of them, or training rows and test rows.
+
+    Raises ValueError when partitions differ in kind (text beside numbers, weights in some only).
+    """
+    blocks = _alike(blocks, first_partition)
     if split is None:
-        return [list(blocks)]
+        return [blocks]
     parts: list[list[Block]] = [[], []]
     for partition, block in enumerate(blocks, first_partition):
         for part, rows in enumerate(split_rows(block.X.shape[0], split.test_size, split.seed, partition)):
@@ -107,25 +147,52 @@ def assemble(blocks: Sequence[Block], first_partition: int, split: Split | None)
     return parts
 
 
-def _labels(y: Array) -> Array:
-    """Object labels as strings or numbers where they are all of one kind; a missing label stays and is found by the check."""
-    if len(y) and all(isinstance(value, str) for value in y.ravel()):
-        return y.astype(str)
-    if len(y) and all(isinstance(value, (bool, np.bool_)) for value in y.ravel()):
-        return y.astype(bool)
-    if len(y) and all(isinstance(value, (int, float, np.number)) for value in y.ravel()):
-        return y.astype(np.float64)
-    return y
+def _alike(blocks: Sequence[Block], first_partition: int) -> list[Block]:
+    """The same blocks, empty ones in the form of the others: a partition without rows does not know what its labels would be."""
+    filled = [(i, block) for i, block in enumerate(blocks, first_partition) if block.X.shape[0]]
+    if not filled:
+        return list(blocks)
+    first, model = filled[0]
+    for i, block in filled[1:]:
+        require_same_form(form_of(model), form_of(block), f"partition {first}", f"partition {i}")
+    empty = take(model, np.zeros(0, np.int64))
+    return [block if block.X.shape[0] else empty for block in blocks]
 
 
-def _require_real(dtype: np.dtype[Any]) -> None:
+def part_X(block: Block, partition: int, split: Split | None, part: int) -> Design:
+    """X of one partition of one part."""
+    return assemble([block], partition, split)[part][0].X
+
+
+def part_y(block: Block, partition: int, split: Split | None, part: int) -> Any:
+    """y of one partition of one part."""
+    return assemble([block], partition, split)[part][0].y
+
+
+def require_real(dtype: np.dtype[Any], name: str = "X") -> None:
+    """Raise ValueError for complex values, TypeError for dates and records."""
     if dtype.kind == "c":
-        raise ValueError("Complex data not supported; pass the real and imaginary parts as columns of their own")
+        raise ValueError(f"Complex data not supported: {name} has dtype {dtype}; pass real and imaginary parts as columns of their own")
     if dtype.kind in "mMV":
-        raise TypeError(f"values of dtype {dtype} are not numbers; convert them first")
+        raise TypeError(f"{name} has dtype {dtype}, not numbers; convert it first")
 
 
-def _require_numeric(frame: pd.DataFrame) -> None:
+def require_numeric(frame: pd.DataFrame) -> None:
+    """Raise ValueError, naming the column, for a column whose dtype cannot hold numbers. Columns of objects are seen to with their values."""
     for name, dtype in frame.dtypes.items():
-        if not (pd.api.types.is_numeric_dtype(dtype) or dtype == object):
+        if not (pd.api.types.is_numeric_dtype(dtype) or dtype == object) or pd.api.types.is_complex_dtype(dtype):
             raise ValueError(f"column {name!r} has dtype {dtype}, not numbers; encode it, or leave it out with columns=")
+
+
+def _frame_values(frame: pd.DataFrame, dtype: str) -> Any:
+    """The values of a frame, missing ones as NaN. Raises ValueError naming the first column that holds something else."""
+    require_numeric(frame)
+    if all(isinstance(kind, np.dtype) and kind.kind in "biuf" for kind in frame.dtypes):
+        with np.errstate(over="ignore"):
+            return frame.to_numpy(dtype=dtype)
+    for position, name in enumerate(frame.columns):
+        try:
+            frame.iloc[:, position].to_numpy(dtype=dtype, na_value=np.nan)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"column {name!r} of X has values that are not numbers ({error}); encode it, or leave it out") from error
+    return frame.to_numpy(dtype=dtype, na_value=np.nan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,6 +10,7 @@ from numba import njit
 
 from tasks.partition import Group
 from tasks.reductions import Reduction
+from tasks.targets import Form, form_of, require_same_form
 from tasks.typing import Array, Float64, Int64
 
 MAX_CLASSES: Final = 10_000
@@ -22,24 +23,26 @@ class Fault(NamedTuple):
 
     partition: int
     row: int
-    where: str
+    where: Literal["X", "y", "sample_weight"]
     column: int
     value: float
 
 
 class Summary(NamedTuple):
-    """partition_rows (partitions of the group or subtree, in order); largest (p,) absolute value of each column;
-    classes: sorted distinct targets, None for continuous, missing, multi-column or more than MAX_CLASSES targets;
-    class_rows, class_weights: rows and summed weights of each class."""
+    """partition_rows (partitions of the group or subtree, in order); largest (p,) absolute value of each column, largest_target that of y;
+    form: what the rows look like, None without rows; classes: sorted distinct targets, None for continuous, missing, multi-column or more
+    than MAX_CLASSES targets; class_rows, class_weights: rows and summed weights of each class; first_partition: for messages."""
 
+    first_partition: int
     partition_rows: Int64
     weight_sum: float
     largest: Float64
+    largest_target: float
     fault: Fault | None
+    form: Form | None
     classes: Array | None
     class_rows: Int64
     class_weights: Float64
-    n_targets: int
     non_zeros: int
 
 
@@ -58,31 +61,39 @@ def summarise(group: Group, shared: Any) -> Summary:
     largest = _largest(group.X)
     classes, rows, weights = _classes(group)
     weight = float(group.n_rows) if group.sample_weight is None else float(np.sum(group.sample_weight))
+    numeric = group.n_rows and group.y is not None and group.y.dtype.kind in "iuf"
     return Summary(
+        first_partition=group.first_partition,
         partition_rows=np.diff(group.offsets),
         weight_sum=weight,
         largest=largest,
+        largest_target=float(np.max(np.abs(group.y.astype(np.float64)))) if numeric and group.y is not None else 0.0,
         fault=_first_fault(group, largest),
+        form=form_of(group) if group.n_rows else None,
         classes=classes,
         class_rows=rows,
         class_weights=weights,
-        n_targets=0 if group.y is None else (1 if group.y.ndim == 1 else group.y.shape[1]),
         non_zeros=int(group.X.nnz if isinstance(group.X, sp.csr_array) else group.X.size),
     )
 
 
 def add_summaries(left: Summary, right: Summary) -> Summary:
-    """The summary of neighbouring rows."""
+    """The summary of neighbouring rows. Raises ValueError where the two are not in the same form."""
+    if left.form is not None and right.form is not None:
+        names = (f"partitions from {side.first_partition} on" for side in (left, right))
+        require_same_form(left.form, right.form, *names)
     classes, rows, weights = _merge_classes(left, right)
     return Summary(
+        left.first_partition,
         np.concatenate([left.partition_rows, right.partition_rows]),
         left.weight_sum + right.weight_sum,
         np.maximum(left.largest, right.largest),
+        max(left.largest_target, right.largest_target),
         left.fault or right.fault,
+        left.form or right.form,
         classes,
         rows,
         weights,
-        max(left.n_targets, right.n_targets),
         left.non_zeros + right.non_zeros,
     )
 
@@ -107,26 +118,32 @@ def _largest(X: Any) -> Float64:
 
 def _first_fault(group: Group, largest: Float64) -> Fault | None:
     if group.n_rows and not np.all(np.isfinite(largest)):
-        column = int(np.flatnonzero(~np.isfinite(largest))[0])
-        X = group.X
-        values = X[:, [column]].toarray()[:, 0] if isinstance(X, sp.csr_array) else X[:, column]
-        row = int(np.flatnonzero(~np.isfinite(values))[0])
-        return _fault(group, row, "X", column, float(values[row]))
-    if group.y is not None and group.y.dtype.kind == "f" and not np.all(np.isfinite(group.y)):
-        row, column = np.argwhere(~np.isfinite(group.y.reshape(group.n_rows, -1)))[0]
-        return _fault(group, int(row), "y", int(column), float(group.y.reshape(group.n_rows, -1)[row, column]))
-    if group.y is not None and group.y.dtype.kind == "O":
-        missing = np.flatnonzero([value is None or value != value for value in group.y.ravel()])
+        return _fault(group, "X", *_first_not_finite(group.X))
+    y, weight = group.y, group.sample_weight
+    if y is not None and y.dtype.kind == "f" and not np.all(np.isfinite(y)):
+        return _fault(group, "y", *_first_not_finite(y.reshape(group.n_rows, -1)))
+    if y is not None and y.dtype.kind == "O" and group.n_rows:
+        missing = np.argwhere((y == None).reshape(group.n_rows, -1))  # noqa: E711  (as tasks.targets leaves them)
         if len(missing):
-            return _fault(group, int(missing[0]), "y", 0, float("nan"))
-    weight = group.sample_weight
+            return _fault(group, "y", int(missing[0, 0]), int(missing[0, 1]), np.nan)
     if weight is not None and not np.all((weight >= 0) & np.isfinite(weight)):
-        row = int(np.flatnonzero(~((weight >= 0) & np.isfinite(weight)))[0])
-        return _fault(group, row, "sample_weight", 0, float(weight[row]))
+        row = int(np.argmin((weight >= 0) & np.isfinite(weight)))
+        return _fault(group, "sample_weight", row, 0, float(weight[row]))
     return None
 
 
-def _fault(group: Group, row: int, where: str, column: int, value: float) -> Fault:
+def _first_not_finite(X: Any) -> tuple[int, int, float]:
+    """Row, column and value, row by row."""
+    if isinstance(X, sp.csr_array):
+        position = int(np.argmin(np.isfinite(X.data)))
+        row = int(np.searchsorted(X.indptr, position, side="right")) - 1
+        return row, int(X.indices[position]), float(X.data[position])
+    finite = np.isfinite(X) if isinstance(X, np.ndarray) else np.isfinite(X).get()  # CuPy
+    row, column = divmod(int(np.argmin(finite)), X.shape[1])
+    return row, column, float(X[row, column])
+
+
+def _fault(group: Group, where: Literal["X", "y", "sample_weight"], row: int, column: int, value: float) -> Fault:
     partition = int(np.searchsorted(group.offsets, row, side="right")) - 1
     return Fault(group.first_partition + partition, row - int(group.offsets[partition]), where, column, value)
 
@@ -140,10 +157,9 @@ def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
         return NO_CLASSES
     if y.dtype.kind == "f" and not np.all(y == np.trunc(y)):
         return NO_CLASSES
-    try:
-        classes, codes = np.unique(y, return_inverse=True)
-    except TypeError:  # values that cannot be ordered: mixed types
+    if y.dtype.kind == "O":  # some are missing: a fault, or nothing is there at all
         return NO_CLASSES
+    classes, codes = np.unique(y, return_inverse=True)
     if len(classes) > MAX_CLASSES:
         return NO_CLASSES
     rows = np.bincount(codes, minlength=len(classes)).astype(np.int64)
@@ -158,10 +174,7 @@ def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, 
         if right.partition_rows.sum() == 0:
             return left.classes, left.class_rows, left.class_weights
         return NO_CLASSES
-    try:
-        classes = np.union1d(left.classes, right.classes)
-    except TypeError:
-        return NO_CLASSES
+    classes = np.union1d(left.classes, right.classes)
     if len(classes) > MAX_CLASSES:
         return NO_CLASSES
     rows, weights = np.zeros(len(classes), np.int64), np.zeros(len(classes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import fsspec
@@ -24,27 +25,35 @@ def npy_header(path: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
 
 
 def read_npy_rows(path: str, start: int, stop: int) -> Array:
-    """Rows start:stop of an `.npy` file, without reading the others (a Fortran-ordered file is read whole). Raises ValueError when cut short."""
+    """Rows start:stop of an `.npy` file, without reading the others. Raises ValueError when the file is cut short."""
     shape, fortran, dtype, offset = npy_header(path)
     if dtype.hasobject:
         raise ValueError(f"{path} holds Python objects; save numbers or fixed-width strings")
-    row_bytes = dtype.itemsize * math.prod(shape[1:])
+    columns = math.prod(shape[1:])
+    runs = (columns, stop - start) if fortran else (1, (stop - start) * columns)  # contiguous in the file
+    rows = np.empty(runs, dtype)  # memory of our own: an array over bytes would be read-only
     with fsspec.open(path, "rb") as file:
-        if fortran and len(shape) > 1:
-            file.seek(offset)
-            raw = file.read(dtype.itemsize * math.prod(shape))
-            return np.ascontiguousarray(np.frombuffer(raw, dtype).reshape(shape, order="F")[start:stop])
-        file.seek(offset + start * row_bytes)
-        raw = file.read((stop - start) * row_bytes)
-    if len(raw) != (stop - start) * row_bytes:
-        raise ValueError(f"{path} ends before row {stop}: the file is cut short")
-    return np.frombuffer(raw, dtype).reshape(stop - start, *shape[1:])
+        for i, run in enumerate(rows if rows.nbytes else ()):
+            first = i * shape[0] + start if fortran else start * columns
+            file.seek(offset + first * dtype.itemsize)
+            if file.readinto(memoryview(run.view(np.uint8))) != run.nbytes:
+                raise ValueError(f"{path} ends before row {stop}: the file is cut short")
+    return np.ascontiguousarray(rows.reshape(*shape[:0:-1], stop - start).T) if fortran else rows.reshape(stop - start, *shape[1:])
 
 
-def read_hdf5_rows(path: str, name: str, start: int, stop: int) -> Array:
-    """Rows start:stop of dataset `name` of an HDF5 file."""
-    import h5py  # noqa: PLC0415  (an extra)
+@dataclass(frozen=True)
+class Hdf5Rows:
+    """Reads rows of dataset `name` of HDF5 files."""
 
-    with fsspec.open(path, "rb") as file, h5py.File(file, "r") as h5:
-        rows: Array = h5[name][start:stop]
-        return rows.astype(str) if rows.dtype.kind in "OS" else rows
+    name: str
+
+    def __call__(self, path: str, start: int, stop: int) -> Array:
+        """Rows start:stop of the file at path; text as strings."""
+        import h5py
+
+        with fsspec.open(path, "rb") as file, h5py.File(file, "r") as h5:
+            found = h5[self.name]
+            if h5py.check_string_dtype(found.dtype) is not None:
+                return np.asarray(found.asstr()[start:stop]).astype(str)
+            rows: Array = found[start:stop]
+            return rows

@@ -13,9 +13,9 @@ from tasks.typing import Float64
 
 
 class Moments(NamedTuple):
-    """count of rows, mean (p,), scatter (p, p) = Σ (x - mean)(x - mean)'."""
+    """n_rows, mean (p,), scatter (p, p) = Σ (x - mean)(x - mean)'; weights do not count."""
 
-    count: float
+    n_rows: float
     mean: Float64
     scatter: Float64
 
@@ -35,14 +35,14 @@ def moments(group: Group, shared: Any) -> Moments:
 
 def add_moments(left: Moments, right: Moments) -> Moments:
     """Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979)."""
-    count = left.count + right.count
-    if right.count == 0 or left.count == 0:
-        return right if left.count == 0 else left
+    n_rows = left.n_rows + right.n_rows
+    if right.n_rows == 0 or left.n_rows == 0:
+        return right if left.n_rows == 0 else left
     shift = right.mean - left.mean
     return Moments(
-        count,
-        left.mean + shift * (right.count / count),
-        left.scatter + right.scatter + np.outer(shift, shift) * (left.count * right.count / count),
+        n_rows,
+        left.mean + shift * (right.n_rows / n_rows),
+        left.scatter + right.scatter + np.outer(shift, shift) * (left.n_rows * right.n_rows / n_rows),
     )
 
 

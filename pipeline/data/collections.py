@@ -13,7 +13,11 @@ import numpy as np
 import pandas as pd
 from dask.delayed import Delayed, delayed
 
-from tasks.blocks import BlockSpec, make_block
+from tasks.blocks import BlockSpec, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
+from tasks.targets import as_target
+
+LAZY = (da.Array, dd.DataFrame, dd.Series)
+NAMES = ("X", "y", "sample_weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,124 +34,173 @@ class Table:
 
 def from_dask(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> Table:
     """Blocks of Dask arrays or frames; see `Dataset.from_dask`."""
+    require_design(X)
+    require_count(n_partitions)
+    columns = feature_names(X.columns) if isinstance(X, dd.DataFrame) else None
+    spec = BlockSpec(design_dtype(X), int(X.shape[1]))
     given = (X, y, sample_weight)
-    columns = tuple(str(name) for name in X.columns) if isinstance(X, dd.DataFrame) else None
     sizes: Sequence[int] | None = None
-    if all(a is None or isinstance(a, (dd.DataFrame, dd.Series)) for a in given):
-        pieces = frame_pieces(given, n_partitions)
+    present = [a for a in given if a is not None]
+    if all(isinstance(a, dd.DataFrame | dd.Series) for a in present) and len({a.npartitions for a in present}) == 1:
+        make = delayed(unpack_block, pure=True)
+        blocks = [make(i, spec, rows) for i, rows in enumerate(frame_pieces(given, n_partitions))]
     else:
-        arrays = align([_as_array(a) for a in given], n_partitions)
-        rows = _known(arrays[0])
-        pieces = [None if a is None else list(a.to_delayed().reshape(a.numblocks[0])) for a in arrays]
-        sizes = None if rows is None else arrays[0].chunks[0]
-    n_blocks = len(pieces[0])
-    filled = [[None] * n_blocks if piece is None else piece for piece in pieces]
-    make, spec = delayed(make_block, pure=True), BlockSpec(design_dtype(X))
-    blocks = [make(i, spec, *piece) for i, piece in enumerate(zip(*filled, strict=True))]
+        arrays = align(given, n_partitions)
+        pieces = array_pieces(arrays)
+        make = delayed(make_block, pure=True)
+        blocks = [make(i, spec, *rows) for i, rows in enumerate(zip(*pieces, strict=True))]
+        sizes = None if np.isnan(arrays[0].shape[0]) else arrays[0].chunks[0]
     return Table(blocks, int(X.shape[1]), spec.dtype, columns, given, sizes)
 
 
-def frame_pieces(frames: Sequence[Any], n_partitions: int | None) -> list[Any]:
-    """Each frame's partitions as Delayed, as many for one as for the others.
-
-    Optimised on its own, a frame of few columns may read several files as one partition; then all are taken unoptimised.
-    """
-    if n_partitions is not None:
-        frames = [None if f is None else f.repartition(npartitions=n_partitions) for f in frames]
-    for optimize in (True, False):
-        pieces = [None if f is None else f.to_delayed(optimize_graph=optimize) for f in frames]
-        if len({len(piece) for piece in pieces if piece is not None}) == 1:
-            return pieces
-    counts = ", ".join(str(f.npartitions) for f in frames if f is not None)
-    raise ValueError(f"X, y and sample_weight have different partitions ({counts}); repartition them alike, or give n_partitions=")
-
-
-def from_frame(frame: Any, target: str, sample_weight: str | None, columns: Sequence[str] | None, n_partitions: int | None) -> Table:
-    """Blocks of one frame that holds features, target and weights; see `Dataset.from_dataframe`."""
-    if isinstance(frame, pd.DataFrame):
-        frame = dd.from_pandas(frame, npartitions=n_partitions or 1, sort=False)
-    elif n_partitions is not None:
-        frame = frame.repartition(npartitions=n_partitions)
-    names = [str(name) for name in frame.columns]
-    special = [target] if sample_weight is None else [target, sample_weight]
-    features = tuple(columns) if columns is not None else tuple(name for name in names if name not in special)
-    missing = [name for name in [*special, *features] if name not in names]
-    if missing:
-        raise ValueError(f"column {missing[0]!r} is not there; the columns are {', '.join(map(repr, names))}")
+def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None, n_partitions: int | None) -> Table:
+    """Blocks of one Dask frame that holds features, target and weights; see `Dataset.from_dataframe`."""
+    require_count(n_partitions)
+    features, special = choose_columns(frame.columns, target, sample_weight, columns)
+    require_numeric(frame._meta[list(features)])
     dtype = design_dtype(frame[list(features)])
-    spec = BlockSpec(dtype, features, target, sample_weight)
+    spec = BlockSpec(dtype, len(features), features, target, sample_weight)
+    frame = frame[[*features, *special]]
     make = delayed(make_block, pure=True)
-    blocks = [make(i, spec, piece) for i, piece in enumerate(frame[[*features, *special]].to_delayed())]
-    return Table(blocks, len(features), dtype, features, (frame,))
+    blocks = [make(i, spec, piece) for i, piece in enumerate(partitions_of(repartitioned(frame, n_partitions)))]
+    return Table(blocks, len(features), dtype, feature_names(features), (frame,))
 
 
 def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int, dtype: str) -> Table:
     """Blocks of a function of the partition's number; see `Dataset.from_function`."""
-    call = delayed(call_partition, pure=True)
-    return Table([call(make, i, BlockSpec(dtype), n_columns) for i in range(n_partitions)], n_columns, dtype)
+    require_count(n_partitions)
+    call, spec = delayed(call_block, pure=True), BlockSpec(dtype, n_columns)
+    return Table([call(i, spec, make) for i in range(n_partitions)], n_columns, dtype)
 
 
-def call_partition(make: Callable[[int], Any], partition: int, spec: BlockSpec, n_columns: int) -> Any:
-    """The block of make(partition)."""
-    block = make_block(partition, spec, *make(partition))
-    if block.X.shape[1] != n_columns:
-        raise ValueError(f"partition {partition}: X has {block.X.shape[1]} columns but n_columns is {n_columns}")
-    return block
+def choose_columns(names: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None) -> tuple[tuple[Any, ...], list[Any]]:
+    """The features and the other columns of a frame with columns `names`. Raises ValueError for names that are missing or not unique."""
+    special = [target] if sample_weight is None else [target, sample_weight]
+    features = tuple(name for name in names if name not in special) if columns is None else tuple(columns)
+    known = list(names)
+    for name in [*special, *features]:
+        if known.count(name) != 1:
+            problem = "is not there" if name not in known else "is there several times"
+            raise ValueError(f"column {name!r} {problem}; the columns are {', '.join(map(repr, known))}")
+    if not features:
+        raise ValueError(f"no column is left as a feature beside {', '.join(map(repr, special))}")
+    if set(features) & set(special):
+        raise ValueError(f"column {next(name for name in special if name in features)!r} cannot be a feature and the target or weight too")
+    return features, special
 
 
-def align(arrays: Sequence[da.Array | None], n_partitions: int | None) -> list[da.Array | None]:
-    """The same row chunks for all, X's own unless n_partitions asks for others; columns in one chunk."""
-    X = arrays[0]
-    assert X is not None
-    present = [a for a in arrays if a is not None]
-    unknown = [bool(np.isnan(a.shape[0])) for a in present]
-    same_blocks = len({a.numblocks[0] for a in present}) == 1
-    if any(unknown) and (not same_blocks or n_partitions is not None or not all(unknown)):
-        arrays = [None if a is None else with_known_rows(a) for a in arrays]
-    X = arrays[0]
-    assert X is not None
-    lengths = {name: a.shape[0] for name, a in zip(("X", "y", "sample_weight"), arrays, strict=True) if a is not None}
-    if len({n for n in lengths.values() if not np.isnan(n)}) > 1:
-        found = ", ".join(f"{name} has {n}" for name, n in lengths.items())
-        raise ValueError(f"Found input variables with inconsistent numbers of samples: {found} rows")
-    rows: Any = X.chunks[0]
+def feature_names(columns: Any) -> tuple[str, ...] | None:
+    """Names that are strings, None when none is. Raises TypeError for a mixture, as scikit-learn does."""
+    text = [isinstance(name, str) for name in columns]
+    if any(text) and not all(text):
+        raise TypeError("Feature names are only supported if all are strings; rename the columns: frame.columns = frame.columns.astype(str)")
+    return tuple(columns) if all(text) else None
+
+
+def frame_pieces(frames: Sequence[Any], n_partitions: int | None) -> list[Delayed]:
+    """The tuple (X, y, sample_weight) of each partition, one read serving all three."""
+    X, *others = (None if frame is None else repartitioned(frame, n_partitions) for frame in frames)
+    packed = X.map_partitions(pack, *others, meta=(None, object), align_dataframes=False, enforce_metadata=False)
+    return partitions_of(packed)
+
+
+def partitions_of(frame: Any) -> list[Delayed]:
+    """The partitions of a frame, with only the columns read that are needed.
+
+    No further optimisation: Dask would read several files as one partition where few columns of each are wanted.
+    """
+    pieces: list[Delayed] = frame.simplify().to_delayed(optimize_graph=False)
+    return pieces
+
+
+def repartitioned(frame: Any, n_partitions: int | None) -> Any:
+    """The frame in n_partitions, or as it is."""
+    return frame if n_partitions is None else frame.repartition(npartitions=n_partitions)
+
+
+def array_pieces(arrays: Sequence[da.Array | None]) -> list[list[Any]]:
+    """The row chunks of each array (or None for each), optimised together so that what they share is made once."""
+    present = iter(dask.optimize(*[a for a in arrays if a is not None]))
+    optimised = [None if a is None else next(present) for a in arrays]
+    n_blocks = arrays[0].numblocks[0] if arrays[0] is not None else 0
+    return [[None] * n_blocks if a is None else list(a.to_delayed(optimize_graph=False).reshape(n_blocks)) for a in optimised]
+
+
+def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
+    """Dask arrays of the same row chunks for all, X's own unless n_partitions asks for others; columns in one chunk.
+
+    Where some row counts are unknown and must be known for that, they are counted, which reads the source once more.
+    """
+    arrays = [as_array(a) for a in given]
+    lazy = [a for a in arrays if isinstance(a, da.Array)]
+    unknown = [bool(np.isnan(a.shape[0])) for a in lazy]
+    simple = all(unknown) and len({a.numblocks[0] for a in lazy}) == 1 and len(lazy) == sum(a is not None for a in arrays)
+    if any(unknown) and (n_partitions is not None or not simple):
+        arrays = with_known_rows(arrays)
+    lengths = {name: int(a.shape[0]) for name, a in zip(NAMES, arrays, strict=True) if a is not None and not np.isnan(a.shape[0])}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} has {n} rows" for name, n in lengths.items())
+        raise ValueError(f"Found input variables with inconsistent numbers of samples: {found}")
+    rows = arrays[0].chunks[0]
     if n_partitions is not None:
-        if not 1 <= n_partitions:
-            raise ValueError(f"n_partitions must be at least 1, got {n_partitions}")
-        rows = tuple(int(n) for n in np.diff(np.arange(n_partitions + 1) * X.shape[0] // n_partitions))
-    return [None if a is None else _rechunk(a, rows) for a in arrays]
+        rows = tuple(int(n) for n in np.diff(np.arange(n_partitions + 1) * lengths["X"] // n_partitions))
+    return [None if a is None else rechunked(a, rows) for a in arrays]
 
 
-def with_known_rows(array: da.Array) -> da.Array:
-    """The same array with its row chunks counted (this computes it once)."""
-    if not np.isnan(array.shape[0]):
+def with_known_rows(arrays: Sequence[Any]) -> list[Any]:
+    """The same arrays with their row chunks counted, all in one computation."""
+    columns = [a if a.ndim == 1 else a[:, :1] for a in arrays if isinstance(a, da.Array) and np.isnan(a.shape[0])]
+    count = delayed(count_rows, pure=True)
+    counts = iter(dask.compute(*[[count(piece) for piece in column.to_delayed().reshape(-1)] for column in columns]))
+
+    def known(array: Any) -> Any:
+        if not isinstance(array, da.Array) or not np.isnan(array.shape[0]):
+            return array
+        return da.Array(array.dask, array.name, chunks=(tuple(next(counts)), *array.chunks[1:]), meta=array._meta)
+
+    return [known(array) for array in arrays]
+
+
+def rechunked(array: Any, rows: tuple[int, ...]) -> da.Array:
+    """The array in those row chunks; unknown ones stay."""
+    if not isinstance(array, da.Array):
+        return da.from_array(array, chunks=(rows, *array.shape[1:]))
+    if array.ndim == 1 and np.isnan(array.shape[0]):
         return array
-    column = array if array.ndim == 1 else array[:, :1]
-    counts = dask.compute(*[delayed(len)(piece) for piece in column.to_delayed().reshape(-1)])
-    return da.Array(array.dask, array.name, chunks=(tuple(counts), *array.chunks[1:]), meta=array._meta)
+    return array.rechunk({0: array.chunks[0] if np.isnan(array.shape[0]) else rows, **dict.fromkeys(range(1, array.ndim), -1)})
 
 
-def _rechunk(array: da.Array, rows: Any) -> da.Array:
-    unknown = bool(np.isnan(array.shape[0]))
-    chunks: Any = {0: array.chunks[0] if unknown else rows}
-    chunks.update(dict.fromkeys(range(1, array.ndim), -1))
-    return array if unknown and array.ndim == 1 else array.rechunk(chunks)
-
-
-def _as_array(collection: Any) -> Any:
-    """Frames and series as arrays of the same partitions; arrays in memory as one chunk."""
+def as_array(collection: Any) -> Any:
+    """Frames and series as Dask arrays of the same partitions; targets and weights in memory as NumPy arrays."""
     if collection is None or isinstance(collection, da.Array):
         return collection
-    if isinstance(collection, (dd.DataFrame, dd.Series)):
+    if isinstance(collection, dd.DataFrame | dd.Series):
         return collection.to_dask_array()
-    return da.from_array(np.asarray(collection), chunks=-1)
+    return as_target(collection)
 
 
-def _known(array: Any) -> Sequence[int] | None:
-    return None if np.isnan(array.shape[0]) else array.chunks[0]
+def require_design(X: Any) -> None:
+    """Raise TypeError or ValueError, before anything is computed, for what cannot be (rows, columns) of numbers."""
+    if not isinstance(X, LAZY):
+        raise TypeError(f"X must be a Dask array or data frame, got {type(X).__name__}; for rows in memory use Dataset.from_arrays")
+    if X.ndim != 2:
+        raise ValueError(f"Expected 2D array, got {X.ndim}D array instead: X must be (rows, columns); use X.reshape(-1, 1) or X.to_frame()")
+    if isinstance(X, dd.DataFrame):
+        require_numeric(X._meta)
+        return
+    if np.isnan(X.shape[1]):
+        raise ValueError("X has an unknown number of columns; call X.compute_chunk_sizes() first")
+    if X.dtype is not None:
+        require_real(X.dtype)
+
+
+def require_count(n_partitions: int | None) -> None:
+    """Raise ValueError for a number of partitions that is none."""
+    if n_partitions is not None and n_partitions < 1:
+        raise ValueError(f"n_partitions must be at least 1, got {n_partitions}")
 
 
 def design_dtype(X: Any) -> str:
     """float32 when all of X is, else float64."""
-    dtypes = X.dtypes if isinstance(X, (pd.DataFrame, dd.DataFrame)) else [getattr(X, "dtype", None)]
+    dtypes = X.dtypes if isinstance(X, pd.DataFrame | dd.DataFrame) else [getattr(X, "dtype", None)]
     return "float32" if {str(dtype) for dtype in dtypes} == {"float32"} else "float64"

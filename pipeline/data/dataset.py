@@ -15,7 +15,7 @@ from dask.delayed import delayed
 from pipeline.data import collections, readers
 from pipeline.data.sources import ArraySource, GraphSource, Source
 from pipeline.execution.executors import Executor, current_executor
-from tasks.blocks import BlockSpec, Split, assemble, make_block
+from tasks.blocks import BlockSpec, Split, make_block, part_X, part_y
 from tasks.checking import CHECK, LARGEST_VALUE, Summary
 from tasks.partition import Block, nbytes
 from tasks.statistics import MOMENTS, Moments
@@ -31,7 +31,8 @@ class Schema:
     """What the checking pass found.
 
     partition_rows (n_partitions,); classes: the sorted labels, or None; class_rows, class_weights: rows and summed weights of each;
-    largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for integers that may be meant as numbers.
+    largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for whole numbers that may be meant as numbers,
+    "multioutput" for y of shape (n, t), t = 1 included.
     """
 
     n_rows: int
@@ -90,9 +91,11 @@ class Dataset:
         default about 1 MiB a partition, at most 256 of them up to 64 MiB each. partition_rows: rows of each partition, in order.
         Raises ValueError or TypeError for what is not a numeric table, for lengths that differ, and for both ways of cutting at once.
         """
-        columns = [str(name) for name in X.columns] if isinstance(X, pd.DataFrame) else None
+        if any(isinstance(a, collections.LAZY) for a in (X, y, sample_weight)):
+            raise TypeError("from_arrays takes rows in memory; use Dataset.from_dask for Dask collections, or .compute() all of them")
+        columns = collections.feature_names(X.columns) if isinstance(X, pd.DataFrame) else None
         dtype = collections.design_dtype(X)
-        block = make_block(0, BlockSpec(dtype), X, y, sample_weight)
+        block = make_block(None, BlockSpec(dtype), X, y, sample_weight)
         sizes = partition_sizes(block, n_partitions, partition_rows)
         rows = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         source = ArraySource(len(sizes), X=block.X, y=block.y, sample_weight=block.sample_weight, rows=rows)
@@ -108,20 +111,47 @@ class Dataset:
 
     @classmethod
     def from_dataframe(
-        cls, frame: Any, *, target: str, sample_weight: str | None = None, columns: Sequence[str] | None = None, n_partitions: int | None = None
+        cls, frame: Any, *, target: Any, sample_weight: Any = None, columns: Sequence[Any] | None = None, n_partitions: int | None = None
     ) -> Dataset:
-        """From one pandas or Dask data frame that holds everything; columns: the features, by default all others."""
-        return cls._from_table(collections.from_frame(frame, target, sample_weight, columns, n_partitions))
+        """From one pandas or Dask data frame that holds everything; columns: the features, by default all others.
+
+        Raises ValueError for columns that are missing, there twice, or not numbers.
+        """
+        if not isinstance(frame, pd.DataFrame):
+            return cls._from_table(collections.from_frame(frame, target, sample_weight, columns, n_partitions))
+        features, _ = collections.choose_columns(frame.columns, target, sample_weight, columns)
+        weight = None if sample_weight is None else frame[sample_weight]
+        return cls.from_arrays(frame[list(features)], frame[target], weight, n_partitions=n_partitions)
 
     @classmethod
-    def read_csv(cls, urlpath: Any, *, target: str, sample_weight: str | None = None, columns: Sequence[str] | None = None, **options: Any) -> Dataset:
+    def read_csv(
+        cls,
+        urlpath: Any,
+        *,
+        target: str,
+        sample_weight: str | None = None,
+        columns: Sequence[str] | None = None,
+        n_partitions: int | None = None,
+        **options: Any,
+    ) -> Dataset:
         """From CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB (`blocksize=`); options: dask.dataframe.read_csv's."""
-        return cls._from_table(collections.from_frame(readers.read_csv(urlpath, **options), target, sample_weight, columns, None))
+        frame = readers.read_csv(urlpath, **options)
+        return cls.from_dataframe(frame, target=target, sample_weight=sample_weight, columns=columns, n_partitions=n_partitions)
 
     @classmethod
-    def read_parquet(cls, urlpath: Any, *, target: str, sample_weight: str | None = None, columns: Sequence[str] | None = None, **options: Any) -> Dataset:
-        """From Parquet files, a partition for every row group; options: dask.dataframe.read_parquet's."""
-        return cls._from_table(collections.from_frame(readers.read_parquet(urlpath, **options), target, sample_weight, columns, None))
+    def read_parquet(
+        cls,
+        urlpath: Any,
+        *,
+        target: str,
+        sample_weight: str | None = None,
+        columns: Sequence[str] | None = None,
+        n_partitions: int | None = None,
+        **options: Any,
+    ) -> Dataset:
+        """From Parquet files (a directory, a path, a list or a glob), a partition a row group; options: dask.dataframe.read_parquet's."""
+        frame = readers.read_parquet(urlpath, **options)
+        return cls.from_dataframe(frame, target=target, sample_weight=sample_weight, columns=columns, n_partitions=n_partitions)
 
     @classmethod
     def read_npy(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None) -> Dataset:
@@ -170,7 +200,7 @@ class Dataset:
         schema = self.schema
         found: Moments = self.executor().map_reduce(self, MOMENTS, None)
         names = self.columns or [f"x{i}" for i in range(self.n_columns)]
-        covariance = pd.DataFrame(found.scatter / max(found.count - 1, 1), index=names, columns=names)
+        covariance = pd.DataFrame(found.scatter / max(found.n_rows - 1, 1), index=names, columns=names)
         balance = None
         if schema.classes is not None:
             balance = pd.DataFrame(
@@ -235,42 +265,28 @@ class Dataset:
         return f"Dataset({rows}, {self.n_columns} columns, {self.n_partitions} partitions, {self.dtype})"
 
 
-def part_X(block: Block, partition: int, split: Split | None, part: int) -> Any:
-    """X of one partition of one part."""
-    return assemble([block], partition, split)[part][0].X
-
-
-def part_y(block: Block, partition: int, split: Split | None, part: int) -> Any:
-    """y of one partition of one part."""
-    return assemble([block], partition, split)[part][0].y
-
-
 def partition_sizes(block: Block, n_partitions: int | None, partition_rows: Sequence[int] | None) -> Sequence[int]:
     """Rows of each partition."""
     n_rows = block.X.shape[0]
     if partition_rows is not None:
         if n_partitions is not None:
             raise ValueError("give n_partitions or partition_rows, not both")
-        if sum(partition_rows) != n_rows or min(partition_rows, default=0) < 0:
+        if sum(partition_rows) != n_rows or min(partition_rows, default=-1) < 0:
             raise ValueError(f"partition_rows must be counts that add up to the {n_rows} rows of X, got a sum of {sum(partition_rows)}")
         return list(partition_rows)
     if n_partitions is None:
         size = nbytes(block.X)
         n_partitions = max(min(size // PARTITION_BYTES, 256), -(-size // MAX_PARTITION_BYTES), 1)
         n_partitions = min(n_partitions, max(n_rows, 1))
-    if n_partitions < 1:
-        raise ValueError(f"n_partitions must be at least 1, got {n_partitions}")
+    collections.require_count(n_partitions)
     return [int(n) for n in np.diff(np.arange(n_partitions + 1) * n_rows // n_partitions)]
 
 
 def make_schema(dataset: Dataset, summary: Summary) -> Schema:
     """The schema of a summary that has nothing wrong in it."""
     raise_faults(dataset, summary)
-    kind: TargetKind = "continuous"
-    if summary.n_targets != 1:
-        kind = "none" if summary.n_targets == 0 else "multioutput"
-    elif summary.classes is not None:
-        kind = "classes"
+    shape = None if summary.form is None else summary.form.target_shape
+    kind: TargetKind = "none" if shape is None else "multioutput" if shape else "continuous" if summary.classes is None else "classes"
     return Schema(
         int(summary.partition_rows.sum()),
         dataset.n_columns,
@@ -280,7 +296,7 @@ def make_schema(dataset: Dataset, summary: Summary) -> Schema:
         summary.weight_sum,
         summary.largest,
         kind,
-        summary.n_targets,
+        0 if shape is None else int(np.prod(shape, dtype=np.int64)),
         summary.classes,
         summary.class_rows,
         summary.class_weights,
@@ -288,7 +304,7 @@ def make_schema(dataset: Dataset, summary: Summary) -> Schema:
 
 
 def raise_faults(dataset: Dataset, summary: Summary) -> None:
-    """ValueError for the first thing that is wrong."""
+    """Raise ValueError for the first thing that is wrong."""
     names = dataset.columns or [f"x{i}" for i in range(dataset.n_columns)]
     fault = summary.fault
     if fault is not None:
@@ -302,7 +318,8 @@ def raise_faults(dataset: Dataset, summary: Summary) -> None:
         raise ValueError(f"Found array with 0 sample(s) in {dataset.n_partitions} partition(s) while a minimum of 1 is required")
     if summary.weight_sum == 0:
         raise ValueError("all sample_weight are zero; at least one row must count")
-    if np.max(summary.largest, initial=0.0) > LARGEST_VALUE:
-        column = int(np.argmax(summary.largest))
-        value = summary.largest[column]
-        raise ValueError(f"column {names[column]!r} of X has values up to {value:.3g}, whose squares overflow float64; scale it")
+    largest = {f"column {name!r} of X": value for name, value in zip(names, summary.largest, strict=True)}
+    largest |= {"y": summary.largest_target, "the sum of sample_weight": summary.weight_sum}
+    what, value = max(largest.items(), key=lambda item: item[1])
+    if value > LARGEST_VALUE:
+        raise ValueError(f"{what} goes up to {value:.3g}, whose square overflows float64; scale it")

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from typing import Final
 
 import dask
 from dask._task_spec import convert_legacy_graph
 from dask.delayed import Delayed
+from dask.sizeof import sizeof
 from dask.task_spec import DataNode, GraphNode
 
 from tasks.loading import Step
 
 Graph = dict[Hashable, GraphNode]
+SMALL: Final = 100_000
+"""Bytes of a constant that may be sent with every shard that needs it."""
 
 
 def blocks_graph(blocks: Sequence[Delayed]) -> Graph:
     """The optimised low-level graph of all blocks together."""
-    optimised = dask.optimize(*blocks)
     merged: dict[Hashable, object] = {}
-    for block in optimised:
-        merged.update(block.__dask_graph__())
+    seen: set[int] = set()
+    for block in dask.optimize(*blocks):  # these share one graph
+        graph = block.__dask_graph__()
+        if id(graph) not in seen:
+            seen.add(id(graph))
+            merged.update(graph)
     return dict(convert_legacy_graph(merged))
 
 
-def ancestors(graph: Graph, keys: Iterable[Hashable], stop: set[Hashable]) -> list[Hashable]:
+def ancestors(graph: Graph, keys: Iterable[Hashable], stop: Collection[Hashable] = ()) -> list[Hashable]:
     """Everything that `keys` need, each after what it needs itself (depth first); not beyond the keys in `stop`."""
     order: list[Hashable] = []
     seen: set[Hashable] = set(stop)
@@ -40,37 +46,53 @@ def ancestors(graph: Graph, keys: Iterable[Hashable], stop: set[Hashable]) -> li
     return order
 
 
-def plan_group(graph: Graph, blocks: Sequence[Hashable], first: set[Hashable]) -> tuple[tuple[Step, ...], set[Hashable]]:
-    """The steps that make the blocks of one group, each value dropped after its last use, and the keys that must be given."""
-    order = ancestors(graph, blocks, first)
-    position = {key: i for i, key in enumerate(order)}
-    last_use: dict[Hashable, int] = {}
-    given = set(first & set(blocks))
-    for i, key in enumerate(order):
-        for needed in graph[key].dependencies:
-            if needed in position:
-                last_use[needed] = i
-            else:
-                given.add(needed)
-    drops: dict[int, list[Hashable]] = {}
-    for key, i in last_use.items():
-        if key not in blocks:
-            drops.setdefault(i, []).append(key)
-    return tuple(Step(key, graph[key], tuple(drops.get(i, ()))) for i, key in enumerate(order)), given
+def plan_groups(graph: Graph, groups: Sequence[Sequence[Hashable]], first: Collection[Hashable]) -> tuple[list[tuple[Step, ...]], set[Hashable]]:
+    """The steps that make the blocks of each group of a shard, in order, each value made once and dropped after its last use, and the keys
+    that must be given."""
+    made: set[Hashable] = set(first)
+    orders = []
+    for blocks in groups:
+        orders.append(ancestors(graph, blocks, made))
+        made.update(orders[-1])
+    inside = {key for order in orders for key in order}
+    last_use: dict[Hashable, Hashable] = {}
+    given = {key for blocks in groups for key in blocks if key in first}
+    for order in orders:
+        for key in order:
+            for needed in graph[key].dependencies:
+                if needed in inside:
+                    last_use[needed] = key
+                else:
+                    given.add(needed)
+    drops: dict[Hashable, list[Hashable]] = {}
+    for needed, key in last_use.items():
+        drops.setdefault(key, []).append(needed)
+    return [tuple(Step(key, graph[key], tuple(drops.get(key, ()))) for key in order) for order in orders], given
 
 
-def wide_shared_keys(graph: Graph, shards: Sequence[Sequence[Hashable]]) -> set[Hashable]:
-    """Keys that several shards need and that themselves need at least as many tasks as there are partitions.
+def shared_keys(graph: Graph, shards: Sequence[Sequence[Hashable]]) -> set[Hashable]:
+    """Keys that several shards need as they are: a mean over all rows, a chunk at the border of two shards, one read of a whole file.
 
-    A mean over all rows is one: were it left inside, every shard would read all the data. Of a chain of such keys the last counts.
+    Made inside the shards, each would be made several times. What only they need is not among them.
     """
-    n_partitions = sum(len(keys) for keys in shards)
-    users = Counter(key for keys in shards for key in set(ancestors(graph, keys, set())))
-    shared = [key for key, count in users.items() if count > 1 and not isinstance(graph[key], DataNode)]
-    wide = {key for key in shared if n_partitions > 1 and len(ancestors(graph, [key], set())) > n_partitions}
-    blocks = {key for keys in shards for key in keys}
-    needed_outside = {needed for key in users if key not in wide for needed in graph[key].dependencies}
-    return {key for key in wide if key in needed_outside or key in blocks}
+    order = ancestors(graph, [key for keys in shards for key in keys])
+    users: dict[Hashable, set[int]] = {key: set() for key in order}
+    for shard, keys in enumerate(shards):
+        for key in keys:
+            users[key].add(shard)
+    shared: set[Hashable] = set()
+    for key in reversed(order):  # each after all that need it
+        if len(users[key]) > 1 and not _is_small(graph[key]):
+            shared.add(key)
+            continue
+        for needed in graph[key].dependencies:
+            if needed in users:
+                users[needed] |= users[key]
+    return shared
+
+
+def _is_small(node: GraphNode) -> bool:
+    return isinstance(node, DataNode) and sizeof(node.value) <= SMALL
 
 
 def needs_own_tasks(graph: Graph) -> bool:

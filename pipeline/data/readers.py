@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
+from glob import has_magic
 from typing import Any
 
 import dask.array as da
 import dask.dataframe as dd
 import fsspec
 import numpy as np
+import pyarrow
 from dask.delayed import delayed
+from dask.utils import natural_sort_key
+from fsspec.utils import infer_compression
 
 from pipeline.data.collections import Table, from_dask
-from tasks.readers import npy_header, read_hdf5_rows, read_npy_rows
+from tasks.readers import Hdf5Rows, npy_header, read_npy_rows
 
 CSV_BLOCK = 32 << 20
 ROW_CHUNK = 16 << 20
 
 
 def read_csv(urlpath: Any, **options: Any) -> Any:
-    """dask.dataframe.read_csv with a fixed block size (Dask's own default follows the machine's memory)."""
+    """dask.dataframe.read_csv with a fixed block size (Dask's own default follows the machine's memory); compressed files stay whole."""
     paths = expand(urlpath)
-    options.setdefault("blocksize", CSV_BLOCK)
+    compressed = options.get("compression", "infer") == "infer" and any(infer_compression(path) for path in paths)
+    options.setdefault("blocksize", None if compressed else CSV_BLOCK)
     return dd.read_csv(paths, **options)
 
 
 def read_parquet(urlpath: Any, **options: Any) -> Any:
-    """dask.dataframe.read_parquet, a partition a row group."""
-    paths = [urlpath] if isinstance(urlpath, str | os.PathLike) and _is_directory(urlpath) else expand(urlpath)
+    """dask.dataframe.read_parquet, a partition a row group. Raises ValueError for what is no Parquet."""
+    paths = [os.fspath(urlpath)] if is_directory(urlpath) else expand(urlpath)
     options.setdefault("split_row_groups", True)
-    return dd.read_parquet([str(path) for path in paths], **options)
+    try:
+        return dd.read_parquet(paths, **options)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{', '.join(paths[:3])}: no readable Parquet file: {error}") from error
 
 
 def read_npy(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> Table:
@@ -55,25 +64,28 @@ def read_hdf5(urlpath: Any, X: str, y: str | None, sample_weight: str | None, n_
 
 
 def expand(urlpath: Any) -> list[str]:
-    """Globs resolved, in sorted order; fsspec addresses as they are understood there. Raises FileNotFoundError for no match."""
+    """Globs resolved, part-2 before part-10; fsspec addresses as they are understood there. Raises FileNotFoundError for no match."""
     patterns = [urlpath] if isinstance(urlpath, str | os.PathLike) else list(urlpath)
     paths: list[str] = []
     for pattern in map(os.fspath, patterns):
         fs, path = fsspec.core.url_to_fs(pattern)
-        found = sorted(fs.glob(path)) if "*" in path or "?" in path or "[" in path else [path] * fs.exists(path)
+        found = fs.glob(path) if has_magic(path) else [path] * fs.exists(path)
         if not found:
             raise FileNotFoundError(f"no file matches {pattern!r}")
-        paths += [fs.unstrip_protocol(p) if "://" in pattern else p for p in found]
+        paths += [fs.unstrip_protocol(p) if "://" in pattern else p for p in sorted(found, key=natural_sort_key)]
     return paths
 
 
-def _is_directory(path: Any) -> bool:
-    fs, inner = fsspec.core.url_to_fs(os.fspath(path))
-    return bool(fs.isdir(inner))
+def is_directory(urlpath: Any) -> bool:
+    """Whether one address is given and is a directory."""
+    if not isinstance(urlpath, str | os.PathLike):
+        return False
+    fs, path = fsspec.core.url_to_fs(os.fspath(urlpath))
+    return bool(fs.isdir(path))
 
 
 def _npy(paths: Any, like: da.Array | None) -> da.Array:
-    if isinstance(paths, str | os.PathLike) and _is_directory(paths):
+    if is_directory(paths):
         return da.from_npy_stack(os.fspath(paths), mmap_mode=None)
     headers = [(path, *npy_header(path)[:3]) for path in expand(paths)]
     return _stacked([(path, shape, dtype, read_npy_rows) for path, shape, _, dtype in headers], like)
@@ -82,12 +94,14 @@ def _npy(paths: Any, like: da.Array | None) -> da.Array:
 def _zarr(path: Any, options: dict[str, Any]) -> da.Array:
     try:
         return da.from_zarr(os.fspath(path), **options)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no Zarr array at {path}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no readable Zarr array: {error}") from error
 
 
 def _hdf5(paths: Sequence[str], name: str, like: da.Array | None) -> da.Array:
-    import h5py  # noqa: PLC0415  (an extra)
+    import h5py
 
     files = []
     for path in paths:
@@ -95,20 +109,10 @@ def _hdf5(paths: Sequence[str], name: str, like: da.Array | None) -> da.Array:
             with fsspec.open(path, "rb") as file, h5py.File(file, "r") as h5:
                 if name not in h5:
                     raise ValueError(f"{path} has no dataset {name!r}; it has {', '.join(map(repr, h5))}")
-                files.append((path, h5[name].shape, _numpy_dtype(h5[name].dtype), NamedRead(name)))
+                files.append((path, h5[name].shape, _numpy_dtype(h5[name].dtype), Hdf5Rows(name)))
         except OSError as error:
             raise ValueError(f"{path} is no readable HDF5 file: {error}") from error
     return _stacked(files, like)
-
-
-class NamedRead:
-    """read_hdf5_rows of one dataset, as (path, start, stop)."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, path: str, start: int, stop: int) -> Any:
-        return read_hdf5_rows(path, self.name, start, stop)
 
 
 def _numpy_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -126,7 +130,7 @@ def _stacked(files: Sequence[tuple[str, tuple[int, ...], np.dtype[Any], Callable
         if shape[1:] != first[1:]:
             raise ValueError(f"{path} has rows of shape {shape[1:]} but {files[0][0]} has {first[1:]}")
         cuts = np.append(np.arange(0, shape[0], chunk_rows), shape[0])
-        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        for start, stop in itertools.pairwise(cuts):
             rows = delayed(read, pure=True)(path, int(start), int(stop))
             pieces.append(da.from_delayed(rows, (int(stop - start), *shape[1:]), dtype=dtype))
     if not pieces:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,10 @@ from typing import Any
 
 import dask
 import numpy as np
-from dask.delayed import Delayed, delayed
-from dask.task_spec import GraphNode
+from dask.delayed import Delayed
+from dask.task_spec import DataNode
 
-from pipeline.data.graphs import blocks_graph, needs_own_tasks, plan_group, wide_shared_keys
+from pipeline.data.graphs import Graph, ancestors, blocks_graph, needs_own_tasks, plan_groups, shared_keys
 from tasks.blocks import Split
 from tasks.loading import GroupPlan, ShardLoad, group_parts, load_shard, shard_of
 from tasks.partition import Block, Group, Shard, make_group
@@ -36,7 +37,7 @@ class Source(ABC):
     @cached_property
     def group_starts(self) -> list[int]:
         """First partition of each group, and n_partitions at the end."""
-        level = max(0, int(np.ceil(np.log2(self.n_partitions / MAX_GROUPS))))
+        level = (-(-self.n_partitions // MAX_GROUPS) - 1).bit_length()
         return [*range(0, self.n_partitions, 1 << level), self.n_partitions]
 
     @property
@@ -84,7 +85,12 @@ class ArraySource(Source):
         return [ShardLoad(self._shard, bound, (), True) for bound in bounds]
 
     def delayed_blocks(self) -> list[Delayed]:
-        return [delayed(self._block(i)) for i in range(self.n_partitions)]
+        keys = [f"rows-{self._token}-{i}" for i in range(self.n_partitions)]
+        return [Delayed(key, {key: DataNode(key, self._block(i))}) for i, key in enumerate(keys)]
+
+    @cached_property
+    def _token(self) -> str:
+        return uuid.uuid4().hex
 
     @property
     def group_sizes(self) -> Sequence[int]:
@@ -125,10 +131,10 @@ class GraphSource(Source):
         return GraphSource(self.n_partitions, split, blocks=self.blocks, keep=self.keep, sizes=self.sizes)
 
     @cached_property
-    def _graph(self) -> dict[Hashable, GraphNode]:
+    def _graph(self) -> Graph:
         return blocks_graph(self.blocks)
 
-    @property
+    @cached_property
     def _keys(self) -> list[Hashable]:
         return [block.key for block in self.blocks]
 
@@ -143,23 +149,23 @@ class GraphSource(Source):
 
     def load_plans(self, bounds: Sequence[tuple[int, int]], persist: Callable[[dict[Any, Any], list[Any]], None]) -> list[ShardLoad]:
         graph = self._graph
-        if needs_own_tasks(graph):
-            first = set(self._keys)
-        else:
-            first = wide_shared_keys(graph, [self._keys[self.group_starts[a] : self.group_starts[b]] for a, b in bounds])
+        own_tasks = needs_own_tasks(graph)
+        first = set(self._keys) if own_tasks else shared_keys(graph, [self._shard_keys(a, b) for a, b in bounds])
         if first:
-            persist(graph, sorted(first, key=str))
+            keys = sorted(first, key=str)
+            persist({key: graph[key] for key in ancestors(graph, keys)}, keys)
         return [self._shard_load(graph, first, a, b) for a, b in bounds]
 
-    def _shard_load(self, graph: dict[Hashable, GraphNode], first: set[Hashable], start: int, stop: int) -> ShardLoad:
-        plans: list[GroupPlan] = []
-        given: set[Hashable] = set()
-        for group in range(start, stop):
-            a, b = self.group_starts[group : group + 2]
-            steps, external = plan_group(graph, self._keys[a:b], first)
-            plans.append(GroupPlan(a, steps, tuple(self._keys[a:b])))
-            given |= external
-        return ShardLoad(load_shard, (start, tuple(plans), self.split), tuple(sorted(given, key=str)), False)
+    def _shard_keys(self, first_group: int, stop_group: int) -> list[Hashable]:
+        return self._keys[self.group_starts[first_group] : self.group_starts[stop_group]]
+
+    def _shard_load(self, graph: Graph, first: set[Hashable], start: int, stop: int) -> ShardLoad:
+        groups = [self._shard_keys(group, group + 1) for group in range(start, stop)]
+        steps, given = plan_groups(graph, groups, first)
+        plans = tuple(
+            GroupPlan(self.group_starts[start + i], made, tuple(keys)) for i, (made, keys) in enumerate(zip(steps, groups, strict=True))
+        )
+        return ShardLoad(load_shard, (start, plans, self.split), tuple(sorted(given, key=str)), False)
 
     def delayed_blocks(self) -> list[Delayed]:
         return list(self.blocks)

@@ -83,12 +83,13 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         dataset = self._dataset(X, y, sample_weight)
         executor = dataset.executor()
         try:
-            schema = dataset.schema
-            objective = self._objective(schema)
-            strategy, choice = choose(self._solver()[0], problem_of(objective, schema), *self._solver()[1:])
-            callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
-            start = self._start(objective)[None]
-            result = train(executor, dataset, objective, [self._penalty(schema, objective)], strategy, start, callbacks.on_round)
+            with executor.span(f"fit-{type(self).__name__}"):
+                schema = dataset.schema
+                objective = self._objective(schema)
+                strategy, choice = choose(self._solver()[0], problem_of(objective, schema), *self._solver()[1:])
+                callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
+                start = self._start(objective)[None]
+                result = train(executor, dataset, objective, [self._penalty(schema, objective)], strategy, start, callbacks.on_round)
         finally:
             if dataset is not X:
                 executor.release(dataset)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,8 +66,10 @@ class ClusterExecutor(Executor):
     def tasks_per_round(self) -> int:
         return self._tasks
 
-    def span(self, name: str) -> Any:
-        return nullcontext() if in_task() else distributed.span(name)
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        with thread_given_back(), nullcontext() if in_task() else distributed.span(name):
+            yield
 
     def release(self, dataset: Dataset) -> None:
         dataset.source.resident.pop(self.client.id, None)
@@ -75,9 +78,10 @@ class ClusterExecutor(Executor):
         source = dataset.source
         for attempt in range(MAX_RELOADS):
             try:
-                if self.client.id not in source.resident:
-                    source.resident[self.client.id] = self._load(source)
-                return self._round(source, dataset.part, reduction, shared)
+                with thread_given_back():
+                    if self.client.id not in source.resident:
+                        source.resident[self.client.id] = self._load(source)
+                    return self._round(source, dataset.part, reduction, shared)
             except CancelledError:  # rows that only a dead worker held; here they still are
                 if attempt == MAX_RELOADS - 1:
                     raise
@@ -193,6 +197,24 @@ class ClusterExecutor(Executor):
         except BaseException:
             self.client.cancel(futures, force=True)
             raise
+
+
+_given_back = threading.local()
+
+
+@contextmanager
+def thread_given_back() -> Iterator[None]:
+    """Inside a Dask task: let other tasks, those of our own rounds among them, use this task's thread while it waits."""
+    if vars(_given_back).get("active") or not in_task():
+        yield
+        return
+    _given_back.active = True
+    distributed.secede()
+    try:
+        yield
+    finally:
+        _given_back.active = False
+        distributed.rejoin()
 
 
 def floats(shared: Any) -> int:

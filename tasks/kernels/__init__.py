@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numba
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401  numba's BLAS: loaded here, because a limit on BLAS threads reaches loaded libraries only
 import scipy.sparse as sp
 
 from tasks.kernels import array_api, passes
@@ -65,6 +66,8 @@ def hessian(
     N = c (p + 1), or c p without intercept, in the order [coef of output 0 (p), coef of output 1, ..., intercepts (c)]. Only the
     rows range(offsets[j], offsets[j + 1], row_step) of each partition count, in all sums.
     """
+    if not isinstance(X, np.ndarray | sp.csr_array):
+        raise TypeError(f"no Hessian for {type(X).__name__}: use hessian_vector, or NumPy or CSR rows")
     rows, kind = _rows(X)
     sums = _compiled(passes.hessian_pass, kind)(
         loss,

@@ -1,9 +1,140 @@
-"""The passes in any other array namespace (CuPy on GPUs): same results to rounding, same tree of partitions."""
+"""The passes in any other array namespace (CuPy on GPUs): the same sums along the same tree, equal to rounding.
+
+X and y may live on a device; parameters come, and results go, as NumPy arrays. One partition at a time is converted to float64.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from array_api_compat import array_namespace
+import numpy as np
+from array_api_compat import array_namespace, device, is_cupy_array
 
 from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL
+from tasks.typing import Float64, Int64
+
+Sums = list[Any]
+
+
+def loss_and_gradient(
+    loss: int, X: Any, y: Any, weight: Any, offsets: Int64, coef: Float64, intercept: Float64, n_models: int
+) -> tuple[Float64, float, Float64, Float64]:
+    """As tasks.kernels.loss_and_gradient."""
+    xp = array_namespace(X)
+    coef, intercept = _like(X, coef), _like(X, intercept)
+
+    def leaf(rows: Any, target: Any, w: Any) -> Sums:
+        value, residual, _ = _pointwise(xp, loss, _predict(xp, rows, coef, intercept, n_models), target, n_models)
+        residual = _flat(xp, residual * w[:, None, None])
+        losses = xp.sum(value * w[:, None], axis=0)
+        return [losses, xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
+
+    loss_sum, weight_sum, coef_sum, intercept_sum = map(_to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
+    return loss_sum, float(weight_sum), coef_sum, intercept_sum
+
+
+def hessian_vector(
+    loss: int,
+    X: Any,
+    y: Any,
+    weight: Any,
+    offsets: Int64,
+    coef: Float64,
+    intercept: Float64,
+    n_models: int,
+    coef_direction: Float64,
+    intercept_direction: Float64,
+) -> tuple[Float64, Float64]:
+    """As tasks.kernels.hessian_vector."""
+    xp = array_namespace(X)
+    coef, intercept, coef_direction, intercept_direction = (
+        _like(X, a) for a in (coef, intercept, coef_direction, intercept_direction)
+    )
+
+    def leaf(rows: Any, target: Any, w: Any) -> Sums:
+        _, _, curvature = _pointwise(xp, loss, _predict(xp, rows, coef, intercept, n_models), target, n_models)
+        direction = _predict(xp, rows, coef_direction, intercept_direction, n_models)
+        if loss == MULTINOMIAL:
+            direction = direction - xp.sum(curvature * direction, axis=2, keepdims=True)
+        product = _flat(xp, curvature * direction * w[:, None, None])
+        return [xp.matmul(product.T, rows), xp.sum(product, axis=0)]
+
+    coef_sum, intercept_sum = map(_to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
+    return coef_sum, intercept_sum
+
+
+def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
+    """As tasks.kernels.raw_prediction."""
+    xp = array_namespace(X)
+    return _to_numpy(_flat(xp, _predict(xp, xp.astype(X, xp.float64), _like(X, coef), _like(X, intercept), 1)))
+
+
+def _pointwise(xp: Any, loss: int, raw: Any, target: Any, k: int) -> tuple[Any, Any, Any]:
+    """Loss (n, k), dloss/draw (n, k, c), curvature (n, k, c) as in tasks.kernels.pointwise but without weights; raw (n, k, c)."""
+    if loss == MULTINOMIAL:
+        codes = xp.arange(raw.shape[2], dtype=xp.int64, device=device(raw))
+        indicator = xp.astype(target[:, None, None] == codes[None, None, :], xp.float64)
+        top = xp.max(raw, axis=2, keepdims=True)
+        exponential = xp.exp(raw - top)
+        mean = exponential / xp.sum(exponential, axis=2, keepdims=True)
+        chosen = xp.sum(xp.where(indicator == 1.0, raw, xp.zeros_like(raw)), axis=2)
+        return top[:, :, 0] - chosen + xp.log(xp.sum(exponential, axis=2)), mean - indicator, mean
+    y = xp.reshape(xp.astype(target, xp.float64), (raw.shape[0], 1, raw.shape[2]))
+    if loss == LOGISTIC:
+        small = xp.exp(-xp.abs(raw))
+        positive = xp.where(raw < 0, xp.zeros_like(raw), raw)
+        mean = xp.where(raw < 0, small, xp.ones_like(raw)) / (1.0 + small) + 0.0 * raw
+        curvature = small / (1.0 + small) ** 2 + 0.0 * raw
+        return xp.sum(positive - y * raw + xp.log1p(small), axis=2), mean - y, curvature
+    difference = raw - y
+    return xp.sum(0.5 * difference * difference, axis=2), difference, xp.ones_like(raw)
+
+
+def _predict(xp: Any, rows: Any, coef: Any, intercept: Any, k: int) -> Any:
+    raw = xp.matmul(rows, coef.T) + intercept[None, :]
+    return xp.reshape(raw, (rows.shape[0], k, coef.shape[0] // k))
+
+
+def _flat(xp: Any, values: Any) -> Any:
+    return xp.reshape(values, (values.shape[0], values.shape[1] * values.shape[2]))
+
+
+def _like(X: Any, array: Any) -> Any:
+    """The array in the namespace and on the device of X."""
+    return array_namespace(X).asarray(array, device=device(X))
+
+
+def _to_numpy(array: Any) -> Float64:
+    return np.asarray(array.get()) if is_cupy_array(array) else np.from_dlpack(array).copy()
+
+
+def _leaves(xp: Any, X: Any, y: Any, weight: Any, offsets: Int64) -> Iterator[tuple[Any, Any, Any]]:
+    """float64 rows, y and weights of each partition."""
+    y = _like(X, y)
+    weight = xp.ones(X.shape[0], dtype=xp.float64, device=device(X)) if weight is None else _like(X, weight)
+    for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        yield xp.astype(X[start:stop, :], xp.float64), y[start:stop, ...], weight[start:stop]
+
+
+def _apply(leaf: Callable[[Any, Any, Any], Sums]) -> Callable[[tuple[Any, Any, Any]], Sums]:
+    return lambda arguments: leaf(*arguments)
+
+
+def _tree(leaves: Iterator[Sums]) -> Sums:
+    """The sums along the fixed tree (see tasks.kernels.tree)."""
+    stack: list[Sums] = []
+    for j, sums in enumerate(leaves):
+        stack.append(sums)
+        rest = j + 1
+        while rest & 1 == 0:
+            _merge(stack)
+            rest >>= 1
+    while len(stack) > 1:
+        _merge(stack)
+    return stack[0]
+
+
+def _merge(stack: list[Sums]) -> None:
+    right, left = stack.pop(), stack.pop()
+    stack.append([a + b for a, b in zip(left, right, strict=True)])

@@ -6,80 +6,75 @@ for float32 is converted into `scratch` first. The order of all sums depends on 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from tasks.kernels.lanes import LANES, fma, load, load_part, splat, store, store_part, total
+from tasks.kernels.lanes import LANES, fma, load, load_part, splat, store_part, store_totals, total
 from tasks.typing import Array, Float64
+
+WIDTH: Final = 4 * LANES  # four vectors at a time hide the latency of fma
+
+@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+def _dot_row(X: Array, at: int, coef: Float64) -> Any:
+    """Lanes whose total is X.flat[at : at + p] @ coef[0]; reads straight on, as memory likes it."""
+    p = X.shape[1]
+    s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    whole = p - p % WIDTH
+    for j in range(0, whole, WIDTH):
+        s0 = fma(load(X, at + j), load(coef, j), s0)
+        s1 = fma(load(X, at + j + 8), load(coef, j + 8), s1)
+        s2 = fma(load(X, at + j + 16), load(coef, j + 16), s2)
+        s3 = fma(load(X, at + j + 24), load(coef, j + 24), s3)
+    n, at = p - whole, at + whole
+    if n > 0:
+        s0 = fma(load_part(X, at, n), load_part(coef, whole, n), s0)
+        s1 = fma(load_part(X, at + 8, n - 8), load_part(coef, whole + 8, n - 8), s1)
+        s2 = fma(load_part(X, at + 16, n - 16), load_part(coef, whole + 16, n - 16), s2)
+        s3 = fma(load_part(X, at + 24, n - 24), load_part(coef, whole + 24, n - 24), s3)
+    return (s0 + s1) + (s2 + s3)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, raw: Float64) -> None:
-    """raw[i] = X[start + i] @ coef[0] + intercept."""
+    """raw[i] = X[start + i] @ coef[0] + intercept; raw must have room for a multiple of four."""
     p = X.shape[1]
-    whole = p - p % LANES
-    rest = p - whole
-    for i in range(0, count - 3, 4):  # four rows at once share the loads of coef
+    last = (start + count - 1) * p
+    for i in range(0, count, 4):  # at the end the last row may be taken several times
         at = (start + i) * p
-        s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-        for j in range(0, whole, LANES):
-            w = load(coef, j)
-            s0 = fma(load(X, at + j), w, s0)
-            s1 = fma(load(X, at + p + j), w, s1)
-            s2 = fma(load(X, at + 2 * p + j), w, s2)
-            s3 = fma(load(X, at + 3 * p + j), w, s3)
-        if rest:
-            w = load_part(coef, whole, rest)
-            s0 = fma(load_part(X, at + whole, rest), w, s0)
-            s1 = fma(load_part(X, at + p + whole, rest), w, s1)
-            s2 = fma(load_part(X, at + 2 * p + whole, rest), w, s2)
-            s3 = fma(load_part(X, at + 3 * p + whole, rest), w, s3)
-        raw[i] = total(s0) + intercept
-        raw[i + 1] = total(s1) + intercept
-        raw[i + 2] = total(s2) + intercept
-        raw[i + 3] = total(s3) + intercept
-    for i in range(count - count % 4, count):
-        at = (start + i) * p
-        s = splat(0.0)
-        for j in range(0, whole, LANES):
-            s = fma(load(X, at + j), load(coef, j), s)
-        if rest:
-            s = fma(load_part(X, at + whole, rest), load_part(coef, whole, rest), s)
-        raw[i] = total(s) + intercept
+        first = _dot_row(X, at, coef)
+        second = _dot_row(X, min(at + p, last), coef)
+        third = _dot_row(X, min(at + 2 * p, last), coef)
+        store_totals(raw, i, first, second, third, _dot_row(X, min(at + 3 * p, last), coef), intercept)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -> None:
     """sums += Σ_i factor[i] X[start + i], row after row."""
     p = X.shape[1]
-    whole = p - p % LANES
-    rest = p - whole
-    for i in range(0, count - 3, 4):  # four rows for each load and store of sums
-        at = (start + i) * p
-        f0, f1, f2, f3 = splat(factor[i]), splat(factor[i + 1]), splat(factor[i + 2]), splat(factor[i + 3])
-        for j in range(0, whole, LANES):
-            s = fma(f0, load(X, at + j), load(sums, j))
-            s = fma(f1, load(X, at + p + j), s)
-            s = fma(f2, load(X, at + 2 * p + j), s)
-            s = fma(f3, load(X, at + 3 * p + j), s)
-            store(sums, j, s)
-        if rest:
-            s = fma(f0, load_part(X, at + whole, rest), load_part(sums, whole, rest))
-            s = fma(f1, load_part(X, at + p + whole, rest), s)
-            s = fma(f2, load_part(X, at + 2 * p + whole, rest), s)
-            s = fma(f3, load_part(X, at + 3 * p + whole, rest), s)
-            store_part(sums, whole, s, rest)
-    for i in range(count - count % 4, count):
-        at = (start + i) * p
-        f = splat(factor[i])
-        for j in range(0, whole, LANES):
-            store(sums, j, fma(f, load(X, at + j), load(sums, j)))
-        if rest:
-            s = fma(f, load_part(X, at + whole, rest), load_part(sums, whole, rest))
-            store_part(sums, whole, s, rest)
+    for low in range(0, p, WIDTH):  # four vectors of sums stay in registers while we go down the rows
+        n = p - low
+        s0, s1 = load_part(sums, low, n), load_part(sums, low + 8, n - 8)
+        s2, s3 = load_part(sums, low + 16, n - 16), load_part(sums, low + 24, n - 24)
+        for i in range(count):
+            at = (start + i) * p + low
+            f = splat(factor[i])
+            if n >= WIDTH:
+                s0 = fma(f, load(X, at), s0)
+                s1 = fma(f, load(X, at + 8), s1)
+                s2 = fma(f, load(X, at + 16), s2)
+                s3 = fma(f, load(X, at + 24), s3)
+            else:
+                s0 = fma(f, load_part(X, at, n), s0)
+                s1 = fma(f, load_part(X, at + 8, n - 8), s1)
+                s2 = fma(f, load_part(X, at + 16, n - 16), s2)
+                s3 = fma(f, load_part(X, at + 24, n - 24), s3)
+        store_part(sums, low, s0, n)
+        store_part(sums, low + 8, s1, n - 8)
+        store_part(sums, low + 16, s2, n - 16)
+        store_part(sums, low + 24, s3, n - 24)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

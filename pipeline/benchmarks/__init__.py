@@ -1,0 +1,70 @@
+"""`python -m pipeline bench NAME`: this library, scikit-learn and dask-ml side by side in one run."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pipeline.benchmarks.report import Report
+from pipeline.benchmarks.settings import Settings
+from pipeline.estimators.solvers import SOLVERS
+
+
+class Case(NamedTuple):
+    """A benchmark: what it measures, and how: `measure` fills the report."""
+
+    title: str
+    measure: Callable[[Report, Settings], None]
+
+
+def cases() -> dict[str, Case]:
+    """All cases by name. Imported here, because they need the bench extra and seconds."""
+    from pipeline.benchmarks import fits, memory, rounds
+
+    return {
+        "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", fits.logistic_28),
+        "logistic-200": Case("logistic regression, 300,000 x 200, in process and on two workers", fits.logistic_200),
+        "multinomial": Case("multinomial regression, 200,000 x 100, 10 classes, in process", fits.multinomial),
+        "overhead": Case("one round over the same rows in 16, 128 and 1024 partitions", rounds.overhead),
+        "memory": Case("workers' peak memory while 2 GB are loaded and fitted", memory.memory),
+        "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", rounds.bandwidth),
+    }
+
+
+DEFAULTS: Final = Settings()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of every case."""
+    options = argparse.ArgumentParser(prog="python -m pipeline bench NAME", description=__doc__)
+    options.add_argument("--quick", action="store_true", help="small tables and fewer solvers: seconds, and figures that mean nothing")
+    options.add_argument("--repeats", type=int, default=DEFAULTS.repeats, help="timed runs of each (default %(default)s)")
+    options.add_argument(
+        "--limit", type=float, default=DEFAULTS.limit, help="seconds a solver may search its tolerance (default %(default)s)"
+    )
+    options.add_argument("--solvers", nargs="+", choices=SOLVERS, default=DEFAULTS.solvers, help="which of ours; the first stands for us")
+    options.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for NAME.json and NAME.md (default %(default)s)")
+    return options
+
+
+def run(name: str | None, arguments: list[str]) -> int:
+    """Run a case, print its tables and store them; without a name list the cases. Returns the exit status."""
+    known = cases()
+    if name is None or name not in known:
+        for case, (title, _) in known.items():
+            print(f"{case:14}{title}")
+        if name is not None:
+            print(f"\nThere is no benchmark {name!r}; use one of the above.")
+        return 0 if name is None else 2
+    options = parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "pipeline", "bench", name, *arguments])
+    report = Report(name, known[name].title, command)
+    settings = Settings(quick=options.quick, repeats=options.repeats, limit=options.limit, solvers=tuple(options.solvers))
+    known[name].measure(report, settings)
+    paths = report.store(options.out)
+    print(report.markdown())
+    print("Stored: " + ", ".join(map(str, paths)))
+    return 0

@@ -1,0 +1,88 @@
+"""The tables that every contender fits: made partition by partition, the same wherever a partition is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import dask.array as da
+import numpy as np
+from dask.delayed import delayed
+
+from tasks.typing import Array, Float64, Int64
+
+
+class Truth(NamedTuple):
+    """What labels are drawn from: mixing (p, p) correlates the columns mildly and scales them between 1/2 and 2;
+    coef (c, p), intercept (c,)."""
+
+    mixing: Float64
+    coef: Float64
+    intercept: Float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A classification table and the penalty of its fit: labels from a (multinomial) logistic model whose raw predictions spread by
+    about 2, so that classes overlap as they do in real tables."""
+
+    n_rows: int
+    n_columns: int
+    n_classes: int = 2
+    n_partitions: int = 16
+    C: float = 1.0
+    seed: int = 20
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of X and y."""
+        return self.n_rows * (self.n_columns + 1) * 8
+
+    @property
+    def name(self) -> str:
+        classes = "" if self.n_classes == 2 else f", {self.n_classes} classes"
+        return f"{self.n_rows:,} x {self.n_columns} float64{classes}, C={self.C:g}"
+
+    @property
+    def bounds(self) -> list[int]:
+        """First row of each partition, and n_rows at the end."""
+        return [i * self.n_rows // self.n_partitions for i in range(self.n_partitions + 1)]
+
+    def truth(self) -> Truth:
+        rng = np.random.default_rng([self.seed, 0])
+        p, outputs = self.n_columns, 1 if self.n_classes == 2 else self.n_classes
+        scale = 2.0 ** rng.uniform(-1, 1, p)
+        mixing = (np.eye(p) + 0.4 / np.sqrt(p) * rng.standard_normal((p, p))) * scale
+        coef = 2.0 / np.sqrt(p) * rng.standard_normal((outputs, p)) / scale
+        return Truth(mixing, coef, 0.5 * rng.standard_normal(outputs))
+
+    def partition(self, index: int) -> tuple[Float64, Int64]:
+        """X (rows, p) C-ordered and y (rows,) of one partition."""
+        truth = self.truth()
+        rng = np.random.default_rng([self.seed, 1 + index])
+        rows = self.bounds[index + 1] - self.bounds[index]
+        X = rng.standard_normal((rows, self.n_columns)) @ truth.mixing
+        raw = X @ truth.coef.T + truth.intercept
+        if self.n_classes == 2:
+            return X, (raw[:, 0] + rng.logistic(size=rows) > 0).astype(np.int64)
+        return X, np.argmax(raw + rng.gumbel(size=raw.shape), axis=1).astype(np.int64)
+
+    def arrays(self) -> tuple[Float64, Int64]:
+        """All partitions one below the other, in this process."""
+        X, y = np.empty((self.n_rows, self.n_columns)), np.empty(self.n_rows, np.int64)
+        for i, (start, stop) in enumerate(zip(self.bounds[:-1], self.bounds[1:], strict=True)):
+            X[start:stop], y[start:stop] = self.partition(i)
+        return X, y
+
+    def dask_arrays(self) -> tuple[da.Array, da.Array]:
+        """X and y as lazy Dask arrays, a chunk a partition."""
+        pairs = [delayed(self.partition, pure=True)(i) for i in range(self.n_partitions)]
+        sizes = [int(n) for n in np.diff(self.bounds)]
+        X = [da.from_delayed(pair[0], (n, self.n_columns), np.float64) for pair, n in zip(pairs, sizes, strict=True)]
+        y = [da.from_delayed(pair[1], (n,), np.int64) for pair, n in zip(pairs, sizes, strict=True)]
+        return da.concatenate(X), da.concatenate(y)
+
+
+def head(X: Array, y: Array, n_rows: int = 5000) -> tuple[Array, Array]:
+    """The first rows: enough to warm a solver up on."""
+    return X[:n_rows], y[:n_rows]

@@ -1,0 +1,151 @@
+"""The race: each solver at the loosest tolerance that reaches the common objective, then timings in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final, NamedTuple, Protocol
+
+from pipeline.benchmarks.contenders import OURS, Contender, Solution
+from pipeline.benchmarks.objective import GAP, Judge
+from pipeline.benchmarks.report import Cell, Table
+
+LADDER: Final = tuple(10.0**-k for k in range(2, 13))
+SLOW, VERY_SLOW = 3.0, 15.0
+
+
+class Fit(NamedTuple):
+    """One fit: seconds and solution; of a measured fit also the growth of memory and, on a cluster, the tasks it ran."""
+
+    seconds: float
+    solution: Solution
+    peak_bytes: int | None = None
+    tasks: int | None = None
+
+
+class Racer(Protocol):
+    """A contender at a place where it can be run. `fit` raises TimeoutError after `limit` seconds, RuntimeError when the fit failed."""
+
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def contender(self) -> Contender: ...
+
+    def fit(self, tol: float, limit: float) -> Fit: ...
+
+    def measured_fit(self, tol: float, limit: float) -> Fit: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Standing:
+    """How a racer did. fit: the measured one, or the last one of a search that did not reach the objective."""
+
+    racer: Racer
+    tol: float | None = None
+    gap: float | None = None
+    fit: Fit | None = None
+    seconds: list[float] = field(default_factory=list)
+    remark: str = ""
+
+    @property
+    def reached(self) -> bool:
+        return self.gap is not None and self.gap <= GAP
+
+    @property
+    def median(self) -> float | None:
+        return median(self.seconds) if self.seconds else None
+
+
+def race(racers: Sequence[Racer], judge: Judge, repeats: int, limit: float) -> list[Standing]:
+    """Search all tolerances (a solver has `limit` seconds for that), measure memory, then time one fit of each in turn, `repeats` times."""
+    standings = []
+    for racer in racers:
+        standing = search(racer, judge, limit)
+        if standing.reached and standing.tol is not None:
+            standing.fit = racer.measured_fit(standing.tol, limit)
+        else:
+            racer.close()
+        standings.append(standing)
+    for turn in range(repeats):
+        for standing in standings:
+            if standing.reached and standing.tol is not None and turn < turns(standing, repeats):
+                standing.seconds.append(standing.racer.fit(standing.tol, limit).seconds)
+    for racer in racers:
+        racer.close()
+    return standings
+
+
+def turns(standing: Standing, repeats: int) -> int:
+    """Slow fits are timed less often."""
+    assert standing.fit is not None
+    return 1 if standing.fit.seconds > VERY_SLOW else min(repeats, 3) if standing.fit.seconds > SLOW else repeats
+
+
+def search(racer: Racer, judge: Judge, limit: float) -> Standing:
+    """The loosest tolerance of the ladder at which the solver's objective is close enough to the reference."""
+    standing = Standing(racer)
+    deadline = time.monotonic() + limit
+    for tol in LADDER:
+        try:
+            fit = racer.fit(tol, max(1.0, deadline - time.monotonic()))
+        except (TimeoutError, RuntimeError) as error:
+            standing.remark = str(error).strip().splitlines()[-1]
+            break
+        gap = judge.gap(fit.solution.coef, fit.solution.intercept)
+        standing.tol, standing.gap, standing.fit = tol, gap, fit
+        if standing.reached:
+            return standing
+    standing.remark = f"gap not reached: {standing.remark or 'tolerances tried down to the last'}"
+    return standing
+
+
+def best(standings: Sequence[Standing], library: str) -> Standing | None:
+    """The fastest of a library among those that reached the objective."""
+    timed = [standing for standing in standings if standing.racer.contender.library == library and standing.seconds]
+    return min(timed, key=lambda standing: standing.median or 0.0, default=None)
+
+
+def speedup(standings: Sequence[Standing], peer: str) -> float | None:
+    """Median of the peer's best solver over the median of ours, the first of the standings."""
+    theirs, ours = best(standings, peer), standings[0].median
+    return None if theirs is None or theirs.median is None or ours is None else theirs.median / ours
+
+
+def race_table(title: str, standings: Sequence[Standing]) -> Table:
+    """The standings, in the order they were given; ratios to the first, which is ours."""
+    columns = (
+        "where", "library", "solver", "tol", "relative gap", "median s", "fastest s", "fits",
+        "times ours", "passes", "peak MiB", "tasks a round", "tasks a fit", "remark",
+    )  # fmt: skip
+    assert standings[0].racer.contender.library == OURS
+    rows = [race_row(standing, standings[0].median) for standing in standings]
+    told = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
+    return Table(title, tuple(columns[i] for i in told), [tuple(row[i] for i in told) for row in rows])
+
+
+def race_row(standing: Standing, ours: float | None) -> tuple[Cell, ...]:
+    contender, fit, middle = standing.racer.contender, standing.fit, standing.median
+    if middle is None and fit is not None:
+        middle = fit.seconds  # of a search that ended early: to show the order of magnitude
+    ratio = None if middle is None or ours is None else middle / ours
+    return (
+        standing.racer.place,
+        contender.library,
+        contender.solver,
+        None if standing.tol is None else f"{standing.tol:.0e}",
+        None if standing.gap is None else f"{standing.gap:.1e}",
+        middle,
+        min(standing.seconds, default=None),
+        len(standing.seconds),
+        ratio,
+        None if fit is None else fit.solution.passes,
+        None if fit is None or fit.peak_bytes is None else fit.peak_bytes / 2**20,
+        None if fit is None else fit.solution.tasks_per_round,
+        None if fit is None else fit.tasks,
+        standing.remark,
+    )

@@ -1,0 +1,185 @@
+"""python -m pipeline train | predict | make-data | jobs | bench: arguments in, exit status out.
+
+Exit status: 0 when done, 2 for a mistake of the user's (the message on stderr says what to do), 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from pipeline.cluster.identity import VersionMismatchError
+from pipeline.config import bundled_jobs, read_job
+from pipeline.jobs.pixels import Format, make_pixels
+from pipeline.model_files import MODEL_FILE, load_model
+from pipeline.predictions import predict_files
+from pipeline.progress import RoundProgress
+from pipeline.runs import Metrics, run_job
+
+DATA_MAKERS: Final = {"pixels": make_pixels}
+USER_ERRORS: Final = (ValueError, TypeError, OSError, VersionMismatchError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; argv: by default the process's."""
+    arguments = parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.showwarning = show_warning
+            status: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        if arguments.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    main_parser = argparse.ArgumentParser(prog="python -m pipeline", description="Models trained on data that lives in partitions.")
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    for add in (add_train, add_predict, add_make_data, add_jobs, add_bench):
+        add(commands, common)
+    return main_parser
+
+
+def add_train(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("train", parents=[common], help="run a job: fit, score, write runs/NAME/", allow_abbrev=False)
+    command.add_argument("job", metavar="JOB", help="a bundled job's name (python -m pipeline jobs) or a job file, FILE.toml")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change the job, e.g. data.n_partitions=8"
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--n-workers", type=int, metavar="N", help="N processes on this machine (default: a thread for each of its cores)")
+    where.add_argument("--in-process", action="store_true", help="threads in this process, no cluster")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a running scheduler, e.g. tcp://10.0.0.1:8786")
+    where.add_argument("--scheduler-file", metavar="FILE", help="a running scheduler's file")
+    command.add_argument("--out", metavar="DIR", help="the run's directory (default: runs/NAME)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.set_defaults(run=train)
+
+
+def add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("predict", parents=[common], help="predict the rows of CSV or Parquet files", allow_abbrev=False)
+    command.add_argument("model", metavar="RUN", help="a run's directory, its name under runs/, or a model.safetensors")
+    command.add_argument("data", nargs="+", metavar="DATA", help="files, directories or globs, CSV or Parquet")
+    command.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to, .csv or .parquet")
+    command.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="copy this column of the data too")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.set_defaults(run=predict)
+
+
+def add_make_data(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("make-data", parents=[common], help="make the files that a bundled job reads", allow_abbrev=False)
+    command.add_argument("name", choices=sorted(DATA_MAKERS))
+    command.add_argument("--out", type=Path, metavar="DIR", help="where to (default: data/NAME)")
+    command.add_argument("--format", choices=get_args(Format), default="parquet", dest="file_format")
+    command.add_argument("--every", type=int, default=1, metavar="K", help="only every K-th line of pixels")
+    command.set_defaults(run=make_data)
+
+
+def add_jobs(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("jobs", parents=[common], help="list the bundled jobs")
+    command.set_defaults(run=jobs)
+
+
+def add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("bench", parents=[common], help="run a benchmark, or list them")
+    command.add_argument("name", nargs="?", metavar="NAME")
+    command.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own arguments")
+    command.set_defaults(run=bench)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Run a job and say how it went."""
+    replace: dict[str, dict[str, Any]] = {}
+    if arguments.in_process:
+        replace["cluster"] = {"kind": "in-process"}
+    elif arguments.n_workers is not None:
+        replace["cluster"] = {"kind": "local", "n_workers": arguments.n_workers}
+    elif arguments.scheduler is not None:
+        replace["cluster"] = {"kind": "scheduler", "address": arguments.scheduler}
+    elif arguments.scheduler_file is not None:
+        replace["cluster"] = {"kind": "scheduler", "scheduler_file": arguments.scheduler_file}
+    if arguments.out is not None:
+        replace["output"] = {"directory": arguments.out}
+    run = run_job(read_job(arguments.job, arguments.overrides, replace), RoundProgress(quiet=arguments.quiet))
+    print(report(run.metrics, run.directory))
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Predict files with a run's model."""
+    model = load_model(find_model(arguments.model))
+    with RoundProgress(quiet=arguments.quiet) as progress:
+        n_rows = predict_files(model, arguments.data, arguments.out, arguments.keep, progress)
+    print(f"{n_rows} rows predicted into {arguments.out}")
+    return 0
+
+
+def find_model(run: str) -> Path:
+    """The model file of a run's directory or name, or the file itself."""
+    places = (Path(run), Path(run) / MODEL_FILE, Path("runs") / run / MODEL_FILE)
+    return next((path for path in places if path.is_file()), places[1])
+
+
+def make_data(arguments: argparse.Namespace) -> int:
+    """Make the files of a bundled job."""
+    directory = arguments.out or Path("data") / arguments.name
+    n_files, n_rows = DATA_MAKERS[arguments.name](directory, arguments.file_format, arguments.every)
+    print(f"{n_rows} rows in {n_files} files under {directory}")
+    return 0
+
+
+def jobs(arguments: argparse.Namespace) -> int:
+    """List the bundled jobs."""
+    for name in bundled_jobs():
+        print(f"{name:16}{read_job(name).description}")
+    return 0
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Run a benchmark; without a name, list them."""
+    try:
+        from pipeline import benchmarks
+
+        return benchmarks.run(arguments.name, arguments.args)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}; benchmarks need the bench extra: pip install 'dask-descent[bench]'") from error
+
+
+def report(metrics: Metrics, directory: Path) -> str:
+    """What `train` prints."""
+    score = f"{metrics['score_name']} on {{}} rows"
+    test = "no rows kept back"
+    if metrics["test_score"] is not None:
+        test = f"{metrics['test_score']:.6f} ({score.format(metrics['n_test_rows'])})"
+    lines = {
+        "job": f"{metrics['name']}: {metrics['estimator']}, {metrics['n_columns']} columns, {metrics['n_partitions']} partitions",
+        "solver": f"{metrics['solver']} ({metrics['solver_reason']})",
+        "status": f"{metrics['status']} ({metrics['status_reason']})",
+        "test score": test,
+        "train score": f"{metrics['train_score']:.6f} ({score.format(metrics['n_train_rows'])})",
+        "rounds": f"{metrics['rounds']} in {metrics['fit_seconds']:.3g} s",
+        "rows per second": f"{metrics['rows_per_second']:,.0f}",
+        "bytes per round": f"{metrics['bytes_per_round']:,}",
+        "digest": metrics["parameters_sha256"],
+        "written to": f"{directory}",
+    }
+    return "\n".join(f"{name:17}{text}" for name, text in lines.items())
+
+
+def show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """A warning as a line for users, without its place in the code."""
+    print(f"warning: {message}", file=sys.stderr)

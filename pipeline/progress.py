@@ -1,0 +1,79 @@
+"""The bar that a running job shows on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+class RoundProgress:
+    """A context that shows steps on stderr when that is a terminal, and a scikit-learn fit callback that shows each round of a fit.
+
+    How many rounds a fit takes is not known before, so its bar stands at how far the logarithm of the largest |gradient| has come from
+    the first round's to tol.
+    """
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
+        self._task: TaskID | None = None
+        self._first = math.nan
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def step(self, description: str, total: float | None = None) -> None:
+        """Begin a step, and end the one before."""
+        self._end()
+        self._task = self._bar.add_task(description, total=total, detail="")
+
+    def advance(self, detail: str) -> None:
+        """One more of the step's total."""
+        assert self._task is not None
+        self._bar.update(self._task, advance=1, detail=detail)
+
+    def _end(self) -> None:
+        if self._task is not None:
+            total = self._bar.tasks[self._task].total or 1.0
+            self._bar.update(self._task, total=total, completed=total)
+            self._bar.stop_task(self._task)
+
+    # -- the hooks of sklearn.callback.FitCallback --------------------------------------------------------------------------------------
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        self.step(f"fit {type(estimator).__name__}", total=1.0)
+        self._first = math.nan
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        self._end()
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Nothing: a round shows when it is over."""
+
+    def on_fit_task_end(self, estimator: Any, context: Any, *, metadata: Mapping[str, Any] | None = None) -> bool:
+        """After a round, whose `pipeline.history.Row` is the metadata; never asks the fit to stop."""
+        if metadata is not None and self._task is not None:
+            detail = f"round {metadata['round']}  objective {metadata['objective']:.6g}  |gradient| {metadata['gradient_norm']:.2g}"
+            done = max(self._bar.tasks[self._task].completed, self._share(metadata["gradient_norm"], estimator.tol))
+            self._bar.update(self._task, completed=done, detail=detail)
+        return False
+
+    def _share(self, gradient: float, tol: float) -> float:
+        """How far the gradient has come, from 0 to 1."""
+        if not (math.isfinite(gradient) and gradient > 0):
+            return 0.0
+        if math.isnan(self._first):
+            self._first = gradient
+        if gradient <= tol or self._first <= tol:
+            return 1.0
+        return min(1.0, math.log(self._first / gradient) / math.log(self._first / tol)) if tol > 0 else 0.0

@@ -1,0 +1,204 @@
+"""A run: a job's data split, fitted and scored where it lives, and the files that it leaves.
+
+    job.toml           the job as it ran, every key and override; `python -m pipeline train job.toml` runs it again
+    model.safetensors  the model: see `pipeline.model_files`
+    history.jsonl      a line for every round: see `pipeline.history.Row`; numbers that are not finite are null
+    loss.png           objective and largest |gradient| by round
+    metrics.json       what `Metrics` holds; written last, so a run that has it is whole
+
+Each file is replaced whole, by a rename, when a run of that name was there already.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypedDict
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.base import ClassifierMixin
+
+from pipeline.config import Job
+from pipeline.data.dataset import Dataset
+from pipeline.estimators.base import LinearModel
+from pipeline.files import replace_file
+from pipeline.history import Row
+from pipeline.model_files import MODEL_FILE, save_model
+from pipeline.progress import RoundProgress
+from tasks import DISTRIBUTION, __version__
+
+PACKAGES: Final = ("dask", "distributed", "numba", "numpy", "pandas", "scikit-learn", "scipy")
+
+
+class Metrics(TypedDict):
+    """test_score, train_score: of `score_name`, accuracy or r2; test_score is None when no rows were kept back.
+    rounds: passes over the data or a sample of it; iterations: accepted steps; status: converged, diverged or out of rounds.
+    load_seconds: reading and checking the data; fit_seconds: the fit on data that is loaded, compiling the kernels on a machine's first
+    run included; score_seconds: both scores; seconds: all of it, without starting the cluster.
+    rows_per_second: rows read by all rounds of the fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them.
+    bytes_per_round: numbers to and from one worker in the largest round; tasks_per_round: tasks of the last one.
+    """
+
+    name: str
+    estimator: str
+    score_name: str
+    test_score: float | None
+    train_score: float
+    solver: str
+    solver_reason: str
+    status: str
+    status_reason: str
+    rounds: int
+    iterations: int
+    parameters_sha256: str
+    rows_per_second: float
+    bytes_per_round: int
+    tasks_per_round: int
+    n_partitions: int
+    n_columns: int
+    n_train_rows: int
+    n_test_rows: int
+    load_seconds: float
+    fit_seconds: float
+    score_seconds: float
+    seconds: float
+    cluster: str
+    platform: str
+    versions: dict[str, str]
+
+
+class Run(NamedTuple):
+    """What a job made: the fitted model, its metrics, and the directory with the files."""
+
+    model: LinearModel
+    metrics: Metrics
+    directory: Path
+
+
+def run_job(job: Job, progress: RoundProgress | None = None) -> Run:
+    """Start or reach the job's cluster, fit and score there, and write the run's directory.
+
+    Raises OSError when the cluster or the files do not answer, ValueError or TypeError for data that cannot be fitted.
+    """
+    directory = Path(job.output.directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with progress or RoundProgress(quiet=True) as progress:
+            progress.step(f"start {job.cluster.kind}")
+            with job.cluster.connect():
+                model, metrics = fit_and_score(job, progress)
+        write_run(directory, job, model, metrics)
+    except BaseException:
+        with suppress(OSError):
+            directory.rmdir()  # leaves nothing behind, unless an earlier run is in there
+        raise
+    return Run(model, metrics, directory)
+
+
+def fit_and_score(job: Job, progress: RoundProgress) -> tuple[LinearModel, Metrics]:
+    """The fitted model and what there is to say of it."""
+    times = [time.perf_counter()]
+    progress.step("read and check")
+    train, test = job.split.parts(job.data.dataset())
+    n_train, n_test = train.schema.n_rows, 0 if test is None else test.schema.n_rows
+    times.append(time.perf_counter())
+    model = job.estimator.build()
+    model.set_callbacks(progress)
+    model.fit(train)
+    model.set_callbacks()
+    times.append(time.perf_counter())
+    progress.step("score")
+    scores = (None if test is None else model.score(test), model.score(train))
+    times.append(time.perf_counter())
+    return model, make_metrics(job, model, train, (n_train, n_test), scores, times)
+
+
+def make_metrics(
+    job: Job, model: LinearModel, train: Dataset, n_rows: tuple[int, int], scores: tuple[float | None, float], times: Sequence[float]
+) -> Metrics:
+    """n_rows: for training and testing; scores: test and train; times: at the start, when loaded, fitted, scored."""
+    load, fit, score = (stop - start for start, stop in pairwise(times))
+    return Metrics(
+        name=job.name,
+        estimator=job.estimator.name,
+        score_name="accuracy" if isinstance(model, ClassifierMixin) else "r2",
+        test_score=scores[0],
+        train_score=scores[1],
+        solver=model.solver_.name,
+        solver_reason=model.solver_.reason,
+        status=model.status_.kind,
+        status_reason=model.status_.reason,
+        rounds=model.n_rounds_,
+        iterations=model.history_[-1]["iteration"],
+        parameters_sha256=model.parameters_sha256_,
+        rows_per_second=rows_read(model.history_, n_rows[0]) / fit,
+        bytes_per_round=model.bytes_per_round_,
+        tasks_per_round=model.tasks_per_round_,
+        n_partitions=train.n_partitions,
+        n_columns=train.n_columns,
+        n_train_rows=n_rows[0],
+        n_test_rows=n_rows[1],
+        load_seconds=load,
+        fit_seconds=fit,
+        score_seconds=score,
+        seconds=times[-1] - times[0],
+        cluster=str(job.cluster.kind),
+        platform=platform.platform(),
+        versions=versions(),
+    )
+
+
+def rows_read(history: Sequence[Row], n_rows: int) -> int:
+    """Rows that all rounds of a fit on n_rows rows read together."""
+    return sum(n_rows // row["row_step"] for row in history)
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of this library, and of what its numbers hang on."""
+    return {"python": platform.python_version(), DISTRIBUTION: __version__} | {package: version(package) for package in PACKAGES}
+
+
+def write_run(directory: Path, job: Job, model: LinearModel, metrics: Metrics) -> None:
+    """Write the five files, metrics.json last."""
+    replace_file(directory / "job.toml", f"# as run by {DISTRIBUTION} {__version__}\n{job.toml()}")
+    save_model(model, directory / MODEL_FILE)
+    replace_file(directory / "history.jsonl", "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in model.history_))
+    replace_file(directory / "loss.png", loss_plot(model, metrics))
+    replace_file(directory / "metrics.json", json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
+
+
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with None for numbers that are not finite, which JSON does not have."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+
+
+def loss_plot(model: LinearModel, metrics: Metrics) -> bytes:
+    """Objective and largest |gradient| at the last accepted point after each round, as a PNG."""
+    history: list[Row] = model.history_
+    rounds = [row["round"] for row in history]
+    figure = Figure(figsize=(8, 3.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    objective, gradient = figure.subplots(1, 2)
+    objective.plot(rounds, [row["objective"] for row in history], marker=".")
+    objective.set(xlabel="round", ylabel="objective (mean loss + penalty)")
+    norms = [row["gradient_norm"] if row["gradient_norm"] > 0 else math.nan for row in history]
+    gradient.plot(rounds, norms, marker=".")
+    gradient.axhline(model.tol, color="grey", linestyle=":", label=f"tol {model.tol:g}")
+    gradient.set(xlabel="round", ylabel="largest |gradient|", yscale="log")
+    gradient.legend()
+    for axes in (objective, gradient):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{metrics['name']}: {metrics['estimator']}, {metrics['solver']}, {metrics['status']} after {metrics['rounds']} rounds")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()

@@ -1,0 +1,97 @@
+"""What y may be: numbers or labels, in one form over all partitions."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from tasks.partition import Block, Group, normalise
+from tasks.typing import Array
+
+
+class Form(NamedTuple):
+    """What all partitions with rows must agree on: sparse X, weights or none, y's shape after the rows (None without y), and whether y
+    holds numbers or text."""
+
+    sparse: bool
+    weighted: bool
+    target_shape: tuple[int, ...] | None
+    text: bool
+
+
+def form_of(rows: Block | Group) -> Form:
+    """The form of some rows."""
+    shape = None if rows.y is None else rows.y.shape[1:]
+    text = rows.y is not None and rows.y.dtype.kind in "US"
+    return Form(isinstance(rows.X, sp.csr_array), rows.sample_weight is not None, shape, text)
+
+
+def require_same_form(left: Form, right: Form, left_name: str, right_name: str) -> None:
+    """Raise ValueError saying in what the two differ."""
+    if left == right:
+        return
+    differences = {
+        "sparse": "sparse and dense X",
+        "weighted": "rows with and without sample_weight",
+        "target_shape": "y of different shapes",
+        "text": "labels that are text and labels that are numbers",
+    }
+    (what, *_) = (text for field, text in differences.items() if getattr(left, field) != getattr(right, field))
+    raise ValueError(f"{left_name} and {right_name} mix {what}; make all partitions alike")
+
+
+def as_target(y: Any) -> Array | None:
+    """y as an aligned array (n,) or (n, t) in its own kind: labels stay labels, float16 becomes float64; a missing label becomes None, a
+    missing number NaN, which the check finds. Raises ValueError or TypeError for what is neither numbers nor labels of one type."""
+    if y is None:
+        return None
+    if isinstance(y, pd.DataFrame) and y.shape[1] == 1:
+        y = y.iloc[:, 0]
+    if np.ma.is_masked(y):
+        raise TypeError("y is a masked array; fill it first: y.filled(value)")
+    y = _series_values(y) if isinstance(y, pd.Series) else np.asarray(y)
+    if y.ndim not in (1, 2):
+        raise ValueError(f"y must be 1-D (rows,) or 2-D (rows, targets), got {y.ndim}-D")
+    if y.dtype.kind == "O":
+        y = _labels(y)
+    if y.dtype.kind == "T":  # NumPy's strings of variable width
+        y = y.astype(str)
+    if y.dtype.kind == "c":
+        raise ValueError("Complex data not supported: y must hold real numbers or labels")
+    if y.dtype.kind in "mMV":
+        raise TypeError(f"y has dtype {y.dtype}, neither numbers nor labels; convert it first")
+    if y.dtype.kind == "f" and y.dtype.itemsize not in (4, 8):
+        y = y.astype(np.float64)
+    return np.asarray(normalise(y))
+
+
+def _series_values(y: pd.Series) -> Array:
+    if isinstance(y.dtype, np.dtype) or not pd.api.types.is_numeric_dtype(y.dtype):
+        return y.to_numpy(dtype=None if isinstance(y.dtype, np.dtype) else object)
+    return y.to_numpy(dtype=np.float64, na_value=np.nan) if y.hasnans else y.to_numpy()
+
+
+def _labels(y: Array) -> Array:
+    """Objects as strings or numbers. Raises TypeError where they are of several types."""
+    missing = pd.isna(y)
+    kinds = sorted({_kind(value) for value in y[~missing].ravel()})
+    if len(kinds) > 1:
+        raise TypeError(f"y mixes labels of types {' and '.join(kinds)}; make them one type")
+    if kinds and kinds[0] not in ("bool", "number", "str"):
+        raise TypeError(f"y holds values of type {kinds[0]}; labels must be strings, numbers or booleans")
+    if missing.any():
+        y = y.copy()
+        y[missing] = None
+        return y
+    return np.array(y.tolist()).reshape(y.shape) if kinds else y
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "bool"
+    if isinstance(value, int | float | np.number):
+        return "number"
+    return "str" if isinstance(value, str) else type(value).__name__

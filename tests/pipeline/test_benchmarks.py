@@ -1,0 +1,220 @@
+"""The benchmark harness at tiny sizes: does it judge right, count right and store what it found."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from pipeline import benchmarks
+from pipeline.benchmarks.child import ChildRacer, stored
+from pipeline.benchmarks.cluster import DaskML, time_limit, with_ones
+from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN, Contender, Ours, ScikitLearn, Solution, in_process
+from pipeline.benchmarks.data import Problem
+from pipeline.benchmarks.objective import GAP, Judge, objective
+from pipeline.benchmarks.race import Fit, race, race_table, search, speedup
+from pipeline.benchmarks.report import Report, Table, Target, markdown_table
+from pipeline.benchmarks.rounds import Timed, growth_target
+from pipeline.benchmarks.rss import PeakMemory
+
+BINARY = Problem(n_rows=2_000, n_columns=5, n_partitions=3)
+MULTI = Problem(n_rows=2_000, n_columns=5, n_classes=4, n_partitions=3)
+
+
+def test_a_partition_is_the_same_wherever_it_is_made() -> None:
+    X, y = BINARY.arrays()
+    lazy_X, lazy_y = BINARY.dask_arrays()
+    start, stop = BINARY.bounds[1:3]
+    for made_X, made_y in (BINARY.partition(1), (lazy_X.blocks[1].compute(), lazy_y.blocks[1].compute())):
+        assert np.array_equal(made_X, X[start:stop])
+        assert np.array_equal(made_y, y[start:stop])
+    assert X.flags.c_contiguous and X.dtype == np.float64
+    assert 0.2 < y.mean() < 0.8
+    assert set(MULTI.arrays()[1]) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("problem", [BINARY, MULTI], ids=["binary", "multinomial"])
+def test_the_objective_is_that_of_scikit_learn(problem: Problem) -> None:
+    X, y = problem.arrays()
+    model = LogisticRegression(C=0.1, tol=1e-3).fit(X, y)
+    expected = log_loss(y, model.predict_proba(X), normalize=False) + np.sum(model.coef_**2) / (2 * 0.1)
+    assert objective(X, y, model.coef_, model.intercept_, 0.1) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("problem", [BINARY, MULTI], ids=["binary", "multinomial"])
+def test_the_gap_is_relative_to_the_optimum(problem: Problem) -> None:
+    judge = Judge.of(problem)
+    tight = Ours(problem).fit(judge.X, judge.y, 1e-10)
+    assert abs(judge.gap(tight.coef, tight.intercept)) < 1e-12
+    zeros = judge.gap(np.zeros_like(tight.coef), np.zeros_like(tight.intercept))
+    n_classes = max(problem.n_classes, 2)
+    assert zeros == pytest.approx((problem.n_rows * np.log(n_classes) - judge.optimum) / judge.optimum, rel=1e-12)
+
+
+class Ladder:
+    """A racer whose gap is its tolerance divided by 1e4; `seconds` a fit."""
+
+    place = "here"
+
+    def __init__(self, contender: Contender, judge: Judge, seconds: float) -> None:
+        self.contender, self.judge, self.seconds, self.fits = contender, judge, seconds, 0
+
+    def fit(self, tol: float, limit: float) -> Fit:
+        if self.seconds > limit:
+            raise TimeoutError("no answer")
+        self.fits += 1
+        return Fit(self.seconds, Solution(np.full((1, 1), tol / 1e4), np.zeros(1), "7"))
+
+    measured_fit = fit
+
+    def close(self) -> None:
+        pass
+
+
+class Identity(Judge):
+    """Its gap is the coefficient."""
+
+    def gap(self, coef: Any, intercept: Any) -> float:
+        return float(coef[0, 0])
+
+
+def test_the_search_stops_at_the_loosest_tolerance_that_reaches_the_gap() -> None:
+    judge = Identity(np.zeros((1, 1)), np.zeros(1), 1.0, 1.0)
+    racer = Ladder(Ours(BINARY), judge, 0.1)
+    standing = search(racer, judge, limit=5.0)
+    assert standing.tol == pytest.approx(1e-4)
+    assert standing.reached and standing.gap is not None and standing.gap <= GAP
+    assert racer.fits == 3
+
+
+def test_a_solver_out_of_time_enters_no_ratio() -> None:
+    judge = Identity(np.zeros((1, 1)), np.zeros(1), 1.0, 1.0)
+    racers = [
+        Ladder(Ours(BINARY), judge, 0.1),
+        Ladder(ScikitLearn(BINARY, "lbfgs"), judge, 0.4),
+        Ladder(ScikitLearn(BINARY, "sag"), judge, 9.0),
+    ]
+    standings = race(racers, judge, repeats=3, limit=5.0)
+    assert speedup(standings, SCIKIT_LEARN) == pytest.approx(4.0)
+    assert speedup(standings, "another") is None
+    assert [len(standing.seconds) for standing in standings] == [3, 3, 0]
+    table = race_table("t", standings)
+    remark = table.columns.index("remark")
+    assert "not reached" in str(table.rows[2][remark])
+    assert "tasks a fit" not in table.columns  # nobody counted any
+
+
+def test_contenders_in_processes_of_their_own(tmp_path: Path) -> None:
+    judge = Judge.of(BINARY)
+    with stored(judge.X, judge.y) as folder:
+        racers = [ChildRacer(contender, folder) for contender in (Ours(BINARY), ScikitLearn(BINARY, "newton-cholesky"))]
+        standings = race(racers, judge, repeats=1, limit=60.0)
+    assert all(standing.reached and standing.fit is not None for standing in standings)
+    assert all(standing.fit.peak_bytes is not None for standing in standings if standing.fit)
+    assert standings[0].fit is not None and "check" in str(standings[0].fit.solution.passes)
+    assert str(standings[1].fit and standings[1].fit.solution.passes).startswith(">=")
+
+
+def test_a_contender_that_fails_says_why() -> None:
+    judge = Judge.of(BINARY)
+    with stored(judge.X, judge.y) as folder:
+        standing = search(ChildRacer(ScikitLearn(BINARY, "no-such-solver"), folder), judge, limit=60.0)
+    assert not standing.reached
+    assert "no-such-solver" in standing.remark
+
+
+def test_all_solvers_of_scikit_learn_take_part() -> None:
+    assert [c.solver for c in in_process(BINARY, ours=["auto"], quick=False) if c.library == SCIKIT_LEARN] == [
+        "lbfgs", "newton-cg", "newton-cholesky", "sag", "saga", "liblinear",
+    ]  # fmt: skip
+    assert "liblinear" not in [c.solver for c in in_process(MULTI, ours=["auto", "lbfgs"], quick=False)]
+
+
+@pytest.mark.parametrize("method", ["newton", "lbfgs"])
+def test_dask_ml_minimises_nearly_the_same(method: str) -> None:
+    pytest.importorskip("dask_ml")
+    problem = Problem(n_rows=2_000, n_columns=5, n_partitions=2, C=1e4)
+    judge = Judge.of(problem)
+    X, y = problem.dask_arrays()
+    solution = DaskML(problem, method, normalize=False).fit(with_ones(X), y, 1e-7)
+    assert abs(judge.gap(solution.coef, solution.intercept)) < GAP
+
+
+def test_passes_count_a_sample_as_its_share() -> None:
+    problem = Problem(n_rows=20_000, n_columns=5)
+    X, y = problem.arrays()
+    newton, sampled = (Ours(problem, solver).fit(X, y, 1e-6).passes for solver in ("newton", "sampled-newton"))
+    assert newton is not None and sampled is not None
+    assert float(newton.split()[0]) == int(float(newton.split()[0]))
+    assert 1.0 < float(sampled.split()[0]) < 10.0
+
+
+def test_peak_memory_sees_a_short_allocation() -> None:
+    import os
+
+    with PeakMemory([os.getpid()], interval=0.002) as memory:
+        block = np.ones(8 << 20)
+        time.sleep(0.05)
+        del block
+    assert memory.growth > 48 << 20
+
+
+def test_a_time_limit_ends_a_block() -> None:
+    with pytest.raises(TimeoutError, match="no answer within"), time_limit(0.05):
+        time.sleep(5)
+
+
+def test_targets_are_met_or_missed() -> None:
+    assert Target("fast", "at least", 3.0, 3.0).met
+    assert not Target("fast", "at least", 3.0, 2.9).met
+    assert Target("small", "at most", 1.3, 1.2).met
+    assert not Target("small", "at most", 1.3, None).met
+    timed = [Timed((OURS, "here", 4), int), Timed((OURS, "here", 8), int)]
+    rows = [(OURS, "here", 4, 1.0, 1.0, 1.0, None), (OURS, "here", 8, 1.5, 1.0, 1.5, None)]
+    assert not growth_target("here", timed, rows).met
+
+
+def test_a_report_is_stored_as_json_and_markdown(tmp_path: Path) -> None:
+    report = Report("case", "a title", "python -m pipeline bench case")
+    report.tables.append(Table("sizes", ("name", "value"), [("a", 1.23456), ("b", None)]))
+    report.targets.append(Target("small", "at most", 1.3, 1.2))
+    report.notes.append("a note")
+    paths = report.store(tmp_path / "deep")
+    content = json.loads(paths[0].read_text())
+    assert content["tables"][0]["rows"] == [["a", 1.23456], ["b", None]]
+    assert content["targets"][0]["met"] is True
+    assert {"cores", "numpy", "scikit-learn"} <= set(content["machine"])
+    text = paths[1].read_text()
+    assert "`python -m pipeline bench case`" in text
+    assert "| a    | 1.23  |" in text and "- a note" in text and "met" in text
+    assert markdown_table(("x",), [(None,)])[2] == "| - |"
+
+
+def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmarks.run(None, []) == 0
+    assert "logistic-200" in capsys.readouterr().out
+    assert benchmarks.run("logistic-3", []) == 2
+    assert "no benchmark 'logistic-3'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["bandwidth", "overhead", "multinomial", "memory"])
+def test_a_quick_case_runs_and_is_stored(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmarks.run(name, ["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    assert f"bench {name} --quick" in capsys.readouterr().out
+    assert json.loads((tmp_path / f"{name}.json").read_text())["tables"][0]["rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["logistic-28", "logistic-200"])
+def test_a_quick_binary_case_has_everyone_in_it(name: str, tmp_path: Path) -> None:
+    assert benchmarks.run(name, ["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / f"{name}.json").read_text())
+    libraries = {row[1] for table in content["tables"] for row in table["rows"]}
+    assert libraries == {"dask-descent", "scikit-learn", "dask-ml"}
+    assert all(target["value"] is not None for target in content["targets"])
