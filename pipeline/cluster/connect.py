@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -40,13 +44,36 @@ def connect(
 ) -> Connection:
     """Connect to the scheduler at `address` or in `scheduler_file`, or start n_workers processes on this machine; nothing: stay in this process.
 
-    timeout: seconds to wait for the scheduler. Raises ValueError for more than one of the three, OSError when no scheduler answers.
+    timeout: seconds to wait for the scheduler, and for the file that it writes. Raises ValueError for more than one of the three, OSError
+    when no scheduler answers, FileNotFoundError when the file does not come.
     """
     if sum(given is not None for given in (address, n_workers, scheduler_file)) > 1:
         raise ValueError("give an address, n_workers= or scheduler_file=, not several of them")
     if n_workers is not None:
         cluster = LocalCluster(n_workers=n_workers, threads_per_worker=threads_per_worker, processes=True, dashboard_address=":0")
         return Connection(Client(cluster), cluster)
+    if scheduler_file is not None:
+        await_file(scheduler_file, timeout)
+    if scheduler_file is not None:
+        wait_for_file(scheduler_file, timeout)
     if address is not None or scheduler_file is not None:
         return Connection(Client(address=address, scheduler_file=scheduler_file, timeout=timeout))
     return Connection(None)
+
+
+def wait_for_file(path: str, timeout: float) -> None:
+    """Return when the file is there (distributed would wait for ever). Raises FileNotFoundError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not Path(path).exists():
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"no scheduler file {path} after {timeout:g} s; start the scheduler: dask scheduler --scheduler-file {path}")
+        time.sleep(0.1)
+
+
+def await_file(path: str, timeout: float) -> None:
+    """Wait for a scheduler that is starting to write its file; distributed.Client would wait for ever."""
+    deadline = time.monotonic() + timeout
+    while not Path(path).exists():
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"no scheduler file {path} after {timeout:.0f} s; start one with: dask scheduler --scheduler-file {path}")
+        time.sleep(0.1)

@@ -11,9 +11,12 @@ import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+from dask.array.optimization import optimize
+from dask.core import flatten
 from dask.delayed import Delayed, delayed
+from dask.highlevelgraph import HighLevelGraph
 
-from tasks.blocks import BlockSpec, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
+from tasks.blocks import BlockSpec, as_values, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
 from tasks.targets import as_target
 
 LAZY = (da.Array, dd.DataFrame, dd.Series)
@@ -119,11 +122,11 @@ def repartitioned(frame: Any, n_partitions: int | None) -> Any:
 
 
 def array_pieces(arrays: Sequence[da.Array | None]) -> list[list[Any]]:
-    """The row chunks of each array (or None for each), optimised together so that what they share is made once."""
-    present = iter(dask.optimize(*[a for a in arrays if a is not None]))
-    optimised = [None if a is None else next(present) for a in arrays]
-    n_blocks = arrays[0].numblocks[0] if arrays[0] is not None else 0
-    return [[None] * n_blocks if a is None else list(a.to_delayed(optimize_graph=False).reshape(n_blocks)) for a in optimised]
+    """The row chunks of each array (or None for each), optimised as one graph so that what they share is made once."""
+    keys = [[] if a is None else list(flatten(a.__dask_keys__())) for a in arrays]
+    merged = HighLevelGraph.merge(*(a.dask for a in arrays if a is not None))
+    graph = optimize(merged, [key for some in keys for key in some])
+    return [[Delayed(key, graph) for key in some] or [None] * len(keys[0]) for some in keys]
 
 
 def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
@@ -174,9 +177,13 @@ def as_array(collection: Any) -> Any:
     """Frames and series as Dask arrays of the same partitions; targets and weights in memory as NumPy arrays."""
     if collection is None or isinstance(collection, da.Array):
         return collection
-    if isinstance(collection, dd.DataFrame | dd.Series):
-        return collection.to_dask_array()
-    return as_target(collection)
+    if not isinstance(collection, dd.DataFrame | dd.Series):
+        return as_target(collection)
+    values = delayed(as_values, pure=True)
+    shape = (np.nan, *collection.shape[1:])
+    dtype = collection._meta.to_numpy().dtype
+    chunks = [da.from_delayed(values(piece), shape, dtype) for piece in partitions_of(collection)]
+    return da.concatenate(chunks, allow_unknown_chunksizes=True)
 
 
 def require_design(X: Any) -> None:

@@ -81,7 +81,7 @@ class ArraySource(Source):
     def load_local(self) -> Shard:
         return self._shard(0, self.n_groups)
 
-    def load_plans(self, bounds: Sequence[tuple[int, int]], persist: Any) -> list[ShardLoad]:
+    def load_plans(self, bounds: Sequence[tuple[int, int]], persist: Any = None) -> list[ShardLoad]:
         return [ShardLoad(self._shard, bound, (), True) for bound in bounds]
 
     def delayed_blocks(self) -> list[Delayed]:

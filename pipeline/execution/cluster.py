@@ -17,7 +17,7 @@ import numpy as np
 from dask.task_spec import List, Task, TaskRef
 from distributed import Client, Future
 
-from pipeline.data.sources import Source
+from pipeline.data.sources import ArraySource, Source
 from pipeline.execution.executors import Executor, in_task
 from pipeline.cluster.code import check_workers
 from tasks.loading import ShardLoad, load_on_worker
@@ -40,10 +40,9 @@ class WorkersUnavailableError(TimeoutError):
 
 @dataclass(eq=False)
 class Resident:
-    """The shards of a source on one cluster: bounds of their groups, how to make each, where each is."""
+    """The shards of a source on one cluster: the bounds of their groups, where each is, and what they were made from."""
 
     bounds: list[tuple[int, int]]
-    loads: list[ShardLoad]
     futures: list[Future]
     kept: list[Future]
 
@@ -122,7 +121,7 @@ class ClusterExecutor(Executor):
         futures = [
             self._make_shard(load, f"load-{token}", i, threads[i * len(threads) // len(loads)]) for i, load in enumerate(loads)
         ]
-        return Resident(bounds, loads, futures, kept)
+        return Resident(bounds, futures, kept)
 
     def _make_shard(self, load: ShardLoad, name: str, index: int, worker: str) -> Future:
         if load.from_client:
@@ -141,11 +140,12 @@ class ClusterExecutor(Executor):
     def _reload_lost(self, source: Source) -> None:
         """Send the rows again that came from this process and went down with a worker."""
         resident: Resident | None = source.resident.get(self.client.id)
-        if resident is None:
+        if resident is None or not isinstance(source, ArraySource):
             return
         threads = self._threads()
-        for i, (load, future) in enumerate(zip(resident.loads, resident.futures, strict=True)):
-            if load.from_client and (future.cancelled() or not self.client.who_has([future])[future.key]):
+        for i, load in enumerate(source.load_plans(resident.bounds)):
+            future = resident.futures[i]
+            if future.cancelled() or not self.client.who_has([future])[future.key]:
                 resident.futures[i] = self._make_shard(load, "", i, threads[i % len(threads)])
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------

@@ -12,42 +12,32 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from tasks.kernels.lanes import LANES, fma, load, load_part, splat, store_part, store_totals, total
+from tasks.kernels.lanes import LANES, fma, load, load_part, splat, store_part, total
 from tasks.typing import Array, Float64
 
 WIDTH: Final = 4 * LANES  # four vectors at a time hide the latency of fma
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
-def _dot_row(X: Array, at: int, coef: Float64) -> Any:
-    """Lanes whose total is X.flat[at : at + p] @ coef[0]; reads straight on, as memory likes it."""
-    p = X.shape[1]
-    s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-    whole = p - p % WIDTH
-    for j in range(0, whole, WIDTH):
-        s0 = fma(load(X, at + j), load(coef, j), s0)
-        s1 = fma(load(X, at + j + 8), load(coef, j + 8), s1)
-        s2 = fma(load(X, at + j + 16), load(coef, j + 16), s2)
-        s3 = fma(load(X, at + j + 24), load(coef, j + 24), s3)
-    n, at = p - whole, at + whole
-    if n > 0:
-        s0 = fma(load_part(X, at, n), load_part(coef, whole, n), s0)
-        s1 = fma(load_part(X, at + 8, n - 8), load_part(coef, whole + 8, n - 8), s1)
-        s2 = fma(load_part(X, at + 16, n - 16), load_part(coef, whole + 16, n - 16), s2)
-        s3 = fma(load_part(X, at + 24, n - 24), load_part(coef, whole + 24, n - 24), s3)
-    return (s0 + s1) + (s2 + s3)
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
 def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, raw: Float64) -> None:
-    """raw[i] = X[start + i] @ coef[0] + intercept; raw must have room for a multiple of four."""
+    """raw[i] = X[start + i] @ coef[0] + intercept; reads straight on, as memory likes it."""
     p = X.shape[1]
-    last = (start + count - 1) * p
-    for i in range(0, count, 4):  # at the end the last row may be taken several times
+    whole = p - p % WIDTH
+    n = p - whole
+    for i in range(count):
         at = (start + i) * p
-        first = _dot_row(X, at, coef)
-        second = _dot_row(X, min(at + p, last), coef)
-        third = _dot_row(X, min(at + 2 * p, last), coef)
-        store_totals(raw, i, first, second, third, _dot_row(X, min(at + 3 * p, last), coef), intercept)
+        s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+        for j in range(0, whole, WIDTH):
+            s0 = fma(load(X, at + j), load(coef, j), s0)
+            s1 = fma(load(X, at + j + 8), load(coef, j + 8), s1)
+            s2 = fma(load(X, at + j + 16), load(coef, j + 16), s2)
+            s3 = fma(load(X, at + j + 24), load(coef, j + 24), s3)
+        if n > 0:
+            at += whole
+            s0 = fma(load_part(X, at, n), load_part(coef, whole, n), s0)
+            s1 = fma(load_part(X, at + 8, n - 8), load_part(coef, whole + 8, n - 8), s1)
+            s2 = fma(load_part(X, at + 16, n - 16), load_part(coef, whole + 16, n - 16), s2)
+            s3 = fma(load_part(X, at + 24, n - 24), load_part(coef, whole + 24, n - 24), s3)
+        raw[i] = total((s0 + s1) + (s2 + s3)) + intercept
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -108,7 +98,7 @@ def _float64_block(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> A
 def dense_block_rows(X: Array, m: int) -> int:
     """Rows of a block: it stays in cache between its two uses."""
     p = max(1, X.shape[1])
-    budget = 4096 if m == 1 else 32768  # elements; BLAS likes bigger blocks
+    budget = 2048 if m == 1 else 32768  # elements; BLAS likes bigger blocks
     return max(16, min(512, budget // p // LANES * LANES))
 
 

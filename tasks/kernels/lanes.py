@@ -157,41 +157,19 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     return lanes(lanes, lanes, lanes), codegen
 
 
-def _pairs(builder: Any, a: Any, b: Any, width: int) -> Any:
-    """Of two vectors whose lanes form runs of 2 width: the first halves of the runs plus the second halves, a and b in turn."""
-    size = a.type.count
-    starts = range(0, size, 2 * width)
-    low = [i + j + other * size for i in starts for other in (0, 1) for j in range(width)]
-    picks = [ir.Constant(ir.VectorType(ir.IntType(32), len(low)), [i + shift for i in low]) for shift in (0, width)]
-    return builder.fadd(builder.shuffle_vector(a, b, picks[0]), builder.shuffle_vector(a, b, picks[1]))
-
-
-def _four_totals(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    four = _pairs(builder, _pairs(builder, a, b, 1), _pairs(builder, c, d, 1), 2)
-    halves = [ir.Constant(ir.VectorType(ir.IntType(32), 4), list(range(low, low + 4))) for low in (0, 4)]
-    return builder.fadd(builder.shuffle_vector(four, four, halves[0]), builder.shuffle_vector(four, four, halves[1]))
-
-
 @intrinsic  # type: ignore[untyped-decorator]
 def total(context: Any, value: Any) -> Any:
-    """total(value): the sum of the lanes, ((0+1)+(2+3)) + ((4+5)+(6+7))."""
+    """total(value): the sum of the lanes, ((0+4)+(2+6)) + ((1+5)+(3+7))."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.extract_element(_four_totals(builder, *args * 4), ir.IntType(32)(0))
+        value, half = args[0], LANES // 2
+        while half:
+            picks = [ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(low, low + half))) for low in (0, half)]
+            value = builder.fadd(*(builder.shuffle_vector(value, value, pick) for pick in picks))
+            half //= 2
+        return builder.extract_element(value, ir.IntType(32)(0))
 
     return types.float64(lanes), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def store_totals(context: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any, plus: Any) -> Any:
-    """store_totals(array, index, a, b, c, d, plus): total(a) + plus, ..., total(d) + plus to elements index .. index + 3."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        totals = _four_totals(builder, *args[2:6])
-        plus = builder.shuffle_vector(*[_splat(builder, args[6])] * 2, ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4))
-        builder.store(builder.fadd(totals, plus), _address(context, builder, array, args[0], args[1], totals.type), align=8)
-
-    return types.void(array, types.int64, lanes, lanes, lanes, lanes, types.float64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -183,11 +183,11 @@ def test_memory_layout_does_not_matter(convert: Callable[[Any], Any]) -> None:
 def test_other_dtypes_are_float64(dtype: str) -> None:
     whole = np.abs(X * 10).round().astype(dtype)
     expected = LinearRegression().fit(Dataset.from_arrays(whole.astype(np.float64), Y, n_partitions=3))
-    for dataset in (
-        Dataset.from_arrays(whole, Y, n_partitions=3),
-        Dataset.from_dask(da.from_array(whole, chunks=200), dask_y(200)),
-        Dataset.from_dask(dd.from_pandas(pd.DataFrame(whole, columns=NAMES), npartitions=3), dask_frame()["t"].repartition(npartitions=3)),
-    ):
+    datasets = [Dataset.from_arrays(whole, Y, n_partitions=3), Dataset.from_dask(da.from_array(whole, chunks=200), dask_y(200))]
+    if dtype != "object":  # Dask takes such columns for strings
+        frame = pd.DataFrame(whole, columns=NAMES)
+        datasets.append(Dataset.from_dask(dd.from_pandas(frame, npartitions=3), dd.from_pandas(FRAME["t"], npartitions=3)))
+    for dataset in datasets:
         assert dataset.dtype == "float64"
         np.testing.assert_allclose(LinearRegression().fit(dataset).coef_, expected.coef_, rtol=1e-9)
 
@@ -223,7 +223,7 @@ LABELS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("kind", LABELS)
 def test_labels_of_any_type(kind: str) -> None:
     y = LABELS[kind](Y)
-    classes = {"yes": ["no", "yes"], True: [False, True], 1: [0, 1]}[np.asarray(y)[int(np.argmax(Y))]]
+    classes = sorted(set(y.tolist()))
     expected = LogisticRegression(solver="newton").fit(Dataset.from_arrays(X, Y, partition_rows=ROWS))
     datasets = [Dataset.from_arrays(X, y, partition_rows=ROWS)]
     if isinstance(y, pd.Series):
@@ -243,8 +243,8 @@ class Tally:
 
     path: Path
 
-    def reader(self, rows: Any) -> Callable[[int], Any]:
-        path, chunks = str(self.path), pieces(rows)
+    def reader(self, chunks: list[Any]) -> Callable[[int], Any]:
+        path = str(self.path)
 
         def read(i: int) -> Any:
             with open(path, "a") as file:
@@ -267,7 +267,7 @@ def tally(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tally]:
 
 
 def counted_array(tally: Tally, rows: Any) -> da.Array:
-    read = delayed(tally.reader(rows), pure=True)
+    read = delayed(tally.reader(pieces(rows)), pure=True)
     return da.concatenate([da.from_delayed(read(i), (n, *rows.shape[1:]), rows.dtype) for i, n in enumerate(ROWS)])
 
 
@@ -278,7 +278,7 @@ def test_one_read_a_fit(tally: Tally) -> None:
 
 
 def test_one_read_of_frames(tally: Tally) -> None:
-    frame = dd.from_map(tally.reader(FRAME), range(3), meta=FRAME.iloc[:0])
+    frame = dd.from_map(tally.reader(pieces(FRAME)), range(3), meta=FRAME.iloc[:0])
     LogisticRegression().fit(frame[NAMES], frame["t"])
     assert tally.reads == 3
 
@@ -301,7 +301,7 @@ def test_one_read_of_chunks_that_do_not_match(tally: Tally) -> None:
 
 
 def test_one_read_of_a_whole_file_that_all_partitions_share(tally: Tally) -> None:
-    whole = da.from_delayed(delayed(tally.reader([X, X, X, X, X, X]), pure=True)(0), (1, 600, 4), float)[0]
+    whole = da.from_delayed(delayed(tally.reader([X]), pure=True)(0), (600, 4), float)
     Dataset.from_dask(whole.rechunk((50, 4)), dask_y(50)).schema  # noqa: B018
     assert tally.reads == 1
 
