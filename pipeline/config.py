@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import pipeline
 from pipeline.cluster.connect import Connection, connect
+from pipeline.cluster.interrupts import spared_interrupts
 from pipeline.data.dataset import Dataset
 from pipeline.data_sections import DATA, Data
 from pipeline.estimators.base import LinearModel
@@ -108,7 +109,8 @@ class Local(Cluster):
 
     def connect(self) -> Connection:
         n_workers = self.n_workers or max(1, default_threads() // self.threads_per_worker)
-        return connect(n_workers=n_workers, threads_per_worker=self.threads_per_worker)
+        with spared_interrupts():
+            return connect(n_workers=n_workers, threads_per_worker=self.threads_per_worker)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,6 +151,4 @@ class GeneratedData(Data):
         return Dataset.from_function(make, n_partitions=self.n_partitions, n_columns=self.n_columns, dtype=self.dtype)
 
 
-DATA: Mapping[str, type[Data]] = {
-    cls.kind: cls for cls in (BundledData, CsvData, ParquetData, NpyData, ZarrData, Hdf5Data, GeneratedData)
-}
+DATA: Mapping[str, type[Data]] = {cls.kind: cls for cls in (BundledData, CsvData, ParquetData, NpyData, ZarrData, Hdf5Data, GeneratedData)}

@@ -48,5 +48,5 @@ class History:
 
 
 def digest(parameters: Float64) -> str:
-    """SHA-256 of the flat float64 parameters (k, n), little-endian."""
+    """SHA-256 of the flat float64 parameters, little-endian."""
     return hashlib.sha256(np.ascontiguousarray(parameters, dtype="<f8").tobytes()).hexdigest()

@@ -84,7 +84,9 @@ def load_model(path: str | Path) -> LinearModel:
         raise ValueError(f"{path} is a safetensors file, but no model that dask-descent wrote")
     if metadata.get("format_version") != FORMAT_VERSION:
         found = metadata.get("format_version")
-        raise ValueError(f"{path} has format version {found}, this dask-descent reads {FORMAT_VERSION}; read it with the version that wrote it")
+        raise ValueError(
+            f"{path} has format version {found}, this dask-descent reads {FORMAT_VERSION}; read it with the version that wrote it"
+        )
     if metadata.pop("sha256", None) != content_digest(arrays, metadata):
         raise ValueError(f"{path} is damaged: its content is not what its SHA-256 says; copy or train it again")
     return rebuild(path, arrays, metadata)

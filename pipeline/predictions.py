@@ -33,7 +33,9 @@ class ProbabilityModel(Protocol):
     def predict_proba(self, X: Any) -> Any: ...
 
 
-def predict_files(model: LinearModel, data: Sequence[str], out: Path, keep: Sequence[str] = (), progress: RoundProgress | None = None) -> int:
+def predict_files(
+    model: LinearModel, data: Sequence[str], out: Path, keep: Sequence[str] = (), progress: RoundProgress | None = None
+) -> int:
     """Predict the rows of `data` (paths, directories or globs, CSV or Parquet) into the file `out` (.csv or .parquet); returns how many.
 
     Columns: those of `keep`, copied from the data; prediction (prediction_0, ... for several targets); and for classifiers
@@ -95,7 +97,9 @@ def feature_columns(model: LinearModel, frame: Any, keep: Sequence[str]) -> list
     if missing:
         raise ValueError(f"the data lacks {len(missing)} column(s), {listed(missing)}; it has {listed(there)}")
     if len(features) != model.n_features_in_:
-        raise ValueError(f"the model was fitted on {model.n_features_in_} columns without names, but the data has {len(features)}, {listed(features)}")
+        raise ValueError(
+            f"the model was fitted on {model.n_features_in_} columns without names, but the data has {len(features)}, {listed(features)}"
+        )
     text = [name for name in features if not pd.api.types.is_numeric_dtype(frame.dtypes[name])]
     if text:
         raise ValueError(f"column {text[0]!r} has dtype {frame.dtypes[text[0]]}, not numbers; encode it as it was for the fit")

@@ -92,10 +92,10 @@ def run_job(job: Job, progress: RoundProgress | None = None) -> Run:
     directory = Path(job.output.directory)
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        with progress or RoundProgress(quiet=True) as progress:
-            progress.step(f"start {job.cluster.kind}")
+        with progress or RoundProgress(quiet=True) as shown:
+            shown.step(f"start {job.cluster.kind}")
             with job.cluster.connect():
-                model, metrics = fit_and_score(job, progress)
+                model, metrics = fit_and_score(job, shown)
         write_run(directory, job, model, metrics)
     except BaseException:
         with suppress(OSError):

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.data.dataset import Dataset
 from pipeline.execution.executors import Executor
-from pipeline.history import History, Row, digest
+from pipeline.history import History, Row
 from tasks.objectives import Objective, evaluate, evaluate_product
 from tasks.penalties import L2
 from tasks.rounds import REDUCTIONS, RoundInput
@@ -31,10 +31,6 @@ class Result:
     history: list[Row]
     bytes_per_round: int
     tasks_per_round: int
-
-    @property
-    def sha256(self) -> str:
-        return digest(self.parameters)
 
 
 def train(

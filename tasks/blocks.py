@@ -85,11 +85,6 @@ def count_rows(rows: Any) -> int:
     return int(rows.shape[0])
 
 
-def as_values(rows: pd.DataFrame | pd.Series) -> Any:
-    """A frame or series as a plain array, missing numbers as NaN: (n, p) or (n,)."""
-    return _frame_values(rows, "float64") if isinstance(rows, pd.DataFrame) else as_target(rows)
-
-
 def as_design(X: Any, dtype: str) -> Design:
     """X as a C-ordered aligned array or CSR of `dtype`, (n, p); the caller's own rows are never changed."""
     if isinstance(X, pd.DataFrame):

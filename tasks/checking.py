@@ -123,7 +123,7 @@ def _first_fault(group: Group, largest: Float64) -> Fault | None:
     if y is not None and y.dtype.kind == "f" and not np.all(np.isfinite(y)):
         return _fault(group, "y", *_first_not_finite(y.reshape(group.n_rows, -1)))
     if y is not None and y.dtype.kind == "O" and group.n_rows:
-        missing = np.argwhere((y == None).reshape(group.n_rows, -1))  # noqa: E711  (as tasks.targets leaves them)
+        missing = np.argwhere((y == None).reshape(group.n_rows, -1))  # as tasks.targets leaves them
         if len(missing):
             return _fault(group, "y", int(missing[0, 0]), int(missing[0, 1]), np.nan)
     if weight is not None and not np.all((weight >= 0) & np.isfinite(weight)):

@@ -179,6 +179,13 @@ class LinearObjective:
     def predict(self, parameters: Float64, X: Design) -> Float64:
         return kernels.raw_prediction(X, *self._stacked(parameters[None]))
 
+    def centred(self, parameters: Float64) -> Float64:
+        """Of all parameters (n,) that predict the same, the ones that are reported: softmax intercepts that add up to zero."""
+        if self.n_outputs == 1 or not self.loss.classification or not self.fit_intercept:
+            return parameters
+        coef, intercept = self.layout.split(parameters)
+        return self.layout.join(coef, intercept - intercept.mean())
+
     def _stacked(self, parameters: Float64) -> tuple[Float64, Float64]:
         """(k, n) -> coef (k c, p), intercept (k c,), the rows of all models one below the other."""
         coef, intercept = self.layout.split(parameters)

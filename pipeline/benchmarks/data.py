@@ -29,7 +29,7 @@ class Problem:
     n_rows: int
     n_columns: int
     n_classes: int = 2
-    n_partitions: int = 16
+    n_partitions: int = 4
     C: float = 1.0
     seed: int = 20
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -54,20 +52,9 @@ def connect(
         return Connection(Client(cluster), cluster)
     if scheduler_file is not None:
         await_file(scheduler_file, timeout)
-    if scheduler_file is not None:
-        wait_for_file(scheduler_file, timeout)
     if address is not None or scheduler_file is not None:
         return Connection(Client(address=address, scheduler_file=scheduler_file, timeout=timeout))
     return Connection(None)
-
-
-def wait_for_file(path: str, timeout: float) -> None:
-    """Return when the file is there (distributed would wait for ever). Raises FileNotFoundError after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not Path(path).exists():
-        if time.monotonic() > deadline:
-            raise FileNotFoundError(f"no scheduler file {path} after {timeout:g} s; start the scheduler: dask scheduler --scheduler-file {path}")
-        time.sleep(0.1)
 
 
 def await_file(path: str, timeout: float) -> None:

@@ -12,11 +12,13 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 from dask.array.optimization import optimize
+from dask.base import tokenize
 from dask.core import flatten
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import Task, TaskRef
 
-from tasks.blocks import BlockSpec, as_values, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
+from tasks.blocks import BlockSpec, as_design, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
 from tasks.targets import as_target
 
 LAZY = (da.Array, dd.DataFrame, dd.Series)
@@ -45,13 +47,10 @@ def from_dask(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> T
     sizes: Sequence[int] | None = None
     present = [a for a in given if a is not None]
     if all(isinstance(a, dd.DataFrame | dd.Series) for a in present) and len({a.npartitions for a in present}) == 1:
-        make = delayed(unpack_block, pure=True)
-        blocks = [make(i, spec, rows) for i, rows in enumerate(frame_pieces(given, n_partitions))]
+        blocks = make_blocks(unpack_block, spec, [[rows] for rows in frame_pieces(given, n_partitions)])
     else:
         arrays = align(given, n_partitions)
-        pieces = array_pieces(arrays)
-        make = delayed(make_block, pure=True)
-        blocks = [make(i, spec, *rows) for i, rows in enumerate(zip(*pieces, strict=True))]
+        blocks = make_blocks(make_block, spec, list(zip(*array_pieces(arrays), strict=True)))
         sizes = None if np.isnan(arrays[0].shape[0]) else arrays[0].chunks[0]
     return Table(blocks, int(X.shape[1]), spec.dtype, columns, given, sizes)
 
@@ -63,17 +62,27 @@ def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[An
     require_numeric(frame._meta[list(features)])
     dtype = design_dtype(frame[list(features)])
     spec = BlockSpec(dtype, len(features), features, target, sample_weight)
-    frame = frame[[*features, *special]]
-    make = delayed(make_block, pure=True)
-    blocks = [make(i, spec, piece) for i, piece in enumerate(partitions_of(repartitioned(frame, n_partitions)))]
+    pieces = partitions_of(repartitioned(frame[[*features, *special]], n_partitions))
+    blocks = make_blocks(make_block, spec, [[piece] for piece in pieces])
     return Table(blocks, len(features), dtype, feature_names(features), (frame,))
 
 
 def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int, dtype: str) -> Table:
     """Blocks of a function of the partition's number; see `Dataset.from_function`."""
     require_count(n_partitions)
-    call, spec = delayed(call_block, pure=True), BlockSpec(dtype, n_columns)
-    return Table([call(i, spec, make) for i in range(n_partitions)], n_columns, dtype)
+    return Table(make_blocks(call_block, BlockSpec(dtype, n_columns), [[make]] * n_partitions), n_columns, dtype)
+
+
+def make_blocks(make: Callable[..., Any], spec: BlockSpec, arguments: Sequence[Sequence[Any]]) -> list[Delayed]:
+    """Block i as make(i, spec, *arguments[i]), lazy; all share one graph, in which Delayed arguments are keys."""
+    pieces = [piece for row in arguments for piece in row if isinstance(piece, Delayed)]
+    name = f"block-{tokenize(make, spec, arguments if not pieces else [piece.key for piece in pieces])}"
+    layer = {}
+    for i, row in enumerate(arguments):
+        key = (name, i)
+        layer[key] = Task(key, make, i, spec, *[TaskRef(a.key) if isinstance(a, Delayed) else a for a in row])
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=list({id(piece.dask): piece for piece in pieces}.values()))
+    return [Delayed(key, graph, layer=name) for key in layer]
 
 
 def choose_columns(names: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None) -> tuple[tuple[Any, ...], list[Any]]:
@@ -125,8 +134,10 @@ def array_pieces(arrays: Sequence[da.Array | None]) -> list[list[Any]]:
     """The row chunks of each array (or None for each), optimised as one graph so that what they share is made once."""
     keys = [[] if a is None else list(flatten(a.__dask_keys__())) for a in arrays]
     merged = HighLevelGraph.merge(*(a.dask for a in arrays if a is not None))
-    graph = optimize(merged, [key for some in keys for key in some])
-    return [[Delayed(key, graph) for key in some] or [None] * len(keys[0]) for some in keys]
+    flat = [key for some in keys for key in some]
+    name = f"aligned-{tokenize(flat)}"
+    graph = HighLevelGraph.from_collections(name, optimize(merged, flat))
+    return [[Delayed(key, graph, layer=name) for key in some] or [None] * len(keys[0]) for some in keys]
 
 
 def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
@@ -134,7 +145,9 @@ def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
 
     Where some row counts are unknown and must be known for that, they are counted, which reads the source once more.
     """
-    arrays = [as_array(a) for a in given]
+    X, *others = given
+    design, target, dtype = delayed(as_design, pure=True), delayed(as_target, pure=True), design_dtype(X)
+    arrays = [as_array(X, lambda piece: design(piece, dtype), dtype), *(as_array(a, target, None) for a in others)]
     lazy = [a for a in arrays if isinstance(a, da.Array)]
     unknown = [bool(np.isnan(a.shape[0])) for a in lazy]
     simple = all(unknown) and len({a.numblocks[0] for a in lazy}) == 1 and len(lazy) == sum(a is not None for a in arrays)
@@ -173,16 +186,15 @@ def rechunked(array: Any, rows: tuple[int, ...]) -> da.Array:
     return array.rechunk({0: array.chunks[0] if np.isnan(array.shape[0]) else rows, **dict.fromkeys(range(1, array.ndim), -1)})
 
 
-def as_array(collection: Any) -> Any:
-    """Frames and series as Dask arrays of the same partitions; targets and weights in memory as NumPy arrays."""
+def as_array(collection: Any, convert: Callable[[Any], Any], dtype: Any) -> Any:
+    """Frames and series as Dask arrays of the same partitions, each made by `convert`; targets and weights in memory as NumPy arrays."""
     if collection is None or isinstance(collection, da.Array):
         return collection
     if not isinstance(collection, dd.DataFrame | dd.Series):
         return as_target(collection)
-    values = delayed(as_values, pure=True)
-    shape = (np.nan, *collection.shape[1:])
-    dtype = collection._meta.to_numpy().dtype
-    chunks = [da.from_delayed(values(piece), shape, dtype) for piece in partitions_of(collection)]
+    single = collection.ndim == 2 and dtype is None and collection.shape[1] == 1
+    shape = (np.nan, *(() if single else collection.shape[1:]))
+    chunks = [da.from_delayed(convert(piece), shape, dtype or object) for piece in partitions_of(collection)]
     return da.concatenate(chunks, allow_unknown_chunksizes=True)
 
 

@@ -11,6 +11,7 @@ import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
+import scipy.sparse as sp
 from dask.delayed import delayed
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
@@ -20,6 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from pipeline.callbacks import RoundCallbacks
 from pipeline.data.dataset import Dataset, Schema
 from pipeline.estimators.solvers import Problem, choose
+from pipeline.history import digest
 from pipeline.training import Result, train
 from tasks.objectives import LinearObjective
 from tasks.penalties import L2
@@ -121,7 +123,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
             raise TypeError("y is a Dask collection but X is in memory; pass both as Dask collections, or y.compute()")
         X, y = self._validated(X, y)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=False, ensure_all_finite=False)
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         return Dataset.from_arrays(X, y, sample_weight)
 
     def _validated(self, X: Any, y: Any) -> tuple[Any, Any]:
@@ -153,7 +155,8 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
 
     def _store(self, result: Result, objective: LinearObjective, dataset: Dataset) -> None:
         (self.status_,) = result.statuses
-        coef, intercept = objective.layout.split(result.parameters[0])
+        parameters = objective.centred(result.parameters[0])
+        coef, intercept = objective.layout.split(parameters)
         if not (np.all(np.isfinite(coef)) and np.all(np.isfinite(intercept))):
             raise ValueError(f"the fit diverged: {self.status_.reason}")
         self._set_coef(coef.astype(dataset.dtype), intercept.astype(dataset.dtype), dataset)
@@ -161,7 +164,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         self.n_rounds_ = len(result.history)
         self.bytes_per_round_ = result.bytes_per_round
         self.tasks_per_round_ = result.tasks_per_round
-        self.parameters_sha256_ = result.sha256
+        self.parameters_sha256_ = digest(parameters)
         if self.status_.kind != "converged":
             message = f"{type(self).__name__} ended {self.status_.kind} after {self.n_rounds_} rounds: {self.status_.reason}"
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
@@ -186,7 +189,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         if isinstance(X, da.Array):
             return self._predict_lazily(X, model, kind)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=False)
-        return predict_block(X, model, kind)
+        return predict_block(sp.csr_array(X) if sp.issparse(X) else X, model, kind)
 
     def _predict_lazily(self, X: da.Array, model: ScoreInput, kind: str) -> da.Array:
         if X.ndim != 2:

@@ -100,9 +100,11 @@ class LogisticRegression(ClassifierMixin, LinearModel):
                 f"Unknown label type: {schema.target_kind}. Maybe you are trying to fit a classifier, which expects discrete classes"
             )
         classes = schema.classes
-        if len(classes) < 2:
+        counting = classes[schema.class_weights > 0]
+        if len(counting) < 2:
             raise ValueError(
-                f"This solver needs samples of at least 2 classes in the data, but the data contains only one class: {classes[0]!r}"
+                "This solver needs samples of at least 2 classes in the data, but the data contains only one class"
+                f" of positive weight: {counting[0]!r}"
             )
         loss: Loss = LogisticLoss() if len(classes) == 2 else MultinomialLoss()
         weight = class_weights(self.class_weight, schema)

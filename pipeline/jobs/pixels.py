@@ -35,7 +35,9 @@ def make_pixels(directory: Path, file_format: Format = "parquet", every: int = 1
     paths = [directory / f"part-{i:03}.{file_format}" for i in range(len(frames))]
     others = {path for path in directory.glob("[!.]*") if path not in paths}
     if others:
-        raise ValueError(f"{directory} has other files in it, {min(others).name} for one; give a directory of its own with --out, or empty it")
+        raise ValueError(
+            f"{directory} has other files in it, {min(others).name} for one; give a directory of its own with --out, or empty it"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     for path, frame in zip(paths, frames, strict=True):
         with write_beside(path) as beside:

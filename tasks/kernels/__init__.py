@@ -97,9 +97,7 @@ def hessian_vector(
 ) -> tuple[Float64, Float64]:
     """Sums of the Hessian of each model times its direction: coef part (m, p), intercept part (m,)."""
     if not isinstance(X, np.ndarray | sp.csr_array):
-        return array_api.hessian_vector(
-            loss, X, y, weight, offsets, coef, intercept, n_models, coef_direction, intercept_direction
-        )
+        return array_api.hessian_vector(loss, X, y, weight, offsets, coef, intercept, n_models, coef_direction, intercept_direction)
     rows, kind = _rows(X)
     sums = _compiled(passes.product_pass, kind)(
         loss,
@@ -162,7 +160,7 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
     def array(dtype: str, ndim: int) -> Any:
         return numba.types.Array(getattr(numba.types, dtype), ndim, "C", readonly=True)
 
-    rows = array(kind[0], 2) if len(kind) == 1 else numba.types.Tuple([array(dtype, 1) for dtype in kind])
+    rows = array(kind[0], 2) if len(kind) == 1 else numba.types.Tuple([array(dtype, 1) for dtype in kind])  # type: ignore[no-untyped-call]
     integer, flag = numba.int64, numba.types.boolean
     vector, matrix, offsets = array("float64", 1), array("float64", 2), array("int64", 1)
     model = (integer, rows, matrix, vector, offsets, matrix, vector, integer)

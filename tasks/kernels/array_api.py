@@ -48,9 +48,7 @@ def hessian_vector(
 ) -> tuple[Float64, Float64]:
     """As tasks.kernels.hessian_vector."""
     xp = array_namespace(X)
-    coef, intercept, coef_direction, intercept_direction = (
-        _like(X, a) for a in (coef, intercept, coef_direction, intercept_direction)
-    )
+    coef, intercept, coef_direction, intercept_direction = (_like(X, a) for a in (coef, intercept, coef_direction, intercept_direction))
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
         _, _, curvature = _pointwise(xp, loss, _predict(xp, rows, coef, intercept, n_models), target, n_models)
@@ -106,7 +104,7 @@ def _like(X: Any, array: Any) -> Any:
 
 
 def _to_numpy(array: Any) -> Float64:
-    return np.asarray(array.get()) if is_cupy_array(array) else np.from_dlpack(array).copy()
+    return np.array(array.get() if is_cupy_array(array) else np.from_dlpack(array), dtype=np.float64)
 
 
 def _leaves(xp: Any, X: Any, y: Any, weight: Any, offsets: Int64) -> Iterator[tuple[Any, Any, Any]]:

@@ -17,26 +17,24 @@ from tasks.typing import Array, Float64
 
 WIDTH: Final = 4 * LANES  # four vectors at a time hide the latency of fma
 
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, raw: Float64) -> None:
     """raw[i] = X[start + i] @ coef[0] + intercept; reads straight on, as memory likes it."""
     p = X.shape[1]
-    whole = p - p % WIDTH
-    n = p - whole
+    wide, whole = p - p % WIDTH, p - p % LANES
     for i in range(count):
         at = (start + i) * p
         s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-        for j in range(0, whole, WIDTH):
+        for j in range(0, wide, WIDTH):
             s0 = fma(load(X, at + j), load(coef, j), s0)
             s1 = fma(load(X, at + j + 8), load(coef, j + 8), s1)
             s2 = fma(load(X, at + j + 16), load(coef, j + 16), s2)
             s3 = fma(load(X, at + j + 24), load(coef, j + 24), s3)
-        if n > 0:
-            at += whole
-            s0 = fma(load_part(X, at, n), load_part(coef, whole, n), s0)
-            s1 = fma(load_part(X, at + 8, n - 8), load_part(coef, whole + 8, n - 8), s1)
-            s2 = fma(load_part(X, at + 16, n - 16), load_part(coef, whole + 16, n - 16), s2)
-            s3 = fma(load_part(X, at + 24, n - 24), load_part(coef, whole + 24, n - 24), s3)
+        for j in range(wide, whole, LANES):
+            s0 = fma(load(X, at + j), load(coef, j), s0)
+        if whole < p:
+            s1 = fma(load_part(X, at + whole, p - whole), load_part(coef, whole, p - whole), s1)
         raw[i] = total((s0 + s1) + (s2 + s3)) + intercept
 
 
@@ -80,7 +78,7 @@ def float64_block(X: Array, start: int, count: int, scratch: Float64, fill: bool
     """Rows of X as float64 (count, p): themselves, or the copy that `fill` has put into scratch."""
 
 
-@overload(float64_block, strict=False)  # type: ignore[untyped-decorator]
+@overload(float64_block, strict=False)
 def _float64_block(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> Any:
     def themselves(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> Any:
         return X[start : start + count]
@@ -97,9 +95,8 @@ def _float64_block(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> A
 @njit(nogil=True, cache=True, error_model="numpy")
 def dense_block_rows(X: Array, m: int) -> int:
     """Rows of a block: it stays in cache between its two uses."""
-    p = max(1, X.shape[1])
-    budget = 2048 if m == 1 else 32768  # elements; BLAS likes bigger blocks
-    return max(16, min(512, budget // p // LANES * LANES))
+    rows: int = max(16, min(512, 32768 // max(1, X.shape[1]) // LANES * LANES))
+    return rows
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, Final
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
@@ -26,6 +26,9 @@ _i32 = ir.VectorType(ir.IntType(32), LANES)
 _i1 = ir.VectorType(ir.IntType(1), LANES)
 
 
+_operation: Callable[[Callable[..., Any]], Any] = intrinsic  # typed: the checker cannot see what numba makes of it
+
+
 class Lanes(types.Type):
     """The numba type of eight float64 values."""
 
@@ -37,16 +40,16 @@ lanes: Final = Lanes()
 
 
 @register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, _f64)
+        super().__init__(manager, numba_type, _f64)  # type: ignore[no-untyped-call]
 
 
 def _register_operator(function: Callable[..., Any], instruction: str) -> None:
-    template = type("LanesOperator", (ConcreteTemplate,), {"cases": [signature(lanes, lanes, lanes)]})
-    infer_global(function)(template)
+    template = type("LanesOperator", (ConcreteTemplate,), {"cases": [signature(lanes, lanes, lanes)]})  # type: ignore[no-untyped-call]
+    infer_global(function)(template)  # type: ignore[no-untyped-call]
 
-    @lower_builtin(function, Lanes, Lanes)  # type: ignore[untyped-decorator]
+    @lower_builtin(function, Lanes, Lanes)  # type: ignore[untyped-decorator, no-untyped-call]
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return getattr(builder, instruction)(*args)
 
@@ -71,7 +74,8 @@ def _splat(builder: Any, scalar: Any) -> Any:
 
 
 def _call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
+    function_type = ir.FunctionType(result, [a.type for a in args])
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call]
     return builder.call(function, args)
 
 
@@ -92,13 +96,13 @@ def _extend(builder: Any, vector: Any) -> Any:
     return vector if vector.type == _f64 else builder.fpext(vector, _f64)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def splat(context: Any, scalar: Any) -> Any:
     """splat(scalar): the scalar in every lane."""
     return lanes(types.float64), lambda context, builder, sig, args: _splat(builder, args[0])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def load(context: Any, array: Any, index: Any) -> Any:
     """load(array, index): elements index .. index + 7 of a C-contiguous float32 or float64 array, counted over all its axes."""
 
@@ -110,7 +114,7 @@ def load(context: Any, array: Any, index: Any) -> Any:
     return lanes(array, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def load_part(context: Any, array: Any, index: Any, count: Any) -> Any:
     """load_part(array, index, count): like `load`, but only the first `count` elements are touched, none if
     count <= 0; 0.0 in the other lanes."""
@@ -125,7 +129,7 @@ def load_part(context: Any, array: Any, index: Any, count: Any) -> Any:
     return lanes(array, types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def store(context: Any, array: Any, index: Any, value: Any) -> Any:
     """store(array, index, value): the eight lanes to elements index .. index + 7 of a float64 array."""
 
@@ -135,7 +139,7 @@ def store(context: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.int64, lanes), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def store_part(context: Any, array: Any, index: Any, value: Any, count: Any) -> Any:
     """store_part(array, index, value, count): only the first `count` lanes."""
 
@@ -147,7 +151,7 @@ def store_part(context: Any, array: Any, index: Any, value: Any, count: Any) -> 
     return types.void(array, types.int64, lanes, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     """fma(a, b, c) = a b + c, rounded once."""
 
@@ -157,7 +161,7 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     return lanes(lanes, lanes, lanes), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def total(context: Any, value: Any) -> Any:
     """total(value): the sum of the lanes, ((0+4)+(2+6)) + ((1+5)+(3+7))."""
 
@@ -172,7 +176,7 @@ def total(context: Any, value: Any) -> Any:
     return types.float64(lanes), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def where_less(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     """where_less(a, b, yes, no): `yes` in lanes with a < b, `no` elsewhere, also where a or b is NaN."""
 
@@ -182,7 +186,7 @@ def where_less(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     return lanes(lanes, lanes, lanes, lanes), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def where_equal(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     """where_equal(a, b, yes, no): `yes` in lanes with a == b, `no` elsewhere."""
 
@@ -192,7 +196,7 @@ def where_equal(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     return lanes(lanes, lanes, lanes, lanes), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def shifted_power_of_two(context: Any, value: Any) -> Any:
     """shifted_power_of_two(n + 1.5 2^52) = 2^n for whole n in -1022 .. 1023: n stands in the low mantissa bits."""
 
@@ -203,7 +207,7 @@ def shifted_power_of_two(context: Any, value: Any) -> Any:
     return lanes(lanes), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_operation
 def exponent(context: Any, value: Any) -> Any:
     """exponent(u): the whole number k for which u / 2^k lies in about [√½, √2), for positive normal u."""
 

@@ -29,40 +29,38 @@ def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, sc
 def take_block(X: Any, start: int, step: int, count: int, block: Float64) -> Any: ...
 
 
-@overload(block_rows, strict=False)  # type: ignore[untyped-decorator]
+@overload(block_rows, strict=False)
 def _block_rows(X: Any, m: Any) -> Any:
     rows = dense.dense_block_rows if isinstance(X, types.Array) else csr.csr_block_rows
     return lambda X, m: rows(X, m)
 
 
-@overload(scratch_size, strict=False)  # type: ignore[untyped-decorator]
+@overload(scratch_size, strict=False)
 def _scratch_size(X: Any, m: Any, rows: Any) -> Any:
     size = dense.dense_scratch_size if isinstance(X, types.Array) else csr.csr_scratch_size
     return lambda X, m, rows: size(X, m, rows)
 
 
-@overload(predict_block, strict=False)  # type: ignore[untyped-decorator]
+@overload(predict_block, strict=False)
 def _predict_block(X: Any, start: Any, count: Any, coef: Any, intercept: Any, raw: Any, scratch: Any) -> Any:
     predict = dense.dense_predict if isinstance(X, types.Array) else csr.csr_predict
     return lambda X, start, count, coef, intercept, raw, scratch: predict(X, start, count, coef, intercept, raw, scratch)
 
 
-@overload(add_block, strict=False)  # type: ignore[untyped-decorator]
+@overload(add_block, strict=False)
 def _add_block(X: Any, start: Any, count: Any, factor: Any, sums: Any, scratch: Any, product: Any) -> Any:
     add = dense.dense_add if isinstance(X, types.Array) else csr.csr_add
     return lambda X, start, count, factor, sums, scratch, product: add(X, start, count, factor, sums, scratch, product)
 
 
-@overload(take_block, strict=False)  # type: ignore[untyped-decorator]
+@overload(take_block, strict=False)
 def _take_block(X: Any, start: Any, step: Any, count: Any, block: Any) -> Any:
     take = dense.dense_take if isinstance(X, types.Array) else csr.csr_take
     return lambda X, start, step, count, block: take(X, start, step, count, block)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def gradient_pass(
-    loss: int, X: Any, y: Float64, weight: Float64, offsets: Int64, coef: Float64, intercept: Float64, k: int
-) -> Float64:
+def gradient_pass(loss: int, X: Any, y: Float64, weight: Float64, offsets: Int64, coef: Float64, intercept: Float64, k: int) -> Float64:
     """Sums of loss, weight and gradient."""
     m, p = coef.shape
     rows = block_rows(X, m)
@@ -185,9 +183,7 @@ def hessian_pass(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def add_hessian(
-    loss: int, block: Float64, curvature: Float64, weight: Float64, at: int, c: int, fit_intercept: bool, H: Float64
-) -> None:
+def add_hessian(loss: int, block: Float64, curvature: Float64, weight: Float64, at: int, c: int, fit_intercept: bool, H: Float64) -> None:
     """Add one model's block to H: lower triangles of the coef blocks on and below the diagonal, and the intercept rows.
 
     For squared loss only output 0, because all outputs have the same curvature and no output meets another.

@@ -117,9 +117,7 @@ def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _multinomial(
-    raw: Float64, target: Float64, weight: Float64, at: int, c: int, residual: Float64, probability: Float64
-) -> float:
+def _multinomial(raw: Float64, target: Float64, weight: Float64, at: int, c: int, residual: Float64, probability: Float64) -> float:
     """All c outputs of one model; residual = weight (softmax - indicator), probability = softmax (not weighted)."""
     count = len(weight)
     loss, zero = splat(0.0), splat(0.0)
@@ -208,9 +206,7 @@ def curvature_pair(loss: int, curvature: Float64, weight: Float64, at: int, a: i
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def take_targets(
-    loss: int, y: Float64, weight: Float64, start: int, step: int, count: int, target: Float64, row_weight: Float64
-) -> None:
+def take_targets(loss: int, y: Float64, weight: Float64, start: int, step: int, count: int, target: Float64, row_weight: Float64) -> None:
     """Targets (t, count) flat and weights (count,) of rows start, start + step, ...; class codes come as float64 bit patterns."""
     n_targets = y.shape[1]
     if loss == MULTINOMIAL:

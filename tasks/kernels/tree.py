@@ -46,4 +46,5 @@ def collapse(stack: Float64, top: int) -> Float64:
     """The sum over all leaves, in memory of its own, after the last push returned `top`."""
     for level in range(top - 1, 0, -1):
         _merge(stack, level)
-    return stack[0].copy()
+    total: Float64 = stack[0].copy()
+    return total

@@ -154,11 +154,9 @@ def test_finite_differences(case: tuple[int, int, int]) -> None:
     D, d = rng.normal(size=q.coef.shape), rng.normal(size=q.intercept.shape)
 
     def at(t: float) -> Any:
-        return kernels.loss_and_gradient(
-            q.loss, q.X, q.y, q.weight, q.offsets, q.coef + t * D, q.intercept + t * d, q.k
-        )
+        return kernels.loss_and_gradient(q.loss, q.X, q.y, q.weight, q.offsets, q.coef + t * D, q.intercept + t * d, q.k)
 
-    loss, _, coef_sum, intercept_sum = at(0.0)
+    _, _, coef_sum, intercept_sum = at(0.0)
     slope = (coef_sum * D).reshape(q.k, -1).sum(axis=1) + (intercept_sum * d).reshape(q.k, -1).sum(axis=1)
     up, down = at(step), at(-step)
     np.testing.assert_allclose((up[0] - down[0]) / (2 * step), slope, rtol=1e-7, atol=1e-7)
@@ -261,9 +259,7 @@ def test_weights_are_repeats(case: tuple[int, int, int]) -> None:
 def test_row_step(case: tuple[int, int, int], kind: str) -> None:
     q = make(*case, 7, [100, 0, 2, 1, 57])
     rows = np.concatenate([np.arange(a, b, 3) for a, b in zip(q.offsets[:-1], q.offsets[1:], strict=True)])
-    result = kernels.hessian(
-        q.loss, as_kind(q.X, kind), q.y, q.weight, q.offsets, q.coef, q.intercept, q.k, True, 3
-    )
+    result = kernels.hessian(q.loss, as_kind(q.X, kind), q.y, q.weight, q.offsets, q.coef, q.intercept, q.k, True, 3)
     close(result, reference(q, q.weight, rows))
 
 
@@ -345,11 +341,12 @@ def test_array_api_is_numpy(case: tuple[int, int, int]) -> None:
     for weight in (None, q.weight):
         for dtype in (np.float64, np.float32):
             X, y = array_api_strict.asarray(q.X.astype(dtype)), array_api_strict.asarray(q.y)
-            for rows, target in ((X, y), (X, q.y)):
+            targets: tuple[Any, ...] = (y, q.y)
+            for target in targets:
                 rest = (weight, q.offsets, q.coef, q.intercept, q.k)
-                close(kernels.loss_and_gradient(q.loss, rows, target, *rest), kernels.loss_and_gradient(q.loss, q.X, q.y, *rest))
+                close(kernels.loss_and_gradient(q.loss, X, target, *rest), kernels.loss_and_gradient(q.loss, q.X, q.y, *rest))
                 close(
-                    kernels.hessian_vector(q.loss, rows, target, *rest, D, d),
+                    kernels.hessian_vector(q.loss, X, target, *rest, D, d),
                     kernels.hessian_vector(q.loss, q.X, q.y, *rest, D, d),
                 )
     close([kernels.raw_prediction(array_api_strict.asarray(q.X), q.coef, q.intercept)], [kernels.raw_prediction(q.X, q.coef, q.intercept)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ FRAME = pd.DataFrame(X, columns=NAMES).assign(t=Y)
 
 
 def pieces(rows: Any) -> list[Any]:
-    return [rows[a:b] for a, b in zip(CUTS[:-1], CUTS[1:], strict=True)]
+    return [rows[a:b] for a, b in pairwise(CUTS)]
 
 
 def dask_X(chunks: Any = (ROWS, (1, 3))) -> da.Array:
