@@ -42,6 +42,11 @@ class RoundProgress:
         assert self._task is not None
         self._bar.update(self._task, advance=1, detail=detail)
 
+    @property
+    def completed(self) -> float:
+        """Where the current step's bar stands: of its total, which is 1 for a fit."""
+        return 0.0 if self._task is None else self._bar.tasks[self._task].completed
+
     def _end(self) -> None:
         if self._task is not None:
             total = self._bar.tasks[self._task].total or 1.0
@@ -64,7 +69,7 @@ class RoundProgress:
         """After a round, whose `pipeline.history.Row` is the metadata; never asks the fit to stop."""
         if metadata is not None and self._task is not None:
             detail = f"round {metadata['round']}  objective {metadata['objective']:.6g}  |gradient| {metadata['gradient_norm']:.2g}"
-            done = max(self._bar.tasks[self._task].completed, self._share(metadata["gradient_norm"], estimator.tol))
+            done = max(self.completed, self._share(metadata["gradient_norm"], estimator.tol))
             self._bar.update(self._task, completed=done, detail=detail)
         return False
 

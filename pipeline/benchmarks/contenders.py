@@ -90,7 +90,7 @@ def passes_of(model: LogisticRegression, problem: Problem) -> float:
 
 def in_process(problem: Problem, *, ours: Sequence[str], quick: bool) -> list[Contender]:
     """This library with each of its solvers named in `ours`, then scikit-learn's solvers."""
-    names = ["lbfgs", "newton-cg", "newton-cholesky"]
+    names = ["lbfgs", "newton-cholesky"]
     if not quick:
-        names += ["sag", "saga"] if problem.n_classes > 2 else ["sag", "saga", "liblinear"]
+        names += ["newton-cg", "sag", "saga"] if problem.n_classes > 2 else ["newton-cg", "sag", "saga", "liblinear"]
     return [*[Ours(problem, solver) for solver in ours], *[ScikitLearn(problem, name) for name in names]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Final
 
-import dask
 from dask._task_spec import convert_legacy_graph
 from dask.delayed import Delayed
 from dask.sizeof import sizeof
@@ -19,15 +18,12 @@ SMALL: Final = 100_000
 
 
 def blocks_graph(blocks: Sequence[Delayed]) -> Graph:
-    """The optimised low-level graph of all blocks together."""
+    """The low-level graph of all blocks together: what they need, and nothing else."""
     merged: dict[Hashable, object] = {}
-    seen: set[int] = set()
-    for block in dask.optimize(*blocks):  # these share one graph
-        graph = block.__dask_graph__()
-        if id(graph) not in seen:
-            seen.add(id(graph))
-            merged.update(graph)
-    return dict(convert_legacy_graph(merged))
+    for collection in {id(block.dask): block.dask for block in blocks}.values():  # mostly one
+        merged.update(collection)
+    graph: Graph = dict(convert_legacy_graph(merged))
+    return {key: graph[key] for key in ancestors(graph, [block.key for block in blocks])}
 
 
 def ancestors(graph: Graph, keys: Iterable[Hashable], stop: Collection[Hashable] = ()) -> list[Hashable]:

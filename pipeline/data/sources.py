@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import dask
+import dask.threaded
 import numpy as np
 from dask.delayed import Delayed
 from dask.task_spec import DataNode
@@ -139,8 +139,8 @@ class GraphSource(Source):
         return [block.key for block in self.blocks]
 
     def load_local(self) -> Shard:
-        scheduler = "synchronous" if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded") else "threads"
-        blocks = list(dask.compute(*self.blocks, scheduler=scheduler))
+        one_thread = dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded")
+        blocks = list((dask.get if one_thread else dask.threaded.get)(self._graph, self._keys))
         groups = []
         for start, stop in zip(self.group_starts[:-1], self.group_starts[1:], strict=True):
             groups.append(group_parts(blocks[start:stop], start, self.split))

@@ -51,12 +51,14 @@ class ClusterExecutor(Executor):
     """The graph executor. Waits at most `dask-descent.wait-for-workers` (Dask configuration, seconds, default 30) for a first worker,
     and as long again if all are lost. A worker that dies costs the recompute of its shards.
 
-    Raises ValueError for an asynchronous client, WorkersUnavailableError when no worker comes.
+    Raises ValueError for an asynchronous or closed client, WorkersUnavailableError when no worker comes.
     """
 
     def __init__(self, client: Client) -> None:
         if client.asynchronous and not in_task():
             raise ValueError("the current distributed.Client is asynchronous; fit needs a synchronous one: Client(address)")
+        if client.status in ("closing", "closed"):
+            raise ValueError("the current distributed.Client is closed; connect again, or leave its with block to work in this process")
         self.client = client
         self.patience = float(dask.config.get(WAIT_FOR_WORKERS, 30.0))
         self._tasks = 0

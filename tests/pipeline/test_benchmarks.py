@@ -131,7 +131,7 @@ def test_a_contender_that_fails_says_why() -> None:
 
 def test_all_solvers_of_scikit_learn_take_part() -> None:
     assert [c.solver for c in in_process(BINARY, ours=["auto"], quick=False) if c.library == SCIKIT_LEARN] == [
-        "lbfgs", "newton-cg", "newton-cholesky", "sag", "saga", "liblinear",
+        "lbfgs", "newton-cholesky", "newton-cg", "sag", "saga", "liblinear",
     ]  # fmt: skip
     assert "liblinear" not in [c.solver for c in in_process(MULTI, ours=["auto", "lbfgs"], quick=False)]
 

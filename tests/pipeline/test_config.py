@@ -55,7 +55,9 @@ def test_a_job_file_with_everything_survives_being_written() -> None:
 
 values = st.recursive(
     st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), inner, max_size=4)
+    ),
     max_leaves=8,
 )
 
@@ -148,7 +150,16 @@ def test_every_estimator_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("8", 8), ("1e-3", 1e-3), ("true", True), ("[1, 2]", [1, 2]), ("lbfgs", "lbfgs"), ('"8"', "8"), ("a/*.csv", "a/*.csv"), ("1979-05-27", "1979-05-27")],
+    [
+        ("8", 8),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("[1, 2]", [1, 2]),
+        ("lbfgs", "lbfgs"),
+        ('"8"', "8"),
+        ("a/*.csv", "a/*.csv"),
+        ("1979-05-27", "1979-05-27"),
+    ],
 )
 def test_values_on_the_command_line(text: str, value: Any) -> None:
     assert plain_value(text) == value and type(plain_value(text)) is type(value)
@@ -171,7 +182,7 @@ def test_digits_comes_in_37_uneven_partitions() -> None:
 def test_each_kind_of_data_gives_the_rows_of_its_files(tmp_path: Path) -> None:
     X, y = breast_cancer()
     frame = pd.DataFrame(X, columns=[f"c{i}" for i in range(30)]).assign(label=y)
-    frame.to_csv(tmp_path / "rows.csv", index=False)
+    frame.to_csv(tmp_path / "rows.csv", index=False, sep=";")
     frame.to_parquet(tmp_path / "rows.parquet")
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", y)
@@ -180,7 +191,7 @@ def test_each_kind_of_data_gives_the_rows_of_its_files(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "rows.h5", "w") as file:
         file["X"], file["y"] = X, y
     files: dict[str, dict[str, Any]] = {
-        "csv": {"path": str(tmp_path / "*.csv"), "target": "label", "options": {"float_precision": "round_trip"}},
+        "csv": {"path": str(tmp_path / "*.csv"), "target": "label", "options": {"sep": ";"}},
         "parquet": {"path": str(tmp_path / "rows.parquet"), "target": "label"},
         "npy": {"X": str(tmp_path / "X.npy"), "y": str(tmp_path / "y.npy"), "n_partitions": 3},
         "zarr": {"X": str(tmp_path / "X.zarr"), "y": str(tmp_path / "y.zarr"), "n_partitions": 3},

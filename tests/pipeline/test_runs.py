@@ -37,7 +37,7 @@ def run_here(name: str, directory: Path, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run_here("digits", tmp_path_factory.mktemp("runs") / "digits", "estimator.tol=1e-7")
+    return run_here("digits", tmp_path_factory.mktemp("runs") / "digits", "estimator.tol=1e-7", "estimator.max_iter=1000")
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_numbers_that_json_lacks_are_null() -> None:
 def test_files_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "file"
     replace_file(path, "old")
-    with pytest.raises(RuntimeError, match="full"), write_beside(path) as beside:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="full"), write_beside(path) as beside:
         beside.write_text("half of the ne")
         raise RuntimeError("disk full")
     assert path.read_text() == "old"
@@ -248,7 +248,9 @@ def named() -> tuple[LogisticRegression, pd.DataFrame]:
 
 @pytest.mark.parametrize("source", ["csv", "parquet"])
 @pytest.mark.parametrize("target", ["csv", "parquet"])
-def test_predictions_follow_the_formula_by_column_name(named: tuple[LogisticRegression, pd.DataFrame], tmp_path: Path, source: str, target: str) -> None:
+def test_predictions_follow_the_formula_by_column_name(
+    named: tuple[LogisticRegression, pd.DataFrame], tmp_path: Path, source: str, target: str
+) -> None:
     model, frame = named
     data = tmp_path / "data"
     data.mkdir()

@@ -69,12 +69,8 @@ def make(loss: int, c: int, k: int, p: int, sizes: list[int], seed: int = 0) -> 
 
 
 def as_kind(X: Float64, kind: str) -> Any:
-    return {
-        "float64": lambda: X,
-        "float32": lambda: X.astype(np.float32),
-        "csr64": lambda: sp.csr_array(X),
-        "csr32": lambda: sp.csr_array(X.astype(np.float32)),
-    }[kind]()
+    X = X.astype(np.float32) if kind.endswith("32") else X
+    return sp.csr_array(X) if kind.startswith("csr") else X
 
 
 def reference(q: Problem, weight: Float64, rows: Any = slice(None)) -> tuple[Float64, float, Float64, Float64, Float64]:

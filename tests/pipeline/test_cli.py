@@ -1,0 +1,244 @@
+"""The commands, most through a process of their own in which warnings are errors."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from distributed import LocalCluster
+from rich.console import Console
+from sklearn import linear_model
+from sklearn.datasets import load_sample_image
+
+import pipeline
+from pipeline import Dataset, LogisticRegression, benchmarks
+from pipeline.cli import main
+from pipeline.config import read_job
+from pipeline.data_sections import BundledData
+from pipeline.jobs.pixels import make_pixels
+from pipeline.progress import RoundProgress
+from tests.data import digits
+
+REPOSITORY = Path(pipeline.__file__).parents[1]
+LOOSE = ["--set", "estimator.tol=1e-3"]
+
+
+# Dask's reader of Parquet uses what pandas 3.1 deprecates.
+WARNINGS = ["-W", "error", "-W", "ignore:The inplace keyword"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, *WARNINGS, "-m", "pipeline", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def alive(group: int) -> list[int]:
+    """Processes of a process group that have not ended."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def run(directory: Path, *arguments: str, status: int = 0) -> tuple[str, str]:
+    """stdout and stderr of a command in a process of its own."""
+    done = subprocess.run(command(*arguments), cwd=directory, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_digits_has_the_same_bits_on_a_local_cluster_as_in_process(tmp_path: Path) -> None:
+    out, err = run(tmp_path, "train", "digits", "--n-workers", "2", *LOOSE)
+    X, y = digits()
+    data = read_job("digits").data
+    assert isinstance(data, BundledData)
+    train, test = Dataset.from_arrays(X, y, partition_rows=data.partition_rows).split(0.25, 0)
+    model = LogisticRegression(tol=1e-3).fit(train)
+    metrics = json.loads((tmp_path / "runs/digits/metrics.json").read_text())
+    assert metrics["parameters_sha256"] == model.parameters_sha256_
+    assert metrics["test_score"] == model.score(test)
+    assert metrics["tasks_per_round"] == 2 and metrics["cluster"] == "local"
+    assert err == ""
+    for shown in (
+        f"test score       {model.score(test):.6f}",
+        f"rounds           {model.n_rounds_} ",
+        model.parameters_sha256_,
+        "runs/digits",
+    ):
+        assert shown in out
+    assert "rows per second" in out and f"bytes per round  {model.bytes_per_round_:,}" in out
+
+
+def test_files_are_made_trained_on_and_predicted(tmp_path: Path) -> None:
+    out, err = run(tmp_path, "train", "pixels", "--in-process", status=2)
+    assert out == "" and err.startswith("error: [data] path: no file matches")
+    assert err.strip().endswith("make the files with: python -m pipeline make-data pixels") and "Traceback" not in err
+    assert not list(tmp_path.glob("runs/*"))
+    assert "21692 rows in 34 files" in run(tmp_path, "make-data", "pixels", "--every", "25")[0]
+    run(tmp_path, "train", "pixels", "--in-process", *LOOSE)
+    run(tmp_path, "predict", "pixels", "data/pixels", "--out", "predicted.parquet", "--keep", "photograph")
+    found = pd.read_parquet(tmp_path / "predicted.parquet")
+    metrics = json.loads((tmp_path / "runs/pixels/metrics.json").read_text())
+    correct = metrics["n_train_rows"] * metrics["train_score"] + metrics["n_test_rows"] * metrics["test_score"]
+    assert len(found) == 21692
+    assert (found["prediction"] == found["photograph"]).sum() == round(correct)
+    rows = pd.concat([pd.read_parquet(path) for path in sorted(tmp_path.glob("data/pixels/*"))])
+    X, y = rows.drop(columns="photograph"), rows["photograph"]
+    reference = linear_model.LogisticRegression(solver="newton-cholesky").fit(X, y).score(X, y)
+    assert abs(correct / 21692 - reference) < 0.01
+
+
+def test_ctrl_c_ends_with_130_and_no_worker_stays(tmp_path: Path) -> None:
+    endless = ["--set", "data.n_partitions=4", "--set", "data.rows_per_partition=2000", "--set", "estimator.solver=gradient-descent"]
+    endless += ["--set", "estimator.tol=0", "--set", "estimator.max_iter=100_000_000", "--n-workers", "1"]
+    # the run's directory is made when the job starts; in a session of its own the signal reaches the workers too, as in a terminal
+    with subprocess.Popen(
+        command("train", "generated", *endless),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "runs/generated").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(4)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert not (tmp_path / "runs/generated").exists()
+    while (left := alive(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
+def test_a_running_scheduler_by_address_and_by_file(cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "scheduler.json"
+    file.write_text(json.dumps({"address": cluster.scheduler_address}))
+    digests = set()
+    for i, where in enumerate((["--scheduler", cluster.scheduler_address], ["--scheduler-file", str(file)], ["--in-process"])):
+        assert main(["train", "breast_cancer", *where, "--out", str(tmp_path / str(i)), "--quiet"]) == 0
+        digests.add(json.loads((tmp_path / str(i) / "metrics.json").read_text())["parameters_sha256"])
+    assert len(digests) == 1
+    assert capsys.readouterr().out.count(digests.pop()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "digit"], "did you mean 'digits'?"),
+        (["train", "digits", "--set", "data.n_partition=2"], "did you mean 'n_partitions'?"),
+        (["train", "digits", "--scheduler", "tcp://127.0.0.1:1", "--set", "cluster.timeout=0.2"], "tcp://127.0.0.1:1"),
+        (["train", "digits", "--scheduler-file", "none.json", "--set", "cluster.timeout=0.2"], "none.json"),
+        (["predict", "none", "x.csv", "--out", "y.csv"], "there is no model"),
+        (["make-data", "pixels", "--every", "0"], "--every must be at least 1"),
+    ],
+)
+def test_a_users_mistake_ends_with_2_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and message in err and err.count("\n") == 1
+    with pytest.raises((ValueError, OSError)):
+        main([*arguments, "--traceback"])
+    assert list(tmp_path.glob("**/*.json")) == []
+
+
+def test_wrong_arguments_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["trai"], ["train"], ["train", "digits", "--in-process", "--n-workers", "2"], ["train", "digits", "--inprocess"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_jobs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["jobs"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["breast_cancer", "digits", "generated", "pixels"]
+
+
+def test_bench_passes_its_arguments_and_status_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[Any] = []
+
+    def record(name: str | None, arguments: list[str]) -> int:
+        calls.append((name, arguments))
+        return 3
+
+    monkeypatch.setattr(benchmarks, "run", record)
+    assert main(["bench"]) == 3
+    assert main(["bench", "memory", "--quick", "--out", "there"]) == 3
+    assert calls == [(None, []), ("memory", ["--quick", "--out", "there"])]
+
+    def lacking(name: str | None, arguments: list[str]) -> int:
+        raise ModuleNotFoundError("No module named 'dask_ml'")
+
+    monkeypatch.setattr(benchmarks, "run", lacking)
+    assert main(["bench", "memory"]) == 2
+    assert "pip install 'dask-descent[bench]'" in capsys.readouterr().err
+
+
+def test_warnings_are_lines_for_users(tmp_path: Path) -> None:
+    arguments = ["train", "breast_cancer", "--in-process", "--set", "estimator.max_iter=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr.startswith("warning: LogisticRegression ended out of rounds") and done.stderr.count("\n") == 1
+    assert "status           out of rounds (reached max_iter=1" in done.stdout
+
+
+def test_pixels_are_those_of_the_photographs(tmp_path: Path) -> None:
+    assert make_pixels(tmp_path / "csv", "csv", 60) == (16, 16 * 638)
+    frames = [pd.read_csv(path) for path in sorted((tmp_path / "csv").iterdir())]
+    assert [frame["photograph"].unique().tolist() for frame in frames] == [["china"]] * 8 + [["flower"]] * 8
+    line = frames[9]  # the second line taken of the second photograph
+    image = load_sample_image("flower.jpg")
+    np.testing.assert_array_equal(line[["level_centre_red", "level_centre_green", "level_centre_blue"]], image[61, 1:-1])
+    np.testing.assert_array_equal(line["above_left_red"], image[60, :-2, 0])
+    np.testing.assert_array_equal(line["below_right_blue"], image[62, 2:, 2])
+    assert make_pixels(tmp_path / "csv", "csv", 60)[0] == 16
+    with pytest.raises(ValueError, match="has other files in it, part-000.csv for one"):
+        make_pixels(tmp_path / "csv", "parquet", 60)
+
+
+def test_the_bar_goes_forward_to_its_end() -> None:
+    X, y = digits()
+    with RoundProgress(console=Console(file=io.StringIO(), force_terminal=True)) as progress:
+        seen: list[float] = []
+
+        class Watch:
+            def setup(self, estimator: Any, context: Any) -> None: ...
+            def teardown(self, estimator: Any, context: Any) -> None: ...
+            def on_fit_task_begin(self, estimator: Any, context: Any) -> None: ...
+            def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+                seen.append(progress.completed)
+
+        LogisticRegression(tol=1e-3).set_callbacks(progress, Watch()).fit(X, y)
+    assert seen == sorted(seen) and seen[0] == 0.0 and seen[-1] == 1.0 and len(set(seen)) > 5

@@ -1,0 +1,46 @@
+"""Moments against NumPy, however the rows are cut and far from zero."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from tasks.partition import Block, make_group
+from tasks.statistics import add_moments, moments
+
+
+def found(X: Any, cuts: list[int]) -> Any:
+    pieces = [X[a:b] for a, b in zip([0, *cuts], [*cuts, X.shape[0]], strict=True)]
+    return reduce(add_moments, [moments(make_group([Block(piece), Block(piece[:0])], 0), None) for piece in pieces])
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 1, 2, 5000], [0, 9000], list(range(0, 10_000, 999))])
+@pytest.mark.parametrize("kind", ["dense", "float32", "csr"])
+def test_against_numpy(cuts: list[int], kind: str) -> None:
+    X = np.random.default_rng(0).normal(size=(10_000, 3)).round(2) * [1, 100, 0.01] + [0, 5, 1]
+    rows = {"dense": X, "float32": X.astype(np.float32), "csr": sp.csr_array(X)}[kind]
+    expected = rows.toarray() if kind == "csr" else rows.astype(np.float64)
+    result = found(rows, cuts)
+    assert result.n_rows == 10_000
+    np.testing.assert_allclose(result.mean, expected.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(result.scatter / 9999, np.cov(expected.T), rtol=1e-10, atol=1e-14)
+
+
+def test_no_cancellation_far_from_zero() -> None:
+    X = np.random.default_rng(0).normal(size=(9000, 2)) + 1e9
+    centred = X - X.mean(axis=0)
+    np.testing.assert_allclose(np.diag(found(X, [4000]).scatter), (centred**2).sum(axis=0), rtol=1e-6)
+
+
+def test_sums_beyond_float32() -> None:
+    X = np.full((1000, 1), 3e38, dtype=np.float32)
+    assert found(X, [10]).mean[0] == pytest.approx(float(X[0, 0]))
+
+
+def test_one_row_and_none() -> None:
+    assert found(np.ones((1, 2)), []).scatter.tolist() == [[0, 0], [0, 0]]
+    assert found(np.ones((0, 2)), []).n_rows == 0
