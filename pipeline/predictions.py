@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
-import dask
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from dask.base import compute
 from dask.delayed import delayed
 from sklearn.base import ClassifierMixin
 
@@ -140,7 +140,7 @@ def computed(tasks: Sequence[Any]) -> Iterator[pd.DataFrame | None]:
     """The results in order, as many at once as there are threads."""
     n_threads = default_threads()
     for start in range(0, len(tasks), n_threads):
-        yield from dask.compute(*tasks[start : start + n_threads], scheduler="threads", num_workers=n_threads)
+        yield from compute(*tasks[start : start + n_threads], scheduler="threads", num_workers=n_threads)
 
 
 Write = Callable[[pd.DataFrame], None]

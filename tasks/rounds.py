@@ -25,10 +25,10 @@ def compute_partial(group: Group, shared: RoundInput) -> Partial:
     """The sums of one group."""
     objective = shared.objective
     if shared.power == "hessian":
-        return objective.hessian(group, shared.parameters, shared.row_step)  # type: ignore[no-any-return]
+        return objective.hessian(group, shared.parameters, shared.row_step)
     if shared.power == "hessian_vector":
-        return objective.hessian_vector(group, shared.parameters, shared.direction)  # type: ignore[no-any-return]
-    return objective.loss_and_gradient(group, shared.parameters, shared.row_step)  # type: ignore[no-any-return]
+        return objective.hessian_vector(group, shared.parameters, shared.direction)
+    return objective.loss_and_gradient(group, shared.parameters, shared.row_step)
 
 
 REDUCTIONS: Final[dict[Power, Reduction]] = {

@@ -65,6 +65,7 @@ def predicted_classes(raw: Float64, classes: Array) -> Array:
 
 
 def accuracy(sums: ScoreSums) -> float:
+    """Share of the weight whose class is predicted."""
     return sums.correct / sums.weight
 
 

@@ -220,8 +220,8 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         tree = Tree(dataset.n_partitions, SCORE.combine)
         for i, part in enumerate(dask.compute(*[delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()])):
             tree.add((0, i), part)
-        sums = tree.result()
-        return sums
+        found: ScoreSums = tree.result()
+        return found
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

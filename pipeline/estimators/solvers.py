@@ -13,9 +13,9 @@ from tasks.strategies.newton import Newton
 from tasks.strategies.newton_cg import NewtonCG
 from tasks.strategies.sampled_newton import SampledNewton
 
-# A Hessian of more parameters than this costs more than the rounds it saves.
+# A Hessian of more parameters than this, or of more multiplications over all rows, costs more than the rounds it saves.
 MAX_HESSIAN: Final = 2000
-MAX_FULL_HESSIAN: Final = 60
+MAX_HESSIAN_WORK: Final = 2e8
 SAMPLE_ROWS_PER_PARAMETER: Final = 50
 
 
@@ -70,8 +70,8 @@ def automatic(problem: Problem) -> tuple[str, str]:
         return "newton-cg", f"squared loss and {n} parameters: conjugate gradients"
     if rows >= 2 * SAMPLE_ROWS_PER_PARAMETER * n and n <= MAX_HESSIAN // 2:
         return "sampled-newton", f"{rows} rows are many for {n} parameters: a sample's Hessian leaves few full passes"
-    if n <= MAX_FULL_HESSIAN:
-        return "newton", f"{n} parameters: a Hessian is cheap"
+    if n <= MAX_HESSIAN // 2 and rows * n * n <= MAX_HESSIAN_WORK:
+        return "newton", f"{rows} rows and {n} parameters: a Hessian is cheap and saves rounds"
     return "lbfgs", f"{n} parameters, {rows} rows: gradients alone"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import dask
@@ -17,10 +18,11 @@ import numpy as np
 from dask.task_spec import List, Task, TaskRef
 from distributed import Client, Future
 
+from pipeline.cluster.code import check_workers
 from pipeline.data.sources import ArraySource, Source
 from pipeline.execution.executors import Executor, in_task
-from pipeline.cluster.code import check_workers
 from tasks.loading import ShardLoad, load_on_worker
+from tasks.partition import Shard
 from tasks.reductions import Reduction, Tree, merge_nodes, reduce_on_worker, same
 from tasks.threads import single_blas_thread
 
@@ -43,8 +45,8 @@ class Resident:
     """The shards of a source on one cluster: the bounds of their groups, where each is, and what they were made from."""
 
     bounds: list[tuple[int, int]]
-    futures: list[Future]
-    kept: list[Future]
+    futures: list[Future[Shard]]
+    kept: list[Future[Any]]
 
 
 class ClusterExecutor(Executor):
@@ -113,7 +115,7 @@ class ClusterExecutor(Executor):
         threads = self._threads()
         check_workers(self.client)
         bounds = cut(source.group_sizes, len(threads))
-        kept: list[Future] = []
+        kept: list[Future[Any]] = []
 
         def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
             kept.extend(self.client.get(graph, keys, sync=False))
@@ -125,11 +127,11 @@ class ClusterExecutor(Executor):
         ]
         return Resident(bounds, futures, kept)
 
-    def _make_shard(self, load: ShardLoad, name: str, index: int, worker: str) -> Future:
+    def _make_shard(self, load: ShardLoad, name: str, index: int, worker: str) -> Future[Shard]:
         if load.from_client:
             (future,) = self.client.scatter([load.function(*load.arguments)], workers=[worker], hash=False)
-            return future  # type: ignore[no-any-return]
-        values = [Future(key, self.client) for key in load.keys]
+            return future
+        values: list[Future[Any]] = [Future(key, self.client) for key in load.keys]  # type: ignore[arg-type]
         return self.client.submit(
             load_on_worker,
             load,
@@ -193,7 +195,7 @@ class ClusterExecutor(Executor):
             while True:
                 try:
                     distributed.wait(futures, timeout=self.patience)
-                    return self.client.gather(futures)  # type: ignore[no-any-return]
+                    return self.client.gather(futures)
                 except TimeoutError:
                     self._threads()  # slow is fine, nobody there is not
         except BaseException:
@@ -240,4 +242,4 @@ def cut(sizes: Sequence[int], n_shards: int) -> list[tuple[int, int]]:
         best = int(np.clip(np.searchsorted(total, i * share), lowest, highest))
         bounds.append(max(near, key=lambda b: (b & -b, -abs(total[b] - i * share)), default=best))
     bounds.append(len(sizes))
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))

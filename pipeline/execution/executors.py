@@ -133,7 +133,7 @@ def current_executor(*, in_memory: bool = False) -> Executor:
     A Dask configuration of scheduler="threads" or "synchronous" wins over a client. Inside a task, in_memory data is worked on by that
     task's own thread, other data through the worker's client. Raises ValueError for an asynchronous client.
     """
-    from pipeline.execution.cluster import ClusterExecutor  # noqa: PLC0415  (it imports this module)
+    from pipeline.execution.cluster import ClusterExecutor  # it imports this module
 
     scheduler = dask.config.get("scheduler", None)
     if scheduler in ("sync", "synchronous", "single-threaded"):

@@ -122,8 +122,8 @@ def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
 def _rows(X: Any) -> tuple[Any, tuple[str, ...]]:
     """X as the kernels take it, and the kind of it that they are compiled for."""
     if isinstance(X, np.ndarray):
-        flags = X.flags
-        assert flags.c_contiguous and flags.aligned
+        assert X.flags.c_contiguous
+        assert X.flags.aligned
         return X, (X.dtype.name,)
     return (X.data, X.indices, X.indptr), (X.data.dtype.name, X.indices.dtype.name, X.indptr.dtype.name)
 
@@ -135,12 +135,15 @@ def _per_row(loss: int, X: Any, y: Array, weight: Float64 | None, offsets: Int64
     if y.ndim == 1:
         y = y.reshape(-1, 1)
     weight = _NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64)
-    assert len(y) == n and len(weight) in (0, n) and offsets[-1] <= n
+    assert len(y) == n  # a wrong length would read other memory
+    assert len(weight) in (0, n)
+    assert offsets[-1] <= n
     return y, weight, np.ascontiguousarray(offsets, np.int64)
 
 
 def _parameters(X: Any, coef: Float64, intercept: Float64) -> tuple[Float64, Float64]:
-    assert coef.shape[1] == X.shape[1] and coef.shape[0] == intercept.shape[0]
+    assert coef.shape[1] == X.shape[1]
+    assert coef.shape[0] == intercept.shape[0]
     return np.ascontiguousarray(coef, np.float64), np.ascontiguousarray(intercept, np.float64)
 
 

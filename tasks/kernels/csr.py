@@ -11,11 +11,13 @@ Csr = tuple[Array, Array, Array]
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def csr_block_rows(X: Csr, m: int) -> int:
+    """Rows of a block."""
     return 256
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def csr_scratch_size(X: Csr, m: int, rows: int) -> int:
+    """None: nothing is converted."""
     return 0
 
 

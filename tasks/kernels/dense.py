@@ -74,6 +74,14 @@ def sum_of(values: Float64) -> float:
     return total(s)  # type: ignore[no-any-return]
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def dense_take(X: Array, start: int, step: int, count: int, block: Float64) -> None:
+    """block (count, p) = rows start, start + step, ... as float64."""
+    for i in range(count):
+        for j in range(X.shape[1]):
+            block[i, j] = X[start + i * step, j]
+
+
 def float64_block(X: Array, start: int, count: int, scratch: Float64, fill: bool) -> Any:
     """Rows of X as float64 (count, p): themselves, or the copy that `fill` has put into scratch."""
 
@@ -86,7 +94,7 @@ def _float64_block(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> A
     def copy(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> Any:
         block = scratch[: count * X.shape[1]].reshape(count, X.shape[1])
         if fill:
-            block[:] = X[start : start + count]
+            dense_take(X, start, 1, count, block)
         return block
 
     return themselves if X.dtype == types.float64 else copy
@@ -101,6 +109,7 @@ def dense_block_rows(X: Array, m: int) -> int:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def dense_scratch_size(X: Array, m: int, rows: int) -> int:
+    """Elements that the float64 copy of a block takes, for BLAS."""
     return rows * X.shape[1] if m > 1 and X.itemsize == 4 else 0
 
 
@@ -129,11 +138,3 @@ def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, 
     np.dot(factor[: m * count].reshape(m, count), float64_block(X, start, count, scratch, False), product.reshape(m, p))
     for i in range(m * p):
         sums[i] += product[i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def dense_take(X: Array, start: int, step: int, count: int, block: Float64) -> None:
-    """block (count, p) = rows start, start + step, ... as float64."""
-    for i in range(count):
-        for j in range(X.shape[1]):
-            block[i, j] = X[start + i * step, j]

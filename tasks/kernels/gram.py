@@ -20,32 +20,23 @@ def gram_rows(p: int) -> int:
 def add_gram(block: Float64, h: Float64, gram: Float64) -> None:
     """gram (p, p) += block.T @ (h block), in panels of columns on and below the diagonal."""
     count, p = block.shape
-    n_panels = (p + PANEL - 1) // PANEL
-    if n_panels <= 1:
-        weighted = np.empty((count, p))
-        for i in range(count):
-            for j in range(p):
-                weighted[i, j] = h[i] * block[i, j]
-        gram += np.dot(weighted.T, block)
-        return
+    n_panels = max(1, (p + PANEL - 1) // PANEL)
     width = (p + n_panels - 1) // n_panels
-    plain, weighted_panels, out = np.empty(count * p), np.empty(count * width), np.empty(width * width)
-    for low in range(0, p, width):  # panel after panel, each contiguous
-        high = min(p, low + width)
-        plain[count * low : count * high].reshape(count, high - low)[:] = block[:, low:high]
+    panels, weighted, out = np.empty(count * p), np.empty(count * width), np.empty(width * width)
     for low in range(0, p, width):
-        high = min(p, low + width)
-        left = weighted_panels[: count * (high - low)].reshape(count, high - low)
+        w = min(p, low + width) - low
+        panel = panels[count * low : count * (low + w)].reshape(count, w)  # each panel contiguous, one after the other
+        left = weighted[: count * w].reshape(count, w)
         for i in range(count):
-            for j in range(high - low):
+            for j in range(w):
+                panel[i, j] = block[i, low + j]
                 left[i, j] = h[i] * block[i, low + j]
         for other in range(0, low + 1, width):
-            end = min(p, other + width)
-            right = plain[count * other : count * end].reshape(count, end - other)
-            product = out[: (high - low) * (end - other)].reshape(high - low, end - other)
-            np.dot(left.T, right, product)
-            for i in range(high - low):
-                for j in range(end - other):
+            v = min(p, other + width) - other
+            product = out[: w * v].reshape(w, v)
+            np.dot(left.T, panels[count * other : count * (other + v)].reshape(count, v), product)
+            for i in range(w):
+                for j in range(v):
                     gram[low + i, other + j] += product[i, j]
 
 

@@ -22,11 +22,24 @@ from tasks.kernels.tree import collapse, new_stack, push
 from tasks.typing import Float64, Int64
 
 
-def block_rows(X: Any, m: int) -> Any: ...
-def scratch_size(X: Any, m: int, rows: int) -> Any: ...
-def predict_block(X: Any, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> Any: ...
-def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> Any: ...
-def take_block(X: Any, start: int, step: int, count: int, block: Float64) -> Any: ...
+def block_rows(X: Any, m: int) -> Any:
+    """Rows of a block."""
+
+
+def scratch_size(X: Any, m: int, rows: int) -> Any:
+    """Elements of the scratch memory that the two below share."""
+
+
+def predict_block(X: Any, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> Any:
+    """raw (m, count) flat = the raw predictions of a block."""
+
+
+def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> Any:
+    """sums (m p,) += factor (m, count) flat @ block."""
+
+
+def take_block(X: Any, start: int, step: int, count: int, block: Float64) -> Any:
+    """block (count, p) = rows start, start + step, ... as dense float64."""
 
 
 @overload(block_rows, strict=False)
@@ -207,14 +220,16 @@ def add_hessian(loss: int, block: Float64, curvature: Float64, weight: Float64, 
 def repeat_first_output(hessians: Float64, p: int, c: int) -> None:
     """Squared loss: put what output 0 of model 0 has into all other outputs and models."""
     k, size, _ = hessians.shape
-    source = hessians[0]
-    for model in range(k):
-        for a in range(c):
-            target = hessians[model]
-            target[a * p : (a + 1) * p, a * p : (a + 1) * p] = source[:p, :p]
-            if size > c * p:
-                target[c * p + a, a * p : (a + 1) * p] = source[c * p, :p]
-                target[c * p + a, c * p + a] = source[c * p, c * p]
+    n_coef = c * p
+    for output in range(1, k * c):  # output 0 of model 0 is the source
+        model, a = output // c, output % c
+        for i in range(p):
+            for j in range(i + 1):
+                hessians[model, a * p + i, a * p + j] = hessians[0, i, j]
+        if size > n_coef:
+            for j in range(p):
+                hessians[model, n_coef + a, a * p + j] = hessians[0, n_coef, j]
+            hessians[model, n_coef + a, n_coef + a] = hessians[0, n_coef, n_coef]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

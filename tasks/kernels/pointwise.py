@@ -213,8 +213,6 @@ def take_targets(loss: int, y: Float64, weight: Float64, start: int, step: int, 
         codes = y.view(np.int64)
         for i in range(count):
             target[i] = codes[start + i * step, 0]
-    elif n_targets == 1 and step == 1:
-        target[:count] = y[start : start + count, 0]
     else:
         for i in range(count):
             for t in range(n_targets):

@@ -78,6 +78,7 @@ def finite(evaluation: Evaluation) -> bool:
 
 
 def not_finite_at_start(parameters: Float64) -> Status:
+    """The end of a fit whose first evaluation is no number."""
     return Status(
         "diverged",
         "the objective or its gradient is not finite at the starting parameters"
@@ -99,4 +100,5 @@ def rounding_level(value: float) -> float:
 
 
 def out_of_rounds(max_iter: int) -> Status:
+    """The end of a fit that took max_iter steps."""
     return Status("out of rounds", f"reached max_iter={max_iter} before the gradient fell below tol; raise max_iter or scale the data")

@@ -39,6 +39,7 @@ MAX_TRIALS = 30
 
 
 def begin(value: float, slope: float, step: float) -> Search:
+    """A search from a point with that value and (negative) slope, whose first trial is `step`."""
     start = Point(0.0, value, slope)
     return Search(start, start, None, step, 0, "")
 

@@ -37,7 +37,9 @@ def run_here(name: str, directory: Path, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run_here("digits", tmp_path_factory.mktemp("runs") / "digits", "estimator.tol=1e-7", "estimator.max_iter=1000")
+    return run_here(
+        "digits", tmp_path_factory.mktemp("runs") / "digits", "estimator.solver=lbfgs", "estimator.tol=1e-7", "estimator.max_iter=1000"
+    )
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------------------------

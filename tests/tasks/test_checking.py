@@ -73,7 +73,7 @@ def test_the_first_fault_wins(X: Any) -> None:
 @pytest.mark.parametrize(
     ("y", "classes", "rows", "weights"),
     [
-        (np.array(["b", "a", "b", "b", "a"]), ["a", "b"], [2, 3], [6.0, 9.0]),
+        (np.array(["b", "a", "b", "b", "a"]), ["a", "b"], [2, 3], [7.0, 8.0]),
         (np.array([3, 1, 3, 2, 1]), [1, 2, 3], [2, 1, 2], [7.0, 4.0, 4.0]),
         (np.array([0.0, 1, 0, 0, 1]), [0.0, 1.0], [3, 2], [8.0, 7.0]),
         (np.array([True] * 5), [True], [5], [15.0]),

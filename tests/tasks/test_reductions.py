@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_any_order_of_arrival_builds_the_same_expression(n: int, random: Any) ->
 def test_any_cut_into_shards_builds_the_same_expression(n: int, cuts: list[int]) -> None:
     bounds = sorted({0, n, *(c for c in cuts if c < n)})
     shards = []
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         tree = Tree(n, pair)
         for leaf in range(start, stop):
             tree.add((0, leaf), leaf)
@@ -61,7 +62,7 @@ def test_float_sums_differ_from_left_to_right_but_not_by_shard() -> None:
 
     def total(bounds: list[int]) -> float:
         parts = []
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, stop in pairwise(bounds):
             tree = Tree(1000, np.add)
             for i in range(start, stop):
                 tree.add((0, i), values[i])

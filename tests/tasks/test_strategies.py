@@ -138,7 +138,7 @@ def test_a_start_that_is_not_finite_ends_at_once() -> None:
 
 def test_impossible_hyperparameters() -> None:
     for wrong in ({"step_size": 0.0}, {"step_size": -1.0}, {"momentum": 1.0, "step_size": 0.1}, {"momentum": 0.5}):
-        with pytest.raises(ValueError, match="step_size|momentum"):
+        with pytest.raises(ValueError, match=r"step_size|momentum"):
             GradientDescent(**wrong)
 
 
