@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_train(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `train`."""
     command = commands.add_parser("train", parents=[common], help="run a job: fit, score, write runs/NAME/", allow_abbrev=False)
     command.add_argument("job", metavar="JOB", help="a bundled job's name (python -m pipeline jobs) or a job file, FILE.toml")
     command.add_argument(
@@ -71,6 +72,7 @@ def add_train(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `predict`."""
     command = commands.add_parser("predict", parents=[common], help="predict the rows of CSV or Parquet files", allow_abbrev=False)
     command.add_argument("model", metavar="RUN", help="a run's directory, its name under runs/, or a model.safetensors")
     command.add_argument("data", nargs="+", metavar="DATA", help="files, directories or globs, CSV or Parquet")
@@ -81,6 +83,7 @@ def add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def add_make_data(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `make-data`."""
     command = commands.add_parser("make-data", parents=[common], help="make the files that a bundled job reads", allow_abbrev=False)
     command.add_argument("name", choices=sorted(DATA_MAKERS))
     command.add_argument("--out", type=Path, metavar="DIR", help="where to (default: data/NAME)")
@@ -90,11 +93,13 @@ def add_make_data(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def add_jobs(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `jobs`."""
     command = commands.add_parser("jobs", parents=[common], help="list the bundled jobs")
     command.set_defaults(run=jobs)
 
 
 def add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `bench`; those after the name are the benchmark's own."""
     command = commands.add_parser("bench", parents=[common], help="run a benchmark, or list them")
     command.add_argument("name", nargs="?", metavar="NAME")
     command.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own arguments")

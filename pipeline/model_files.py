@@ -142,7 +142,10 @@ def plain_parameters(model: LinearModel) -> dict[str, Any]:
 
 
 def to_plain(value: Any) -> Any:
-    """JSON for None, booleans, numbers, strings, lists, arrays and mappings of them; what JSON lacks is tagged. Raises TypeError otherwise."""
+    """JSON for None, booleans, numbers, strings, lists, arrays and mappings of them, what JSON lacks being tagged.
+
+    Raises TypeError for anything else.
+    """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):

@@ -23,22 +23,27 @@ class Rule:
 
 
 def is_whole(value: Any) -> bool:
+    """Whether it is an integer; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
+    """Whether it is an integer or a float."""
     return is_whole(value) or isinstance(value, float)
 
 
 def is_text(value: Any) -> bool:
+    """Whether it is a string with something in it."""
     return isinstance(value, str) and value != ""
 
 
 def is_list(value: Any, each: Callable[[Any], bool]) -> bool:
+    """Whether it is a list, read as a tuple, with something in it, and `each` holds for every item."""
     return isinstance(value, tuple) and len(value) > 0 and all(map(each, value))
 
 
 def one_of(*names: str) -> Rule:
+    """The rule that the value is one of these names."""
     return Rule(f"one of {', '.join(map(repr, names))}", lambda value: value in names)
 
 

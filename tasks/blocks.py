@@ -178,9 +178,9 @@ def require_real(dtype: np.dtype[Any], name: str = "X") -> None:
 
 
 def require_numeric(frame: pd.DataFrame) -> None:
-    """Raise ValueError, naming the column, for a column whose dtype cannot hold numbers. Columns of objects are seen to with their values."""
+    """Raise ValueError, naming the column, for a dtype that cannot hold numbers. Objects are seen to with their values."""
     for name, dtype in frame.dtypes.items():
-        if not (pd.api.types.is_numeric_dtype(dtype) or dtype == object) or pd.api.types.is_complex_dtype(dtype):
+        if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_object_dtype(dtype)) or pd.api.types.is_complex_dtype(dtype):
             raise ValueError(f"column {name!r} has dtype {dtype}, not numbers; encode it, or leave it out with columns=")
 
 

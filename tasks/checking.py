@@ -46,7 +46,7 @@ class Summary(NamedTuple):
     non_zeros: int
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, error_model="numpy")
 def _column_extent(X: Any, largest: Any, not_finite: Any) -> None:
     """largest[j] = max |X[:, j]|; not_finite[j] becomes NaN when a value of the column is no finite number."""
     for i in range(X.shape[0]):
@@ -123,9 +123,10 @@ def _first_fault(group: Group, largest: Float64) -> Fault | None:
     if y is not None and y.dtype.kind == "f" and not np.all(np.isfinite(y)):
         return _fault(group, "y", *_first_not_finite(y.reshape(group.n_rows, -1)))
     if y is not None and y.dtype.kind == "O" and group.n_rows:
-        missing = np.argwhere((y == None).reshape(group.n_rows, -1))  # as tasks.targets leaves them
-        if len(missing):
-            return _fault(group, "y", int(missing[0, 0]), int(missing[0, 1]), np.nan)
+        missing = [value is None for value in y.ravel()]  # as tasks.targets leaves them
+        if any(missing):
+            row, column = divmod(missing.index(True), y.size // group.n_rows)
+            return _fault(group, "y", row, column, np.nan)
     if weight is not None and not np.all((weight >= 0) & np.isfinite(weight)):
         row = int(np.argmin((weight >= 0) & np.isfinite(weight)))
         return _fault(group, "sample_weight", row, 0, float(weight[row]))
@@ -178,8 +179,8 @@ def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, 
     if len(classes) > MAX_CLASSES:
         return NO_CLASSES
     rows, weights = np.zeros(len(classes), np.int64), np.zeros(len(classes))
-    for side in (left, right):
-        positions = np.searchsorted(classes, side.classes)
+    for known, side in ((left.classes, left), (right.classes, right)):
+        positions = np.searchsorted(classes, known)
         rows[positions] += side.class_rows
         weights[positions] += side.class_weights
     return classes, rows, weights

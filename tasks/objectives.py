@@ -7,6 +7,7 @@ An objective returns *sums* and weights; the client divides once (`evaluate`) an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -118,18 +119,20 @@ class LinearObjective:
     classes: Array | None = None
     class_weight: Float64 | None = None
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         return Layout(self.n_columns, self.n_outputs, self.fit_intercept)
+
+    @cached_property
+    def _labels(self) -> tuple[Any, ...]:
+        return () if self.classes is None else tuple(self.classes.tolist())
 
     def target(self, group: Group) -> Array:
         """y as the loss wants it: float64 values, 0.0/1.0 for two classes, int64 codes for more."""
         if self.classes is None:
-            return np.asarray(group.derived("float", float_target))
-        codes = group.derived(("codes", tuple(self.classes.tolist())), lambda g: encode(g.y, self.classes))
-        if self.n_outputs == 1:
-            return np.asarray(group.derived("binary", lambda g: codes.astype(np.float64)))
-        return np.asarray(codes)
+            return group.derived("float", float_target)
+        dtype = np.float64 if self.n_outputs == 1 else np.int64
+        return group.derived((dtype, self._labels), lambda g: encode(g.y, self.classes).astype(dtype))
 
     def weight(self, group: Group) -> Float64 | None:
         """Row weights (n,) with the class weights in, or None for ones."""
@@ -189,9 +192,7 @@ class LinearObjective:
     def _stacked(self, parameters: Float64) -> tuple[Float64, Float64]:
         """(k, n) -> coef (k c, p), intercept (k c,), the rows of all models one below the other."""
         coef, intercept = self.layout.split(parameters)
-        return np.require(coef.reshape(-1, self.n_columns), requirements=["C", "A"]), np.require(
-            intercept.reshape(-1), requirements=["C", "A"]
-        )
+        return coef.reshape(-1, self.n_columns), intercept.reshape(-1)
 
     def _flat(self, coef: Float64, intercept: Float64, k: int) -> Float64:
         flat = coef.reshape(k, -1)
@@ -239,9 +240,7 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: L2, paramete
     return Evaluation(value, gradient, hessian, layout.size - layout.n_coef)
 
 
-def evaluate_product(
-    partial: Partial, model: int, weight_sum: float, layout: Layout, penalty: L2, direction: Float64
-) -> Evaluation:
+def evaluate_product(partial: Partial, model: int, weight_sum: float, layout: Layout, penalty: L2, direction: Float64) -> Evaluation:
     """The Hessian of the objective times direction (n,), in `gradient`; weight_sum is that of the rounds before."""
     product = partial.gradient_sum[model] / weight_sum
     coef = direction[: layout.n_coef]

@@ -6,8 +6,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from tasks.blocks import as_design
 from tasks.objectives import LinearObjective
-from tasks.partition import Block, Group
+from tasks.partition import Block, Group, normalise
 from tasks.reductions import Reduction
 from tasks.typing import Array, Float64
 
@@ -32,7 +33,7 @@ class ScoreSums(NamedTuple):
 
 def score_sums(rows: Group | Block, shared: ScoreInput) -> ScoreSums:
     """Of one group or block."""
-    raw = shared.objective.predict(shared.parameters, rows.X)
+    raw = shared.objective.predict(shared.parameters, normalise(rows.X))
     weight = np.ones(raw.shape[0]) if rows.sample_weight is None else rows.sample_weight
     total = float(weight.sum())
     assert rows.y is not None
@@ -77,8 +78,13 @@ def r2(sums: ScoreSums) -> float:
 
 
 def predict_block(X: Any, shared: ScoreInput, kind: str) -> Array:
-    """Predictions for the rows of one partition; kind: "raw", "mean" (probabilities) or "label"."""
-    raw = shared.objective.predict(shared.parameters, X)
+    """Predictions for the rows of one partition; kind: "raw", "mean" (probabilities) or "label".
+
+    Raises ValueError when one is not finite.
+    """
+    raw = shared.objective.predict(shared.parameters, as_design(X, "float32" if X.dtype == np.float32 else "float64"))
+    if not np.all(np.isfinite(raw)):
+        raise ValueError("Input X contains NaN or infinity, or predictions overflow; drop or impute such rows")
     if kind == "mean":
         return probabilities(raw, shared.objective)
     if kind == "label" and shared.objective.classes is not None:

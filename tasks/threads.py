@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import scipy.linalg.cython_blas  # noqa: F401  the BLAS that numba calls: only a library that is loaded can be limited
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 _lock = threading.Lock()

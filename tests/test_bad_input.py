@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-import time
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from distributed import Client, LocalCluster
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 
-import tasks
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
-from pipeline.cluster.code import VersionMismatchError
-from pipeline.execution.cluster import WAIT_FOR_WORKERS, WorkersUnavailableError
 from tasks.strategies.gradient_descent import GradientDescent
 
 pytestmark = pytest.mark.timeout(60)
@@ -63,8 +52,12 @@ def partitions(n: int, make: Callable[[int], Any]) -> Dataset:
     return Dataset.from_function(make, n_partitions=n, n_columns=3)
 
 
+def fit(*data: Any) -> LogisticRegression:
+    return LogisticRegression().fit(*data)
+
+
 def fitted() -> LogisticRegression:
-    return LogisticRegression().fit(FRAME[NAMES], Y)
+    return fit(FRAME[NAMES], Y)
 
 
 def mixed(i: int) -> Any:
@@ -75,76 +68,104 @@ Case = tuple[Callable[[], Any], type[Exception], str]
 ERRORS: dict[str, Case] = {
     # values
     "NaN in one partition": (
-        lambda: Classifier().fit(Dataset.from_arrays(with_value(np.nan), Y, n_partitions=3)),
+        lambda: fit(Dataset.from_arrays(with_value(np.nan), Y, n_partitions=3)),
         ValueError,
         r"Input X contains NaN: column 'x1' of X, row 5 of partition 2; drop or impute such rows",
     ),
-    "NaN in one partition, Dask": (lambda: Classifier().fit(lazy(with_value(np.nan)), Y), ValueError, r"column 'x1' of X, row 5 of partition 2"),
-    "NaN in one partition, frame": (lambda: Classifier().fit(frame(b=with_value(np.nan)[:, 1])[NAMES], frame()["t"]), ValueError, r"column 'b' of X"),
-    "infinity": (lambda: Classifier().fit(with_value(-np.inf), Y), ValueError, r"Input X contains infinity: column 'x1' of X, row 45 of partition 0"),
-    "sparse NaN": (lambda: Classifier().fit(sp.csr_matrix(with_value(np.nan)), Y), ValueError, "Input X contains NaN: column 'x1' of X, row 45"),
+    "NaN in one partition, Dask": (lambda: fit(lazy(with_value(np.nan)), Y), ValueError, r"column 'x1' of X, row 5 of partition 2"),
+    "NaN in one partition, frame": (lambda: fit(frame(b=with_value(np.nan)[:, 1])[NAMES], frame()["t"]), ValueError, r"column 'b' of X"),
+    "infinity": (lambda: fit(with_value(-np.inf), Y), ValueError, r"Input X contains infinity: column 'x1' of X, row 45 of partition 0"),
+    "sparse NaN": (lambda: fit(sp.csr_matrix(with_value(np.nan)), Y), ValueError, "Input X contains NaN: column 'x1' of X, row 45"),
     "float16 that overflowed": (lambda: Ridge().fit(with_value(1e5, dtype=np.float16), Y), ValueError, "Input X contains infinity"),
-    "1e200": (lambda: Ridge().fit(with_value(1e200), Y), ValueError, "column 'x1' of X goes up to 1e\\+200, whose square overflows float64; scale it"),
+    "1e200": (
+        lambda: Ridge().fit(with_value(1e200), Y),
+        ValueError,
+        "column 'x1' of X goes up to 1e\\+200, whose square overflows float64; scale it",
+    ),
     "1e200 in y": (lambda: Ridge().fit(X, with_value(1e200)[:, 1]), ValueError, "y goes up to 1e\\+200"),
     "missing in a nullable column": (
-        lambda: Classifier().fit(FRAME[NAMES].assign(b=pd.array([1, None] * 30, dtype="Int64")), Y),
+        lambda: fit(FRAME[NAMES].assign(b=pd.array([1, None] * 30, dtype="Int64")), Y),
         ValueError,
         "NaN",
     ),
     "missing in a nullable column, Dask": (
-        lambda: Classifier().fit(frame(b=pd.array([1, None] * 30, dtype="Int64"))[NAMES], frame()["t"]),
+        lambda: fit(frame(b=pd.array([1, None] * 30, dtype="Int64"))[NAMES], frame()["t"]),
         ValueError,
         "Input X contains NaN: column 'b' of X, row 1 of partition 0",
     ),
     "masked": (lambda: Dataset.from_arrays(np.ma.masked_greater(X, 0), Y), TypeError, r"X is a masked array; fill it first: X\.filled"),
     # shapes
-    "lengths differ": (lambda: Classifier().fit(X, Y[:50]), ValueError, "inconsistent numbers of samples"),
+    "lengths differ": (lambda: fit(X, Y[:50]), ValueError, "inconsistent numbers of samples"),
     "lengths differ, Dataset": (lambda: Dataset.from_arrays(X, Y[:50]), ValueError, "X has 60 rows but y has 50"),
-    "lengths differ, Dask": (lambda: Classifier().fit(lazy(X), lazy(Y[:50])), ValueError, "X has 60 rows, y has 50 rows"),
-    "lengths differ, Dask, unknown": (lambda: Classifier().fit(unknown(X), unknown(Y[:50])), ValueError, "partition 2: .*X has 20 rows but y has 10"),
-    "lengths differ, Dask, unknown and known": (lambda: Classifier().fit(unknown(X), lazy(Y[:50])), ValueError, "X has 60 rows, y has 50 rows"),
+    "lengths differ, Dask": (lambda: fit(lazy(X), lazy(Y[:50])), ValueError, "X has 60 rows, y has 50 rows"),
+    "lengths differ, Dask, unknown": (lambda: fit(unknown(X), unknown(Y[:50])), ValueError, "partition 2: .*X has 20 rows but y has 10"),
+    "lengths differ, Dask, unknown and known": (lambda: fit(unknown(X), lazy(Y[:50])), ValueError, "X has 60 rows, y has 50 rows"),
     "lengths differ, frames": (
-        lambda: Classifier().fit(frame()[NAMES], dd.from_pandas(FRAME["t"][:50], npartitions=2)),
+        lambda: fit(frame()[NAMES], dd.from_pandas(FRAME["t"][:50], npartitions=2)),
         ValueError,
         "X has 60 rows, y has 50 rows",
     ),
-    "weights too short": (lambda: Classifier().fit(X, Y, np.ones(59)), ValueError, "sample_weight"),
-    "weights too short, Dask": (lambda: Classifier().fit(lazy(X), lazy(Y), np.ones(59)), ValueError, "sample_weight has 59 rows"),
+    "weights too short": (lambda: fit(X, Y, np.ones(59)), ValueError, "sample_weight"),
+    "weights too short, Dask": (lambda: fit(lazy(X), lazy(Y), np.ones(59)), ValueError, "sample_weight has 59 rows"),
     "weights of two dimensions": (lambda: Dataset.from_arrays(X, Y, np.ones((60, 2))), ValueError, "sample_weight must be 1-D"),
-    "no rows": (lambda: Classifier().fit(X[:0], Y[:0]), ValueError, r"0 sample\(s\)"),
-    "all partitions empty": (lambda: Classifier().fit(lazy(X)[:0], lazy(Y)[:0]), ValueError, r"0 sample\(s\)"),
-    "all partitions empty, unknown": (lambda: Classifier().fit(lazy(X)[lazy(X)[:, 0] > 99], lazy(Y)[lazy(X)[:, 0] > 99]), ValueError, r"0 sample\(s\)"),
-    "1-D X": (lambda: Classifier().fit(X[:, 0], Y), ValueError, "Expected 2D array"),
+    "no rows": (lambda: fit(X[:0], Y[:0]), ValueError, r"0 sample\(s\)"),
+    "all partitions empty": (lambda: fit(lazy(X)[:0], lazy(Y)[:0]), ValueError, r"0 sample\(s\)"),
+    "all partitions empty, unknown": (lambda: fit(lazy(X)[lazy(X)[:, 0] > 99], lazy(Y)[lazy(X)[:, 0] > 99]), ValueError, r"0 sample\(s\)"),
+    "1-D X": (lambda: fit(X[:, 0], Y), ValueError, "Expected 2D array"),
     "1-D X, Dataset": (lambda: Dataset.from_arrays(X[:, 0], Y), ValueError, r"X must be 2-D .* use X\.reshape\(-1, 1\)"),
-    "1-D X, Dask": (lambda: Classifier().fit(lazy(X[:, 0]), lazy(Y)), ValueError, "Expected 2D array"),
-    "a series for X": (lambda: Classifier().fit(frame()["a"], frame()["t"]), ValueError, "Expected 2D array"),
+    "1-D X, Dask": (lambda: fit(lazy(X[:, 0]), lazy(Y)), ValueError, "Expected 2D array"),
+    "a series for X": (lambda: fit(frame()["a"], frame()["t"]), ValueError, "Expected 2D array"),
     "3-D y": (lambda: Dataset.from_arrays(X, np.zeros((60, 1, 1))), ValueError, "y must be 1-D"),
-    "2-D y for a classifier": (lambda: Classifier().fit(X, np.column_stack([Y, Y])), ValueError, "1d array"),
-    "2-D y for a classifier, Dask": (lambda: Classifier().fit(lazy(X), lazy(np.column_stack([Y, Y]))), ValueError, "Unknown label type: multioutput"),
-    "fewer columns than declared": (lambda: Dataset.from_function(lambda i: (X, Y), n_partitions=2, n_columns=4).schema, ValueError, r"partition \d: X has 3"),
+    "2-D y for a classifier": (lambda: fit(X, np.column_stack([Y, Y])), ValueError, "1d array"),
+    "2-D y for a classifier, Dask": (lambda: fit(lazy(X), lazy(np.column_stack([Y, Y]))), ValueError, "Unknown label type: multioutput"),
+    "fewer columns than declared": (
+        lambda: Dataset.from_function(lambda i: (X, Y), n_partitions=2, n_columns=4).schema,
+        ValueError,
+        r"partition \d: X has 3",
+    ),
     # kinds
-    "text in X": (lambda: Classifier().fit(np.array([["a", "b", "c"]] * 60, dtype=object), Y), ValueError, "could not convert string to float"),
-    "text column": (lambda: Classifier().fit(frame(b="word")[NAMES], frame()["t"]), ValueError, "column 'b' has dtype .*, not numbers; encode it"),
+    "text in X": (lambda: fit(np.array([["a", "b", "c"]] * 60, dtype=object), Y), ValueError, "could not convert string to float"),
+    "text column": (lambda: fit(frame(b="word")[NAMES], frame()["t"]), ValueError, "column 'b' has dtype .*, not numbers; encode it"),
     "text column, pandas": (lambda: Dataset.from_dataframe(FRAME.assign(b="word"), target="t"), ValueError, "column 'b' has dtype"),
     "text in a column of objects": (
         lambda: Dataset.from_dataframe(FRAME.assign(b=pd.Series([1, "x"] * 30, dtype=object)), target="t"),
         ValueError,
         "column 'b' of X has values that are not numbers",
     ),
-    "categorical column": (lambda: Dataset.from_dataframe(frame(b=pd.Categorical(["u", "v"] * 30)), target="t"), ValueError, "column 'b' has dtype category"),
-    "dates": (lambda: Dataset.from_dataframe(frame(b=pd.date_range("2020", periods=60)), target="t"), ValueError, "column 'b' has dtype datetime64"),
-    "dates in an array": (lambda: Dataset.from_arrays(X.astype("M8[s]"), Y), TypeError, r"X has dtype datetime64\[s\], not numbers; convert it first"),
-    "complex": (lambda: Classifier().fit(X + 1j, Y), ValueError, "Complex data not supported"),
-    "complex, Dask": (lambda: Classifier().fit(lazy(X + 1j), lazy(Y)), ValueError, "Complex data not supported"),
+    "categorical column": (
+        lambda: Dataset.from_dataframe(frame(b=pd.Categorical(["u", "v"] * 30)), target="t"),
+        ValueError,
+        "column 'b' has dtype category",
+    ),
+    "dates": (
+        lambda: Dataset.from_dataframe(frame(b=pd.date_range("2020", periods=60)), target="t"),
+        ValueError,
+        "column 'b' has dtype datetime64",
+    ),
+    "dates in an array": (
+        lambda: Dataset.from_arrays(X.astype("M8[s]"), Y),
+        TypeError,
+        r"X has dtype datetime64\[s\], not numbers; convert it first",
+    ),
+    "complex": (lambda: fit(X + 1j, Y), ValueError, "Complex data not supported"),
+    "complex, Dask": (lambda: fit(lazy(X + 1j), lazy(Y)), ValueError, "Complex data not supported"),
     "complex column": (lambda: Dataset.from_dataframe(frame(b=X[:, 0] + 1j), target="t"), ValueError, "column 'b' has dtype complex128"),
     "duplicate columns": (
         lambda: Dataset.from_dataframe(pd.DataFrame(np.c_[X, Y], columns=["a", "a", "c", "t"]), target="t"),
         ValueError,
         "column 'a' is there several times",
     ),
-    "duplicate columns, estimator": (lambda: Classifier().fit(pd.DataFrame(X, columns=["a", "a", "c"]), Y), Exception, "unique column names"),
-    "missing column": (lambda: Dataset.from_dataframe(frame(), target="label"), ValueError, "column 'label' is not there; the columns are 'a', 'b', 'c', 't'"),
-    "target among the features": (lambda: Dataset.from_dataframe(frame(), target="t", columns=["a", "t"]), ValueError, "column 't' cannot be a feature and the"),
+    "duplicate columns, estimator": (lambda: fit(pd.DataFrame(X, columns=["a", "a", "c"]), Y), Exception, "unique column names"),
+    "missing column": (
+        lambda: Dataset.from_dataframe(frame(), target="label"),
+        ValueError,
+        "column 'label' is not there; the columns are 'a', 'b', 'c', 't'",
+    ),
+    "target among the features": (
+        lambda: Dataset.from_dataframe(frame(), target="t", columns=["a", "t"]),
+        ValueError,
+        "column 't' cannot be a feature and the",
+    ),
     "sparse and dense partitions": (
         lambda: partitions(300, lambda i: (X if i else sp.csr_array(X), Y)).schema,
         ValueError,
@@ -156,56 +177,92 @@ ERRORS: dict[str, Case] = {
         "mix rows with and without sample_weight",
     ),
     # targets
-    "one class": (lambda: Classifier().fit(X, np.ones(60)), ValueError, "only one class"),
-    "continuous y for a classifier": (lambda: Classifier().fit(X, X[:, 0]), ValueError, "Unknown label type: continuous"),
-    "continuous y for a classifier, Dask": (lambda: Classifier().fit(lazy(X), lazy(X[:, 0])), ValueError, "Unknown label type: continuous"),
+    "one class": (lambda: fit(X, np.ones(60)), ValueError, "only one class"),
+    "continuous y for a classifier": (lambda: fit(X, X[:, 0]), ValueError, "Unknown label type: continuous"),
+    "continuous y for a classifier, Dask": (lambda: fit(lazy(X), lazy(X[:, 0])), ValueError, "Unknown label type: continuous"),
     "labels for a regressor": (lambda: Ridge().fit(X, np.where(Y, "yes", "no")), ValueError, "yes|no|numeric"),
-    "labels for a regressor, Dask": (lambda: Ridge().fit(lazy(X), lazy(np.where(Y, "yes", "no"))), ValueError, "y holds labels .* use LogisticRegression"),
-    "labels of mixed types": (lambda: Classifier().fit(X, np.array([1, "a"] * 30, dtype=object)), (ValueError, TypeError), "label|uniformly"),  # type: ignore[dict-item]
+    "labels for a regressor, Dask": (
+        lambda: Ridge().fit(lazy(X), lazy(np.where(Y, "yes", "no"))),
+        ValueError,
+        "y holds labels .* use LogisticRegression",
+    ),
+    "labels of mixed types": (lambda: fit(X, np.array([1, "a"] * 30, dtype=object)), (ValueError, TypeError), "label|uniformly"),  # type: ignore[dict-item]
     "labels of mixed types, Dask": (
-        lambda: Classifier().fit(lazy(X), lazy(np.array([1, "a"] * 30, dtype=object))),
+        lambda: fit(lazy(X), lazy(np.array([1, "a"] * 30, dtype=object))),
         TypeError,
         r"partition \d: y mixes labels of types number and str; make them one type",
     ),
-    "labels of mixed types over partitions": (lambda: partitions(2, mixed).schema, ValueError, "mix labels that are text and labels that are numbers"),
-    "labels of mixed types over groups": (lambda: partitions(300, mixed).schema, ValueError, "mix labels that are text and labels that are numbers"),
-    "missing y": (lambda: Classifier().fit(X, np.where(Y, 1.0, np.nan)), ValueError, "NaN"),
-    "missing y, Dask": (lambda: Classifier().fit(lazy(X), lazy(np.where(Y, 1.0, np.nan))), ValueError, "Input y contains NaN: y, row . of partition 0"),
+    "labels of mixed types over partitions": (
+        lambda: partitions(2, mixed).schema,
+        ValueError,
+        "mix labels that are text and labels that are numbers",
+    ),
+    "labels of mixed types over groups": (
+        lambda: partitions(300, mixed).schema,
+        ValueError,
+        "mix labels that are text and labels that are numbers",
+    ),
+    "missing y": (lambda: fit(X, np.where(Y, 1.0, np.nan)), ValueError, "NaN"),
+    "missing y, Dask": (lambda: fit(lazy(X), lazy(np.where(Y, 1.0, np.nan))), ValueError, "Input y contains NaN: y, row . of partition 0"),
     "None in y": (
-        lambda: Classifier().fit(lazy(X), lazy(np.where(Y, "yes", None).astype(object))),
+        lambda: fit(lazy(X), lazy(np.where(Y, "yes", None).astype(object))),
         ValueError,
         "Input y contains NaN: y, row . of partition 0; drop or impute",
     ),
     "missing nullable label": (
-        lambda: Classifier().fit(frame()[NAMES], frame(t=pd.array([1, 0, None] * 20, dtype="Int64"))["t"]),
+        lambda: fit(frame()[NAMES], frame(t=pd.array([1, 0, None] * 20, dtype="Int64"))["t"]),
         ValueError,
         "Input y contains NaN: y, row 2 of partition 0",
     ),
-    "no y": (lambda: Classifier().fit(X), ValueError, "requires y to be passed"),
-    "a dataset without y": (lambda: Classifier().fit(Dataset.from_arrays(X)), ValueError, "the dataset has no y; name its target="),
-    "a dataset and y": (lambda: Classifier().fit(Dataset.from_arrays(X, Y), Y), ValueError, "a Dataset brings its own y"),
+    "no y": (lambda: fit(X), ValueError, "requires y to be passed"),
+    "a dataset without y": (lambda: fit(Dataset.from_arrays(X)), ValueError, "the dataset has no y; name its target="),
+    "a dataset and y": (lambda: fit(Dataset.from_arrays(X, Y), Y), ValueError, "a Dataset brings its own y"),
     "y of a dataset without": (lambda: Dataset.from_arrays(X).y, ValueError, "this dataset has no y"),
-    "lazy y beside X in memory": (lambda: Classifier().fit(X, lazy(Y)), TypeError, r"y is a Dask collection but X is in memory; .* y\.compute\(\)"),
+    "lazy y beside X in memory": (lambda: fit(X, lazy(Y)), TypeError, r"y is a Dask collection but X is in memory; .* y\.compute\(\)"),
     "lazy rows as arrays": (lambda: Dataset.from_arrays(lazy(X), Y), TypeError, r"use Dataset\.from_dask"),
     "arrays as lazy rows": (lambda: Dataset.from_dask(X, Y), TypeError, r"use Dataset\.from_arrays"),
     # weights
     "negative weight": (
-        lambda: Classifier().fit(X, Y, with_value(-1.0)[:, 1] * 0 - np.eye(60)[45]),
+        lambda: fit(X, Y, with_value(-1.0)[:, 1] * 0 - np.eye(60)[45]),
         ValueError,
         r"sample_weight is -1.0 in row 45 of partition 0; weights must be finite and not negative",
     ),
-    "NaN weight": (lambda: Classifier().fit(lazy(X), lazy(Y), with_value(np.nan)[:, 1] ** 2), ValueError, "sample_weight is nan in row 5 of partition 2"),
-    "no weight at all": (lambda: Classifier().fit(X, Y, np.zeros(60)), ValueError, "at least one non-zero"),
-    "no weight at all, Dask": (lambda: Classifier().fit(lazy(X), Y, np.zeros(60)), ValueError, "all sample_weight are zero; at least one row must"),
-    "weights that overflow": (lambda: Classifier().fit(X, Y, np.full(60, 1e200)), ValueError, "the sum of sample_weight goes up to"),
-    "class_weight of an unknown label": (lambda: Classifier(class_weight={0: 1, 7: 2}).fit(X, Y), ValueError, r"\[7\], are not in class_weight"),
+    "NaN weight": (
+        lambda: fit(lazy(X), lazy(Y), with_value(np.nan)[:, 1] ** 2),
+        ValueError,
+        "sample_weight is nan in row 5 of partition 2",
+    ),
+    "no weight at all": (lambda: fit(X, Y, np.zeros(60)), ValueError, "at least one non-zero"),
+    "no weight at all, Dask": (lambda: fit(lazy(X), Y, np.zeros(60)), ValueError, "all sample_weight are zero; at least one row must"),
+    "weights that overflow": (lambda: fit(X, Y, np.full(60, 1e200)), ValueError, "the sum of sample_weight goes up to"),
+    "class_weight of an unknown label": (
+        lambda: Classifier(class_weight={0: 1, 7: 2}).fit(X, Y),
+        ValueError,
+        r"\[7\], are not in class_weight",
+    ),
     # partitions
     "no partitions": (lambda: Dataset.from_arrays(X, Y, n_partitions=0), ValueError, "n_partitions must be at least 1, got 0"),
-    "no partitions, Dask": (lambda: Dataset.from_dask(lazy(X), lazy(Y), n_partitions=0), ValueError, "n_partitions must be at least 1, got 0"),
-    "no partitions, frame": (lambda: Dataset.from_dataframe(frame(), target="t", n_partitions=0), ValueError, "n_partitions must be at least 1"),
-    "partition_rows that do not add up": (lambda: Dataset.from_arrays(X, Y, partition_rows=[30, 29]), ValueError, "must be counts that add up to the 60 rows"),
+    "no partitions, Dask": (
+        lambda: Dataset.from_dask(lazy(X), lazy(Y), n_partitions=0),
+        ValueError,
+        "n_partitions must be at least 1, got 0",
+    ),
+    "no partitions, frame": (
+        lambda: Dataset.from_dataframe(frame(), target="t", n_partitions=0),
+        ValueError,
+        "n_partitions must be at least 1",
+    ),
+    "partition_rows that do not add up": (
+        lambda: Dataset.from_arrays(X, Y, partition_rows=[30, 29]),
+        ValueError,
+        "must be counts that add up to the 60 rows",
+    ),
     "negative partition_rows": (lambda: Dataset.from_arrays(X, Y, partition_rows=[70, -10]), ValueError, "must be counts that add up"),
-    "both ways of cutting": (lambda: Dataset.from_arrays(X, Y, n_partitions=1, partition_rows=[60]), ValueError, "n_partitions or partition_rows, not both"),
+    "both ways of cutting": (
+        lambda: Dataset.from_arrays(X, Y, n_partitions=1, partition_rows=[60]),
+        ValueError,
+        "n_partitions or partition_rows, not both",
+    ),
     "test_size": (lambda: Dataset.from_arrays(X, Y).split(1.5), ValueError, "test_size must lie between 0 and 1, got 1.5"),
     "split of a split": (lambda: Dataset.from_arrays(X, Y).split()[0].split(), ValueError, "one part of a split already"),
     # parameters
@@ -221,8 +278,8 @@ ERRORS: dict[str, Case] = {
     # predictions
     "predict before fit": (lambda: Classifier().predict(X), NotFittedError, "not fitted"),
     "predict: columns": (lambda: fitted().predict(pd.DataFrame(X[:, :2], columns=["a", "b"])), ValueError, "feature names"),
-    "predict: columns, array": (lambda: Classifier().fit(X, Y).predict(X[:, :2]), ValueError, "X has 2 features, but LogisticRegression is expecting 3"),
-    "predict: columns, sparse": (lambda: Classifier().fit(X, Y).predict(sp.csr_array(X[:, :2])), ValueError, "X has 2 features"),
+    "predict: columns, array": (lambda: fit(X, Y).predict(X[:, :2]), ValueError, "X has 2 features, but LogisticRegression is expecting 3"),
+    "predict: columns, sparse": (lambda: fit(X, Y).predict(sp.csr_array(X[:, :2])), ValueError, "X has 2 features"),
     "predict: columns, Dask": (lambda: fitted().predict(lazy(X[:, :2])), ValueError, "X has 2 features"),
     "predict: columns, Dask frame": (lambda: fitted().predict(frame()[["a", "b"]]), ValueError, "X has 2 features"),
     "predict: columns, Dataset": (lambda: fitted().predict(Dataset.from_arrays(X[:, :2])), ValueError, "X has 2 features"),
@@ -230,7 +287,11 @@ ERRORS: dict[str, Case] = {
     "predict: names, Dask frame": (lambda: fitted().predict(frame()[["a", "c", "b"]]), ValueError, "feature names"),
     "predict: names, Dataset": (lambda: fitted().predict(Dataset.from_arrays(FRAME[["a", "c", "b"]])), ValueError, "feature names"),
     "predict: 1-D": (lambda: fitted().predict(lazy(X[:, 0])), ValueError, "Expected 2D array"),
-    "names of mixed types": (lambda: Dataset.from_arrays(pd.DataFrame(X, columns=["a", 1, "c"]), Y), TypeError, "Feature names are only supported if all are"),
+    "names of mixed types": (
+        lambda: Dataset.from_arrays(pd.DataFrame(X, columns=["a", 1, "c"]), Y),
+        TypeError,
+        "Feature names are only supported if all are",
+    ),
 }
 
 
@@ -257,7 +318,10 @@ FINE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: coef(NEWTON, partitions(4, lambda i: (X[: 60 * (i == 2)], np.where(Y, "yes", "no").astype(object)[: 60 * (i == 2)]))),
         expected,
     ),
-    "a class missing from some partitions": (lambda: coef(NEWTON, Dataset.from_arrays(X[np.argsort(Y)], np.sort(Y), n_partitions=6)), expected),
+    "a class missing from some partitions": (
+        lambda: coef(NEWTON, Dataset.from_arrays(X[np.argsort(Y)], np.sort(Y), n_partitions=6)),
+        expected,
+    ),
     "more partitions than rows": (lambda: coef(NEWTON, Dataset.from_arrays(X, Y, n_partitions=100)), expected),
     "more partitions than rows, Dask": (lambda: coef(NEWTON, Dataset.from_dask(lazy(X), lazy(Y), n_partitions=100)), expected),
     "more partitions than rows, frame": (lambda: coef(NEWTON, Dataset.from_dataframe(frame(), target="t", n_partitions=70)), expected),
@@ -273,7 +337,11 @@ FINE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "columns without names": (lambda: coef(NEWTON, dd.from_pandas(pd.DataFrame(X), npartitions=2), Y), expected),
     "objects that are numbers": (lambda: coef(NEWTON, X.astype(object), Y), expected),
     "sparse of 64-bit indices": (
-        lambda: coef(NEWTON, sp.csr_array((X.ravel(), np.tile(np.arange(3), 60).astype(np.int64), np.arange(0, 181, 3).astype(np.int64)), shape=(60, 3)), Y),
+        lambda: coef(
+            NEWTON,
+            sp.csr_array((X.ravel(), np.tile(np.arange(3), 60).astype(np.int64), np.arange(0, 181, 3).astype(np.int64)), shape=(60, 3)),
+            Y,
+        ),
         expected,
     ),
     "weights as nullable numbers": (
@@ -311,80 +379,14 @@ def test_targets_of_one_column_keep_their_shape() -> None:
 
 
 def test_separable_data_end_with_a_warning() -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = LogisticRegression(C=np.inf, max_iter=50, tol=0.0).fit(X, (X[:, 0] > 0).astype(int))
+    with pytest.warns(ConvergenceWarning):
+        model = LogisticRegression(C=np.inf, max_iter=20, tol=0.0).fit(X, (X[:, 0] > 0).astype(int))
     assert np.all(np.isfinite(model.coef_))
-    assert model.status_.kind == "converged" or any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     assert model.score(X, (X[:, 0] > 0).astype(int)) == 1.0
 
 
 def test_diverging_step_size() -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            model = LinearRegression(solver=GradientDescent(step_size=1e3, max_iter=2000)).fit(X * 10, Y)
-        except ValueError as error:
-            assert "diverged" in str(error)
-            return
+    with pytest.warns(ConvergenceWarning, match="LinearRegression ended diverged .* lower step_size"):
+        model = LinearRegression(solver=GradientDescent(step_size=1e3, max_iter=2000)).fit(X * 10, Y)
     assert model.status_.kind == "diverged"
-    assert any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-
-
-def test_no_workers() -> None:
-    with (
-        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster),
-        dask.config.set({WAIT_FOR_WORKERS: 2}),
-    ):
-        start = time.monotonic()
-        with pytest.raises(WorkersUnavailableError, match=r"no worker joined .* in 2 s; start workers"):
-            LogisticRegression().fit(lazy(X), lazy(Y))
-        assert time.monotonic() - start < 10
-
-
-def test_asynchronous_client() -> None:
-    import asyncio
-
-    async def fit() -> None:
-        async with Client(processes=False, n_workers=1, dashboard_address=":0", asynchronous=True):
-            with pytest.raises(ValueError, match="asynchronous; fit needs a synchronous one"):
-                LogisticRegression().fit(X, Y)
-
-    asyncio.run(fit())
-
-
-def test_errors_of_workers_reach_the_caller(client: Client) -> None:
-    with pytest.raises(ValueError, match=r"column 'x1' of X, row 5 of partition 2"):
-        LogisticRegression().fit(lazy(with_value(np.nan)), lazy(Y))
-    with pytest.raises(ValueError, match=r"partition 2: .*X has 20 rows but y has 10"):
-        LogisticRegression().fit(unknown(X), unknown(Y[:50]))
-    np.testing.assert_allclose(coef(NEWTON, lazy(X), lazy(Y)), expected(), rtol=1e-9)  # and the cluster goes on
-
-
-def test_workers_of_another_version(tmp_path: Path) -> None:
-    shutil.copytree(Path(tasks.__file__).parent, tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
-    with open(tmp_path / "tasks" / "rows.py", "a") as file:
-        file.write("\n# another version\n")
-    with (
-        LocalCluster(n_workers=0, processes=True, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-        dask.config.set({WAIT_FOR_WORKERS: 30}),
-    ):
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--nthreads=1", "--no-dashboard"]
-        worker = subprocess.Popen(command, env={"PYTHONPATH": str(tmp_path), "PATH": ""}, cwd=tmp_path, stderr=subprocess.DEVNULL)
-        try:
-            client.wait_for_workers(1, timeout=30)
-            with pytest.raises(VersionMismatchError, match=r"worker tcp://.* runs another version of dask-descent .*; install the same"):
-                LogisticRegression().fit(lazy(X), lazy(Y))
-        finally:
-            worker.terminate()
-            worker.wait(20)
-
-
-@pytest.mark.parametrize("content", ["", "def load(): ...\n"])
-def test_a_tasks_module_of_the_users(tmp_path: Path, content: str) -> None:
-    (tmp_path / "tasks.py").write_text(content)
-    run = subprocess.run([sys.executable, "-c", "import pipeline"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert "tasks.py, which is not dask-descent's package; rename that file" in run.stderr
+    assert np.all(np.isfinite(model.coef_))

@@ -185,8 +185,7 @@ def test_executor_reductions(executor: Executor, power: Any) -> None:
     reduction = REDUCTIONS[power]
     bounds = np.concatenate([[0], np.cumsum(pieces)])
     parts = [
-        reduction.map(Group(X[a:b].copy(), y[a:b], None, np.array([0, b - a]), i), shared)
-        for i, (a, b) in enumerate(pairwise(bounds))
+        reduction.map(Group(X[a:b].copy(), y[a:b], None, np.array([0, b - a]), i), shared) for i, (a, b) in enumerate(pairwise(bounds))
     ]
     while len(parts) > 1:
         parts = [reduction.combine(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]

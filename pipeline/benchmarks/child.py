@@ -69,8 +69,9 @@ class ChildRacer:
         """In a fresh process, so that nothing that earlier fits left behind hides what this one takes."""
         self.close()
         self._started()
-        assert self._process is not None and self._process.pid is not None
-        with PeakMemory([self._process.pid], SAMPLE_SECONDS) as memory:
+        pid = self._process.pid if self._process is not None else None
+        assert pid is not None
+        with PeakMemory([pid], SAMPLE_SECONDS) as memory:
             fit = self.fit(tol, limit)
         return fit._replace(peak_bytes=memory.growth)
 
@@ -87,8 +88,9 @@ class ChildRacer:
         if self._pipe is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=serve, args=(theirs, self.contender, self._folder), daemon=True)
-            self._process.start()
+            process = context.Process(target=serve, args=(theirs, self.contender, self._folder), daemon=True)
+            process.start()
+            self._process = process
             theirs.close()
             self._answer(START_LIMIT)
         return self._pipe

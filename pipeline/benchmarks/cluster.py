@@ -59,8 +59,8 @@ def with_ones(X: da.Array) -> da.Array:
 class DaskML:
     """dask-ml's LogisticRegression on X with a column of ones: an intercept without the cost of joining that column in every pass.
 
-    newton and gradient_descent drop the penalty, lbfgs and admm also penalise the intercept (and, unless normalize is off, the coefficients of
-    scaled columns): the gap, taken on the common objective, shows that this costs less than the gap allowed.
+    newton and gradient_descent drop the penalty, lbfgs and admm also penalise the intercept (and lbfgs, unless normalize is off, the
+    coefficients of scaled columns): the gap, taken on the common objective, tells whether that matters.
     """
 
     problem: Problem

@@ -67,17 +67,22 @@ def race(racers: Sequence[Racer], judge: Judge, repeats: int, limit: float) -> l
     for racer in racers:
         standing = search(racer, judge, limit)
         if standing.reached and standing.tol is not None:
-            standing.fit = racer.measured_fit(standing.tol, limit)
+            standing.fit = racer.measured_fit(standing.tol, patience(standing, limit))
         else:
             racer.close()
         standings.append(standing)
     for turn in range(repeats):
         for standing in standings:
             if standing.reached and standing.tol is not None and turn < turns(standing, repeats):
-                standing.seconds.append(standing.racer.fit(standing.tol, limit).seconds)
+                standing.seconds.append(standing.racer.fit(standing.tol, patience(standing, limit)).seconds)
     for racer in racers:
         racer.close()
     return standings
+
+
+def patience(standing: Standing, limit: float) -> float:
+    """Seconds for a fit that is known to end: a busy machine is no reason to lose the run."""
+    return limit + 10.0 * (standing.fit.seconds if standing.fit is not None else 0.0)
 
 
 def turns(standing: Standing, repeats: int) -> int:
@@ -129,6 +134,7 @@ def race_table(title: str, standings: Sequence[Standing]) -> Table:
 
 
 def race_row(standing: Standing, ours: float | None) -> tuple[Cell, ...]:
+    """One line of the table; `ours` is our median."""
     contender, fit, middle = standing.racer.contender, standing.fit, standing.median
     if middle is None and fit is not None:
         middle = fit.seconds  # of a search that ended early: to show the order of magnitude

@@ -84,8 +84,9 @@ def overhead(report: Report, settings: Settings) -> None:
     columns = ("library", "where", "partitions", "median ms a round", "fastest ms", "times the first", "tasks a round")
     report.tables.append(Table(f"One gradient round, {problem.name}", columns, rows))
     report.notes += [
-        f"Ours: {rounds} rounds each, taking turns, on data that is resident and checked. Partition count decides the order of the sums, not the number of tasks.",
-        "dask-ml: the loss and the gradient that its lbfgs computes once an iteration, on persisted arrays, 3 rounds each; tasks not counted.",
+        f"Ours: {rounds} rounds each, taking turns, on data that is resident and checked. The number of partitions decides the order of "
+        + "the sums, not the number of tasks.",
+        "dask-ml: the loss and the gradient that its lbfgs computes for each point it tries, on persisted arrays, 3 rounds each.",
     ]
 
 
@@ -118,7 +119,7 @@ def dask_glm_round(X: Any, y: Any) -> Callable[[], Any]:
     return run
 
 
-@njit(nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=True)
 def add_up(values: Any) -> float:
     """The sum of a flat array: about the least work that reads all of it."""
     total = 0.0

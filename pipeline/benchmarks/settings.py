@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """quick: small tables and fewer solvers, seconds in all; repeats: timed fits; limit: seconds that a solver may search for its tolerance;
-    solvers: which of ours take part, the first stands for us."""
+    """quick: small tables and fewer solvers, seconds in all; repeats: timed fits; limit: seconds that a solver may search for its
+    tolerance; solvers: which of ours take part, the first stands for us."""
 
     quick: bool = False
     repeats: int = 7

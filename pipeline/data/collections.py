@@ -77,11 +77,12 @@ def make_blocks(make: Callable[..., Any], spec: BlockSpec, arguments: Sequence[S
     """Block i as make(i, spec, *arguments[i]), lazy; all share one graph, in which Delayed arguments are keys."""
     pieces = [piece for row in arguments for piece in row if isinstance(piece, Delayed)]
     name = f"block-{tokenize(make, spec, arguments if not pieces else [piece.key for piece in pieces])}"
-    layer = {}
+    layer: dict[Any, Task] = {}
     for i, row in enumerate(arguments):
         key = (name, i)
         layer[key] = Task(key, make, i, spec, *[TaskRef(a.key) if isinstance(a, Delayed) else a for a in row])
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=list({id(piece.dask): piece for piece in pieces}.values()))
+    sources: list[Any] = list({id(piece.dask): piece for piece in pieces}.values())
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=sources)
     return [Delayed(key, graph, layer=name) for key in layer]
 
 
@@ -105,13 +106,13 @@ def feature_names(columns: Any) -> tuple[str, ...] | None:
     """Names that are strings, None when none is. Raises TypeError for a mixture, as scikit-learn does."""
     text = [isinstance(name, str) for name in columns]
     if any(text) and not all(text):
-        raise TypeError("Feature names are only supported if all are strings; rename the columns: frame.columns = frame.columns.astype(str)")
+        raise TypeError("Feature names are only supported if all are strings; use frame.columns = frame.columns.astype(str)")
     return tuple(columns) if all(text) else None
 
 
 def frame_pieces(frames: Sequence[Any], n_partitions: int | None) -> list[Delayed]:
     """The tuple (X, y, sample_weight) of each partition, one read serving all three."""
-    X, *others = (None if frame is None else repartitioned(frame, n_partitions) for frame in frames)
+    X, *others = (repartitioned(frame, n_partitions) for frame in frames)
     packed = X.map_partitions(pack, *others, meta=(None, object), align_dataframes=False, enforce_metadata=False)
     return partitions_of(packed)
 
@@ -126,8 +127,8 @@ def partitions_of(frame: Any) -> list[Delayed]:
 
 
 def repartitioned(frame: Any, n_partitions: int | None) -> Any:
-    """The frame in n_partitions, or as it is."""
-    return frame if n_partitions is None else frame.repartition(npartitions=n_partitions)
+    """The frame in n_partitions, or as it is; None stays None."""
+    return frame if n_partitions is None or frame is None else frame.repartition(npartitions=n_partitions)
 
 
 def array_pieces(arrays: Sequence[da.Array | None]) -> list[list[Any]]:
@@ -207,6 +208,8 @@ def require_design(X: Any) -> None:
     if isinstance(X, dd.DataFrame):
         require_numeric(X._meta)
         return
+    if da.array_expr_enabled():
+        raise TypeError("Dask arrays as expressions are not supported; set array.query-planning to False in Dask's configuration")
     if np.isnan(X.shape[1]):
         raise ValueError("X has an unknown number of columns; call X.compute_chunk_sizes() first")
     if X.dtype is not None:

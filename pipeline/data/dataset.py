@@ -134,7 +134,7 @@ class Dataset:
         n_partitions: int | None = None,
         **options: Any,
     ) -> Dataset:
-        """From CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB (`blocksize=`); options: dask.dataframe.read_csv's."""
+        """From CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB; options: dask.dataframe.read_csv's."""
         frame = readers.read_csv(urlpath, **options)
         return cls.from_dataframe(frame, target=target, sample_weight=sample_weight, columns=columns, n_partitions=n_partitions)
 
@@ -164,7 +164,9 @@ class Dataset:
         return cls._from_table(readers.read_zarr(X, y, sample_weight, n_partitions, **options))
 
     @classmethod
-    def read_hdf5(cls, urlpath: Any, *, X: str, y: str | None = None, sample_weight: str | None = None, n_partitions: int | None = None) -> Dataset:
+    def read_hdf5(
+        cls, urlpath: Any, *, X: str, y: str | None = None, sample_weight: str | None = None, n_partitions: int | None = None
+    ) -> Dataset:
         """From HDF5 files (a path, a list or a glob); X, y, sample_weight: names of the datasets inside each."""
         return cls._from_table(readers.read_hdf5(urlpath, X, y, sample_weight, n_partitions))
 

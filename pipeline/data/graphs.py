@@ -42,7 +42,9 @@ def ancestors(graph: Graph, keys: Iterable[Hashable], stop: Collection[Hashable]
     return order
 
 
-def plan_groups(graph: Graph, groups: Sequence[Sequence[Hashable]], first: Collection[Hashable]) -> tuple[list[tuple[Step, ...]], set[Hashable]]:
+def plan_groups(
+    graph: Graph, groups: Sequence[Sequence[Hashable]], first: Collection[Hashable]
+) -> tuple[list[tuple[Step, ...]], set[Hashable]]:
     """The steps that make the blocks of each group of a shard, in order, each value made once and dropped after its last use, and the keys
     that must be given."""
     made: set[Hashable] = set(first)

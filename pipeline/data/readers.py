@@ -13,7 +13,7 @@ import dask.array as da
 import dask.dataframe as dd
 import fsspec
 import numpy as np
-import pyarrow
+import pyarrow as pa
 from dask.delayed import delayed
 from dask.utils import natural_sort_key
 from fsspec.utils import infer_compression
@@ -39,35 +39,36 @@ def read_parquet(urlpath: Any, **options: Any) -> Any:
     options.setdefault("split_row_groups", True)
     try:
         return dd.read_parquet(paths, **options)
-    except pyarrow.ArrowInvalid as error:
+    except pa.ArrowInvalid as error:
         raise ValueError(f"{', '.join(paths[:3])}: no readable Parquet file: {error}") from error
 
 
 def read_npy(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> Table:
     """See `Dataset.read_npy`."""
-    arrays: list[Any] = [_npy(X, None)]
-    arrays += [None if path is None else _npy(path, arrays[0]) for path in (y, sample_weight)]
-    return from_dask(*arrays, n_partitions)
+    design = _npy(X, None)
+    target, weight = (None if path is None else _npy(path, design) for path in (y, sample_weight))
+    return from_dask(design, target, weight, n_partitions)
 
 
 def read_zarr(X: Any, y: Any, sample_weight: Any, n_partitions: int | None, **options: Any) -> Table:
     """See `Dataset.read_zarr`."""
-    return from_dask(*(None if path is None else _zarr(path, options) for path in (X, y, sample_weight)), n_partitions)
+    target, weight = (None if path is None else _zarr(path, options) for path in (y, sample_weight))
+    return from_dask(_zarr(X, options), target, weight, n_partitions)
 
 
 def read_hdf5(urlpath: Any, X: str, y: str | None, sample_weight: str | None, n_partitions: int | None) -> Table:
     """See `Dataset.read_hdf5`."""
     paths = expand(urlpath)
-    arrays: list[Any] = [_hdf5(paths, X, None)]
-    arrays += [None if name is None else _hdf5(paths, name, arrays[0]) for name in (y, sample_weight)]
-    return from_dask(*arrays, n_partitions)
+    design = _hdf5(paths, X, None)
+    target, weight = (None if name is None else _hdf5(paths, name, design) for name in (y, sample_weight))
+    return from_dask(design, target, weight, n_partitions)
 
 
 def expand(urlpath: Any) -> list[str]:
     """Globs resolved, part-2 before part-10; fsspec addresses as they are understood there. Raises FileNotFoundError for no match."""
     patterns = [urlpath] if isinstance(urlpath, str | os.PathLike) else list(urlpath)
     paths: list[str] = []
-    for pattern in map(os.fspath, patterns):
+    for pattern in [os.fspath(pattern) for pattern in patterns]:
         fs, path = fsspec.core.url_to_fs(pattern)
         found = fs.glob(path) if has_magic(path) else [path] * fs.exists(path)
         if not found:

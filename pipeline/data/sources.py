@@ -140,7 +140,8 @@ class GraphSource(Source):
 
     def load_local(self) -> Shard:
         one_thread = dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded")
-        blocks = list((dask.get if one_thread else dask.threaded.get)(self._graph, self._keys))
+        get: Any = dask.get if one_thread else dask.threaded.get
+        blocks = list(get(self._graph, self._keys))
         groups = []
         for start, stop in zip(self.group_starts[:-1], self.group_starts[1:], strict=True):
             groups.append(group_parts(blocks[start:stop], start, self.split))

@@ -42,11 +42,10 @@ class WorkersUnavailableError(TimeoutError):
 
 @dataclass(eq=False)
 class Resident:
-    """The shards of a source on one cluster: the bounds of their groups, where each is, and what they were made from."""
+    """The shards of a source on one cluster: the bounds of their groups, and where each is."""
 
     bounds: list[tuple[int, int]]
     futures: list[Future[Shard]]
-    kept: list[Future[Any]]
 
 
 class ClusterExecutor(Executor):
@@ -115,17 +114,15 @@ class ClusterExecutor(Executor):
         threads = self._threads()
         check_workers(self.client)
         bounds = cut(source.group_sizes, len(threads))
-        kept: list[Future[Any]] = []
+        first: list[Future[Any]] = []  # held until the shards that need them are asked for; then the scheduler knows how to remake them
 
         def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
-            kept.extend(self.client.get(graph, keys, sync=False))
+            first.extend(self.client.get(graph, keys, sync=False))
 
         loads = source.load_plans(bounds, persist)
         token = uuid.uuid4().hex
-        futures = [
-            self._make_shard(load, f"load-{token}", i, threads[i * len(threads) // len(loads)]) for i, load in enumerate(loads)
-        ]
-        return Resident(bounds, futures, kept)
+        futures = [self._make_shard(load, f"load-{token}", i, threads[i * len(threads) // len(loads)]) for i, load in enumerate(loads)]
+        return Resident(bounds, futures)
 
     def _make_shard(self, load: ShardLoad, name: str, index: int, worker: str) -> Future[Shard]:
         if load.from_client:

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import numba
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  numba's BLAS: loaded here, because a limit on BLAS threads reaches loaded libraries only
 import scipy.sparse as sp
 
 from tasks.kernels import array_api, passes
@@ -124,8 +123,13 @@ def _rows(X: Any) -> tuple[Any, tuple[str, ...]]:
     if isinstance(X, np.ndarray):
         assert X.flags.c_contiguous
         assert X.flags.aligned
-        return X, (X.dtype.name,)
-    return (X.data, X.indices, X.indptr), (X.data.dtype.name, X.indices.dtype.name, X.indptr.dtype.name)
+        return X, (_name(X.dtype),)
+    return (X.data, X.indices, X.indptr), (_name(X.data.dtype), _name(X.indices.dtype), _name(X.indptr.dtype))
+
+
+@cache
+def _name(dtype: np.dtype[Any]) -> str:
+    return dtype.name  # slow to make, and asked for at every call
 
 
 def _per_row(loss: int, X: Any, y: Array, weight: Float64 | None, offsets: Int64) -> tuple[Array, Array, Int64]:
@@ -163,7 +167,7 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
     def array(dtype: str, ndim: int) -> Any:
         return numba.types.Array(getattr(numba.types, dtype), ndim, "C", readonly=True)
 
-    rows = array(kind[0], 2) if len(kind) == 1 else numba.types.Tuple([array(dtype, 1) for dtype in kind])  # type: ignore[no-untyped-call]
+    rows = array(kind[0], 2) if len(kind) == 1 else numba.types.Tuple([array(dtype, 1) for dtype in kind])
     integer, flag = numba.int64, numba.types.boolean
     vector, matrix, offsets = array("float64", 1), array("float64", 2), array("int64", 1)
     model = (integer, rows, matrix, vector, offsets, matrix, vector, integer)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from numba import njit
-
+from tasks.kernels.compiling import compiled
 from tasks.typing import Array, Float64
 
 Csr = tuple[Array, Array, Array]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def csr_block_rows(X: Csr, m: int) -> int:
     """Rows of a block."""
     return 256
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def csr_scratch_size(X: Csr, m: int, rows: int) -> int:
     """None: nothing is converted."""
     return 0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def csr_predict(X: Csr, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> None:
     """raw (m, count) flat = coef @ X[start : start + count].T + intercept; four sums a row, which need not wait for one another."""
     data, indices, indptr = X
@@ -40,7 +39,7 @@ def csr_predict(X: Csr, start: int, count: int, coef: Float64, intercept: Float6
             raw[a * count + i] = ((s0 + s1) + (s2 + s3)) + intercept[a]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def csr_add(X: Csr, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
     """sums (m p,) += factor (m, count) flat @ X[start : start + count], row after row."""
     data, indices, indptr = X
@@ -54,7 +53,7 @@ def csr_add(X: Csr, start: int, count: int, factor: Float64, sums: Float64, scra
                 sums[at + indices[j]] += f * data[j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def csr_take(X: Csr, start: int, step: int, count: int, block: Float64) -> None:
     """block (count, p) = rows start, start + step, ... as dense float64."""
     data, indices, indptr = X

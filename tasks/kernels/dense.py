@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
+from tasks.kernels.compiling import compiled
 from tasks.kernels.lanes import LANES, fma, load, load_part, splat, store_part, total
 from tasks.typing import Array, Float64
 
 WIDTH: Final = 4 * LANES  # four vectors at a time hide the latency of fma
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, raw: Float64) -> None:
     """raw[i] = X[start + i] @ coef[0] + intercept; reads straight on, as memory likes it."""
     p = X.shape[1]
@@ -38,7 +39,7 @@ def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, 
         raw[i] = total((s0 + s1) + (s2 + s3)) + intercept
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -> None:
     """sums += Σ_i factor[i] X[start + i], row after row."""
     p = X.shape[1]
@@ -65,16 +66,16 @@ def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -
         store_part(sums, low + 24, s3, n - 24)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def sum_of(values: Float64) -> float:
     """Σ values, lane by lane."""
     s = splat(0.0)
     for i in range(0, len(values), LANES):
         s = s + load_part(values, i, min(LANES, len(values) - i))
-    return total(s)  # type: ignore[no-any-return]
+    return total(s)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def dense_take(X: Array, start: int, step: int, count: int, block: Float64) -> None:
     """block (count, p) = rows start, start + step, ... as float64."""
     for i in range(count):
@@ -100,20 +101,20 @@ def _float64_block(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> A
     return themselves if X.dtype == types.float64 else copy
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def dense_block_rows(X: Array, m: int) -> int:
     """Rows of a block: it stays in cache between its two uses."""
     rows: int = max(16, min(512, 32768 // max(1, X.shape[1]) // LANES * LANES))
     return rows
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def dense_scratch_size(X: Array, m: int, rows: int) -> int:
     """Elements that the float64 copy of a block takes, for BLAS."""
     return rows * X.shape[1] if m > 1 and X.itemsize == 4 else 0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def dense_predict(X: Array, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> None:
     """raw (m, count) flat = coef @ X[start : start + count].T + intercept."""
     m = len(coef)
@@ -127,7 +128,7 @@ def dense_predict(X: Array, start: int, count: int, coef: Float64, intercept: Fl
             out[a, i] += intercept[a]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
     """sums (m p,) += factor (m, count) flat @ X[start : start + count]; scratch holds the block since `dense_predict`."""
     p = X.shape[1]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from tasks.kernels.compiling import compiled
 from tasks.typing import Float64
 
 PANEL = 96
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def gram_rows(p: int) -> int:
     """Rows of a block: it and its weighted copy fit the L2 cache."""
     return max(32, min(512, 49152 // max(1, p) // 8 * 8))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def add_gram(block: Float64, h: Float64, gram: Float64) -> None:
     """gram (p, p) += block.T @ (h block), in panels of columns on and below the diagonal."""
     count, p = block.shape
@@ -40,7 +40,7 @@ def add_gram(block: Float64, h: Float64, gram: Float64) -> None:
                     gram[low + i, other + j] += product[i, j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def mirror(H: Float64, p: int, c: int) -> None:
     """Make H exactly symmetric from what the passes fill: lower triangles of the coef blocks (a, b <= a), intercept rows."""
     for a in range(c):

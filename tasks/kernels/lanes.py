@@ -42,14 +42,14 @@ lanes: Final = Lanes()
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, _f64)  # type: ignore[no-untyped-call]
+        super().__init__(manager, numba_type, _f64)
 
 
 def _register_operator(function: Callable[..., Any], instruction: str) -> None:
-    template = type("LanesOperator", (ConcreteTemplate,), {"cases": [signature(lanes, lanes, lanes)]})  # type: ignore[no-untyped-call]
-    infer_global(function)(template)  # type: ignore[no-untyped-call]
+    template = type("LanesOperator", (ConcreteTemplate,), {"cases": [signature(lanes, lanes, lanes)]})
+    infer_global(function)(template)
 
-    @lower_builtin(function, Lanes, Lanes)  # type: ignore[untyped-decorator, no-untyped-call]
+    @lower_builtin(function, Lanes, Lanes)
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return getattr(builder, instruction)(*args)
 
@@ -75,7 +75,7 @@ def _splat(builder: Any, scalar: Any) -> Any:
 
 def _call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
     function_type = ir.FunctionType(result, [a.type for a in args])
-    function = cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call]
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)
     return builder.call(function, args)
 
 

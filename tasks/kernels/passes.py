@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from tasks.kernels import csr, dense
+from tasks.kernels.compiling import compiled
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
 from tasks.kernels.gram import add_gram, gram_rows, mirror
 from tasks.kernels.pointwise import MULTINOMIAL, SQUARED, curvature_pair, curvature_times, pointwise, take_targets
@@ -72,7 +73,7 @@ def _take_block(X: Any, start: Any, step: Any, count: Any, block: Any) -> Any:
     return lambda X, start, step, count, block: take(X, start, step, count, block)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def gradient_pass(loss: int, X: Any, y: Float64, weight: Float64, offsets: Int64, coef: Float64, intercept: Float64, k: int) -> Float64:
     """Sums of loss, weight and gradient."""
     m, p = coef.shape
@@ -98,7 +99,7 @@ def gradient_pass(loss: int, X: Any, y: Float64, weight: Float64, offsets: Int64
     return collapse(stack, top)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def add_outputs(values: Float64, m: int, sums: Float64) -> None:
     """sums[a] += Σ_i values[a, i], values (m, count) flat."""
     count = len(values) // m
@@ -106,7 +107,7 @@ def add_outputs(values: Float64, m: int, sums: Float64) -> None:
         sums[a] += sum_of(values[a * count : (a + 1) * count])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def product_pass(
     loss: int,
     X: Any,
@@ -144,7 +145,7 @@ def product_pass(
     return collapse(stack, top)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def hessian_pass(
     loss: int,
     X: Any,
@@ -195,7 +196,7 @@ def hessian_pass(
     return sums
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def add_hessian(loss: int, block: Float64, curvature: Float64, weight: Float64, at: int, c: int, fit_intercept: bool, H: Float64) -> None:
     """Add one model's block to H: lower triangles of the coef blocks on and below the diagonal, and the intercept rows.
 
@@ -216,7 +217,7 @@ def add_hessian(loss: int, block: Float64, curvature: Float64, weight: Float64, 
                 H[c * p + a, c * p + b] += sum_of(pair)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def repeat_first_output(hessians: Float64, p: int, c: int) -> None:
     """Squared loss: put what output 0 of model 0 has into all other outputs and models."""
     k, size, _ = hessians.shape
@@ -232,7 +233,7 @@ def repeat_first_output(hessians: Float64, p: int, c: int) -> None:
             hessians[model, n_coef + a, n_coef + a] = hessians[0, n_coef, n_coef]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def predict_pass(X: Any, n: int, coef: Float64, intercept: Float64) -> Float64:
     """Raw predictions (n, m)."""
     m = len(coef)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 
+from tasks.kernels.compiling import compiled
 from tasks.kernels.lanes import (
     LANES,
     exponent,
@@ -35,7 +35,7 @@ _LN2_HIGH: Final = 6.93147180369123816490e-01  # the last 21 bits are zero: n * 
 _LN2_LOW: Final = 1.90821492927058770002e-10
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def exp_nonpositive(x: Any) -> Any:
     """exp(x) for x <= 0 within 1 ulp; 0 below the smallest normal number (x < -708)."""
     shifted = fma(x, splat(_LOG2_E), splat(_SHIFT))
@@ -57,7 +57,7 @@ def exp_nonpositive(x: Any) -> Any:
     return where_less(x, splat(-708.0), splat(0.0), value)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def log1p_nonnegative(x: Any) -> Any:
     """log(1 + x) for x >= 0 within 1 ulp (the reduction and polynomial of fdlibm)."""
     one = splat(1.0)
@@ -79,7 +79,7 @@ def log1p_nonnegative(x: Any) -> Any:
     return fma(k, splat(_LN2_HIGH), f - (half_square - low))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _squared(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64) -> float:
     """One output: weighted residual and curvature of rows 0 .. len(weight) - 1, the loss sum as result."""
     count = len(weight)
@@ -93,10 +93,10 @@ def _squared(raw: Float64, target: Float64, weight: Float64, at: int, residual: 
         store_part(residual, at + i, r, n)
         if len(curvature):
             store_part(curvature, at + i, w, n)
-    return total(loss)  # type: ignore[no-any-return]
+    return total(loss)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64) -> float:
     count = len(weight)
     loss, zero, one = splat(0.0), splat(0.0), splat(1.0)
@@ -113,10 +113,10 @@ def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual:
         store_part(residual, at + i, w * (mean - y), n)
         if len(curvature):
             store_part(curvature, at + i, w * fma(z, zero, small * reciprocal * reciprocal), n)
-    return total(loss)  # type: ignore[no-any-return]
+    return total(loss)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _multinomial(raw: Float64, target: Float64, weight: Float64, at: int, c: int, residual: Float64, probability: Float64) -> float:
     """All c outputs of one model; residual = weight (softmax - indicator), probability = softmax (not weighted)."""
     count = len(weight)
@@ -146,10 +146,10 @@ def _multinomial(raw: Float64, target: Float64, weight: Float64, at: int, c: int
                 store_part(probability, at + a * count + i, mean, n)
             indicator = where_equal(y, splat(float(a)), splat(1.0), zero)
             store_part(residual, at + a * count + i, w * (mean - indicator), n)
-    return total(loss)  # type: ignore[no-any-return]
+    return total(loss)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def pointwise(
     loss: int, raw: Float64, target: Float64, weight: Float64, k: int, c: int, residual: Float64, curvature: Float64, loss_sum: Float64
 ) -> None:
@@ -171,7 +171,7 @@ def pointwise(
                 loss_sum[model] += _squared(raw, y, weight, at, residual, curvature)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def curvature_times(loss: int, curvature: Float64, weight: Float64, k: int, c: int, direction: Float64, product: Float64) -> None:
     """product = (d²loss/draw²) @ direction for each row, weight included; both (k c, count) flat."""
     count = len(weight)
@@ -192,7 +192,7 @@ def curvature_times(loss: int, curvature: Float64, weight: Float64, k: int, c: i
                 product[j] = weight[i] * curvature[j] * (direction[j] - mean[i])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def curvature_pair(loss: int, curvature: Float64, weight: Float64, at: int, a: int, b: int, pair: Float64) -> None:
     """pair = weight * d²loss/draw_a draw_b for each row, of the model whose curvature starts at `at`."""
     count = len(weight)
@@ -205,7 +205,7 @@ def curvature_pair(loss: int, curvature: Float64, weight: Float64, at: int, a: i
             pair[i] = p if a == b else 0.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def take_targets(loss: int, y: Float64, weight: Float64, start: int, step: int, count: int, target: Float64, row_weight: Float64) -> None:
     """Targets (t, count) flat and weights (count,) of rows start, start + step, ...; class codes come as float64 bit patterns."""
     n_targets = y.shape[1]

@@ -7,12 +7,12 @@ largest first. At the end they collapse from the right: what has no right siblin
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from tasks.kernels.compiling import compiled
 from tasks.typing import Float64
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def new_stack(n_leaves: int, size: int) -> Float64:
     """Room for every subtree that is open at once, (about log2(n_leaves) + 1, size)."""
     levels = 1
@@ -23,14 +23,14 @@ def new_stack(n_leaves: int, size: int) -> Float64:
     return stack
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _merge(stack: Float64, top: int) -> None:
     left, right = stack[top - 1], stack[top]
     for i in range(len(left)):
         left[i] += right[i]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def push(stack: Float64, top: int, leaf: int) -> int:
     """Leaf number `leaf` is complete in stack[top]; returns the place of the next one."""
     rest = leaf + 1
@@ -41,7 +41,7 @@ def push(stack: Float64, top: int, leaf: int) -> int:
     return top + 1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def collapse(stack: Float64, top: int) -> Float64:
     """The sum over all leaves, in memory of its own, after the last push returned `top`."""
     for level in range(top - 1, 0, -1):

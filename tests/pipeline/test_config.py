@@ -206,7 +206,7 @@ def test_each_kind_of_data_gives_the_rows_of_its_files(tmp_path: Path) -> None:
 
 def test_missing_files_name_the_command_that_makes_them(tmp_path: Path) -> None:
     data = job(data={"kind": "parquet", "path": str(tmp_path / "*.parquet"), "target": "y", "made_by": "make them"}).data
-    with pytest.raises(FileNotFoundError, match="no file matches .*; make the files with: make them"):
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*; make the files with: make them"):
         data.dataset()
 
 

@@ -124,9 +124,14 @@ def test_numbers_that_json_lacks_are_null() -> None:
 def test_files_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "file"
     replace_file(path, "old")
-    with pytest.raises(RuntimeError, match="full"), write_beside(path) as beside:
-        beside.write_text("half of the ne")
-        raise RuntimeError("disk full")
+
+    def fail_half_way() -> None:
+        with write_beside(path) as beside:
+            beside.write_text("half of the ne")
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        fail_half_way()
     assert path.read_text() == "old"
     replace_file(path, b"new")
     assert path.read_text() == "new"

@@ -66,7 +66,9 @@ def test_faults_in_y_and_weights(X: Any) -> None:
 
 
 def test_the_first_fault_wins(X: Any) -> None:
-    good, bad, worse = (summarise(group(x, first=i), None) for i, x in ((0, X), (3, with_value(X, 0, 0, np.nan)), (6, with_value(X, 0, 1, np.nan))))
+    good, bad, worse = (
+        summarise(group(x, first=i), None) for i, x in ((0, X), (3, with_value(X, 0, 0, np.nan)), (6, with_value(X, 0, 1, np.nan)))
+    )
     assert reduce(add_summaries, [good, bad, worse]).fault == bad.fault
 
 

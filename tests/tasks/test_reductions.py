@@ -72,4 +72,3 @@ def test_float_sums_differ_from_left_to_right_but_not_by_shard() -> None:
 
     assert total([0, 1000]) == total([0, 1, 500, 501, 1000]) == total([0, 333, 334, 900, 1000])
     assert total([0, 1000]) != float(np.cumsum(values)[-1])
-

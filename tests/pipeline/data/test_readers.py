@@ -46,7 +46,7 @@ def test_rows_of_npy(tmp_path: Path, shape: tuple[int, ...], order: str, dtype: 
 
 
 def test_npy_of_version_2(tmp_path: Path) -> None:
-    with open(tmp_path / "rows.npy", "wb") as file:
+    with (tmp_path / "rows.npy").open("wb") as file:
         np.lib.format.write_array(file, np.arange(6.0).reshape(3, 2), version=(2, 0))
     assert Dataset.read_npy(tmp_path / "rows.npy").X.compute().tolist() == [[0, 1], [2, 3], [4, 5]]
 

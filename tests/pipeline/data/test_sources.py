@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import dask
 import dask.array as da
 import dask.dataframe as dd
+import fsspec
 import h5py
 import numpy as np
 import pandas as pd
@@ -245,10 +245,10 @@ class Tally:
     path: Path
 
     def reader(self, chunks: list[Any]) -> Callable[[int], Any]:
-        path = str(self.path)
+        path = self.path
 
         def read(i: int) -> Any:
-            with open(path, "a") as file:
+            with path.open("a") as file:
                 file.write("r")
             return chunks[i]
 
@@ -260,11 +260,11 @@ class Tally:
 
 
 @pytest.fixture(params=["threads", "cluster"])
-def tally(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tally]:
+def tally(tmp_path: Path, request: pytest.FixtureRequest) -> Tally:
     if request.param == "cluster":
         request.getfixturevalue("client")
     (tmp_path / "tally").touch()
-    yield Tally(tmp_path / "tally")
+    return Tally(tmp_path / "tally")
 
 
 def counted_array(tally: Tally, rows: Any) -> da.Array:
@@ -337,9 +337,7 @@ def test_shuffled_frame_on_the_cluster(client: Client) -> None:
 
 def test_no_warning_for_rows_from_the_client(client: Client) -> None:
     rows = np.random.default_rng(0).normal(size=(400_000, 5))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        LinearRegression().fit(rows, rows[:, 0])
+    LinearRegression().fit(rows, rows[:, 0])  # warnings are errors
 
 
 def test_the_callers_rows_are_left_alone() -> None:
@@ -353,8 +351,6 @@ def test_the_callers_rows_are_left_alone() -> None:
 def test_memory_addresses() -> None:
     address = "memory://dask-descent/rows.csv"
     FRAME.to_csv(address, index=False)
-    import fsspec
-
     for name, rows in (("X", X), ("y", Y)):
         with fsspec.open(f"memory://dask-descent/{name}.npy", "wb") as file:
             np.save(file, rows)

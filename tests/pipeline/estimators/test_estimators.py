@@ -1,0 +1,154 @@
+"""What users do around a fit: lazy predictions, search, pipelines, callbacks, clusters."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from typing import Any
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from distributed import Client
+from sklearn.base import clone
+from sklearn.callback import ProgressBar
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
+from tasks.strategies.gradient_descent import GradientDescent
+from tasks.strategies.lbfgs import LBFGS
+from tests.data import breast_cancer, diabetes, digits, weights
+
+
+def test_predictions_of_dask_input_are_lazy_and_equal() -> None:
+    X, y = digits()
+    model = LogisticRegression().fit(X, y)
+    calls: list[int] = []
+
+    def counted(block: Any) -> Any:
+        calls.append(1)
+        return block
+
+    lazy = da.from_array(X, chunks=(500, 20)).map_blocks(counted, dtype=X.dtype, meta=X[:0])
+    calls.clear()
+    found = [model.predict(lazy), model.predict_proba(lazy), model.decision_function(lazy)]
+    assert not calls  # nothing ran
+    expected = [model.predict(X), model.predict_proba(X), model.decision_function(X)]
+    for a, b in zip(found, expected, strict=True):
+        assert isinstance(a, da.Array)
+        assert (a.shape, a.dtype, a.chunks[0]) == (b.shape, b.dtype, (500, 500, 500, 297))
+        assert np.array_equal(a.compute(scheduler="sync"), b)
+
+
+def test_predictions_of_frames_datasets_and_sparse_blocks() -> None:
+    X, y = breast_cancer()
+    frame = pd.DataFrame(X, columns=[f"c{i}" for i in range(X.shape[1])])
+    model = LogisticRegression().fit(dd.from_pandas(frame, npartitions=3), dd.from_pandas(pd.Series(y), npartitions=3))
+    expected = LogisticRegression().fit(frame, y).predict(frame)
+    assert np.array_equal(model.predict(dd.from_pandas(frame, npartitions=4)).compute(), expected)
+    assert np.array_equal(model.predict(frame), expected)
+    dataset = Dataset.from_arrays(frame, y, n_partitions=5)
+    assert np.array_equal(model.predict(dataset).compute(), expected)
+    sparse = da.from_array(X, chunks=(100, -1)).map_blocks(sp.csr_array)
+    plain = LogisticRegression().fit(X, y)
+    assert np.array_equal(plain.predict(sparse).compute(), plain.predict(X))
+
+
+def test_scores_where_the_data_lives_equal_scikit_learns(client: Client) -> None:
+    X, y = breast_cancer()
+    weight = weights(len(X))
+    model = LogisticRegression().fit(X, y)
+    lazy = [da.from_array(a, chunks=90) if a.ndim == 1 else da.from_array(a, chunks=(130, 7)) for a in (X, y, weight)]
+    expected = accuracy_score(y, model.predict(X), sample_weight=weight)
+    assert model.score(*lazy) == pytest.approx(expected, rel=1e-12)
+    assert model.score(Dataset.from_arrays(X, y, weight, n_partitions=6)) == pytest.approx(expected, rel=1e-12)
+    X, y = diabetes()
+    Y = np.stack([y, y + 50 * X[:, 0], np.full(len(y), 3.0)], axis=1)
+    ridge = Ridge().fit(X, Y)
+    found = ridge.score(da.from_array(X, chunks=100), da.from_array(Y, chunks=100))
+    assert found == pytest.approx(r2_score(Y, ridge.predict(X)), rel=1e-9)
+
+
+def test_search_and_pipeline(client: Client) -> None:
+    X, y = breast_cancer()
+    grid = {"logisticregression__C": [0.01, 1.0]}
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression())
+    with dask.config.set(scheduler="threads"):
+        here = GridSearchCV(pipeline, grid, cv=3).fit(X, y)
+    there = GridSearchCV(pipeline, grid, cv=3).fit(X, y)
+    assert np.array_equal(here.cv_results_["mean_test_score"], there.cv_results_["mean_test_score"])
+    assert here.best_score_ > 0.95
+
+
+@pytest.mark.parametrize("where", ["here", "cluster"])
+def test_progress_bar(where: str, client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    X, y = breast_cancer()
+    with dask.config.set(scheduler="threads" if where == "here" else None):
+        LogisticRegression().set_callbacks(ProgressBar()).fit(X, y)
+        assert "LogisticRegression - fit" in capsys.readouterr().out
+        search = GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression()), {"logisticregression__C": [0.1, 1.0]}, cv=2)
+        search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, y)
+        assert "LogisticRegression" in capsys.readouterr().out
+
+
+class StopAfter:
+    """Ends the fit after some rounds."""
+
+    def __init__(self, rounds: int) -> None:
+        self.left = rounds
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        pass
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        pass
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        pass
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+def test_a_callback_can_stop_the_fit() -> None:
+    X, y = breast_cancer()
+    with pytest.warns(ConvergenceWarning, match="a callback ended the fit"):
+        model = LogisticRegression(solver="lbfgs", tol=1e-12).set_callbacks(StopAfter(4)).fit(X, y)
+    assert model.n_rounds_ == 4
+    assert model.status_.kind == "out of rounds"
+
+
+def test_a_fitted_model_can_be_cloned_and_pickled() -> None:
+    X, y = breast_cancer()
+    model = LogisticRegression(C=0.3).fit(X, y)
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
+    assert again.parameters_sha256_ == model.parameters_sha256_
+    assert clone(model).fit(X, y).parameters_sha256_ == model.parameters_sha256_
+
+
+def test_a_strategy_as_solver() -> None:
+    X, y = breast_cancer()
+    model = LogisticRegression(solver=LBFGS(tol=1e-7, memory=3)).fit(X, y)
+    assert model.solver_.name == "LBFGS"
+    with pytest.warns(ConvergenceWarning, match="diverged.*lower step_size"):
+        diverged = LinearRegression(solver=GradientDescent(step_size=1e3)).fit(X, y)
+    assert np.all(np.isfinite(diverged.coef_))
+
+
+def test_arrays_on_a_cluster_make_no_warning(client: Client) -> None:
+    """Dask warns of large graphs; rows are scattered, not sent inside one."""
+    X = np.random.default_rng(0).normal(size=(400_000, 20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = LogisticRegression().fit(X, X[:, 0] > 0.1)
+    assert model.tasks_per_round_ == 2
