@@ -41,4 +41,5 @@ def check_workers(client: Client) -> None:
 
 
 def _missing(error: BaseException) -> str:
-    return f"cannot import dask-descent's `tasks` there ({error}); install dask-descent in the workers' environment, beside no tasks.py of yours"
+    cure = "install dask-descent in the workers' environment, beside no tasks.py of yours"
+    return f"cannot import dask-descent's `tasks` there ({error}); {cure}"

@@ -38,12 +38,17 @@ class Connection:
 
 
 def connect(
-    address: str | None = None, *, n_workers: int | None = None, threads_per_worker: int = 1, scheduler_file: str | None = None, timeout: float = 10.0
+    address: str | None = None,
+    *,
+    n_workers: int | None = None,
+    threads_per_worker: int = 1,
+    scheduler_file: str | None = None,
+    timeout: float = 10.0,
 ) -> Connection:
-    """Connect to the scheduler at `address` or in `scheduler_file`, or start n_workers processes on this machine; nothing: stay in this process.
+    """Connect to the scheduler at `address` or in `scheduler_file`, or start n_workers processes on this machine.
 
-    timeout: seconds to wait for the scheduler, and for the file that it writes. Raises ValueError for more than one of the three, OSError
-    when no scheduler answers, FileNotFoundError when the file does not come.
+    Without any of the three the work stays in this process. timeout: seconds to wait for the scheduler, and for the file that it writes.
+    Raises ValueError for more than one of the three, OSError when no scheduler answers, FileNotFoundError when the file does not come.
     """
     if sum(given is not None for given in (address, n_workers, scheduler_file)) > 1:
         raise ValueError("give an address, n_workers= or scheduler_file=, not several of them")
@@ -62,5 +67,6 @@ def await_file(path: str, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while not Path(path).exists():
         if time.monotonic() > deadline:
-            raise FileNotFoundError(f"no scheduler file {path} after {timeout:.0f} s; start one with: dask scheduler --scheduler-file {path}")
+            cure = f"start one with: dask scheduler --scheduler-file {path}"
+            raise FileNotFoundError(f"no scheduler file {path} after {timeout:.0f} s; {cure}")
         time.sleep(0.1)

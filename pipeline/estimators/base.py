@@ -11,7 +11,6 @@ import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
-import scipy.sparse as sp
 from dask.delayed import delayed
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
@@ -35,9 +34,9 @@ DASK_TYPES = (da.Array, dd.DataFrame, dd.Series)
 class LinearModel(CallbackSupportMixin, BaseEstimator):
     """A linear model trained on partitions.
 
-    Fitted attributes: coef_, intercept_ (scikit-learn's shapes, float32 when X is), n_features_in_, feature_names_in_, n_iter_ (accepted steps),
-    solver_ (name and reason), status_ (kind and reason), history_ (a row per round: see `pipeline.history.Row`), n_rounds_,
-    bytes_per_round_ (numbers to and from one worker), tasks_per_round_, and parameters_sha256_, the digest of the flat float64 parameters.
+    Fitted attributes: coef_, intercept_ (scikit-learn's shapes, float32 when X is), n_features_in_, feature_names_in_, n_iter_
+    (accepted steps), solver_ (name and reason), status_ (kind and reason), history_ (a row per round: see `pipeline.history.Row`),
+    n_rounds_, bytes_per_round_ (numbers to and from one worker), tasks_per_round_, and parameters_sha256_, the digest of the flat float64 parameters.
     """
 
     # parameters that exist for scikit-learn's signature: name -> (the values that mean nothing special, what to do instead)
@@ -189,7 +188,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         if isinstance(X, da.Array):
             return self._predict_lazily(X, model, kind)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=False)
-        return predict_block(sp.csr_array(X) if sp.issparse(X) else X, model, kind)
+        return predict_block(X, model, kind)
 
     def _predict_lazily(self, X: da.Array, model: ScoreInput, kind: str) -> da.Array:
         if X.ndim != 2:

@@ -26,9 +26,10 @@ class LogisticRegression(ClassifierMixin, LinearModel):
     """Minimise C Σ s_i loss(y_i, coef @ x_i + intercept) + ½ |coef|², the intercept unpenalised.
 
     The loss is log(1 + exp(raw)) - y raw for two classes (coef_ is (1, p)) and the symmetric softmax cross-entropy for more (coef_ is
-    (n_classes, p)). C=inf fits without penalty. Parameters as `sklearn.linear_model.LogisticRegression`'s; solver: "auto", "lbfgs", "newton"
-    (= scikit-learn's "newton-cholesky"), "newton-cg", "sampled-newton", "gradient-descent", "nesterov" or a strategy. Inside, the objective is
-    divided by C Σ s_i: converged when the largest |gradient| of that is at most tol, or at rounding; max_iter counts steps.
+    (n_classes, p)). C=inf fits without penalty. Parameters as `sklearn.linear_model.LogisticRegression`'s; solver: "auto", "lbfgs",
+    "newton" (= scikit-learn's "newton-cholesky"), "newton-cg", "sampled-newton", "gradient-descent", "nesterov" or a strategy. Inside,
+    the objective is divided by C Σ s_i: converged when the largest |gradient| of that is at most tol, or at rounding; max_iter counts
+    steps.
     """
 
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
