@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ import scipy.sparse as sp
 from numba import njit
 
 from tasks.partition import Group
-from tasks.reductions import Reduction
+from tasks.reductions import Reduction, tree_sum
 from tasks.targets import Form, form_of, require_same_form
 from tasks.typing import Array, Float64, Int64
 
@@ -60,12 +62,11 @@ def summarise(group: Group, shared: Any) -> Summary:
     """The summary of one group; `shared` is not used."""
     largest = _largest(group.X)
     classes, rows, weights = _classes(group)
-    weight = float(group.n_rows) if group.sample_weight is None else float(np.sum(group.sample_weight))
     numeric = group.n_rows and group.y is not None and group.y.dtype.kind in "iuf"
     return Summary(
         first_partition=group.first_partition,
         partition_rows=np.diff(group.offsets),
-        weight_sum=weight,
+        weight_sum=_weight_sum(group),
         largest=largest,
         largest_target=float(np.max(np.abs(group.y.astype(np.float64)))) if numeric and group.y is not None else 0.0,
         fault=_first_fault(group, largest),
@@ -160,12 +161,32 @@ def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
         return NO_CLASSES
     if y.dtype.kind == "O":  # some are missing: a fault, or nothing is there at all
         return NO_CLASSES
-    classes, codes = np.unique(y, return_inverse=True)
+    classes, codes = _encode(y)
     if len(classes) > MAX_CLASSES:
         return NO_CLASSES
     rows = np.bincount(codes, minlength=len(classes)).astype(np.int64)
-    weights = np.bincount(codes, weights=group.sample_weight, minlength=len(classes)).astype(np.float64)
-    return classes, rows, weights
+    if group.sample_weight is None:
+        return classes, rows, rows.astype(np.float64)
+    weight = group.sample_weight
+    sums = [np.bincount(codes[a:b], weights=weight[a:b], minlength=len(classes)) for a, b in pairwise(group.offsets)]
+    return classes, rows, tree_sum(sums, np.add)
+
+
+def _encode(y: Array) -> tuple[Array, Int64]:
+    """The distinct values, sorted, and the position of each row's among them; without sorting the rows where values span little."""
+    if y.dtype.kind in "iuf" and len(y):
+        low = y.min()
+        if float(y.max()) - float(low) <= MAX_CLASSES:
+            codes = (y - low).astype(np.int64)
+            present = np.bincount(codes) > 0
+            return (np.flatnonzero(present) + low).astype(y.dtype), (np.cumsum(present) - 1)[codes]
+    return np.unique(y, return_inverse=True)
+
+
+def _weight_sum(group: Group) -> float:
+    if group.sample_weight is None:
+        return float(group.n_rows)
+    return float(tree_sum([float(np.sum(group.sample_weight[a:b])) for a, b in pairwise(group.offsets)], operator.add))
 
 
 def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, Float64]:

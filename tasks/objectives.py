@@ -190,7 +190,12 @@ class LinearObjective:
         return self.layout.join(coef, intercept - intercept.mean())
 
     def _stacked(self, parameters: Float64) -> tuple[Float64, Float64]:
-        """(k, n) -> coef (k c, p), intercept (k c,), the rows of all models one below the other."""
+        """(k, n) -> coef (k c, p), intercept (k c,), the rows of all models one below the other.
+
+        Parameters that came over a network can be misaligned, and BLAS then gives other bits.
+        """
+        if not parameters.flags.aligned:
+            parameters = parameters.copy()
         coef, intercept = self.layout.split(parameters)
         return coef.reshape(-1, self.n_columns), intercept.reshape(-1)
 
@@ -206,8 +211,8 @@ def float_target(group: Group) -> Float64:
 
 
 def encode(y: Any, classes: Any) -> Array:
-    """Labels -> their positions in the sorted `classes`, int64 (n,)."""
-    return np.searchsorted(classes, y).astype(np.int64)
+    """Labels (all of them in `classes`, which are sorted) -> their positions, (n,)."""
+    return np.asarray(y == classes[1]) if len(classes) == 2 else np.searchsorted(classes, y)
 
 
 class Evaluation(NamedTuple):

@@ -68,6 +68,14 @@ class Tree:
         return partial
 
 
+def tree_sum(leaves: Sequence[Any], combine: Callable[[Any, Any], Any]) -> Any:
+    """The leaves added along the fixed tree: what a map does with the partitions of its group, so that groups may be cut anywhere."""
+    tree = Tree(len(leaves), combine)
+    for index, leaf in enumerate(leaves):
+        tree.add((0, index), leaf)
+    return tree.result()
+
+
 def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
     """Map the numbered groups and add them up as far as they are whole subtrees."""
     tree = Tree(n_groups, reduction.combine)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from tasks.partition import Group
-from tasks.reductions import Reduction
+from tasks.reductions import Reduction, tree_sum
 from tasks.typing import Float64
 
 
@@ -21,15 +22,18 @@ class Moments(NamedTuple):
 
 
 def moments(group: Group, shared: Any) -> Moments:
-    """Moments of one group's rows, partition by partition along the group's own tree of neighbours; `shared` is not used."""
-    total = Moments(0.0, np.zeros(group.X.shape[1]), np.zeros((group.X.shape[1],) * 2))
-    for start, stop in zip(group.offsets[:-1], group.offsets[1:], strict=True):
-        for block in range(start, stop, 4096):
-            X = group.X[block : min(block + 4096, stop)]
-            dense = np.asarray(X.toarray() if isinstance(X, sp.csr_array) else X, dtype=np.float64)
-            mean = dense.mean(axis=0)
-            centred = dense - mean
-            total = add_moments(total, Moments(float(len(dense)), mean, centred.T @ centred))
+    """Moments of one group's rows, its partitions added along the tree; `shared` is not used."""
+    return tree_sum([_partition_moments(group.X[a:b]) for a, b in pairwise(group.offsets)], add_moments)
+
+
+def _partition_moments(X: Any) -> Moments:
+    total = Moments(0.0, np.zeros(X.shape[1]), np.zeros((X.shape[1],) * 2))
+    for start in range(0, X.shape[0], 4096):
+        rows = X[start : start + 4096]
+        dense = np.asarray(rows.toarray() if isinstance(rows, sp.csr_array) else rows, dtype=np.float64)
+        mean = dense.mean(axis=0)
+        centred = dense - mean
+        total = add_moments(total, Moments(float(len(dense)), mean, centred.T @ centred))
     return total
 
 

@@ -6,6 +6,7 @@ import gc
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import dask.array as da
@@ -67,7 +68,7 @@ def random_arrays(problem: Problem) -> tuple[da.Array, da.Array]:
 
 def memory(report: Report, settings: Settings) -> None:
     """Peak resident memory of the workers, summed, each contender on a fresh cluster."""
-    problem = Problem(n_rows=20_000 if settings.quick else 1_000_000, n_columns=250, n_partitions=16 if settings.quick else 128)
+    problem = Problem(n_rows=40_000 if settings.quick else 1_000_000, n_columns=250, n_partitions=16 if settings.quick else 128)
     rows: list[tuple[Cell, ...]] = []
     for library, source, load in CONTENDERS:
         if settings.quick and library != OURS:
@@ -88,7 +89,7 @@ def memory(report: Report, settings: Settings) -> None:
 def peak_of(load: Load, problem: Problem, limit: float) -> tuple[int, int, str, float]:
     """Bytes before and growth during the load, a remark, and seconds."""
     with workers() as (client, _):
-        load(client, Problem(n_rows=16_000, n_columns=problem.n_columns, n_partitions=8))
+        load(client, replace(problem, n_rows=32_000, n_partitions=8))  # enough rows for the same solver
         gc.collect()
         client.run(gc.collect)
         remark, start = "", time.perf_counter()

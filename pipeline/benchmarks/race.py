@@ -98,14 +98,17 @@ def search(racer: Racer, judge: Judge, limit: float) -> Standing:
     for tol in LADDER:
         try:
             fit = racer.fit(tol, max(1.0, deadline - time.monotonic()))
-        except (TimeoutError, RuntimeError) as error:
-            standing.remark = str(error).strip().splitlines()[-1]
-            break
+        except TimeoutError:
+            standing.remark = f"gap not reached within {limit:.0f} s"
+            return standing
+        except RuntimeError as error:
+            standing.remark = f"gap not reached: {str(error).strip().splitlines()[-1]}"
+            return standing
         gap = judge.gap(fit.solution.coef, fit.solution.intercept)
         standing.tol, standing.gap, standing.fit = tol, gap, fit
         if standing.reached:
             return standing
-    standing.remark = f"gap not reached: {standing.remark or 'tolerances tried down to the last'}"
+    standing.remark = f"gap not reached with any tolerance down to {LADDER[-1]:.0e}"
     return standing
 
 

@@ -177,7 +177,8 @@ class Dataset:
 
     @classmethod
     def _from_table(cls, table: collections.Table) -> Dataset:
-        source = GraphSource(len(table.blocks), blocks=table.blocks, keep=table.keep, sizes=table.sizes)
+        row_bytes = table.n_columns * np.dtype(table.dtype).itemsize
+        source = GraphSource(len(table.blocks), blocks=table.blocks, keep=table.keep, sizes=table.sizes, row_bytes=row_bytes)
         return cls(source, columns=table.columns, dtype=table.dtype, n_columns=table.n_columns)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,15 +17,18 @@ from dask.task_spec import DataNode
 from pipeline.data.graphs import Graph, ancestors, blocks_graph, needs_own_tasks, plan_groups, shared_keys
 from tasks.blocks import Split
 from tasks.loading import GroupPlan, ShardLoad, group_parts, load_shard, shard_of
-from tasks.partition import Block, Group, Shard, make_group
+from tasks.partition import Block, Group, Shard, make_group, nbytes
 from tasks.typing import Array, Design, Float64
 
+# More groups than this only cost; more than FEW_GROUPS of less than GROUP_BYTES each do so, too.
 MAX_GROUPS = 256
+FEW_GROUPS = 32
+GROUP_BYTES = 1 << 19
 
 
 @dataclass(eq=False)
 class Source(ABC):
-    """Partitions in a fixed order, cut into groups by their number alone: group g is partitions [g 2^L, (g + 1) 2^L).
+    """Partitions in a fixed order, cut into groups by their number and size alone: group g is partitions [g 2^L, (g + 1) 2^L).
 
     resident: what executors keep of it, by executor; two datasets made by one split share it.
     """
@@ -37,8 +40,18 @@ class Source(ABC):
     @cached_property
     def group_starts(self) -> list[int]:
         """First partition of each group, and n_partitions at the end."""
-        level = (-(-self.n_partitions // MAX_GROUPS) - 1).bit_length()
+        level = 0
+        while self._too_many(-(-self.n_partitions // (1 << level))):
+            level += 1
         return [*range(0, self.n_partitions, 1 << level), self.n_partitions]
+
+    def _too_many(self, groups: int) -> bool:
+        return groups > MAX_GROUPS or (groups > FEW_GROUPS and self.n_bytes < groups * GROUP_BYTES)
+
+    @property
+    @abstractmethod
+    def n_bytes(self) -> float:
+        """Of X; infinite while it is not known."""
 
     @property
     def n_groups(self) -> int:
@@ -76,7 +89,7 @@ class ArraySource(Source):
     rows: Array = field(default_factory=lambda: np.zeros(1, np.int64))
 
     def with_split(self, split: Split) -> ArraySource:
-        return ArraySource(self.n_partitions, split, X=self.X, y=self.y, sample_weight=self.sample_weight, rows=self.rows)
+        return replace(self, split=split, resident={})
 
     def load_local(self) -> Shard:
         return self._shard(0, self.n_groups)
@@ -91,6 +104,10 @@ class ArraySource(Source):
     @cached_property
     def _token(self) -> str:
         return uuid.uuid4().hex
+
+    @property
+    def n_bytes(self) -> float:
+        return nbytes(self.X)
 
     @property
     def group_sizes(self) -> Sequence[int]:
@@ -120,15 +137,21 @@ class ArraySource(Source):
 class GraphSource(Source):
     """Blocks as keys of a Dask graph: Dask collections and files alike.
 
-    blocks: one Delayed a partition; keep: collections whose futures must stay alive; sizes: rows of the partitions, if known.
+    blocks: one Delayed a partition; keep: collections whose futures must stay alive; sizes: rows of the partitions, if known;
+    row_bytes: bytes of a row of X.
     """
 
     blocks: Sequence[Delayed] = ()
     keep: tuple[Any, ...] = ()
     sizes: Sequence[int] | None = None
+    row_bytes: int = 8
 
     def with_split(self, split: Split) -> GraphSource:
-        return GraphSource(self.n_partitions, split, blocks=self.blocks, keep=self.keep, sizes=self.sizes)
+        return replace(self, split=split, resident={})
+
+    @property
+    def n_bytes(self) -> float:
+        return np.inf if self.sizes is None else sum(self.sizes) * self.row_bytes
 
     @cached_property
     def _graph(self) -> Graph:

@@ -203,7 +203,9 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
     assert "no benchmark 'logistic-3'" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["bandwidth", "overhead", "multinomial", "memory"])
+@pytest.mark.parametrize(
+    "name", ["bandwidth", "overhead", *(pytest.param(name, marks=pytest.mark.slow) for name in ("multinomial", "memory"))]
+)
 def test_a_quick_case_runs_and_is_stored(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks.run(name, ["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
     assert f"bench {name} --quick" in capsys.readouterr().out

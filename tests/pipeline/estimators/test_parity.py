@@ -130,8 +130,8 @@ def test_float32(name: str) -> None:
 @pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csr_array, sp.csc_array, sp.coo_array], ids=lambda c: c.__name__)
 def test_sparse_equals_dense(convert: Any) -> None:
     X, y = digits()  # half of the pixels are zero
-    dense = LogisticRegression(tol=1e-11, max_iter=500).fit(X, y)
-    sparse = LogisticRegression(tol=1e-11, max_iter=500).fit(convert(X), y)
+    dense = LogisticRegression(tol=1e-11, max_iter=3000).fit(X, y)
+    sparse = LogisticRegression(tol=1e-11, max_iter=3000).fit(convert(X), y)
     assert largest_relative(sparse.coef_, dense.coef_) < 1e-6
     np.testing.assert_allclose(sparse.predict_proba(convert(X)), dense.predict_proba(X), atol=1e-8)
 
