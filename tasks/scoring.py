@@ -34,13 +34,13 @@ class ScoreSums(NamedTuple):
 def score_sums(rows: Group | Block, shared: ScoreInput) -> ScoreSums:
     """Of one group or block."""
     raw = shared.objective.predict(shared.parameters, normalise(rows.X))
-    weight = np.ones(raw.shape[0]) if rows.sample_weight is None else rows.sample_weight
+    weight = np.ones(raw.shape[0]) if rows.sample_weight is None else normalise(rows.sample_weight)
     total = float(weight.sum())
     assert rows.y is not None
     if shared.objective.classes is not None:
         correct = float(weight[predicted_classes(raw, shared.objective.classes) == rows.y].sum())
         return ScoreSums(total, correct, *(np.zeros(1),) * 3)
-    y = rows.y.reshape(len(raw), -1).astype(np.float64)
+    y = normalise(rows.y).reshape(len(raw), -1).astype(np.float64)
     mean = weight @ y / total if total else np.zeros(y.shape[1])
     return ScoreSums(total, 0.0, weight @ (y - raw) ** 2, mean, weight @ (y - mean) ** 2)
 

@@ -43,6 +43,7 @@ def executed(path: Path, directory: Path) -> Any:
     write_kernel_spec(directory / "kernels" / "this")
     specs = KernelSpecManager(kernel_dirs=[str(directory / "kernels")])
     manager = AsyncKernelManager(kernel_name="this", kernel_spec_manager=specs)
+    # the run is that of someone who sets none of these
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "PYTHONWARNINGS")}
     environment["IPYTHONDIR"] = str(directory / "ipython")
     working_directory = directory / "cwd"

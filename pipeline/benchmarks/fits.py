@@ -32,7 +32,7 @@ PROCESS_NOTES: Final = [
 ]
 CLUSTER_NOTES: Final = [
     f"Cluster: {N_WORKERS} workers with one thread each on this machine, one client, the rows persisted on the workers before the "
-    + "clock starts, in 4 chunks for all, with which dask-ml is fastest (2 to 64 were tried). dask-ml gets a further copy with a column "
+    + "clock starts, in 4 chunks for all (few chunks suit dask-ml best; 2 to 64 were tried). dask-ml gets a further copy with a column "
     + "of ones, so that it need not join one in every pass.",
     "dask-ml's newton and gradient_descent ignore the penalty, its lbfgs and admm also penalise the intercept; the gap is that of the "
     + "common objective all the same. It counts no passes. Its lbfgs gets the tolerance times the rows: it compares the gradient of a sum.",

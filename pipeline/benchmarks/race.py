@@ -141,7 +141,7 @@ def race_row(standing: Standing, ours: float | None) -> tuple[Cell, ...]:
     contender, fit, middle = standing.racer.contender, standing.fit, standing.median
     if middle is None and fit is not None:
         middle = fit.seconds  # of a search that ended early: to show the order of magnitude
-    ratio = None if middle is None or ours is None else middle / ours
+    ratio = None if not standing.seconds or middle is None or ours is None else middle / ours
     return (
         standing.racer.place,
         contender.library,

@@ -43,6 +43,11 @@ class Target:
             return False
         return self.value >= self.limit if self.sense == "at least" else self.value <= self.limit
 
+    @property
+    def verdict(self) -> str:
+        """met, MISSED, or not measured (nobody to compare with got there in time)."""
+        return "not measured" if self.value is None else "met" if self.met else "MISSED"
+
 
 @dataclass
 class Report:
@@ -62,7 +67,7 @@ class Report:
         for table in self.tables:
             lines += [f"## {table.title}", "", *markdown_table(table.columns, table.rows), ""]
         if self.targets:
-            rows = [(t.promise, f"{t.sense} {t.limit:g}", t.value, "met" if t.met else "MISSED") for t in self.targets]
+            rows = [(t.promise, f"{t.sense} {t.limit:g}", t.value, t.verdict) for t in self.targets]
             lines += ["## Targets", "", *markdown_table(("target", "wanted", "measured", ""), rows), ""]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
 

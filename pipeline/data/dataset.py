@@ -264,7 +264,8 @@ class Dataset:
         return list(sizes) if known and sizes is not None else [np.nan] * self.n_partitions
 
     def __repr__(self) -> str:
-        rows = f"{self.schema.n_rows} rows" if "schema" in self.__dict__ else "rows not counted yet"
+        sizes = self._chunk_sizes()
+        rows = "rows not counted yet" if np.isnan(sum(sizes)) else f"{sum(sizes)} rows"
         return f"Dataset({rows}, {self.n_columns} columns, {self.n_partitions} partitions, {self.dtype})"
 
 
