@@ -196,6 +196,8 @@ def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, 
         if right.partition_rows.sum() == 0:
             return left.classes, left.class_rows, left.class_weights
         return NO_CLASSES
+    if left.classes.dtype == right.classes.dtype and np.array_equal(left.classes, right.classes):
+        return left.classes, left.class_rows + right.class_rows, left.class_weights + right.class_weights
     classes = np.union1d(left.classes, right.classes)
     if len(classes) > MAX_CLASSES:
         return NO_CLASSES

@@ -22,7 +22,7 @@ from tasks.statistics import MOMENTS, Moments
 from tasks.typing import Array, Float64, Int64
 
 TargetKind = Literal["none", "continuous", "classes", "multioutput"]
-PARTITION_BYTES = 1 << 20
+PARTITION_BYTES = 4 << 20
 MAX_PARTITION_BYTES = 64 << 20
 
 
@@ -88,7 +88,7 @@ class Dataset:
         """From NumPy arrays, SciPy sparse matrices or pandas frames in memory.
 
         X (n, p), float32 is kept, everything else becomes float64; y (n,) or (n, t); sample_weight (n,). n_partitions: equal cuts; by
-        default about 1 MiB a partition, at most 256 of them up to 64 MiB each. partition_rows: rows of each partition, in order.
+        default about 4 MiB a partition, at most 256 of them up to 64 MiB each. partition_rows: rows of each partition, in order.
         Raises ValueError or TypeError for what is not a numeric table, for lengths that differ, and for both ways of cutting at once.
         """
         if any(isinstance(a, collections.LAZY) for a in (X, y, sample_weight)):

@@ -52,7 +52,7 @@ class ClusterExecutor(Executor):
     """The graph executor. Waits at most `dask-descent.wait-for-workers` (Dask configuration, seconds, default 30) for a first worker,
     and as long again if all are lost. A worker that dies costs the recompute of its shards.
 
-    Raises ValueError for an asynchronous or closed client, WorkersUnavailableError when no worker comes.
+    Raises ConnectionError when the scheduler is lost, ValueError for an asynchronous or closed client, WorkersUnavailableError when no worker comes.
     """
 
     def __init__(self, client: Client) -> None:
@@ -96,7 +96,9 @@ class ClusterExecutor(Executor):
         """The address of each worker thread, workers in turn grouped together. Waits for a first worker."""
         deadline = time.monotonic() + self.patience
         while True:
-            workers = self.client.scheduler_info(n_workers=-1)["workers"]
+            workers = self.client.scheduler_info(n_workers=-1).get("workers")
+            if workers is None or self.client.status != "running":
+                raise ConnectionError("the connection to the scheduler is lost; connect again and repeat the fit")
             running = {address: w for address, w in workers.items() if w.get("status", "running") == "running"}
             if running:
                 return [address for address in sorted(running) for _ in range(running[address]["nthreads"])]

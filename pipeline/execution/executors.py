@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -73,14 +75,13 @@ class ThreadExecutor(Executor):
         run = GroupQueue(groups, Tree(len(groups), reduction.combine), reduction, shared)
         n_threads = min(self.n_threads, len(groups))
         with single_blas_thread():
-            if n_threads == 1:
+            others = [helpers(n_threads - 1).submit(run.drain) for _ in range(n_threads - 1)]
+            try:
                 run.drain()
-            else:
-                with ThreadPoolExecutor(n_threads - 1, thread_name_prefix="dask-descent") as pool:
-                    others = [pool.submit(run.drain) for _ in range(n_threads - 1)]
-                    run.drain()
-                for other in others:
-                    other.result()
+            finally:
+                concurrent.futures.wait(others)
+            for other in others:
+                other.result()
         return run.tree.result()
 
 
@@ -109,6 +110,12 @@ class GroupQueue:
         except BaseException:
             self.stopped = True
             raise
+
+
+@cache
+def helpers(n_threads: int) -> ThreadPoolExecutor:
+    """The threads beside the caller's, kept from round to round: starting them would cost a tenth of a short round."""
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="dask-descent")
 
 
 def default_threads() -> int:
