@@ -22,7 +22,7 @@ from tasks.typing import Array, Design, Float64
 
 # More groups than this only cost; more than FEW_GROUPS of less than GROUP_BYTES each do so, too.
 MAX_GROUPS = 256
-FEW_GROUPS = 32
+FEW_GROUPS = 16
 GROUP_BYTES = 1 << 19
 
 

@@ -52,7 +52,8 @@ class ClusterExecutor(Executor):
     """The graph executor. Waits at most `dask-descent.wait-for-workers` (Dask configuration, seconds, default 30) for a first worker,
     and as long again if all are lost. A worker that dies costs the recompute of its shards.
 
-    Raises ConnectionError when the scheduler is lost, ValueError for an asynchronous or closed client, WorkersUnavailableError when no worker comes.
+    Raises ConnectionError when the scheduler is lost, ValueError for an asynchronous or closed client, WorkersUnavailableError when no
+    worker comes.
     """
 
     def __init__(self, client: Client) -> None:
