@@ -15,7 +15,8 @@ from tasks.typing import Float64
 
 class Row(TypedDict):
     """One round: its number, what was asked for, over every row_step-th row, accepted iterations so far, the objective and the largest
-    |gradient| at the last accepted point (of the worst model), seconds since the fit began."""
+    |gradient| at the last accepted point (of the worst model; on the sample, while a strategy works on one),
+    seconds since the fit began."""
 
     round: int
     power: Power
@@ -39,8 +40,8 @@ class History:
             power=power,
             row_step=row_step,
             iteration=max(state.iteration for state in states),
-            objective=float(max(state.accepted.value for state in states)),
-            gradient_norm=float(max(np.max(np.abs(state.accepted.gradient), initial=0.0) for state in states)),
+            objective=float(np.max([state.accepted.value for state in states])),  # unlike max, NaN wins
+            gradient_norm=float(np.max([np.max(np.abs(state.accepted.gradient), initial=0.0) for state in states])),
             seconds=time.perf_counter() - self._start,
         )
         self.rows.append(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,13 +24,6 @@ from tasks.blocks import as_design
 
 Format = Literal["csv", "parquet"]
 SUFFIXES: Final[dict[str, Format]] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
-
-
-@runtime_checkable
-class ProbabilityModel(Protocol):
-    """A classifier that knows how sure it is."""
-
-    def predict_proba(self, X: Any) -> Any: ...
 
 
 def predict_files(
@@ -128,7 +121,7 @@ def predict_partition(
     columns: dict[str, Any] = {"prediction": predicted}
     if predicted.ndim == 2:
         columns = {f"prediction_{target}": column for target, column in enumerate(predicted.T)}
-    if isinstance(model, ClassifierMixin) and isinstance(model, ProbabilityModel):
+    if isinstance(model, ClassifierMixin):
         probabilities = model.predict_proba(rows).T
         columns |= {f"probability_{label}": column for label, column in zip(model.classes_, probabilities, strict=True)}
     if taken := [name for name in keep if name in columns]:

@@ -42,8 +42,8 @@ PACKAGES: Final = ("dask", "distributed", "numba", "numpy", "pandas", "scikit-le
 class Metrics(TypedDict):
     """test_score, train_score: of `score_name`, accuracy or r2; test_score is None when no rows were kept back.
     rounds: passes over the data or a sample of it; iterations: accepted steps; status: converged, diverged or out of rounds.
-    load_seconds: reading and checking the data; fit_seconds: the fit on data that is loaded, compiling the kernels on a machine's first
-    run included; score_seconds: both scores; seconds: all of it, without starting the cluster.
+    load_seconds: reading and checking the rows where they live; fit_seconds: the fit on data that is loaded, compiling the kernels on a
+    machine's first run included; score_seconds: both scores; seconds: all three.
     rows_per_second: rows read by all rounds of the fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them.
     bytes_per_round: numbers to and from one worker in the largest round; tasks_per_round: tasks of the last one.
     """
@@ -85,7 +85,7 @@ class Run(NamedTuple):
 
 
 def run_job(job: Job, progress: RoundProgress | None = None) -> Run:
-    """Start or reach the job's cluster, fit and score there, and write the run's directory.
+    """Look for the job's data, start or reach its cluster, fit and score there, and write the run's directory.
 
     Raises OSError when the cluster or the files do not answer, ValueError or TypeError for data that cannot be fitted.
     """
@@ -93,9 +93,10 @@ def run_job(job: Job, progress: RoundProgress | None = None) -> Run:
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with progress or RoundProgress(quiet=True) as shown:
+            train, test = job.split.parts(job.data.dataset())  # lazy: what is not there is an error before anything is started
             shown.step(f"start {job.cluster.kind}")
             with job.cluster.connect():
-                model, metrics = fit_and_score(job, shown)
+                model, metrics = fit_and_score(job, train, test, shown)
         write_run(directory, job, model, metrics)
     except BaseException:
         with suppress(OSError):
@@ -104,11 +105,10 @@ def run_job(job: Job, progress: RoundProgress | None = None) -> Run:
     return Run(model, metrics, directory)
 
 
-def fit_and_score(job: Job, progress: RoundProgress) -> tuple[LinearModel, Metrics]:
+def fit_and_score(job: Job, train: Dataset, test: Dataset | None, progress: RoundProgress) -> tuple[LinearModel, Metrics]:
     """The fitted model and what there is to say of it."""
     times = [time.perf_counter()]
     progress.step("read and check")
-    train, test = job.split.parts(job.data.dataset())
     n_train, n_test = train.schema.n_rows, 0 if test is None else test.schema.n_rows
     times.append(time.perf_counter())
     model = job.estimator.build()

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.data.dataset import Dataset
 from pipeline.execution.executors import Executor
 from pipeline.history import History, Row
-from tasks.objectives import Objective, evaluate, evaluate_product
+from tasks.objectives import Evaluation, Layout, Objective, Partial, evaluate, evaluate_product
 from tasks.penalties import L2
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.strategies.base import POWERS, Round, Status, Strategy
@@ -51,21 +51,13 @@ def train(
     states = [strategy.init(row) for row in parameters]
     history = History()
     sent = 0
+    stopped = False
     with single_blas_thread():
-        stopped = False
-        weight = np.nan
-        while not stopped and (running := [i for i, state in enumerate(states) if state.status.kind == "running"]):
-            requests = [strategy.request(states[i]) for i in running]
-            chosen = [j for j, request in enumerate(requests) if same_round(request, requests[0])]
-            shared = round_input(objective, [requests[j] for j in chosen])
+        while not stopped and (requests := shared_requests(strategy, states)):
+            shared = round_input(objective, list(requests.values()))
             partial = executor.map_reduce(dataset, REDUCTIONS[shared.power], shared)
-            weight = partial.weight_sum if shared.power != "hessian_vector" else weight
-            for position, j in enumerate(chosen):
-                model, request = running[j], requests[j]
-                if request.direction is not None:
-                    evaluation = evaluate_product(partial, position, weight, objective.layout, penalties[model], request.direction)
-                else:
-                    evaluation = evaluate(partial, position, objective.layout, penalties[model], request.parameters)
+            for position, (model, request) in enumerate(requests.items()):
+                evaluation = answer(request, partial, position, objective.layout, penalties[model])
                 states[model] = strategy.update(states[model], evaluation)
             sent = max(sent, round_bytes(shared, partial))
             row = history.add(shared.power, shared.row_step, states)
@@ -85,9 +77,12 @@ def check_powers(objective: Objective, strategy: Strategy) -> None:
         )
 
 
-def same_round(request: Round, other: Round) -> bool:
-    """Whether two models' requests can share a pass."""
-    return request.power == other.power and request.row_step == other.row_step
+def shared_requests(strategy: Strategy, states: Sequence[Any]) -> dict[int, Round]:
+    """By model, the requests that one pass can serve: those that ask for the same sums as the first running model; {} when all are done."""
+    requests = {model: strategy.request(state) for model, state in enumerate(states) if state.status.kind == "running"}
+    kinds = {model: (request.power, request.row_step) for model, request in requests.items()}
+    first = next(iter(kinds.values()), None)
+    return {model: request for model, request in requests.items() if kinds[model] == first}
 
 
 def round_input(objective: Objective, requests: Sequence[Round]) -> RoundInput:
@@ -97,7 +92,14 @@ def round_input(objective: Objective, requests: Sequence[Round]) -> RoundInput:
     return RoundInput(objective, requests[0].power, parameters, np.stack(directions) if directions else None, requests[0].row_step)
 
 
-def round_bytes(shared: RoundInput, partial: Any) -> int:
+def answer(request: Round, partial: Partial, position: int, layout: Layout, penalty: L2) -> Evaluation:
+    """What the strategy learns from the sums, of which `position` along the model axis is its own."""
+    if request.direction is not None:
+        return evaluate_product(partial, position, layout, penalty, request.direction)
+    return evaluate(partial, position, layout, penalty, request.parameters)
+
+
+def round_bytes(shared: RoundInput, partial: Partial) -> int:
     """Bytes of numbers that one worker receives and returns in a round."""
     arrays = [shared.parameters, shared.direction, partial.loss_sum, partial.gradient_sum, partial.hessian_sum]
     return sum(array.nbytes for array in arrays if array is not None)

@@ -164,9 +164,10 @@ def part_X(block: Block, partition: int, split: Split | None, part: int) -> Desi
     return assemble([block], partition, split)[part][0].X
 
 
-def part_y(block: Block, partition: int, split: Split | None, part: int) -> Any:
-    """y of one partition of one part."""
-    return assemble([block], partition, split)[part][0].y
+def part_y(block: Block, partition: int, split: Split | None, part: int, dtype: Any) -> Any:
+    """y of one partition of one part, in the dtype of all partitions."""
+    y = assemble([block], partition, split)[part][0].y
+    return None if y is None else y.astype(dtype, copy=False)
 
 
 def require_real(dtype: np.dtype[Any], name: str = "X") -> None:

@@ -32,8 +32,9 @@ class Fault(NamedTuple):
 
 class Summary(NamedTuple):
     """partition_rows (partitions of the group or subtree, in order); largest (p,) absolute value of each column, largest_target that of y;
-    form: what the rows look like, None without rows; classes: sorted distinct targets, None for continuous, missing, multi-column or more
-    than MAX_CLASSES targets; class_rows, class_weights: rows and summed weights of each class; first_partition: for messages."""
+    form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y; classes: sorted distinct
+    targets, None for continuous, missing, multi-column or more than MAX_CLASSES targets; class_rows, class_weights: rows and summed weights
+    of each class; first_partition: for messages."""
 
     first_partition: int
     partition_rows: Int64
@@ -42,6 +43,7 @@ class Summary(NamedTuple):
     largest_target: float
     fault: Fault | None
     form: Form | None
+    target_dtype: np.dtype[Any] | None
     classes: Array | None
     class_rows: Int64
     class_weights: Float64
@@ -71,6 +73,7 @@ def summarise(group: Group, shared: Any) -> Summary:
         largest_target=float(np.max(np.abs(group.y.astype(np.float64)))) if numeric and group.y is not None else 0.0,
         fault=_first_fault(group, largest),
         form=form_of(group) if group.n_rows else None,
+        target_dtype=group.y.dtype if group.n_rows and group.y is not None else None,
         classes=classes,
         class_rows=rows,
         class_weights=weights,
@@ -84,6 +87,7 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
         names = (f"partitions from {side.first_partition} on" for side in (left, right))
         require_same_form(left.form, right.form, *names)
     classes, rows, weights = _merge_classes(left, right)
+    dtypes = [side.target_dtype for side in (left, right) if side.target_dtype is not None]
     return Summary(
         left.first_partition,
         np.concatenate([left.partition_rows, right.partition_rows]),
@@ -92,6 +96,7 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
         max(left.largest_target, right.largest_target),
         left.fault or right.fault,
         left.form or right.form,
+        np.result_type(*dtypes) if dtypes else None,
         classes,
         rows,
         weights,
@@ -99,7 +104,7 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
     )
 
 
-CHECK: Final = Reduction("check", summarise, add_summaries)
+CHECK: Final = Reduction("check", summarise, add_summaries, lambda shared, n_columns: n_columns)
 
 
 def _largest(X: Any) -> Float64:
@@ -174,10 +179,11 @@ def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
 
 def _encode(y: Array) -> tuple[Array, Int64]:
     """The distinct values, sorted, and the position of each row's among them; without sorting the rows where values span little."""
-    if y.dtype.kind in "iuf" and len(y):
-        low = y.min()
-        if float(y.max()) - float(low) <= MAX_CLASSES:
-            codes = (y - low).astype(np.int64)
+    if y.dtype.kind in "iuf" and y.dtype != np.uint64 and len(y):
+        wide = y.astype(np.float64 if y.dtype.kind == "f" else np.int64, copy=False)  # where a difference of narrow integers does not wrap
+        low = wide.min()
+        if float(wide.max()) - float(low) <= MAX_CLASSES:
+            codes = (wide - low).astype(np.int64)
             present = np.bincount(codes) > 0
             return (np.flatnonzero(present) + low).astype(y.dtype), (np.cumsum(present) - 1)[codes]
     return np.unique(y, return_inverse=True)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tasks.blocks import Split, assemble
 from tasks.partition import Block, Shard, make_group
+from tasks.threads import single_blas_thread
 
 
 class Step(NamedTuple):
@@ -66,5 +67,6 @@ class ShardLoad:
 
 
 def load_on_worker(load: ShardLoad, *values: Any) -> Shard:
-    """Task: make a shard."""
-    return load.function(*load.arguments, list(zip(load.keys, values, strict=True)))
+    """Task: make a shard. The source's own graph may call BLAS."""
+    with single_blas_thread():
+        return load.function(*load.arguments, list(zip(load.keys, values, strict=True)))

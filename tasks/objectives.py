@@ -6,8 +6,10 @@ An objective returns *sums* and weights; the client divides once (`evaluate`) an
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +18,8 @@ from tasks import kernels
 from tasks.losses import Loss
 from tasks.partition import Group
 from tasks.penalties import L2
-from tasks.typing import Array, Design, Float64
+from tasks.reductions import tree_sum
+from tasks.typing import Array, Design, Float64, Int64
 
 
 class Partial(NamedTuple):
@@ -77,7 +80,7 @@ class Objective(Protocol):
     @property
     def layout(self) -> Layout: ...
 
-    def loss_and_gradient(self, group: Group, parameters: Float64, row_step: int = 1) -> Partial:
+    def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
         """Sums over the group for parameters (k, n)."""
         ...
 
@@ -141,8 +144,12 @@ class LinearObjective:
         by_class = self.class_weight[self.target(group).astype(np.int64)]
         return by_class if group.sample_weight is None else by_class * group.sample_weight
 
-    def loss_and_gradient(self, group: Group, parameters: Float64, row_step: int = 1) -> Partial:
-        assert row_step == 1
+    def weight_sum(self, group: Group) -> float:
+        """The sum of the row weights, which Hessian-vector passes do not form; once per group, not once per round."""
+        by_class = () if self.class_weight is None else tuple(self.class_weight.tolist())
+        return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
+
+    def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
         coef, intercept = self._stacked(parameters)
         loss, weight, coef_sum, intercept_sum = kernels.loss_and_gradient(
             self.loss.code, group.X, self.target(group), self.weight(group), group.offsets, coef, intercept, len(parameters)
@@ -177,7 +184,7 @@ class LinearObjective:
             k,
             *self._stacked(direction),
         )
-        return Partial(np.zeros(k), 0.0, self._flat(coef_sum, intercept_sum, k))
+        return Partial(np.zeros(k), self.weight_sum(group), self._flat(coef_sum, intercept_sum, k))
 
     def predict(self, parameters: Float64, X: Design) -> Float64:
         return kernels.raw_prediction(X, *self._stacked(parameters[None]))
@@ -208,6 +215,13 @@ def float_target(group: Group) -> Float64:
     """y as float64."""
     assert group.y is not None
     return np.ascontiguousarray(group.y, dtype=np.float64)
+
+
+def add_weights(weight: Float64 | None, offsets: Int64) -> float:
+    """Σ s_i, partition by partition along the fixed tree, so that no cut of groups shows in the bits."""
+    if weight is None:
+        return float(offsets[-1] - offsets[0])
+    return float(tree_sum([weight[start:stop].sum() for start, stop in pairwise(offsets)], operator.add))
 
 
 def encode(y: Any, classes: Any) -> Array:
@@ -245,9 +259,9 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: L2, paramete
     return Evaluation(value, gradient, hessian, layout.size - layout.n_coef)
 
 
-def evaluate_product(partial: Partial, model: int, weight_sum: float, layout: Layout, penalty: L2, direction: Float64) -> Evaluation:
-    """The Hessian of the objective times direction (n,), in `gradient`; weight_sum is that of the rounds before."""
-    product = partial.gradient_sum[model] / weight_sum
+def evaluate_product(partial: Partial, model: int, layout: Layout, penalty: L2, direction: Float64) -> Evaluation:
+    """The Hessian of the objective times direction (n,), in `gradient`; the value is NaN."""
+    product = partial.gradient_sum[model] / (partial.weight_sum or np.nan)
     coef = direction[: layout.n_coef]
     product[: layout.n_coef] += penalty.curvature(coef) * coef
     return Evaluation(np.nan, product, None, layout.size - layout.n_coef)

@@ -92,6 +92,10 @@ class Shard:
     first_group: int
     parts: tuple[tuple[Group, ...], ...]
 
+    def release(self) -> None:
+        """Let go of the rows."""
+        self.parts = tuple(() for _ in self.parts)
+
     def __sizeof__(self) -> int:  # what Dask's memory limits and spilling see
         return sum(sys.getsizeof(group) for part in self.parts for group in part)
 

@@ -7,6 +7,7 @@ right sibling does not exist passes up unchanged. Whoever computes a leaf, and w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,11 +23,13 @@ class Reduction(NamedTuple):
     name     what the dashboard shows, e.g. "gradient"
     map      (group, shared) -> partial, a pure function
     combine  (left, right) -> partial, plain addition wherever it can be; may reuse the memory of `left`
+    floats   (shared, n_columns) -> about how many floats a partial holds: large ones meet on the cluster, not in the client
     """
 
     name: str
     map: Callable[[Group, Any], Any]
     combine: Callable[[Any, Any], Any]
+    floats: Callable[[Any, int], int]
 
 
 class Tree:
@@ -96,8 +99,11 @@ def same(value: Any) -> Any:
 
 
 def merge_nodes(parts: Sequence[dict[Node, Any]], n_groups: int, combine: Callable[[Any, Any], Any]) -> dict[Node, Any]:
-    """Task: put together the partials of several shards, or of several such merges."""
+    """Put together the partials of several shards, or of several such merges.
+
+    They are copied first: a worker still holds them as results of tasks, and the merge may run twice.
+    """
     tree = Tree(n_groups, combine)
     for nodes in parts:
-        tree.merge(nodes)
+        tree.merge(copy.deepcopy(nodes))
     return tree.nodes

@@ -28,11 +28,21 @@ def compute_partial(group: Group, shared: RoundInput) -> Partial:
         return objective.hessian(group, shared.parameters, shared.row_step)
     if shared.power == "hessian_vector":
         return objective.hessian_vector(group, shared.parameters, shared.direction)
-    return objective.loss_and_gradient(group, shared.parameters, shared.row_step)
+    return objective.loss_and_gradient(group, shared.parameters)
+
+
+def vector_floats(shared: RoundInput, n_columns: int) -> int:
+    """Floats of a partial of vectors."""
+    return shared.parameters.size
+
+
+def matrix_floats(shared: RoundInput, n_columns: int) -> int:
+    """Floats of a partial of matrices."""
+    return shared.parameters.size * shared.parameters.shape[1]
 
 
 REDUCTIONS: Final[dict[Power, Reduction]] = {
-    "loss_and_gradient": Reduction("gradient", compute_partial, add_partials),
-    "hessian": Reduction("hessian", compute_partial, add_partials),
-    "hessian_vector": Reduction("hessian-vector", compute_partial, add_partials),
+    "loss_and_gradient": Reduction("gradient", compute_partial, add_partials, vector_floats),
+    "hessian": Reduction("hessian", compute_partial, add_partials, matrix_floats),
+    "hessian_vector": Reduction("hessian-vector", compute_partial, add_partials, vector_floats),
 }

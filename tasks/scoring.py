@@ -10,7 +10,8 @@ from tasks.blocks import as_design
 from tasks.objectives import LinearObjective
 from tasks.partition import Block, Group, normalise
 from tasks.reductions import Reduction
-from tasks.typing import Array, Float64
+from tasks.threads import single_blas_thread
+from tasks.typing import Array, Design, Float64
 
 
 class ScoreInput(NamedTuple):
@@ -33,7 +34,7 @@ class ScoreSums(NamedTuple):
 
 def score_sums(rows: Group | Block, shared: ScoreInput) -> ScoreSums:
     """Of one group or block."""
-    raw = shared.objective.predict(shared.parameters, normalise(rows.X))
+    raw = finite_predictions(shared, normalise(rows.X))
     weight = np.ones(raw.shape[0]) if rows.sample_weight is None else normalise(rows.sample_weight)
     total = float(weight.sum())
     assert rows.y is not None
@@ -56,7 +57,7 @@ def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
     return ScoreSums(weight, left.correct + right.correct, left.residual + right.residual, mean, scatter)
 
 
-SCORE: Final = Reduction("score", score_sums, add_scores)
+SCORE: Final = Reduction("score", score_sums, add_scores, lambda shared, n_columns: 0)
 
 
 def predicted_classes(raw: Float64, classes: Array) -> Array:
@@ -66,15 +67,23 @@ def predicted_classes(raw: Float64, classes: Array) -> Array:
 
 
 def accuracy(sums: ScoreSums) -> float:
-    """Share of the weight whose class is predicted."""
-    return sums.correct / sums.weight
+    """Share of the weight whose class is predicted. Raises ValueError when no row counts."""
+    return sums.correct / counted(sums)
 
 
 def r2(sums: ScoreSums) -> float:
     """1 - residual / scatter, averaged over targets; a constant target scores 1 when it is met and 0 otherwise."""
+    counted(sums)
     constant = sums.scatter == 0
     ratio = np.where(constant, (sums.residual > 0).astype(float), sums.residual / np.where(constant, 1.0, sums.scatter))
     return float(np.mean(1.0 - ratio))
+
+
+def counted(sums: ScoreSums) -> float:
+    """The summed weight. Raises ValueError when it is zero."""
+    if sums.weight == 0:
+        raise ValueError("there is no row of positive weight to score")
+    return sums.weight
 
 
 def predict_block(X: Any, shared: ScoreInput, kind: str) -> Array:
@@ -82,14 +91,21 @@ def predict_block(X: Any, shared: ScoreInput, kind: str) -> Array:
 
     Raises ValueError when one is not finite.
     """
-    raw = shared.objective.predict(shared.parameters, as_design(X, "float32" if X.dtype == np.float32 else "float64"))
-    if not np.all(np.isfinite(raw)):
-        raise ValueError("Input X contains NaN or infinity, or predictions overflow; drop or impute such rows")
+    raw = finite_predictions(shared, as_design(X, "float32" if X.dtype == np.float32 else "float64"))
     if kind == "mean":
         return probabilities(raw, shared.objective)
     if kind == "label" and shared.objective.classes is not None:
         return predicted_classes(raw, shared.objective.classes)
     return raw[:, 0] if raw.shape[1] == 1 else raw
+
+
+def finite_predictions(shared: ScoreInput, X: Design) -> Float64:
+    """Raw predictions (n, c). Raises ValueError when one is not finite."""
+    with single_blas_thread():
+        raw = shared.objective.predict(shared.parameters, X)
+    if not np.all(np.isfinite(raw)):
+        raise ValueError("Input X contains NaN or infinity, or predictions overflow; drop or impute such rows")
+    return raw
 
 
 def probabilities(raw: Float64, objective: LinearObjective) -> Float64:

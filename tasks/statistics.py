@@ -50,4 +50,4 @@ def add_moments(left: Moments, right: Moments) -> Moments:
     )
 
 
-MOMENTS: Final = Reduction("moments", moments, add_moments)
+MOMENTS: Final = Reduction("moments", moments, add_moments, lambda shared, n_columns: n_columns * n_columns)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import warnings
+from weakref import WeakKeyDictionary
 
 from distributed import Client
 
 from pipeline.cluster.identity import VersionMismatchError
 from tasks.fingerprint import worker_report
 
-_checked: set[str] = set()
+_checked: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
 
 
 def check_workers(client: Client) -> None:
-    """Compare every worker with this process, once a cluster.
+    """Compare every worker with this process, once.
 
     Raises VersionMismatchError, listing the workers, when their code differs; warns when their CPUs give other bits.
     """
-    if client.id in _checked:
+    known = _checked.setdefault(client, set())
+    new = sorted(set(client.scheduler_info(n_workers=-1)["workers"]) - known)
+    if not new:
         return
     own = worker_report()
     try:
-        reports = client.run(worker_report, on_error="return")
+        reports = client.run(worker_report, workers=new, on_error="return")
     except ModuleNotFoundError as error:
         raise VersionMismatchError(_missing(error)) from error
     for address, report in reports.items():
@@ -37,7 +40,7 @@ def check_workers(client: Client) -> None:
             f"{', '.join(other)}: the CPU or BLAS there rounds differently from this process's; results will not be bit-identical",
             stacklevel=2,
         )
-    _checked.add(client.id)
+    known.update(reports)
 
 
 def _missing(error: BaseException) -> str:

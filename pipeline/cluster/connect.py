@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import dask
 from distributed import Client, LocalCluster
 
 
 class Connection:
-    """A context in which `client` is the current client; what was opened here, and nothing else, is closed at its end.
+    """A context in which `client` is the current client; what was opened here, and nothing else, is closed at its end, or by `close`.
 
     client: None when the work stays in this process.
     """
 
-    def __init__(self, client: Client | None, cluster: LocalCluster | None = None) -> None:
+    def __init__(self, client: Client | None, opened: ExitStack) -> None:
         self.client = client
-        self._cluster = cluster
-
-    @property
-    def dashboard_link(self) -> str | None:
-        return None if self.client is None else str(self.client.dashboard_link)
+        self._opened = opened
 
     def close(self) -> None:
-        if self.client is not None:
-            self.client.close()
-        if self._cluster is not None:
-            self._cluster.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
+        if self.client is not None:  # also inside the with block of another client
+            self._opened.enter_context(self.client.as_current())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        if self.client is None:
+            return "Connection(this process)"
+        found = self.client.scheduler_info(n_workers=0)
+        return f"Connection({found.get('address', self.client.status)}, {found.get('n_workers', 0)} workers)"
 
 
 def connect(
@@ -47,19 +50,26 @@ def connect(
 ) -> Connection:
     """Connect to the scheduler at `address` or in `scheduler_file`, or start n_workers processes on this machine.
 
-    Without any of the three the work stays in this process. timeout: seconds to wait for the scheduler, and for the file that it writes.
+    Without any of the three the work stays in this process, whatever client is current. timeout: seconds to wait for the scheduler, and
+    for the file that it writes.
     Raises ValueError for more than one of the three, OSError when no scheduler answers, FileNotFoundError when the file does not come.
     """
     if sum(given is not None for given in (address, n_workers, scheduler_file)) > 1:
         raise ValueError("give an address, n_workers= or scheduler_file=, not several of them")
-    if n_workers is not None:
-        cluster = LocalCluster(n_workers=n_workers, threads_per_worker=threads_per_worker, processes=True, dashboard_address=":0")
-        return Connection(Client(cluster), cluster)
-    if scheduler_file is not None:
-        await_file(scheduler_file, timeout)
-    if address is not None or scheduler_file is not None:
-        return Connection(Client(address=address, scheduler_file=scheduler_file, timeout=timeout))
-    return Connection(None)
+    with ExitStack() as opening:  # closes the cluster when the client fails
+        client: Client | None = None
+        if n_workers is not None:
+            cluster = LocalCluster(n_workers=n_workers, threads_per_worker=threads_per_worker, processes=True, dashboard_address=":0")
+            client = Client(opening.enter_context(closing(cluster)))
+        elif address is not None or scheduler_file is not None:
+            if scheduler_file is not None:
+                await_file(scheduler_file, timeout)
+            client = Client(address=address, scheduler_file=scheduler_file, timeout=timeout)
+        else:  # a client of the caller's would take the work
+            opening.enter_context(dask.config.set(scheduler="threads"))
+        if client is not None:
+            opening.enter_context(closing(client))
+        return Connection(client, opening.pop_all())
 
 
 def await_file(path: str, timeout: float) -> None:

@@ -21,7 +21,7 @@ from tasks.partition import Block, nbytes
 from tasks.statistics import MOMENTS, Moments
 from tasks.typing import Array, Float64, Int64
 
-TargetKind = Literal["none", "continuous", "classes", "multioutput"]
+TargetKind = Literal["none", "continuous", "classes", "text", "multioutput"]
 PARTITION_BYTES = 4 << 20
 MAX_PARTITION_BYTES = 64 << 20
 
@@ -32,7 +32,8 @@ class Schema:
 
     partition_rows (n_partitions,); classes: the sorted labels, or None; class_rows, class_weights: rows and summed weights of each;
     largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for whole numbers that may be meant as numbers,
-    "multioutput" for y of shape (n, t), t = 1 included.
+    "text" for text of more than MAX_CLASSES different labels, "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one
+    that holds every y, None without y.
     """
 
     n_rows: int
@@ -44,9 +45,21 @@ class Schema:
     largest: Float64
     target_kind: TargetKind
     n_targets: int
+    target_dtype: np.dtype[Any] | None
     classes: Array | None
     class_rows: Int64
     class_weights: Float64
+
+    @property
+    def target_is_text(self) -> bool:
+        """Whether y holds labels that are text, however many, and so no numbers to regress on."""
+        return self.target_dtype is not None and self.target_dtype.kind in "US"
+
+    @property
+    def too_many_classes(self) -> bool:
+        """Whether y holds labels, text or integers, of more than MAX_CLASSES kinds: too many for a classifier."""
+        labels = self.target_dtype is not None and self.target_dtype.kind in "USiu"
+        return labels and self.classes is None and self.target_kind != "multioutput"
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +147,10 @@ class Dataset:
         n_partitions: int | None = None,
         **options: Any,
     ) -> Dataset:
-        """From CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB; options: dask.dataframe.read_csv's."""
+        """From CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB; options: dask.dataframe.read_csv's.
+
+        Raises FileNotFoundError for no file, ValueError for columns that are missing, there twice, or not numbers.
+        """
         frame = readers.read_csv(urlpath, **options)
         return cls.from_dataframe(frame, target=target, sample_weight=sample_weight, columns=columns, n_partitions=n_partitions)
 
@@ -149,30 +165,47 @@ class Dataset:
         n_partitions: int | None = None,
         **options: Any,
     ) -> Dataset:
-        """From Parquet files (a directory, a path, a list or a glob), a partition a row group; options: dask.dataframe.read_parquet's."""
+        """From Parquet files (a directory, a path, a list or a glob), a partition a row group; options: dask.dataframe.read_parquet's.
+
+        Raises FileNotFoundError for no file, ValueError for what is no Parquet and for columns that are missing, there twice, or not
+        numbers.
+        """
         frame = readers.read_parquet(urlpath, **options)
         return cls.from_dataframe(frame, target=target, sample_weight=sample_weight, columns=columns, n_partitions=n_partitions)
 
     @classmethod
     def read_npy(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None) -> Dataset:
-        """From `.npy` files (a path, a list or a glob each; several are one below the other) or directories of dask's `to_npy_stack`."""
+        """From `.npy` files (a path, a list or a glob each; several are one below the other) or directories of dask's `to_npy_stack`.
+
+        Raises FileNotFoundError for no file, ValueError for what is no `.npy` file, for shapes that differ and for lengths that do.
+        """
         return cls._from_table(readers.read_npy(X, y, sample_weight, n_partitions))
 
     @classmethod
     def read_zarr(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None, **options: Any) -> Dataset:
-        """From Zarr arrays, one each; options: dask.array.from_zarr's (`component=` for arrays in a group goes into the path)."""
+        """From Zarr arrays, one each; options: dask.array.from_zarr's (`component=` for arrays in a group goes into the path).
+
+        Raises FileNotFoundError for no array, ValueError for what is no Zarr array and for lengths that differ.
+        """
         return cls._from_table(readers.read_zarr(X, y, sample_weight, n_partitions, **options))
 
     @classmethod
     def read_hdf5(
         cls, urlpath: Any, *, X: str, y: str | None = None, sample_weight: str | None = None, n_partitions: int | None = None
     ) -> Dataset:
-        """From HDF5 files (a path, a list or a glob); X, y, sample_weight: names of the datasets inside each."""
+        """From HDF5 files (a path, a list or a glob); X, y, sample_weight: names of the datasets inside each.
+
+        Raises FileNotFoundError for no file, ValueError for what is no HDF5 file, for a dataset that is not in it, for shapes that differ
+        and for lengths that do.
+        """
         return cls._from_table(readers.read_hdf5(urlpath, X, y, sample_weight, n_partitions))
 
     @classmethod
     def from_function(cls, make: Any, *, n_partitions: int, n_columns: int, dtype: str = "float64") -> Dataset:
-        """Partition i is make(i) = (X, y) or (X, y, sample_weight), called where the partition will live; `make` must be pure."""
+        """Partition i is make(i) = (X, y) or (X, y, sample_weight), called where the partition will live; `make` must be pure.
+
+        Raises ValueError for n_partitions below 1; the first use does, naming the partition, for rows that are not n_columns wide.
+        """
         return cls._from_table(collections.from_function(make, n_partitions, n_columns, dtype))
 
     @classmethod
@@ -188,6 +221,13 @@ class Dataset:
     def executor(self) -> Executor:
         """Where rounds on this dataset run now: see `current_executor`."""
         return current_executor(in_memory=isinstance(self.source, ArraySource))
+
+    def release(self) -> None:
+        """Free the rows of this dataset, and of the other part of its split, wherever they are resident; the next use reads them again."""
+        resident = self.source.resident
+        while resident:
+            _, rows = resident.popitem()
+            rows.release()
 
     @cached_property
     def schema(self) -> Schema:
@@ -246,10 +286,10 @@ class Dataset:
         schema = self.schema
         if schema.target_kind == "none":
             raise ValueError("this dataset has no y")
-        dtype = np.float64 if schema.classes is None else schema.classes.dtype
+        dtype = schema.target_dtype
         shape: tuple[int, ...] = (schema.n_targets,) if schema.target_kind == "multioutput" else ()
         chunks = [
-            da.from_delayed(delayed(part_y)(block, i, self.source.split, self.part), (int(n), *shape), dtype=dtype)
+            da.from_delayed(delayed(part_y)(block, i, self.source.split, self.part, dtype), (int(n), *shape), dtype=dtype)
             for i, (block, n) in enumerate(zip(self.source.delayed_blocks(), schema.partition_rows, strict=True))
         ]
         return da.concatenate(chunks)
@@ -290,7 +330,16 @@ def make_schema(dataset: Dataset, summary: Summary) -> Schema:
     """The schema of a summary that has nothing wrong in it."""
     raise_faults(dataset, summary)
     shape = None if summary.form is None else summary.form.target_shape
-    kind: TargetKind = "none" if shape is None else "multioutput" if shape else "continuous" if summary.classes is None else "classes"
+    text = summary.form is not None and summary.form.text
+    kind: TargetKind
+    if shape is None:
+        kind = "none"
+    elif shape:
+        kind = "multioutput"
+    elif summary.classes is not None:
+        kind = "classes"
+    else:
+        kind = "text" if text else "continuous"
     return Schema(
         int(summary.partition_rows.sum()),
         dataset.n_columns,
@@ -301,6 +350,7 @@ def make_schema(dataset: Dataset, summary: Summary) -> Schema:
         summary.largest,
         kind,
         0 if shape is None else int(np.prod(shape, dtype=np.int64)),
+        summary.target_dtype,
         summary.classes,
         summary.class_rows,
         summary.class_weights,

@@ -197,7 +197,9 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         self._check_features(X.shape[1], None)
         example = predict_block(np.zeros((1, X.shape[1])), model, kind)
         chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
-        held = delayed(model, name=f"model-{dask.base.tokenize(model.parameters, self.get_params())}", pure=True)  # one copy in the graph
+        held = delayed(
+            model, name=f"model-{dask.base.tokenize(type(self).__name__, model.parameters, model.objective.classes)}", pure=True
+        )  # one copy in the graph
         return X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
 
     def _check_features(self, n_columns: int, columns: Sequence[str] | None) -> None:
@@ -214,8 +216,12 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
         self._check_features(dataset.n_columns, dataset.columns)
         if isinstance(X, Dataset):
+            if dataset.schema.target_kind == "none":  # the check of these rows, too, if they were not checked yet
+                raise ValueError("a score needs y, and this dataset has none")
             sums: ScoreSums = dataset.executor().map_reduce(dataset, SCORE, model)
             return sums
+        if y is None:
+            raise ValueError("a score needs y: score(X, y)")
         held = delayed(model)
         tree = Tree(dataset.n_partitions, SCORE.combine)
         for i, part in enumerate(dask.compute(*[delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()])):

@@ -113,7 +113,10 @@ class LogisticRegression(ClassifierMixin, LinearModel):
 
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         factors = np.ones(len(schema.class_weights)) if objective.class_weight is None else objective.class_weight
-        return L2(1.0 / (self.C * float(schema.class_weights @ factors)))
+        total = float(schema.class_weights @ factors)
+        if total == 0:
+            raise ValueError(f"class_weight={self.class_weight} leaves no row any weight; at least one class must count")
+        return L2(1.0 / (self.C * total))
 
     def _check_target(self, y: Any) -> Any:
         y = column_or_1d(y, warn=True)
@@ -170,8 +173,8 @@ def class_weights(class_weight: Any, schema: Schema) -> Float64 | None:
     if class_weight is None:
         return None
     if class_weight == "balanced":
-        with np.errstate(divide="ignore"):
-            return schema.class_weights.sum() / (len(classes) * schema.class_weights)
+        counts = schema.class_weights > 0  # a class without weight needs no factor
+        return np.where(counts, schema.class_weights.sum() / (counts.sum() * np.where(counts, schema.class_weights, 1.0)), 0.0)
     assert isinstance(class_weight, Mapping)
     unknown = [label for label in class_weight if label not in classes.tolist()]
     if unknown:

@@ -20,10 +20,10 @@ from distributed import Client, Future
 
 from pipeline.cluster.code import check_workers
 from pipeline.data.sources import ArraySource, Source
-from pipeline.execution.executors import Executor, in_task
+from pipeline.execution.executors import LOADING, Executor, in_task
 from tasks.loading import ShardLoad, load_on_worker
 from tasks.partition import Shard
-from tasks.reductions import Reduction, Tree, merge_nodes, reduce_on_worker, same
+from tasks.reductions import Reduction, merge_nodes, reduce_on_worker, same
 from tasks.threads import single_blas_thread
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ INLINE_FLOATS: Final = 1000
 CLIENT_COMBINE_BYTES: Final = 1 << 20
 FAN_IN: Final = 8
 MAX_RELOADS: Final = 10
+HELD_ROUNDS: Final = 50
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
 
 
@@ -46,6 +47,11 @@ class Resident:
 
     bounds: list[tuple[int, int]]
     futures: list[Future[Shard]]
+
+    def release(self) -> None:
+        """Let the cluster forget the rows."""
+        for future in self.futures:
+            future.release()
 
 
 class ClusterExecutor(Executor):
@@ -64,6 +70,7 @@ class ClusterExecutor(Executor):
         self.client = client
         self.patience = float(dask.config.get(WAIT_FOR_WORKERS, 30.0))
         self._tasks = 0
+        self._held: list[Any] = []
 
     @property
     def tasks_per_round(self) -> int:
@@ -74,22 +81,30 @@ class ClusterExecutor(Executor):
         with thread_given_back(), nullcontext() if in_task() else distributed.span(name):
             yield
 
-    def release(self, dataset: Dataset) -> None:
-        dataset.source.resident.pop(self.client.id, None)
-
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         source = dataset.source
         for attempt in range(MAX_RELOADS):
-            try:
-                with thread_given_back():
-                    if self.client.id not in source.resident:
-                        source.resident[self.client.id] = self._load(source)
-                    return self._round(source, dataset.part, reduction, shared)
-            except CancelledError:  # rows that only a dead worker held; here they still are
-                if attempt == MAX_RELOADS - 1:
+            with thread_given_back():
+                resident = self._resident(source, mend=attempt > 0)
+                try:
+                    return self._round(resident, dataset, reduction, shared)
+                except CancelledError:
+                    pass  # rows were lost with their worker, or futures with a restart: they are made again
+                except BaseException:
+                    if any(future.status == "error" for future in resident.futures):
+                        self.release(dataset)  # what could not be read now may be readable later
                     raise
-                self._reload_lost(source)
-        raise AssertionError("unreachable")
+                if any(future.cancelled() for future in resident.futures) and not isinstance(source, ArraySource):
+                    self.release(dataset)
+        raise ConnectionError(
+            f"the cluster lost the rows {MAX_RELOADS} times in one round: its workers seem to die when they load them;"
+            " give them more memory, or make the partitions smaller"
+        )
+
+    def release(self, dataset: Dataset) -> None:
+        resident: Resident | None = dataset.source.resident.pop(self.client.id, None)
+        if resident is not None:
+            resident.release()
 
     # -- loading ---------------------------------------------------------------------------------------------------------------------
 
@@ -113,6 +128,16 @@ class ClusterExecutor(Executor):
             f"or raise {WAIT_FOR_WORKERS} in Dask's configuration"
         )
 
+    def _resident(self, source: Source, mend: bool) -> Resident:
+        """The shards, loaded or mended where need be. One thread at a time: two fits on one dataset load it once."""
+        with LOADING:
+            resident: Resident | None = source.resident.get(self.client.id)
+            if resident is None:
+                resident = source.resident[self.client.id] = self._load(source)
+            elif mend and isinstance(source, ArraySource):
+                self._send_again(source, resident)
+            return resident
+
     def _load(self, source: Source) -> Resident:
         threads = self._threads()
         check_workers(self.client)
@@ -129,8 +154,7 @@ class ClusterExecutor(Executor):
 
     def _make_shard(self, load: ShardLoad, name: str, index: int, worker: str) -> Future[Shard]:
         if load.from_client:
-            (future,) = self.client.scatter([load.function(*load.arguments)], workers=[worker], hash=False)
-            return future
+            return self._send(load, worker)
         values: list[Future[Any]] = [Future(key, self.client) for key in load.keys]  # type: ignore[arg-type]
         return self.client.submit(
             load_on_worker,
@@ -141,41 +165,46 @@ class ClusterExecutor(Executor):
             allow_other_workers=True,
         )
 
-    def _reload_lost(self, source: Source) -> None:
-        """Send the rows again that came from this process and went down with a worker."""
-        resident: Resident | None = source.resident.get(self.client.id)
-        if resident is None or not isinstance(source, ArraySource):
-            return
+    def _send(self, load: ShardLoad, worker: str) -> Future[Shard]:
+        shard = load.function(*load.arguments)
+        try:
+            (future,) = self.client.scatter([shard], workers=[worker], hash=False)
+        except (OSError, KeyError):  # that worker has just died (TimeoutError is an OSError): any other will do
+            self._threads()
+            (future,) = self.client.scatter([shard], hash=False)
+        return future
+
+    def _send_again(self, source: ArraySource, resident: Resident) -> None:
+        """Rows that came from this process and went down with a worker; here they still are."""
         threads = self._threads()
+        holders = self.client.who_has([future for future in resident.futures if not future.cancelled()])
         for i, load in enumerate(source.load_plans(resident.bounds)):
-            future = resident.futures[i]
-            if future.cancelled() or not self.client.who_has([future])[future.key]:
-                resident.futures[i] = self._make_shard(load, "", i, threads[i % len(threads)])
+            if not holders.get(resident.futures[i].key):
+                resident.futures[i] = self._send(load, threads[i % len(threads)])
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
 
-    def _round(self, source: Source, part: int, reduction: Reduction, shared: Any) -> Any:
-        resident: Resident = source.resident[self.client.id]
+    def _round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
+        n_groups = dataset.source.n_groups
         token = uuid.uuid4().hex
         graph: dict[Any, Any] = {}
-        size = floats(shared)
         argument = shared
-        if size > INLINE_FLOATS:  # one copy to the cluster, from where each worker fetches it once
+        if floats(shared) > INLINE_FLOATS:  # one copy to the cluster, from where each worker fetches it once
             graph[f"parameters-{token}"] = Task(f"parameters-{token}", same, shared)
             argument = TaskRef(f"parameters-{token}")
         names = []
         for i, future in enumerate(resident.futures):
             name = (f"{reduction.name}-{token}", i)
-            graph[name] = Task(name, reduce_on_worker, TaskRef(future.key), part, source.n_groups, reduction, argument)
+            graph[name] = Task(name, reduce_on_worker, TaskRef(future.key), dataset.part, n_groups, reduction, argument)
             names.append(name)
-        if len(names) > 1 and size * 8 * len(names) > CLIENT_COMBINE_BYTES:
-            names = self._combine_on_cluster(graph, names, source.n_groups, reduction, token)
+        result_bytes = 8 * reduction.floats(shared, dataset.n_columns) * len(names)
+        if len(names) > 1 and result_bytes > CLIENT_COMBINE_BYTES:
+            names = self._combine_on_cluster(graph, names, n_groups, reduction, token)
         self._tasks = len(graph)
-        tree = Tree(source.n_groups, reduction.combine)
+        results = self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
         with single_blas_thread():
-            for nodes in self._gather(graph, names):
-                tree.merge(nodes)
-        return tree.result()
+            (partial,) = merge_nodes(results, n_groups, reduction.combine).values()
+        return partial
 
     def _combine_on_cluster(self, graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:
         level = 0
@@ -188,19 +217,28 @@ class ClusterExecutor(Executor):
             names, level = merged, level + 1
         return names
 
-    def _gather(self, graph: dict[Any, Any], names: list[Any]) -> list[Any]:
-        """Results of the round; on any exception, Ctrl-C among them, no task of it stays behind."""
+    def _gather(self, graph: dict[Any, Any], names: list[Any], held: int) -> list[Any]:
+        """Results of the round; on any exception, Ctrl-C among them, no task of it stays behind.
+
+        A client's messages leave at most every 10 ms, and letting go of a round's futures is a message, which the next round would
+        have to wait behind. So the futures of up to `held` rounds are let go together.
+        """
         futures = self.client.get(graph, names, sync=False)
         try:
             while True:
                 try:
                     distributed.wait(futures, timeout=self.patience)
-                    return self.client.gather(futures)
+                    results = self.client.gather(futures)
+                    break
                 except TimeoutError:
                     self._threads()  # slow is fine, nobody there is not
         except BaseException:
             self.client.cancel(futures, force=True)
             raise
+        self._held.append(futures)
+        if len(self._held) >= held:
+            self._held.clear()
+        return results
 
 
 _given_back = threading.local()

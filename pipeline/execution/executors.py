@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import dask
 import distributed
@@ -22,6 +23,7 @@ from tasks.threads import single_blas_thread
 if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
 
+LOADING: Final = threading.Lock()  # two fits on one dataset load it once
 IN_PROCESS_SCHEDULERS = ("threads", "threading", "sync", "synchronous", "single-threaded", "processes", "multiprocessing")
 
 
@@ -64,14 +66,12 @@ class ThreadExecutor(Executor):
         yield
 
     def release(self, dataset: Dataset) -> None:
-        dataset.source.resident.pop("threads", None)
+        shard: Shard | None = dataset.source.resident.pop("threads", None)
+        if shard is not None:
+            shard.release()
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
-        resident = dataset.source.resident
-        if "threads" not in resident:
-            resident["threads"] = dataset.source.load_local()
-        shard: Shard = resident["threads"]
-        groups = shard.parts[dataset.part]
+        groups = self._resident(dataset).parts[dataset.part]
         run = GroupQueue(groups, Tree(len(groups), reduction.combine), reduction, shared)
         n_threads = min(self.n_threads, len(groups))
         with single_blas_thread():
@@ -83,6 +83,15 @@ class ThreadExecutor(Executor):
             for other in others:
                 other.result()
         return run.tree.result()
+
+    def _resident(self, dataset: Dataset) -> Shard:
+        resident = dataset.source.resident
+        with LOADING:
+            if "threads" not in resident:
+                with single_blas_thread():  # the source's own graph may call BLAS
+                    resident["threads"] = dataset.source.load_local()
+        shard: Shard = resident["threads"]
+        return shard
 
 
 class GroupQueue:
@@ -116,6 +125,10 @@ class GroupQueue:
 def helpers(n_threads: int) -> ThreadPoolExecutor:
     """The threads beside the caller's, kept from round to round: starting them would cost a tenth of a short round."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix="dask-descent")
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=helpers.cache_clear)  # a forked child has none of its parent's threads
 
 
 def default_threads() -> int:

@@ -8,6 +8,7 @@ save. The training loop asks `request(state)`, has the reduction computed where 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ POWERS: Mapping[Power, Any] = {
 
 
 class Round(NamedTuple):
-    """One request: sums of what, at which parameters (n,), along which direction (n,), over every row_step-th row."""
+    """One request: sums of what, at which parameters (n,), along which direction (n,); row_step > 1 (Hessians only): over a sample."""
 
     power: Power
     parameters: Float64
@@ -43,7 +44,7 @@ RUNNING = Status("running")
 
 
 class Accepted(NamedTuple):
-    """The last accepted point: parameters (n,), objective value there, gradient (n,)."""
+    """The last accepted point: parameters (n,), and the objective's value and gradient (n,) as evaluated at these parameters."""
 
     parameters: Float64
     value: float
@@ -51,7 +52,8 @@ class Accepted(NamedTuple):
 
 
 class Strategy(Protocol):
-    """See the module's docstring. Every state has `accepted`, `iteration` (accepted steps) and `status`."""
+    """See the module's docstring. Every state has `accepted`, `iteration` (accepted steps) and `status`, and is all that the algorithm
+    remembers: from a saved state a fit goes on to the same bits."""
 
     @property
     def powers(self) -> tuple[Power, ...]:
@@ -86,11 +88,14 @@ def not_finite_at_start(parameters: Float64) -> Status:
     )
 
 
-def stationary(gradient: Float64, tol: float) -> Status:
-    """Converged when the largest absolute component of the gradient of the mean objective is at most tol."""
+def status_after(iteration: int, gradient: Float64, tol: float, max_iter: int) -> Status:
+    """Converged when the largest absolute component of the gradient of the mean objective is at most tol, else out of rounds after
+    max_iter steps."""
     largest = float(np.max(np.abs(gradient), initial=0.0))
     if largest <= tol:
         return Status("converged", f"largest |gradient| {largest:.3g} <= tol {tol:.3g}")
+    if iteration >= max_iter:
+        return Status("out of rounds", f"reached max_iter={max_iter} before the gradient fell below tol; raise max_iter or scale the data")
     return RUNNING
 
 
@@ -99,6 +104,20 @@ def rounding_level(value: float) -> float:
     return 16 * float(np.finfo(np.float64).eps) * max(abs(value), float(np.finfo(np.float64).tiny))
 
 
-def out_of_rounds(max_iter: int) -> Status:
-    """The end of a fit that took max_iter steps."""
-    return Status("out of rounds", f"reached max_iter={max_iter} before the gradient fell below tol; raise max_iter or scale the data")
+def as_number(value: Any) -> float:
+    """value, or NaN, which passes no comparison, when it is no number."""
+    return float(value) if isinstance(value, Real) else np.nan
+
+
+def check_counts(**counts: Any) -> None:
+    """Raises ValueError for a hyperparameter that is not a whole number of at least 1."""
+    for name, value in counts.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def check_tolerances(**tolerances: Any) -> None:
+    """Raises ValueError for a hyperparameter that is not a number of at least 0; NaN would never end a fit."""
+    for name, value in tolerances.items():
+        if not as_number(value) >= 0:
+            raise ValueError(f"{name} must be a number of at least 0, got {value!r}")

@@ -14,25 +14,28 @@ from tasks.strategies.base import (
     Power,
     Round,
     Status,
+    as_number,
+    check_counts,
+    check_tolerances,
     finite,
     not_finite_at_start,
-    out_of_rounds,
     rounding_level,
     starting_point,
-    stationary,
+    status_after,
 )
 from tasks.typing import Float64
 
 
 class GradientDescentState(NamedTuple):
-    """accepted: the point that the next step leaves from (with Nesterov's method the extrapolated one); previous (n,): the last iterate;
-    pending: whether `accepted` still has to be evaluated; first_value: the objective at the start; age: Nesterov's t."""
+    """accepted: the evaluated point that the next step leaves from (with Nesterov's method an extrapolated one); pending (n,): the point
+    that takes its place once it is evaluated, or None while a trial is; previous (n,): the last iterate; first_value: the objective at
+    the start, inf before; age: Nesterov's t."""
 
     accepted: Accepted
+    pending: Float64 | None
     previous: Float64
     velocity: Float64
     step_size: float
-    pending: bool
     first_value: float
     age: float
     iteration: int
@@ -50,7 +53,8 @@ class GradientDescent:
                  restart of B. O'Donoghue and E. Candès, Found. Comput. Math. 15 (2015); with momentum > 0, that constant instead of t
     Converged when max |gradient| <= tol. Diverged when the objective leaves the numbers or exceeds 1e3 times its first value.
 
-    Raises ValueError for a step size that is not positive, momentum outside [0, 1), or momentum with backtracking.
+    Raises ValueError for a step size that is not positive, momentum outside [0, 1), or momentum with backtracking; for max_iter below 1,
+    and for a tol that is negative or NaN.
     """
 
     step_size: float | Literal["backtracking"] = "backtracking"
@@ -60,9 +64,11 @@ class GradientDescent:
     max_iter: int = 1000
 
     def __post_init__(self) -> None:
-        if self.step_size != "backtracking" and not float(self.step_size) > 0:
+        check_tolerances(tol=self.tol)
+        check_counts(max_iter=self.max_iter)
+        if self.step_size != "backtracking" and not 0 < as_number(self.step_size) < np.inf:
             raise ValueError(f"step_size must be a positive number or 'backtracking', got {self.step_size!r}")
-        if not 0 <= self.momentum < 1:
+        if not 0 <= as_number(self.momentum) < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}")
         if self.momentum and self.step_size == "backtracking":
             raise ValueError("momentum needs a fixed step_size: a backtracking step forgets the velocity; set step_size, or momentum=0")
@@ -74,14 +80,15 @@ class GradientDescent:
     def init(self, parameters: Float64) -> GradientDescentState:
         step = 1.0 if self.step_size == "backtracking" else float(self.step_size)
         start = starting_point(parameters)
-        return GradientDescentState(start, start.parameters, np.zeros_like(start.parameters), step, True, np.inf, 1.0, 0, RUNNING)
+        here, rest = start.parameters, np.zeros_like(start.parameters)
+        return GradientDescentState(start, here, here, rest, step, np.inf, 1.0, 0, RUNNING)
 
     def request(self, state: GradientDescentState) -> Round:
-        return Round("loss_and_gradient", state.accepted.parameters if state.pending else self._trial(state))
+        return Round("loss_and_gradient", self._trial(state) if state.pending is None else state.pending)
 
     def update(self, state: GradientDescentState, evaluation: Evaluation) -> GradientDescentState:
-        if state.pending:
-            return self._evaluated(state, evaluation)
+        if state.pending is not None:
+            return self._evaluated(state, Accepted(state.pending, evaluation.value, evaluation.gradient), evaluation)
         if self._descends(state, evaluation):
             return self._move(state, self._trial(state), evaluation)
         if state.step_size < 1e-30:
@@ -101,14 +108,15 @@ class GradientDescent:
     def _trial(self, state: GradientDescentState) -> Float64:
         return state.accepted.parameters - state.step_size * state.accepted.gradient
 
-    def _evaluated(self, state: GradientDescentState, evaluation: Evaluation) -> GradientDescentState:
-        """Value and gradient of the point to leave from have arrived."""
-        point = Accepted(state.accepted.parameters, evaluation.value, evaluation.gradient)
-        state = state._replace(accepted=point, pending=False)
+    def _evaluated(self, state: GradientDescentState, point: Accepted, evaluation: Evaluation) -> GradientDescentState:
+        """Value and gradient of the pending point have arrived: the next step leaves from there."""
+        state = state._replace(accepted=point, pending=None)
         if state.first_value == np.inf:
             state = state._replace(first_value=evaluation.value)
             if not finite(evaluation):
                 return state._replace(status=not_finite_at_start(point.parameters))
+        else:
+            state = state._replace(iteration=state.iteration + 1)
         status = self._status(state, evaluation)
         if status.kind != "running" or self.step_size == "backtracking":
             return state._replace(status=status)
@@ -118,17 +126,13 @@ class GradientDescent:
         if not finite(evaluation) or evaluation.value > 1e3 * max(abs(state.first_value), 1e-3):
             cure = "lower step_size, or use step_size='backtracking'"
             return Status("diverged", f"the objective went from {state.first_value:.3g} to {evaluation.value:.3g}; {cure}")
-        status = stationary(evaluation.gradient, self.tol)
-        if status.kind == "running" and state.iteration >= self.max_iter:
-            return out_of_rounds(self.max_iter)
-        return status
+        return status_after(state.iteration, evaluation.gradient, self.tol, self.max_iter)
 
     def _fixed_step(self, state: GradientDescentState) -> GradientDescentState:
         if self.nesterov:
             return self._extrapolate(state, self._trial(state))
         velocity = self.momentum * state.velocity - state.step_size * state.accepted.gradient
-        point = state.accepted._replace(parameters=state.accepted.parameters + velocity)
-        return state._replace(accepted=point, velocity=velocity, pending=True, iteration=state.iteration + 1)
+        return state._replace(pending=state.accepted.parameters + velocity, velocity=velocity)
 
     def _move(self, state: GradientDescentState, new: Float64, evaluation: Evaluation) -> GradientDescentState:
         """A backtracking trial was good; without extrapolation its evaluation serves the next step."""
@@ -143,5 +147,4 @@ class GradientDescent:
         factor = self.momentum or (state.age - 1.0) / age
         if float(state.accepted.gradient @ (new - state.previous)) > 0:  # overshot: start the momentum again
             age, factor = 1.0, 0.0
-        point = state.accepted._replace(parameters=new + factor * (new - state.previous))
-        return state._replace(accepted=point, previous=new, age=float(age), pending=True, iteration=state.iteration + 1)
+        return state._replace(pending=new + factor * (new - state.previous), previous=new, age=float(age))

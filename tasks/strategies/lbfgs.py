@@ -15,11 +15,12 @@ from tasks.strategies.base import (
     Power,
     Round,
     Status,
+    check_counts,
+    check_tolerances,
     finite,
     not_finite_at_start,
-    out_of_rounds,
     starting_point,
-    stationary,
+    status_after,
 )
 from tasks.typing import Float64
 
@@ -37,6 +38,11 @@ class LBFGSState(NamedTuple):
     iteration: int
     status: Status
 
+    @property
+    def unevaluated(self) -> bool:
+        """Whether `accepted` is still the start as it was given: from its evaluation to the end a line search is always under way."""
+        return self.search is None and self.status.kind == "running"
+
 
 @dataclass(frozen=True)
 class LBFGS:
@@ -44,11 +50,17 @@ class LBFGS:
 
     memory: pairs remembered. Converged when max |gradient| <= tol, or when no step along a descent direction lowers the objective
     by more than rounding. Out of rounds after max_iter accepted steps.
+
+    Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
 
     tol: float = 1e-4
     max_iter: int = 100
     memory: int = 10
+
+    def __post_init__(self) -> None:
+        check_tolerances(tol=self.tol)
+        check_counts(max_iter=self.max_iter, memory=self.memory)
 
     @property
     def powers(self) -> tuple[Power, ...]:
@@ -60,7 +72,7 @@ class LBFGS:
         return LBFGSState(starting_point(parameters), none, none, np.zeros(n), None, inverse_hessian, 0, RUNNING)
 
     def request(self, state: LBFGSState) -> Round:
-        if state.search is None:
+        if state.search is None:  # the start
             return Round("loss_and_gradient", state.accepted.parameters)
         return Round("loss_and_gradient", self._trial(state, state.search.step))
 
@@ -94,9 +106,7 @@ class LBFGS:
 
     def _next(self, state: LBFGSState) -> LBFGSState:
         """A new direction and the start of its line search, or the end."""
-        status = stationary(state.accepted.gradient, self.tol)
-        if status.kind == "running" and state.iteration >= self.max_iter:
-            status = out_of_rounds(self.max_iter)
+        status = status_after(state.iteration, state.accepted.gradient, self.tol, self.max_iter)
         if status.kind != "running":
             return state._replace(status=status, search=None)
         direction = -self._apply_inverse(state, state.accepted.gradient)

@@ -15,12 +15,13 @@ from tasks.strategies.base import (
     Power,
     Round,
     Status,
+    check_counts,
+    check_tolerances,
     finite,
     not_finite_at_start,
-    out_of_rounds,
     rounding_level,
     starting_point,
-    stationary,
+    status_after,
 )
 from tasks.typing import Float64
 
@@ -44,12 +45,18 @@ class Newton:
     max |gradient| <= tol, or when the step lowers neither the objective nor the gradient beyond rounding.
     row_step > 1 works on every row_step-th row only, and decrement_tol > 0 also ends when the expected decrease
     ½ gradient' H^-1 gradient is below it, with that step ready to be taken (see `SampledNewton`).
+
+    Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
 
     tol: float = 1e-4
     max_iter: int = 100
     row_step: int = 1
     decrement_tol: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_tolerances(tol=self.tol, decrement_tol=self.decrement_tol)
+        check_counts(max_iter=self.max_iter, row_step=self.row_step)
 
     @property
     def powers(self) -> tuple[Power, ...]:
@@ -94,9 +101,7 @@ class Newton:
         return state.accepted.parameters + state.step * state.direction
 
     def _next(self, state: NewtonState, evaluation: Evaluation) -> NewtonState:
-        status = stationary(state.accepted.gradient, self.tol)
-        if status.kind == "running" and state.iteration >= self.max_iter:
-            status = out_of_rounds(self.max_iter)
+        status = status_after(state.iteration, state.accepted.gradient, self.tol, self.max_iter)
         if status.kind != "running":
             return state._replace(status=status)
         assert evaluation.hessian is not None

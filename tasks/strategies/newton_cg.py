@@ -14,12 +14,13 @@ from tasks.strategies.base import (
     Power,
     Round,
     Status,
+    check_counts,
+    check_tolerances,
     finite,
     not_finite_at_start,
-    out_of_rounds,
     rounding_level,
     starting_point,
-    stationary,
+    status_after,
 )
 from tasks.typing import Float64
 
@@ -50,11 +51,17 @@ class NewtonCG:
 
     The inner solve stops at |residual| <= min(0.5, sqrt |gradient|) |gradient| or after max_products products; the step is
     halved until it lowers the objective (Armijo, 1e-4). Converged as `Newton`.
+
+    Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
 
     tol: float = 1e-4
     max_iter: int = 100
     max_products: int = 200
+
+    def __post_init__(self) -> None:
+        check_tolerances(tol=self.tol)
+        check_counts(max_iter=self.max_iter, max_products=self.max_products)
 
     @property
     def powers(self) -> tuple[Power, ...]:
@@ -95,9 +102,7 @@ class NewtonCG:
         return state.accepted.parameters + state.length * state.direction
 
     def _next(self, state: NewtonCGState) -> NewtonCGState:
-        status = stationary(state.accepted.gradient, self.tol)
-        if status.kind == "running" and state.iteration >= self.max_iter:
-            status = out_of_rounds(self.max_iter)
+        status = status_after(state.iteration, state.accepted.gradient, self.tol, self.max_iter)
         if status.kind != "running":
             return state._replace(status=status)
         residual = -state.accepted.gradient

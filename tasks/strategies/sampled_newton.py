@@ -9,7 +9,7 @@ import numpy as np
 from scipy import linalg
 
 from tasks.objectives import Evaluation
-from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status
+from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, check_counts, check_tolerances
 from tasks.strategies.lbfgs import LBFGS, LBFGSState
 from tasks.strategies.newton import Newton, NewtonState, inverse_newton
 from tasks.typing import Float64
@@ -24,7 +24,8 @@ class SampledNewtonState(NamedTuple):
 
     @property
     def accepted(self) -> Accepted:
-        return self.sample.accepted if self.full is None else self.full.accepted
+        """The sample's point, with its value on the sample, until the first evaluation on all rows."""
+        return self.sample.accepted if self.full is None or self.full.unevaluated else self.full.accepted
 
     @property
     def iteration(self) -> int:
@@ -45,6 +46,8 @@ class SampledNewton:
     row_step    the sample is every row_step-th row of each partition
     sample_tol  the sample's Newton steps end when the expected decrease ½ gradient' H^-1 gradient is below this
     Converged, and out of rounds after max_iter steps on all rows, as `LBFGS`.
+
+    Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
 
     tol: float = 1e-4
@@ -52,6 +55,10 @@ class SampledNewton:
     row_step: int = 20
     sample_tol: float = 1e-4
     memory: int = 10
+
+    def __post_init__(self) -> None:
+        check_tolerances(tol=self.tol, sample_tol=self.sample_tol)
+        check_counts(max_iter=self.max_iter, row_step=self.row_step, memory=self.memory)
 
     @property
     def powers(self) -> tuple[Power, ...]:

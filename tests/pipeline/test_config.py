@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from dask.callbacks import Callback
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -198,8 +199,11 @@ def test_each_kind_of_data_gives_the_rows_of_its_files(tmp_path: Path) -> None:
         "hdf5": {"path": str(tmp_path / "rows.h5"), "X": "X", "y": "y", "n_partitions": 3},
     }
     assert set(files) == set(DATA) - {"bundled", "generated"}
+    computed: list[Any] = []
     for kind, keys in files.items():
-        dataset = job(data={"kind": kind, **keys}).data.dataset()
+        with Callback(start=computed.append):
+            dataset = job(data={"kind": kind, **keys}).data.dataset()
+        assert not computed, f"{kind} is not lazy"
         np.testing.assert_array_equal(dataset.X.compute(), X, err_msg=kind)
         np.testing.assert_array_equal(dataset.y.compute(), y, err_msg=kind)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from distributed import Client
 from matplotlib.image import imread
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, softmax
@@ -17,7 +18,8 @@ from sklearn.datasets import load_linnerud
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
-from pipeline.config import Job, read_job
+from pipeline.config import Job, Local, read_job
+from pipeline.execution.cluster import ClusterExecutor
 from pipeline.files import replace_file, write_beside
 from pipeline.history import digest
 from pipeline.model_files import load_model, save_model
@@ -110,6 +112,26 @@ def test_a_run_that_fails_leaves_nothing_and_one_before_it_alone(tmp_path: Path)
     with pytest.raises(ValueError, match="add up"):
         run_here("breast_cancer", tmp_path / "run", "data.n_partitions=", "data.partition_rows=[1]")
     assert {path.name: path.read_bytes() for path in run.directory.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [({"path": "nowhere.csv"}, FileNotFoundError, "no file matches"), ({"target": "z"}, ValueError, "column 'z' is not there")],
+)
+def test_data_are_looked_for_before_a_cluster_is_started(
+    change: dict[str, str], error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Local, "connect", lambda cluster: pytest.fail("started"))
+    pd.DataFrame({"x": [1.0, 2.0], "y": [0, 1]}).to_csv(tmp_path / "rows.csv", index=False)
+    data = {"kind": "csv", "path": str(tmp_path / "rows.csv"), "target": "y", **change}
+    job = Job.read({"data": data, "estimator": {"name": "Ridge"}, "output": {"directory": str(tmp_path / "run")}}, "job")
+    with pytest.raises(error, match=message):
+        run_job(job)
+
+
+def test_an_in_process_job_leaves_the_current_client_alone(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClusterExecutor, "map_reduce", lambda *_: pytest.fail("ran on the cluster"))
+    assert run_here("wine", tmp_path / "run").metrics["cluster"] == "in-process"
 
 
 def test_rows_read_counts_samples_as_samples() -> None:

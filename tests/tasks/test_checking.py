@@ -87,6 +87,31 @@ def test_classes(X: Any, y: Any, classes: list[Any], rows: list[int], weights: l
     assert (found.classes.tolist(), found.class_rows.tolist(), found.class_weights.tolist()) == (classes, rows, weights)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int64", "uint64", "float32"])
+def test_classes_over_the_range_of_a_dtype(dtype: str) -> None:
+    span = np.iinfo("int8" if dtype == "int8" else "uint8")
+    ends = np.iinfo(dtype) if dtype != "float32" else span
+    low = max(ends.min, -5000) if dtype != "int64" else ends.min
+    whole = np.array([low, low + 200, low + 100, low + 200, low], dtype=dtype)
+    for y in (whole, np.array([ends.max, ends.min, 0, ends.max, ends.max], dtype=dtype)):
+        found = summarise(group(np.zeros((5, 1)), y), None)
+        classes, rows = np.unique(y, return_counts=True)
+        assert found.classes is not None
+        assert found.classes.dtype == found.target_dtype == dtype
+        assert found.classes.tolist() == classes.tolist()
+        assert found.class_rows.tolist() == rows.tolist()
+
+
+def test_the_dtype_that_holds_every_target(X: Any) -> None:
+    empty = summarise(group(X[:0], np.zeros(0, object), rows=(0, 0)), None)
+    kinds: list[tuple[Any, Any, str]] = [("U1", "U7", "U7"), ("int8", "uint8", "int16"), ("float32", "float32", "float32"), ("?", "i8", "i8")]
+    for left, right, expected in kinds:
+        sides = [summarise(group(X, np.ones(5, dtype)), None) for dtype in (left, right)]
+        assert reduce(add_summaries, [empty, *sides, empty]).target_dtype == np.dtype(expected)
+    assert summarise(group(X), None).target_dtype is None
+    assert summarise(group(X, np.ones((5, 2), np.float32)), None).target_dtype == np.float32
+
+
 @pytest.mark.parametrize("y", [None, np.array([0.5, 1, 2, 3, 4]), np.zeros((5, 2))])
 def test_no_classes(X: Any, y: Any) -> None:
     assert summarise(group(X, y), None).classes is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import rosen, rosen_der, rosen_hess
 
-from tasks.objectives import Evaluation
-from tasks.strategies.base import Strategy
+from tasks.losses import LOSSES
+from tasks.objectives import Evaluation, LinearObjective, add_partials, evaluate, evaluate_product
+from tasks.partition import Group
+from tasks.penalties import L2
+from tasks.strategies.base import Round, Strategy
 from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.line_search import Point, acceptable
@@ -39,18 +43,19 @@ def rosenbrock(w: Float64) -> tuple[float, Float64, Float64]:
     return float(rosen(w)), rosen_der(w), rosen_hess(w)
 
 
+def answer(function: Any, request: Round) -> Evaluation:
+    value, gradient, hessian = function(request.parameters)
+    if request.power == "hessian_vector":
+        return Evaluation(np.nan, hessian @ request.direction, None, 0)
+    return Evaluation(value, gradient, hessian if request.power == "hessian" else None, 0)
+
+
 def run(strategy: Strategy, function: Any, start: Float64, limit: int = 5000) -> tuple[Any, int]:
     """The final state and the rounds taken."""
     state = strategy.init(start)
     rounds = 0
     while state.status.kind == "running":
-        request = strategy.request(state)
-        value, gradient, hessian = function(request.parameters)
-        if request.power == "hessian_vector":
-            evaluation = Evaluation(np.nan, hessian @ request.direction, None, 0)
-        else:
-            evaluation = Evaluation(value, gradient, hessian if request.power == "hessian" else None, 0)
-        state = strategy.update(state, evaluation)
+        state = strategy.update(state, answer(function, strategy.request(state)))
         rounds += 1
         assert rounds < limit, state.status
     return state, rounds
@@ -136,9 +141,107 @@ def test_a_start_that_is_not_finite_ends_at_once() -> None:
         assert rounds <= 2
 
 
-def test_impossible_hyperparameters() -> None:
-    for wrong in ({"step_size": 0.0}, {"step_size": -1.0}, {"momentum": 1.0, "step_size": 0.1}, {"momentum": 0.5}):
-        with pytest.raises(ValueError, match=r"step_size|momentum"):
+@pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
+def test_the_accepted_point_has_its_own_value_and_gradient(strategy: Strategy) -> None:
+    """Whenever a callback may look, or stop the fit."""
+    quadratic = Quadratic()
+    state = strategy.init(np.zeros(12))
+    while state.status.kind == "running":
+        state = strategy.update(state, answer(quadratic, strategy.request(state)))
+        value, gradient, _ = quadratic(state.accepted.parameters)
+        assert state.accepted.value == value
+        np.testing.assert_array_equal(state.accepted.gradient, gradient)
+
+
+def test_a_sample_of_rows_speaks_until_all_rows_have_been_evaluated() -> None:
+    strategy, quadratic = SampledNewton(tol=1e-10), Quadratic()
+    state = strategy.init(np.zeros(12))
+    while state.full is None:
+        state = strategy.update(state, answer(quadratic, strategy.request(state)))
+    assert state.accepted is state.sample.accepted
+    request = strategy.request(state)
+    state = strategy.update(state, answer(quadratic, request))
+    np.testing.assert_array_equal(state.accepted.parameters, request.parameters)
+
+
+# -- the state is all that a fit remembers -------------------------------------------------------------------------------------------
+
+
+def some_rows(start: int = 0, stop: int = 8) -> tuple[LinearObjective, Group]:
+    """Partitions start to stop of 8, weighted by row and by class."""
+    random = np.random.default_rng(3)
+    X, y, weight = random.normal(size=(400, 6)) * np.geomspace(0.1, 10, 6), random.integers(0, 2, 400), random.random(400)
+    offsets = np.array([0, 31, 31, 100, 170, 171, 250, 333, 400])
+    rows = slice(offsets[start], offsets[stop])
+    objective = LinearObjective(LOSSES["logistic"], 6, 1, True, np.arange(2), np.array([0.3, 1.7]))
+    return objective, Group(X[rows], y[rows], weight[rows], offsets[start : stop + 1] - offsets[start], start)
+
+
+def one_round(strategy: Strategy, state: Any) -> Any:
+    objective, group = some_rows()
+    request, layout = strategy.request(state), objective.layout
+    parameters = request.parameters[None]
+    if request.power == "hessian_vector":
+        assert request.direction is not None
+        partial = objective.hessian_vector(group, parameters, request.direction[None])
+        return strategy.update(state, evaluate_product(partial, 0, layout, L2(0.01), request.direction))
+    partial = objective.hessian(group, parameters) if request.power == "hessian" else objective.loss_and_gradient(group, parameters)
+    return strategy.update(state, evaluate(partial, 0, layout, L2(0.01), request.parameters))
+
+
+def to_the_end(strategy: Strategy, state: Any) -> Any:
+    while state.status.kind == "running":
+        state = one_round(strategy, state)
+    return state
+
+
+def test_a_fit_goes_on_from_a_state_saved_in_the_middle_of_an_inner_solve() -> None:
+    strategy = NewtonCG(tol=1e-9)
+    state = strategy.init(np.zeros(7))
+    while state.iteration < 2 or state.solve is None or state.solve.products < 2:
+        state = one_round(strategy, state)
+    saved = pickle.dumps(state)
+    end, resumed = to_the_end(strategy, state), to_the_end(strategy, pickle.loads(saved))
+    assert end.status.kind == "converged"
+    assert resumed.iteration == end.iteration > state.iteration
+    assert resumed.accepted.parameters.tobytes() == end.accepted.parameters.tobytes()
+
+
+def test_product_rounds_bring_the_weight_of_their_rows_however_groups_are_cut() -> None:
+    objective, whole = some_rows()
+    at, direction = np.random.default_rng(4).normal(size=(2, 1, 7))
+    found = objective.hessian_vector(whole, at, direction)
+    halves = [objective.hessian_vector(some_rows(a, b)[1], at, direction) for a, b in ((0, 4), (4, 8))]
+    assert add_partials(*halves).weight_sum == found.weight_sum
+    assert found.weight_sum == pytest.approx(objective.loss_and_gradient(whole, at).weight_sum, rel=1e-14)
+    unweighted = LinearObjective(LOSSES["logistic"], 6, 1, True, np.arange(2), np.array([1.0, 0.0]))
+    assert unweighted.hessian_vector(whole, at, direction).weight_sum == pytest.approx(whole.sample_weight[whole.y == 0].sum())  # type: ignore[index]
+
+
+# -- hyperparameters -----------------------------------------------------------------------------------------------------------------
+
+
+IMPOSSIBLE: list[tuple[type, str, Any]] = [
+    *[(kind, "tol", tol) for kind in (GradientDescent, LBFGS, Newton, NewtonCG, SampledNewton) for tol in (-1e-9, np.nan, "small")],
+    *[(kind, "max_iter", count) for kind in (GradientDescent, LBFGS, Newton, NewtonCG, SampledNewton) for count in (0, 2.5, None)],
+    *[(kind, "memory", count) for kind in (LBFGS, SampledNewton) for count in (0, -1)],
+    *[(kind, "row_step", count) for kind in (Newton, SampledNewton) for count in (0, 1.5)],
+    (Newton, "decrement_tol", np.nan),
+    (NewtonCG, "max_products", 0),
+    (SampledNewton, "sample_tol", -1.0),
+    *[(GradientDescent, "step_size", step) for step in (0.0, -1.0, np.nan, np.inf, "fixed")],
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), IMPOSSIBLE, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_impossible_hyperparameters(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got "):
+        kind(**{name: value})
+
+
+def test_impossible_momentum() -> None:
+    for wrong in ({"momentum": 1.0, "step_size": 0.1}, {"momentum": 0.5}):
+        with pytest.raises(ValueError, match="momentum"):
             GradientDescent(**wrong)
 
 

@@ -21,6 +21,7 @@ from dask import delayed
 from distributed import Client
 
 from pipeline import Dataset, LinearRegression, LogisticRegression
+from tasks import checking
 
 ROWS = (100, 200, 300)
 CUTS = (0, 100, 300, 600)
@@ -238,6 +239,37 @@ def test_labels_of_any_type(kind: str) -> None:
         assert model.parameters_sha256_ == expected.parameters_sha256_
 
 
+@pytest.mark.parametrize(
+    ("y", "kind", "dtype", "text", "too_many"),
+    [
+        ((X[:, 0] * 10).astype(np.float32), "continuous", "float32", False, False),
+        (np.arange(600, dtype=np.int32), "continuous", "int32", False, True),
+        (np.arange(600).astype(str), "text", "<U3", True, True),
+        (np.where(Y == 1, "yes", "no"), "classes", "<U3", True, False),
+        (Y.astype(np.int8), "classes", "int8", False, False),
+        (Y[:, None].astype(np.float32), "multioutput", "float32", False, False),
+    ],
+)
+def test_the_kind_and_dtype_of_y(y: Any, kind: str, dtype: str, text: bool, too_many: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "MAX_CLASSES", 50)
+    chunks = pieces(y)
+    for dataset in (
+        Dataset.from_arrays(X, y, partition_rows=ROWS),
+        Dataset.from_function(lambda i: (pieces(X)[i], chunks[i]), n_partitions=3, n_columns=4),
+    ):
+        schema = dataset.schema
+        assert (schema.target_kind, schema.target_dtype, schema.target_is_text, schema.too_many_classes) == (kind, dtype, text, too_many)
+        assert dataset.y.dtype == dtype
+        np.testing.assert_array_equal(dataset.y.compute(), y)
+    assert Dataset.from_arrays(X).schema.target_dtype is None
+
+
+def test_y_of_partitions_that_differ_in_dtype() -> None:
+    chunks = [Y[:100].astype(np.int8), Y[100:300].astype(np.float32), Y[300:]]
+    y = Dataset.from_function(lambda i: (pieces(X)[i], chunks[i]), n_partitions=3, n_columns=4).y
+    assert {chunk.compute().dtype for chunk in y.partitions} == {y.dtype} == {np.dtype(np.float64)}
+
+
 @dataclass
 class Tally:
     """Counts reads, in whatever process they happen."""
@@ -276,6 +308,19 @@ def test_one_read_a_fit(tally: Tally) -> None:
     both = counted_array(tally, np.column_stack([X, Y]))
     LogisticRegression(solver="gradient-descent", tol=1e-2).fit(both[:, :4], both[:, 4])
     assert tally.reads == 3
+
+
+def test_released_rows_are_read_again(tally: Tally) -> None:
+    train, test = Dataset.from_dask(counted_array(tally, X), dask_y()).split()
+    scores = []
+    for reads in (3, 6):
+        model = LogisticRegression().fit(train)
+        scores.append((model.parameters_sha256_, model.score(test)))
+        assert tally.reads == reads
+        test.release()
+        assert not train.source.resident
+    assert scores[0] == scores[1]
+    train.release()
 
 
 def test_one_read_of_frames(tally: Tally) -> None:

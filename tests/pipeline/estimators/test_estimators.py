@@ -152,3 +152,50 @@ def test_arrays_on_a_cluster_make_no_warning(client: Client) -> None:
         warnings.simplefilter("error")
         model = LogisticRegression().fit(X, X[:, 0] > 0.1)
     assert model.tasks_per_round_ == 2
+
+
+def test_lazy_predictions_of_models_with_equal_parameters_but_other_labels() -> None:
+    X, y = breast_cancer()
+    lazy = da.from_array(X, chunks=(200, -1))
+    numbers, words = LogisticRegression().fit(X, 5 + 2 * y), LogisticRegression().fit(X, np.array(["no", "yes"])[y])
+    assert numbers.parameters_sha256_ == words.parameters_sha256_
+    a, b = dask.compute(numbers.predict(lazy), words.predict(lazy))
+    assert np.array_equal(a, numbers.predict(X))
+    assert np.array_equal(b, words.predict(X))
+
+
+def test_scores_of_rows_that_cannot_be_scored() -> None:
+    X, y = breast_cancer()
+    model = LogisticRegression().fit(X, y)
+    holed = X.copy()
+    holed[100, 3] = np.nan
+    with pytest.raises(ValueError, match="contains NaN"):
+        model.score(Dataset.from_arrays(holed, y, n_partitions=3))
+    with pytest.raises(ValueError, match="contains NaN"):
+        model.score(da.from_array(holed, chunks=(100, -1)), da.from_array(y, chunks=100))
+    with pytest.raises(ValueError, match="needs y"):
+        model.score(Dataset.from_arrays(X, n_partitions=3))
+    with pytest.raises(ValueError, match="needs y"):
+        model.score(da.from_array(X, chunks=(100, -1)))
+
+
+def test_scores_after_the_rows_crossed_the_network(client: Client) -> None:
+    """Arrays that arrive misaligned are put right first; persisted chunks on two workers do arrive so."""
+    X, y = breast_cancer()
+    model = LogisticRegression().fit(X, y)
+    for _ in range(5):
+        lazy = [da.from_array(a, chunks=37 if a.ndim == 1 else (37, -1)).persist() for a in (X, y)]
+        assert model.score(*lazy) == model.score(X, y)
+        assert np.array_equal(model.predict(lazy[0]).compute(), model.predict(X))
+
+
+def test_balanced_weights_with_a_class_that_weighs_nothing() -> None:
+    X, y = breast_cancer()
+    Y = np.where(np.arange(len(y)) < 20, 2, y)
+    weight = np.where(Y == 2, 0.0, 1.0)
+    found = LogisticRegression(class_weight="balanced").fit(X, Y, sample_weight=weight)
+    assert np.all(np.isfinite(found.coef_))
+    two = LogisticRegression(class_weight="balanced").fit(X[Y < 2], Y[Y < 2])
+    assert np.mean(found.predict(X[Y < 2]) == two.predict(X[Y < 2])) > 0.98
+    with pytest.raises(ValueError, match="leaves no row any weight"):
+        LogisticRegression(class_weight={0: 0.0, 1: 0.0}).fit(X, y)

@@ -1,0 +1,172 @@
+"""What a fit does when the cluster under it changes: it goes on with the same bits, or ends soon with a named error."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from pipeline import Dataset, LogisticRegression
+from pipeline.execution.cluster import WorkersUnavailableError
+from tests.data import breast_cancer
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[tuple[LocalCluster, Client]]:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
+        yield cluster, client
+
+
+def digest(dataset: Dataset) -> str:
+    return str(LogisticRegression(solver="lbfgs", tol=1e-8).fit(dataset).parameters_sha256_)
+
+
+def here(make: Any) -> str:
+    with dask.config.set(scheduler="threads"):
+        return digest(make())
+
+
+@pytest.mark.timeout(90)
+def test_kills_at_any_moment_of_a_fit(own_cluster: tuple[LocalCluster, Client]) -> None:
+    """Not between rounds only: a thread kills whatever worker there is, every now and then, while fits run."""
+    cluster, client = own_cluster
+    X, y = breast_cancer()
+    expected = here(lambda: Dataset.from_arrays(X, y, n_partitions=34))
+    done = threading.Event()
+    killed = []
+
+    def kill() -> None:
+        random = np.random.default_rng(0)
+        while not done.wait(0.7 + random.random()) and len(killed) < 6:
+            pids = [nanny.process.pid for nanny in cluster.workers.values() if nanny.process is not None and nanny.process.pid]
+            if pids:
+                os.kill(pids[int(random.integers(len(pids)))], signal.SIGKILL)
+                killed.append(pids)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        deadline = time.monotonic() + 60
+        while len(killed) < 6 and time.monotonic() < deadline:
+            assert digest(Dataset.from_arrays(X, y, n_partitions=34)) == expected
+    finally:
+        done.set()
+        killer.join()
+    assert len(killed) >= 3
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+def test_a_dataset_outlives_a_restart_of_the_cluster(own_cluster: tuple[LocalCluster, Client], kind: str) -> None:
+    _, client = own_cluster
+    X, y = breast_cancer()
+
+    def make() -> Dataset:
+        if kind == "numpy":
+            return Dataset.from_arrays(X, y, n_partitions=8)
+        return Dataset.from_dask(da.from_array(X, chunks=(80, -1)), da.from_array(y, chunks=80))
+
+    dataset = make()
+    first = digest(dataset)
+    client.restart()
+    assert digest(dataset) == first == here(make)
+
+
+@pytest.mark.timeout(90)
+def test_a_load_that_failed_can_be_repeated(client: Client, tmp_path: Path) -> None:
+    X, y = breast_cancer()
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", y)
+    dataset = Dataset.read_npy(tmp_path / "X.npy", tmp_path / "y.npy", n_partitions=4)
+    (tmp_path / "X.npy").rename(tmp_path / "away.npy")
+    with pytest.raises((OSError, ValueError), match="X.npy"):
+        LogisticRegression().fit(dataset)
+    (tmp_path / "away.npy").rename(tmp_path / "X.npy")
+    assert LogisticRegression().fit(dataset).score(dataset) > 0.9
+
+
+@pytest.mark.timeout(90)
+def test_two_fits_on_one_dataset(client: Client) -> None:
+    X, y = breast_cancer()
+    dataset = Dataset.from_arrays(X, y, n_partitions=16)
+    expected = here(lambda: Dataset.from_arrays(X, y, n_partitions=16))
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(digest(dataset))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 3
+
+
+class AfterRounds:
+    """A callback that does something after the third round."""
+
+    def __init__(self, action: Any) -> None:
+        self.action = action
+        self.rounds = 0
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        pass
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        pass
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        pass
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
+        self.rounds += 1
+        if self.rounds == 3:
+            self.action()
+        return False
+
+
+@pytest.mark.timeout(90)
+def test_all_workers_gone_ends_with_a_named_error(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    command = [sys.executable, "-m", "dask"]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    X, y = breast_cancer()
+    with subprocess.Popen([*command, "scheduler", "--scheduler-file", str(file), "--port", "0", "--no-dashboard"], **quiet) as scheduler:
+        while not file.exists():
+            time.sleep(0.1)
+        arguments = ["worker", "--scheduler-file", str(file), "--no-nanny", "--nthreads", "1", "--no-dashboard"]
+        with subprocess.Popen([*command, *arguments], **quiet) as worker:
+            try:
+                with Client(scheduler_file=str(file)) as client, dask.config.set({"dask-descent.wait-for-workers": 3}):
+                    client.wait_for_workers(1, timeout=30)
+                    model = LogisticRegression(solver="lbfgs", tol=1e-12).set_callbacks(AfterRounds(worker.kill))
+                    with pytest.raises(WorkersUnavailableError, match="no worker joined"):
+                        model.fit(X, y)
+            finally:
+                worker.kill()
+                scheduler.kill()
+
+
+def fit_here(_: int) -> str:
+    X, y = breast_cancer()
+    with dask.config.set(scheduler="threads"):
+        return digest(Dataset.from_arrays(X, y, n_partitions=9))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fit_in_a_forked_child() -> None:
+    """A child has none of its parent's threads, and must not wait for them."""
+    expected = fit_here(0)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map_async(fit_here, [0]).get(timeout=40) == [expected]
