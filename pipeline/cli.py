@@ -15,8 +15,8 @@ from typing import Any, Final, get_args
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.config import bundled_jobs, read_job
 from pipeline.jobs.pixels import Format, make_pixels
-from pipeline.model_files import MODEL_FILE, load_model
-from pipeline.predictions import predict_files
+from pipeline.models.model_files import MODEL_FILE, load_model
+from pipeline.models.predictions import predict_files
 from pipeline.progress import RoundProgress
 from pipeline.runs import Metrics, run_job
 

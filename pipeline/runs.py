@@ -1,7 +1,7 @@
 """A run: a job's data split, fitted and scored where it lives, and the files that it leaves.
 
     job.toml           the job as it ran, every key and override; `python -m pipeline train job.toml` runs it again
-    model.safetensors  the model: see `pipeline.model_files`
+    model.safetensors  the model: see `pipeline.models.model_files`
     history.jsonl      a line for every round: see `pipeline.history.Row`; numbers that are not finite are null
     loss.png           objective and largest |gradient| by round
     metrics.json       what `Metrics` holds; written last, so a run that has it is whole
@@ -30,9 +30,9 @@ from sklearn.base import ClassifierMixin
 from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import LinearModel
-from pipeline.files import replace_file
 from pipeline.history import Row
-from pipeline.model_files import MODEL_FILE, save_model
+from pipeline.models.files import replace_file
+from pipeline.models.model_files import MODEL_FILE, save_model
 from pipeline.progress import RoundProgress
 from tasks import DISTRIBUTION, __version__
 

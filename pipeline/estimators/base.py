@@ -44,6 +44,9 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
 
     fit_intercept: bool
+    solver: Any
+    tol: float
+    max_iter: int | None
 
     @abstractmethod
     def _objective(self, schema: Schema) -> LinearObjective:
@@ -52,10 +55,6 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
     @abstractmethod
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         """The penalty next to the mean loss."""
-
-    @abstractmethod
-    def _solver(self) -> tuple[Any, float, int | None]:
-        """solver, tol, max_iter."""
 
     @abstractmethod
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
@@ -88,7 +87,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
             with executor.span(f"fit-{type(self).__name__}"):
                 schema = dataset.schema
                 objective = self._objective(schema)
-                strategy, choice = choose(self._solver()[0], problem_of(objective, schema), *self._solver()[1:])
+                strategy, choice = choose(self.solver, problem_of(objective, schema), self.tol, self.max_iter)
                 callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
                 start = self._start(objective)[None]
                 result = train(executor, dataset, objective, [self._penalty(schema, objective)], strategy, start, callbacks.on_round)

@@ -27,20 +27,22 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, LinearModel):
     def _objective(self, schema: Schema) -> LinearObjective:
         if schema.target_kind == "none":
             raise ValueError("the dataset has no y; name its target= when it is read")
-        if schema.classes is not None and schema.classes.dtype.kind not in "biuf":
-            raise ValueError(f"y holds labels ({schema.classes[0]!r}, ...), not numbers; use LogisticRegression, or encode them")
+        if schema.target_is_text:
+            raise ValueError("y holds labels, not numbers; use LogisticRegression, or encode them")
         return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept)
 
     def _check_target(self, y: Any) -> Any:
         return check_array(y, ensure_2d=False, dtype="numeric", ensure_all_finite=False, input_name="y", estimator=self)
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
-        flat = dataset.schema.target_kind != "multioutput"
-        self.coef_ = coef[0] if flat else coef
-        fitted = intercept if self.fit_intercept else np.zeros_like(intercept)
-        self.intercept_ = fitted[0] if flat else fitted
-        if not self.fit_intercept:
-            self.intercept_ = 0.0
+        several = dataset.schema.target_kind == "multioutput"
+        self.coef_ = coef if several else coef[0]
+        fitted = intercept if several else intercept[0]
+        self.intercept_ = fitted if self.fit_intercept else 0.0
+
+    def _store(self, result: Any, objective: LinearObjective, dataset: Dataset) -> None:
+        super()._store(result, objective, dataset)
+        self.n_iter_ = max(1, max(result.iterations))
 
     def _coef(self) -> tuple[Array, Array]:
         coef = np.atleast_2d(self.coef_)
@@ -102,15 +104,8 @@ class LinearRegression(LeastSquares):
         self.solver = solver
         self.max_iter = max_iter
 
-    def _solver(self) -> tuple[Any, float, int | None]:
-        return self.solver, self.tol, self.max_iter
-
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         return L2(0.0)
-
-    def _store(self, result: Any, objective: LinearObjective, dataset: Dataset) -> None:
-        super()._store(result, objective, dataset)
-        self.n_iter_ = max(1, max(result.iterations))
 
 
 class Ridge(LeastSquares):
@@ -158,9 +153,6 @@ class Ridge(LeastSquares):
         self.random_state = random_state  # nothing here is drawn: every value gives the same fit
         self.warm_start = warm_start
 
-    def _solver(self) -> tuple[Any, float, int | None]:
-        return self.solver, self.tol, self.max_iter
-
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         alpha = np.asarray(self.alpha, dtype=np.float64)
         if alpha.ndim == 0:
@@ -168,7 +160,3 @@ class Ridge(LeastSquares):
         if alpha.shape != (objective.n_outputs,):
             raise ValueError(f"Number of targets and number of penalties do not correspond: {alpha.shape[0]} != {objective.n_outputs}")
         return L2(np.repeat(alpha, objective.n_columns) / schema.weight_sum)
-
-    def _store(self, result: Any, objective: LinearObjective, dataset: Dataset) -> None:
-        super()._store(result, objective, dataset)
-        self.n_iter_ = max(1, max(result.iterations))

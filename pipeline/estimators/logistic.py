@@ -15,6 +15,7 @@ from sklearn.utils.validation import column_or_1d
 from pipeline.data.dataset import Dataset, Schema
 from pipeline.estimators.base import LinearModel, lives_in_partitions
 from pipeline.estimators.linear import THREADS_CURE
+from tasks.checking import MAX_CLASSES
 from tasks.losses import LogisticLoss, Loss, MultinomialLoss
 from tasks.objectives import LinearObjective
 from tasks.penalties import L2
@@ -90,12 +91,13 @@ class LogisticRegression(ClassifierMixin, LinearModel):
         self.warm_start = warm_start
         self.n_jobs = n_jobs
 
-    def _solver(self) -> tuple[Any, float, int | None]:
-        return self.solver, self.tol, self.max_iter
-
     def _objective(self, schema: Schema) -> LinearObjective:
         if schema.target_kind == "none":
             raise ValueError("the dataset has no y; name its target= when it is read")
+        if schema.too_many_classes:
+            raise ValueError(
+                f"y has more than {MAX_CLASSES} different labels, too many for a classifier; group them, or regress on numbers"
+            )
         if schema.classes is None:
             raise ValueError(
                 f"Unknown label type: {schema.target_kind}. Maybe you are trying to fit a classifier, which expects discrete classes"

@@ -42,7 +42,7 @@ def here(make: Any) -> str:
 @pytest.mark.timeout(90)
 def test_kills_at_any_moment_of_a_fit(own_cluster: tuple[LocalCluster, Client]) -> None:
     """Not between rounds only: a thread kills whatever worker there is, every now and then, while fits run."""
-    cluster, client = own_cluster
+    cluster, _ = own_cluster
     X, y = breast_cancer()
     expected = here(lambda: Dataset.from_arrays(X, y, n_partitions=34))
     done = threading.Event()
@@ -92,7 +92,7 @@ def test_a_load_that_failed_can_be_repeated(client: Client, tmp_path: Path) -> N
     np.save(tmp_path / "y.npy", y)
     dataset = Dataset.read_npy(tmp_path / "X.npy", tmp_path / "y.npy", n_partitions=4)
     (tmp_path / "X.npy").rename(tmp_path / "away.npy")
-    with pytest.raises((OSError, ValueError), match="X.npy"):
+    with pytest.raises((OSError, ValueError), match=r"X\.npy"):
         LogisticRegression().fit(dataset)
     (tmp_path / "away.npy").rename(tmp_path / "X.npy")
     assert LogisticRegression().fit(dataset).score(dataset) > 0.9

@@ -20,10 +20,10 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
 from pipeline.config import Job, Local, read_job
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.files import replace_file, write_beside
 from pipeline.history import digest
-from pipeline.model_files import load_model, save_model
-from pipeline.predictions import predict_files
+from pipeline.models.files import replace_file, write_beside
+from pipeline.models.model_files import load_model, save_model
+from pipeline.models.predictions import predict_files
 from pipeline.runs import Run, finite, rows_read, run_job
 from tasks.rows import split_rows
 from tasks.strategies.newton import Newton
@@ -131,7 +131,7 @@ def test_data_are_looked_for_before_a_cluster_is_started(
 
 def test_an_in_process_job_leaves_the_current_client_alone(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ClusterExecutor, "map_reduce", lambda *_: pytest.fail("ran on the cluster"))
-    assert run_here("wine", tmp_path / "run").metrics["cluster"] == "in-process"
+    assert run_here("breast_cancer", tmp_path / "run").metrics["cluster"] == "in-process"
 
 
 def test_rows_read_counts_samples_as_samples() -> None:

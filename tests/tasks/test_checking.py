@@ -104,7 +104,12 @@ def test_classes_over_the_range_of_a_dtype(dtype: str) -> None:
 
 def test_the_dtype_that_holds_every_target(X: Any) -> None:
     empty = summarise(group(X[:0], np.zeros(0, object), rows=(0, 0)), None)
-    kinds: list[tuple[Any, Any, str]] = [("U1", "U7", "U7"), ("int8", "uint8", "int16"), ("float32", "float32", "float32"), ("?", "i8", "i8")]
+    kinds: list[tuple[Any, Any, str]] = [
+        ("U1", "U7", "U7"),
+        ("int8", "uint8", "int16"),
+        ("float32", "float32", "float32"),
+        ("?", "i8", "i8"),
+    ]
     for left, right, expected in kinds:
         sides = [summarise(group(X, np.ones(5, dtype)), None) for dtype in (left, right)]
         assert reduce(add_summaries, [empty, *sides, empty]).target_dtype == np.dtype(expected)

@@ -18,7 +18,7 @@ from sklearn.base import ClassifierMixin
 from pipeline.data import readers
 from pipeline.estimators.base import LinearModel
 from pipeline.execution.executors import default_threads
-from pipeline.files import write_beside
+from pipeline.models.files import write_beside
 from pipeline.progress import RoundProgress
 from tasks.blocks import as_design
 

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from pipeline.config import estimators
 from pipeline.estimators.base import LinearModel
-from pipeline.files import replace_file
+from pipeline.models.files import replace_file
 from pipeline.sections import unknown
 from tasks import __version__
 from tasks.typing import Array
