@@ -348,3 +348,15 @@ def test_array_api_is_numpy(case: tuple[int, int, int]) -> None:
     close([kernels.raw_prediction(array_api_strict.asarray(q.X), q.coef, q.intercept)], [kernels.raw_prediction(q.X, q.coef, q.intercept)])
     with pytest.raises(TypeError, match="Hessian"):
         kernels.hessian(q.loss, array_api_strict.asarray(q.X), q.y, None, q.offsets, q.coef, q.intercept, q.k, True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cupy_is_numpy(case: tuple[int, int, int]) -> None:
+    """The same sums from rows on a device."""
+    import cupy
+
+    q = make(*case, 12, [70, 0, 30])
+    X, y = cupy.asarray(q.X), cupy.asarray(q.y)
+    found = kernels.loss_and_gradient(q.loss, X, y, cupy.asarray(q.weight), q.offsets, q.coef, q.intercept, q.k)
+    close(found, kernels.loss_and_gradient(q.loss, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k))
