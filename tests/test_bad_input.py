@@ -184,7 +184,7 @@ ERRORS: dict[str, Case] = {
     "labels for a regressor, Dask": (
         lambda: Ridge().fit(lazy(X), lazy(np.where(Y, "yes", "no"))),
         ValueError,
-        "y holds labels .* use LogisticRegression",
+        "y holds labels, .*use LogisticRegression",
     ),
     "labels of mixed types": (lambda: fit(X, np.array([1, "a"] * 30, dtype=object)), (ValueError, TypeError), "label|uniformly"),  # type: ignore[dict-item]
     "labels of mixed types, Dask": (

@@ -67,7 +67,7 @@ def test_same_bits_on_any_cluster(in_process: dict[str, str], n_workers: int, th
 
 
 class KillWorker:
-    """A scikit-learn callback that kills the worker holding the most shards, after the third round."""
+    """A scikit-learn callback that kills a worker after the third round, and another one after the fifth."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
@@ -86,8 +86,8 @@ class KillWorker:
     def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
         self.rounds += 1
         if self.rounds in (3, 5):
-            pids = [worker.process.pid for worker in self.cluster.workers.values() if worker.process is not None]
-            pid = next(pid for pid in pids if pid not in self.killed)
+            pids = [nanny.process.pid for nanny in self.cluster.workers.values() if nanny.process is not None]
+            pid = next(pid for pid in pids if pid is not None and pid not in self.killed)
             os.kill(pid, signal.SIGKILL)
             self.killed.append(pid)
         return False
