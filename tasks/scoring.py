@@ -33,7 +33,8 @@ class ScoreSums(NamedTuple):
 
 
 def score_sums(rows: Group | Block, shared: ScoreInput) -> ScoreSums:
-    """Of one group or block."""
+    """Of one group or block. Raises ValueError for rows that cannot be scored."""
+    require_scorable(rows, shared)
     raw = finite_predictions(shared, normalise(rows.X))
     weight = np.ones(raw.shape[0]) if rows.sample_weight is None else normalise(rows.sample_weight)
     total = float(weight.sum())
@@ -41,9 +42,23 @@ def score_sums(rows: Group | Block, shared: ScoreInput) -> ScoreSums:
     if shared.objective.classes is not None:
         correct = float(weight[predicted_classes(raw, shared.objective.classes) == rows.y].sum())
         return ScoreSums(total, correct, *(np.zeros(1),) * 3)
-    y = normalise(rows.y).reshape(len(raw), -1).astype(np.float64)
+    y = normalise(rows.y).reshape(len(raw), raw.shape[1]).astype(np.float64)
     mean = weight @ y / total if total else np.zeros(y.shape[1])
     return ScoreSums(total, 0.0, weight @ (y - raw) ** 2, mean, weight @ (y - mean) ** 2)
+
+
+def require_scorable(rows: Group | Block, shared: ScoreInput) -> None:
+    """What a fit would have refused in y and sample_weight, a score refuses too."""
+    y, weight, classes = rows.y, rows.sample_weight, shared.objective.classes
+    assert y is not None
+    if weight is not None and not np.all((weight >= 0) & np.isfinite(weight)):
+        raise ValueError("sample_weight must be finite and not negative")
+    if y.dtype.kind == "f" and not np.all(np.isfinite(y)):
+        raise ValueError("Input y contains NaN or infinity; drop such rows")
+    text = [kind in "US" for kind in (y.dtype.kind, "f" if classes is None else classes.dtype.kind)]
+    if len(y) and (y.dtype.kind == "O" or text[0] != text[1]):
+        wanted = "numbers" if classes is None else f"labels like {classes[0].item()!r}"
+        raise ValueError(f"y holds {y.dtype} values like {y.flat[:1].tolist()[0]!r}, but the model was fitted on {wanted}")
 
 
 def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:

@@ -30,17 +30,19 @@ def check_workers(client: Client) -> None:
     for address, report in reports.items():
         if isinstance(report, ModuleNotFoundError | ImportError | AttributeError):
             raise VersionMismatchError(f"worker {address}: {_missing(report)}")
+        if isinstance(report, OSError):  # it has just gone; the scheduler knows, or will soon
+            continue
         if isinstance(report, Exception):
             raise report
+        known.add(address)
         if report["code"] != own["code"]:
             raise VersionMismatchError(f"worker {address} runs another version of dask-descent than this process; install the same on both")
-    other = [address for address, report in reports.items() if report["numeric"] != own["numeric"]]
+    other = [address for address in new if address in known and reports[address]["numeric"] != own["numeric"]]
     if other:
         warnings.warn(
             f"{', '.join(other)}: the CPU or BLAS there rounds differently from this process's; results will not be bit-identical",
             stacklevel=2,
         )
-    known.update(reports)
 
 
 def _missing(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import dask
@@ -21,6 +22,7 @@ from dask.task_spec import Task, TaskRef
 from tasks.blocks import BlockSpec, as_design, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
 from tasks.targets import as_target
 
+MAX_PARTITIONS = 1_000_000
 LAZY = (da.Array, dd.DataFrame, dd.Series)
 NAMES = ("X", "y", "sample_weight")
 
@@ -216,10 +218,16 @@ def require_design(X: Any) -> None:
         require_real(X.dtype)
 
 
-def require_count(n_partitions: int | None) -> None:
-    """Raise ValueError for a number of partitions that is none."""
-    if n_partitions is not None and n_partitions < 1:
+def require_count(n_partitions: Any) -> None:
+    """Raise TypeError or ValueError for a number of partitions that is none, or that nobody can mean."""
+    if n_partitions is None:
+        return
+    if not isinstance(n_partitions, Integral):
+        raise TypeError(f"n_partitions must be a whole number, got {n_partitions!r}")
+    if int(n_partitions) < 1:
         raise ValueError(f"n_partitions must be at least 1, got {n_partitions}")
+    if int(n_partitions) > MAX_PARTITIONS:
+        raise ValueError(f"n_partitions must be at most {MAX_PARTITIONS}, got {n_partitions}")
 
 
 def design_dtype(X: Any) -> str:

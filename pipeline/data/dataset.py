@@ -46,6 +46,7 @@ class Schema:
     target_kind: TargetKind
     n_targets: int
     target_dtype: np.dtype[Any] | None
+    largest_target: float
     classes: Array | None
     class_rows: Int64
     class_weights: Float64
@@ -351,6 +352,7 @@ def make_schema(dataset: Dataset, summary: Summary) -> Schema:
         kind,
         0 if shape is None else int(np.prod(shape, dtype=np.int64)),
         summary.target_dtype,
+        summary.largest_target,
         summary.classes,
         summary.class_rows,
         summary.class_weights,

@@ -56,6 +56,10 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         """The penalty next to the mean loss."""
 
+    def _tolerance(self, schema: Schema) -> float:
+        """tol as the strategies take it: absolute, on the gradient of the mean loss."""
+        return self.tol
+
     @abstractmethod
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
@@ -87,7 +91,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
             with executor.span(f"fit-{type(self).__name__}"):
                 schema = dataset.schema
                 objective = self._objective(schema)
-                strategy, choice = choose(self.solver, problem_of(objective, schema), self.tol, self.max_iter)
+                strategy, choice = choose(self.solver, problem_of(objective, schema), self._tolerance(schema), self.max_iter)
                 callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
                 start = self._start(objective)[None]
                 result = train(executor, dataset, objective, [self._penalty(schema, objective)], strategy, start, callbacks.on_round)

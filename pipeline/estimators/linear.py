@@ -31,6 +31,10 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, LinearModel):
             raise ValueError("y holds labels, not numbers; use LogisticRegression, or encode them")
         return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept)
 
+    def _tolerance(self, schema: Schema) -> float:
+        """Relative to the largest |y| and, where all columns are smaller than 1, to the largest |x|: units must not decide."""
+        return self.tol * schema.largest_target * min(1.0, float(np.max(schema.largest, initial=0.0)))
+
     def _check_target(self, y: Any) -> Any:
         return check_array(y, ensure_2d=False, dtype="numeric", ensure_all_finite=False, input_name="y", estimator=self)
 
@@ -68,7 +72,8 @@ class LinearRegression(LeastSquares):
 
     Where the columns are dependent, coef_ is the solution of least norm, as scikit-learn's. Parameters as
     `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton", "newton-cg", "lbfgs", "gradient-descent", "nesterov" or a
-    strategy; max_iter: steps at most, None for the strategy's own limit. Converged when max |gradient| <= tol, or at rounding.
+    strategy; max_iter: steps at most, None for the strategy's own limit. Converged when
+    max |gradient| <= tol max |y| (times max |x| where that is below 1), or at rounding.
     """
 
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {

@@ -15,6 +15,7 @@ from tasks.strategies.sampled_newton import SampledNewton
 
 # A Hessian of more parameters than this, or of more multiplications over all rows, costs more than the rounds it saves.
 MAX_HESSIAN: Final = 2000
+MAX_LEAST_SQUARES_HESSIAN: Final = 3500  # one Hessian is all that least squares needs
 MAX_HESSIAN_WORK: Final = 2e8
 SAMPLE_ROWS_PER_PARAMETER: Final = 50
 
@@ -48,12 +49,14 @@ def choose(solver: str | Any, problem: Problem, tol: float, max_iter: int | None
     Raises ValueError for a name that means nothing here.
     """
     if not isinstance(solver, str):
+        if not isinstance(solver, Strategy):
+            raise TypeError(f"solver must be a name or a strategy (powers, init, request, update), got {solver!r}")
         return solver, Choice(type(solver).__name__, "given as a strategy")
     name = SCIKIT_LEARN_NAMES.get(solver, solver)
     reason = "asked for" if name == solver else f"asked for as {solver}"
     if name == "auto":
         name, reason = automatic(problem)
-    elif name == "newton" and problem.n_parameters > MAX_HESSIAN:
+    elif name == "newton" and problem.n_parameters > MAX_LEAST_SQUARES_HESSIAN:
         name, reason = "newton-cg", f"newton with {problem.n_parameters} parameters: Hessian-vector products instead of a Hessian"
     if name not in SOLVERS:
         known = ", ".join(map(repr, [*SOLVERS, *SCIKIT_LEARN_NAMES]))
@@ -65,7 +68,7 @@ def automatic(problem: Problem) -> tuple[str, str]:
     """The fewest passes over the rows for the money."""
     n, rows = problem.n_parameters, problem.n_rows
     if problem.loss.name == "squared":
-        if n <= MAX_HESSIAN:
+        if n <= MAX_LEAST_SQUARES_HESSIAN:
             return "newton", f"squared loss and {n} parameters: one Hessian solves it"
         return "newton-cg", f"squared loss and {n} parameters: conjugate gradients"
     if rows >= 2 * SAMPLE_ROWS_PER_PARAMETER * n and n <= MAX_HESSIAN // 2:

@@ -33,8 +33,14 @@ INLINE_FLOATS: Final = 1000
 CLIENT_COMBINE_BYTES: Final = 1 << 20
 FAN_IN: Final = 8
 MAX_RELOADS: Final = 10
-HELD_ROUNDS: Final = 50
+HELD_ROUNDS: Final = 16
+SHORT_ROUND: Final = 0.05
+STUCK_AFTER: Final = 5.0
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
+
+
+class StuckError(CancelledError):
+    """Tasks wait, workers idle: loads that were meant for workers which died all at once are not given to those that came after them."""
 
 
 class WorkersUnavailableError(TimeoutError):
@@ -88,13 +94,13 @@ class ClusterExecutor(Executor):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
                     return self._round(resident, dataset, reduction, shared)
-                except CancelledError:
-                    pass  # rows were lost with their worker, or futures with a restart: they are made again
+                except CancelledError as error:  # rows were lost with their worker, or futures with a restart: they are made again
+                    stuck = isinstance(error, StuckError)
                 except BaseException:
                     if any(future.status == "error" for future in resident.futures):
                         self.release(dataset)  # what could not be read now may be readable later
                     raise
-                if any(future.cancelled() for future in resident.futures) and not isinstance(source, ArraySource):
+                if (stuck or any(future.cancelled() for future in resident.futures)) and not isinstance(source, ArraySource):
                     self.release(dataset)
         raise ConnectionError(
             f"the cluster lost the rows {MAX_RELOADS} times in one round: its workers seem to die when they load them;"
@@ -221,22 +227,28 @@ class ClusterExecutor(Executor):
         """Results of the round; on any exception, Ctrl-C among them, no task of it stays behind.
 
         A client's messages leave at most every 10 ms, and letting go of a round's futures is a message, which the next round would
-        have to wait behind. So the futures of up to `held` rounds are let go together.
+        have to wait behind. So the futures of up to `held` short rounds are let go together; of short ones only, because what is held
+        is computed again when its worker dies.
         """
+        start = time.monotonic()
         futures = self.client.get(graph, names, sync=False)
         try:
             while True:
                 try:
-                    distributed.wait(futures, timeout=self.patience)
+                    distributed.wait(futures, timeout=min(self.patience, STUCK_AFTER))
                     results = self.client.gather(futures)
                     break
                 except TimeoutError:
                     self._threads()  # slow is fine, nobody there is not
+                    if not any(self.client.processing().values()):
+                        raise StuckError from None
         except BaseException:
+            if self.client.status != "running":
+                raise ConnectionError("the client was closed, or lost its scheduler, during the fit") from None
             self.client.cancel(futures, force=True)
             raise
         self._held.append(futures)
-        if len(self._held) >= held:
+        if len(self._held) >= held or time.monotonic() - start > SHORT_ROUND:
             self._held.clear()
         return results
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Accepted(NamedTuple):
     gradient: Float64
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """See the module's docstring. Every state has `accepted`, `iteration` (accepted steps) and `status`, and is all that the algorithm
     remembers: from a saved state a fit goes on to the same bits."""
@@ -95,7 +96,10 @@ def status_after(iteration: int, gradient: Float64, tol: float, max_iter: int) -
     if largest <= tol:
         return Status("converged", f"largest |gradient| {largest:.3g} <= tol {tol:.3g}")
     if iteration >= max_iter:
-        return Status("out of rounds", f"reached max_iter={max_iter} before the gradient fell below tol; raise max_iter or scale the data")
+        return Status(
+            "out of rounds",
+            f"reached max_iter={max_iter} before the gradient fell below tol; raise max_iter, or centre and scale the columns",
+        )
     return RUNNING
 
 

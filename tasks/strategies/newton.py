@@ -42,7 +42,7 @@ class Newton:
 
     The trial with the full step brings value, gradient and Hessian in one round; when it lowers the objective enough (Armijo, 1e-4)
     that round is the next iteration. Otherwise the step is halved. A singular Hessian gives the step of least norm. Converged when
-    max |gradient| <= tol, or when the step lowers neither the objective nor the gradient beyond rounding.
+    max |gradient| <= tol after at least one step, or when the step lowers neither the objective nor the gradient beyond rounding.
     row_step > 1 works on every row_step-th row only, and decrement_tol > 0 also ends when the expected decrease
     ½ gradient' H^-1 gradient is below it, with that step ready to be taken (see `SampledNewton`).
 
@@ -101,7 +101,8 @@ class Newton:
         return state.accepted.parameters + state.step * state.direction
 
     def _next(self, state: NewtonState, evaluation: Evaluation) -> NewtonState:
-        status = status_after(state.iteration, state.accepted.gradient, self.tol, self.max_iter)
+        tol = self.tol if state.iteration else 0.0  # one step at least: it costs little, and no scale of y or X passes for an optimum
+        status = status_after(state.iteration, state.accepted.gradient, tol, self.max_iter)
         if status.kind != "running":
             return state._replace(status=status)
         assert evaluation.hessian is not None
@@ -112,7 +113,7 @@ class Newton:
             return state._replace(status=Status("diverged", "the Newton step is not finite; scale the columns of X"))
         state = state._replace(direction=direction, step=1.0)
         decrement = -0.5 * float(direction @ evaluation.gradient)
-        if decrement <= self.decrement_tol:
+        if self.decrement_tol > 0 and decrement <= self.decrement_tol:
             return state._replace(status=Status("converged", f"expected decrease {decrement:.3g} <= {self.decrement_tol:.3g}"))
         return state
 

@@ -112,6 +112,25 @@ def test_two_fits_on_one_dataset(client: Client) -> None:
     assert found == [expected] * 3
 
 
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+def test_all_workers_die_at_once_and_come_back(own_cluster: tuple[LocalCluster, Client], kind: str) -> None:
+    """Dask leaves tasks that were meant for the dead lying beside idle newcomers; the fit has them made anew."""
+    _, client = own_cluster
+    X, y = breast_cancer()
+
+    def make() -> Dataset:
+        if kind == "numpy":
+            return Dataset.from_arrays(X, y, n_partitions=8)
+        return Dataset.from_dask(da.from_array(X, chunks=(80, -1)), da.from_array(y, chunks=80))
+
+    dataset = make()
+    first = digest(dataset)
+    for pid in client.run(os.getpid).values():
+        os.kill(pid, signal.SIGKILL)
+    assert digest(dataset) == first == here(make)
+
+
 class AfterRounds:
     """A callback that does something after the third round."""
 

@@ -173,6 +173,13 @@ def test_scores_of_rows_that_cannot_be_scored() -> None:
         model.score(Dataset.from_arrays(holed, y, n_partitions=3))
     with pytest.raises(ValueError, match="contains NaN"):
         model.score(da.from_array(holed, chunks=(100, -1)), da.from_array(y, chunks=100))
+    lazy = da.from_array(X, chunks=(100, -1))
+    with pytest.raises(ValueError, match=r"y holds .* but the model was fitted on labels like 0"):
+        model.score(lazy, da.from_array(y.astype(str), chunks=100))
+    with pytest.raises(ValueError, match="y contains NaN"):
+        model.score(lazy, da.from_array(np.where(np.arange(len(y)) == 7, np.nan, y), chunks=100))
+    with pytest.raises(ValueError, match="sample_weight must be finite and not negative"):
+        model.score(lazy, da.from_array(y, chunks=100), da.from_array(-np.ones(len(y)), chunks=100))
     with pytest.raises(ValueError, match="needs y"):
         model.score(Dataset.from_arrays(X, n_partitions=3))
     with pytest.raises(ValueError, match="needs y"):

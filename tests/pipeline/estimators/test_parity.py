@@ -174,3 +174,20 @@ def test_labels_of_any_kind() -> None:
             model = LogisticRegression().fit(X, kinds)
         assert np.array_equal(model.classes_, np.unique(labels))
         assert model.score(X, kinds) >= expected.score(X, y) - 0.03
+
+
+@pytest.mark.parametrize("scale", [1e6, 3e-5, 1e-9, 1e-100])
+def test_units_of_y_do_not_decide(scale: float) -> None:
+    """tol is relative to y: small numbers are not taken for an optimum."""
+    X, y = diabetes()
+    for ours, theirs in [(Ridge(), linear_model.Ridge()), (LinearRegression(), linear_model.LinearRegression())]:
+        assert largest_relative(ours.fit(X, y * scale).coef_, theirs.fit(X, y * scale).coef_) < 1e-9
+    for solver in ("lbfgs", "newton-cg"):
+        found = Ridge(solver=solver, tol=1e-7).fit(X, y * scale)
+        assert largest_relative(found.coef_, linear_model.Ridge().fit(X, y * scale).coef_) < 1e-3
+
+
+def test_more_columns_than_rows() -> None:
+    X = np.random.default_rng(0).normal(size=(60, 900))
+    for ours, theirs in [(Ridge(), linear_model.Ridge()), (LinearRegression(), linear_model.LinearRegression())]:
+        assert largest_relative(ours.fit(X, X[:, 0]).coef_, theirs.fit(X, X[:, 0]).coef_) < 1e-6
