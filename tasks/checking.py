@@ -47,7 +47,6 @@ class Summary(NamedTuple):
     classes: Array | None
     class_rows: Int64
     class_weights: Float64
-    non_zeros: int
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -64,20 +63,18 @@ def summarise(group: Group, shared: Any) -> Summary:
     """The summary of one group; `shared` is not used."""
     largest = _largest(group.X)
     classes, rows, weights = _classes(group)
-    numeric = group.n_rows and group.y is not None and group.y.dtype.kind in "iuf"
     return Summary(
         first_partition=group.first_partition,
         partition_rows=np.diff(group.offsets),
         weight_sum=_weight_sum(group),
         largest=largest,
-        largest_target=float(np.max(np.abs(group.y.astype(np.float64)))) if numeric and group.y is not None else 0.0,
+        largest_target=_largest_target(group.y),
         fault=_first_fault(group, largest),
         form=form_of(group) if group.n_rows else None,
         target_dtype=group.y.dtype if group.n_rows and group.y is not None else None,
         classes=classes,
         class_rows=rows,
         class_weights=weights,
-        non_zeros=int(group.X.nnz if isinstance(group.X, sp.csr_array) else group.X.size),
     )
 
 
@@ -100,7 +97,6 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
         classes,
         rows,
         weights,
-        left.non_zeros + right.non_zeros,
     )
 
 
@@ -120,6 +116,13 @@ def _largest(X: Any) -> Float64:
         _column_extent(X, largest, not_finite)
         return largest + not_finite
     return np.asarray(abs(X).max(axis=0).get(), dtype=np.float64)  # CuPy
+
+
+def _largest_target(y: Array | None) -> float:
+    """max |y|, NaN where one is; 0 for labels that are text, and without rows."""
+    if y is None or y.size == 0 or y.dtype.kind not in "iuf":
+        return 0.0
+    return float(np.maximum(np.abs(np.float64(y.min())), np.abs(np.float64(y.max()))))
 
 
 def _first_fault(group: Group, largest: Float64) -> Fault | None:
@@ -166,26 +169,27 @@ def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
         return NO_CLASSES
     if y.dtype.kind == "O":  # some are missing: a fault, or nothing is there at all
         return NO_CLASSES
-    classes, codes = _encode(y)
-    if len(classes) > MAX_CLASSES:
+    values, codes = _encode(y)
+    rows = np.bincount(codes, minlength=len(values))
+    present = np.flatnonzero(rows)
+    if len(present) > MAX_CLASSES:
         return NO_CLASSES
-    rows = np.bincount(codes, minlength=len(classes)).astype(np.int64)
+    classes, rows = values[present], rows[present].astype(np.int64)
     if group.sample_weight is None:
         return classes, rows, rows.astype(np.float64)
     weight = group.sample_weight
-    sums = [np.bincount(codes[a:b], weights=weight[a:b], minlength=len(classes)) for a, b in pairwise(group.offsets)]
-    return classes, rows, tree_sum(sums, np.add)
+    sums = [np.bincount(codes[a:b], weights=weight[a:b], minlength=len(values)) for a, b in pairwise(group.offsets)]
+    return classes, rows, tree_sum(sums, np.add)[present]
 
 
 def _encode(y: Array) -> tuple[Array, Int64]:
-    """The distinct values, sorted, and the position of each row's among them; without sorting the rows where values span little."""
+    """Sorted values, every one of y among them, and the position of each row's; the rows are not sorted where values span little."""
     if y.dtype.kind in "iuf" and y.dtype != np.uint64 and len(y):
-        wide = y.astype(np.float64 if y.dtype.kind == "f" else np.int64, copy=False)  # where a difference of narrow integers does not wrap
-        low = wide.min()
-        if float(wide.max()) - float(low) <= MAX_CLASSES:
-            codes = (wide - low).astype(np.int64)
-            present = np.bincount(codes) > 0
-            return (np.flatnonzero(present) + low).astype(y.dtype), (np.cumsum(present) - 1)[codes]
+        span = y.max().item() - y.min().item()
+        if span <= MAX_CLASSES:
+            wide = np.float64 if y.dtype.kind == "f" else np.int64  # where a difference of narrow integers does not wrap
+            codes = np.subtract(y, y.min(), dtype=wide).astype(np.int64, copy=False)
+            return (np.arange(int(span) + 1) + y.min().astype(wide)).astype(y.dtype), codes
     return np.unique(y, return_inverse=True)
 
 

@@ -27,8 +27,11 @@ class GroupPlan(NamedTuple):
     blocks: tuple[Hashable, ...]
 
 
-def load_shard(first_group: int, plans: Sequence[GroupPlan], split: Split | None, given: Sequence[tuple[Hashable, Any]]) -> Shard:
-    """Run the plans one after the other. `given` are values made elsewhere (persisted blocks, a mean over all partitions)."""
+def load_shard(numbers: tuple[int, ...], plans: Sequence[GroupPlan], split: Split | None, given: Sequence[tuple[Hashable, Any]]) -> Shard:
+    """Run the plans of the groups of those numbers one after the other.
+
+    `given` are values made elsewhere (persisted blocks, a mean over all partitions).
+    """
     values = dict(given)
     groups = []
     for plan in plans:
@@ -39,7 +42,7 @@ def load_shard(first_group: int, plans: Sequence[GroupPlan], split: Split | None
         groups.append(group_parts([values[key] for key in plan.blocks], plan.first_partition, split))
         for key in plan.blocks:
             values.pop(key, None)
-    return shard_of(first_group, groups)
+    return shard_of(numbers, groups)
 
 
 def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | None) -> list[Any]:
@@ -47,23 +50,21 @@ def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | No
     return [make_group(part, first_partition) for part in assemble(blocks, first_partition, split)]
 
 
-def shard_of(first_group: int, groups: Sequence[Sequence[Any]]) -> Shard:
+def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:
     """Groups with their parts -> a shard's parts with their groups."""
-    return Shard(first_group, tuple(zip(*groups, strict=True)))
+    return Shard(tuple(numbers), tuple(zip(*groups, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
 class ShardLoad:
     """How to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster.
 
-    from_client: function(*arguments) makes it here from rows in memory, to be scattered rather than kept in a task.
     (No tuple: Dask looks into tuples, and would take the graph in `arguments` for its own.)
     """
 
     function: Callable[..., Shard]
     arguments: tuple[Any, ...]
-    keys: tuple[Hashable, ...]
-    from_client: bool
+    keys: tuple[Hashable, ...] = ()
 
 
 def load_on_worker(load: ShardLoad, *values: Any) -> Shard:

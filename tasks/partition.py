@@ -59,10 +59,6 @@ class Group:
     def n_rows(self) -> int:
         return int(self.X.shape[0])
 
-    @property
-    def n_partitions(self) -> int:
-        return len(self.offsets) - 1
-
     def derived(self, key: Any, make: Callable[[Group], Any]) -> Any:
         """`make(self)`, computed once where the group lives (encoded labels, say); recomputed, never sent, when the group moves."""
         if key not in self._derived:
@@ -83,13 +79,13 @@ class Group:
 
 @dataclass(eq=False)
 class Shard:
-    """A run of neighbouring groups held by one worker thread.
+    """The groups held by one worker thread. numbers: which they are of all groups, ascending; mostly neighbours, but whatever was there.
 
     `parts[0]` are the groups of the dataset itself; a split dataset has its training groups in `parts[0]` and its test groups in
     `parts[1]`, made in one read of the source and without a second copy of the rows.
     """
 
-    first_group: int
+    numbers: tuple[int, ...]
     parts: tuple[tuple[Group, ...], ...]
 
     def release(self) -> None:

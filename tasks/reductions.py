@@ -90,7 +90,7 @@ def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction:
 def reduce_on_worker(shard: Shard, part: int, n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
     """Task: the partials of the largest whole subtrees that this shard holds."""
     with single_blas_thread():
-        return reduce_groups(enumerate(shard.parts[part], shard.first_group), n_groups, reduction, shared)
+        return reduce_groups(zip(shard.numbers, shard.parts[part], strict=True), n_groups, reduction, shared)
 
 
 def same(value: Any) -> Any:

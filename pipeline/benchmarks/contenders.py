@@ -12,10 +12,7 @@ from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.benchmarks.data import Problem
-from pipeline.estimators import solvers
 from pipeline.estimators.logistic import LogisticRegression
-from tasks.losses import LogisticLoss, MultinomialLoss
-from tasks.strategies.sampled_newton import SampledNewton
 from tasks.typing import Array, Float64
 
 OURS = "dask-descent"
@@ -57,7 +54,7 @@ class Ours:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the gap tells
             model.fit(X) if y is None else model.fit(X, y)
-        passes = passes_of(model, self.problem)
+        passes = sum(1.0 / row["row_step"] for row in model.history_)
         return Solution(model.coef_, model.intercept_, f"{passes:.1f} + 1 check", model.tasks_per_round_)
 
 
@@ -75,17 +72,6 @@ class ScikitLearn:
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(X, y)
         return Solution(model.coef_, np.atleast_1d(model.intercept_), f">= {int(np.max(model.n_iter_))}")
-
-
-def passes_of(model: LogisticRegression, problem: Problem) -> float:
-    """Passes over the rows in the rounds of a fit; a round on a sample counts as the sample's share of the rows."""
-    loss = LogisticLoss() if problem.n_classes == 2 else MultinomialLoss()
-    n_parameters = model.coef_.size + model.intercept_.size
-    share = 1.0
-    strategy = solvers.make(model.solver_.name, solvers.Problem(loss, n_parameters, problem.n_rows), model.tol, None)
-    if isinstance(strategy, SampledNewton):
-        share = 1.0 / strategy.row_step
-    return sum(share if row["power"] == "hessian" else 1.0 for row in model.history_)
 
 
 def in_process(problem: Problem, *, ours: Sequence[str], quick: bool) -> list[Contender]:

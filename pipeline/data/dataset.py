@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -13,65 +12,16 @@ import pandas as pd
 from dask.delayed import delayed
 
 from pipeline.data import collections, readers
+from pipeline.data.schema import Description, Schema, make_description, make_schema
 from pipeline.data.sources import ArraySource, GraphSource, Source
 from pipeline.execution.executors import Executor, current_executor
 from tasks.blocks import BlockSpec, Split, make_block, part_X, part_y
-from tasks.checking import CHECK, LARGEST_VALUE, Summary
+from tasks.checking import CHECK
 from tasks.partition import Block, nbytes
-from tasks.statistics import MOMENTS, Moments
-from tasks.typing import Array, Float64, Int64
+from tasks.statistics import MOMENTS
 
-TargetKind = Literal["none", "continuous", "classes", "text", "multioutput"]
 PARTITION_BYTES = 4 << 20
 MAX_PARTITION_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class Schema:
-    """What the checking pass found.
-
-    partition_rows (n_partitions,); classes: the sorted labels, or None; class_rows, class_weights: rows and summed weights of each;
-    largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for whole numbers that may be meant as numbers,
-    "text" for text of more than MAX_CLASSES different labels, "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one
-    that holds every y, None without y.
-    """
-
-    n_rows: int
-    n_columns: int
-    columns: tuple[str, ...] | None
-    dtype: str
-    partition_rows: Int64
-    weight_sum: float
-    largest: Float64
-    target_kind: TargetKind
-    n_targets: int
-    target_dtype: np.dtype[Any] | None
-    largest_target: float
-    classes: Array | None
-    class_rows: Int64
-    class_weights: Float64
-
-    @property
-    def target_is_text(self) -> bool:
-        """Whether y holds labels that are text, however many, and so no numbers to regress on."""
-        return self.target_dtype is not None and self.target_dtype.kind in "US"
-
-    @property
-    def too_many_classes(self) -> bool:
-        """Whether y holds labels, text or integers, of more than MAX_CLASSES kinds: too many for a classifier."""
-        labels = self.target_dtype is not None and self.target_dtype.kind in "USiu"
-        return labels and self.classes is None and self.target_kind != "multioutput"
-
-
-@dataclass(frozen=True, eq=False)
-class Description:
-    """Rows, and per column mean, variance (n - 1) and covariance (n_columns, n_columns); class balance where y has classes."""
-
-    n_rows: int
-    mean: pd.Series
-    variance: pd.Series
-    covariance: pd.DataFrame
-    class_balance: pd.DataFrame | None
 
 
 class Dataset:
@@ -221,7 +171,7 @@ class Dataset:
 
     def executor(self) -> Executor:
         """Where rounds on this dataset run now: see `current_executor`."""
-        return current_executor(in_memory=isinstance(self.source, ArraySource))
+        return current_executor(in_memory=self.source.in_client)
 
     def release(self) -> None:
         """Free the rows of this dataset, and of the other part of its split, wherever they are resident; the next use reads them again."""
@@ -237,22 +187,12 @@ class Dataset:
         Raises ValueError, naming partition, row and column, for values that are not finite or too large, and for negative, missing or
         all-zero weights.
         """
-        return make_schema(self, self.executor().map_reduce(self, CHECK, None))
+        return make_schema(self.executor().map_reduce(self, CHECK, None), self.columns, self.dtype)
 
     def describe(self) -> Description:
         """Means, variances, covariance and class balance, computed where the rows are."""
         schema = self.schema
-        found: Moments = self.executor().map_reduce(self, MOMENTS, None)
-        names = self.columns or [f"x{i}" for i in range(self.n_columns)]
-        covariance = pd.DataFrame(found.scatter / max(found.n_rows - 1, 1), index=names, columns=names)
-        balance = None
-        if schema.classes is not None:
-            balance = pd.DataFrame(
-                {"rows": schema.class_rows, "share": schema.class_rows / schema.n_rows, "weight": schema.class_weights},
-                index=pd.Index(schema.classes, name="class"),
-            )
-        variance = pd.Series(np.diagonal(covariance), index=names)
-        return Description(schema.n_rows, pd.Series(found.mean, index=names), variance, covariance, balance)
+        return make_description(schema, self.executor().map_reduce(self, MOMENTS, None))
 
     def split(self, test_size: float = 0.25, seed: int = 0) -> tuple[Dataset, Dataset]:
         """(train, test): rows drawn by seed inside each partition, so that none crosses the network; one read serves both.
@@ -298,11 +238,8 @@ class Dataset:
     def _chunk_sizes(self) -> Sequence[float]:
         if "schema" in self.__dict__:
             return [int(n) for n in self.schema.partition_rows]
-        sizes = self.source.sizes if isinstance(self.source, GraphSource) else None
-        if isinstance(self.source, ArraySource):
-            sizes = [int(n) for n in np.diff(self.source.rows)]
-        known = sizes is not None and self.source.split is None
-        return list(sizes) if known and sizes is not None else [np.nan] * self.n_partitions
+        rows = self.source.partition_rows
+        return list(rows) if rows is not None and self.source.split is None else [np.nan] * self.n_partitions
 
     def __repr__(self) -> str:
         sizes = self._chunk_sizes()
@@ -325,57 +262,3 @@ def partition_sizes(block: Block, n_partitions: int | None, partition_rows: Sequ
         n_partitions = min(n_partitions, max(n_rows, 1))
     collections.require_count(n_partitions)
     return [int(n) for n in np.diff(np.arange(n_partitions + 1) * n_rows // n_partitions)]
-
-
-def make_schema(dataset: Dataset, summary: Summary) -> Schema:
-    """The schema of a summary that has nothing wrong in it."""
-    raise_faults(dataset, summary)
-    shape = None if summary.form is None else summary.form.target_shape
-    text = summary.form is not None and summary.form.text
-    kind: TargetKind
-    if shape is None:
-        kind = "none"
-    elif shape:
-        kind = "multioutput"
-    elif summary.classes is not None:
-        kind = "classes"
-    else:
-        kind = "text" if text else "continuous"
-    return Schema(
-        int(summary.partition_rows.sum()),
-        dataset.n_columns,
-        dataset.columns,
-        dataset.dtype,
-        summary.partition_rows,
-        summary.weight_sum,
-        summary.largest,
-        kind,
-        0 if shape is None else int(np.prod(shape, dtype=np.int64)),
-        summary.target_dtype,
-        summary.largest_target,
-        summary.classes,
-        summary.class_rows,
-        summary.class_weights,
-    )
-
-
-def raise_faults(dataset: Dataset, summary: Summary) -> None:
-    """Raise ValueError for the first thing that is wrong."""
-    names = dataset.columns or [f"x{i}" for i in range(dataset.n_columns)]
-    fault = summary.fault
-    if fault is not None:
-        place = f"row {fault.row} of partition {fault.partition}"
-        if fault.where == "sample_weight":
-            raise ValueError(f"sample_weight is {fault.value} in {place}; weights must be finite and not negative")
-        what = "NaN" if np.isnan(fault.value) else "infinity"
-        where = f"column {names[fault.column]!r} of X" if fault.where == "X" else "y"
-        raise ValueError(f"Input {fault.where} contains {what}: {where}, {place}; drop or impute such rows")
-    if summary.partition_rows.sum() == 0:
-        raise ValueError(f"Found array with 0 sample(s) in {dataset.n_partitions} partition(s) while a minimum of 1 is required")
-    if summary.weight_sum == 0:
-        raise ValueError("all sample_weight are zero; at least one row must count")
-    largest = {f"column {name!r} of X": value for name, value in zip(names, summary.largest, strict=True)}
-    largest |= {"y": summary.largest_target, "the sum of sample_weight": summary.weight_sum}
-    what, value = max(largest.items(), key=lambda item: item[1])
-    if value > LARGEST_VALUE:
-        raise ValueError(f"{what} goes up to {value:.3g}, whose square overflows float64; scale it")

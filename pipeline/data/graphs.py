@@ -68,6 +68,16 @@ def plan_groups(
     return [tuple(Step(key, graph[key], tuple(drops.get(key, ()))) for key in order) for order in orders], given
 
 
+def outside_keys(graph: Graph, keys: Sequence[Hashable], limit: int = 32) -> list[frozenset[Hashable]]:
+    """For each of `keys`, what it needs that the graph does not make: values that the cluster holds. What needs more than `limit` of
+    them, a mean over all rows say, lives nowhere in particular and counts for none."""
+    found: dict[Hashable, frozenset[Hashable]] = {}
+    for key in ancestors(graph, keys):
+        needed = frozenset[Hashable]().union(*(found.get(other, frozenset({other})) for other in graph[key].dependencies))
+        found[key] = needed if len(needed) <= limit else frozenset()
+    return [found.get(key, frozenset({key})) for key in keys]
+
+
 def shared_keys(graph: Graph, shards: Sequence[Sequence[Hashable]]) -> set[Hashable]:
     """Keys that several shards need as they are: a mean over all rows, a chunk at the border of two shards, one read of a whole file.
 

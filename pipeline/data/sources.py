@@ -6,19 +6,22 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from itertools import chain
+from typing import Any, ClassVar
 
 import dask.threaded
 import numpy as np
 from dask.delayed import Delayed
 from dask.task_spec import DataNode
 
-from pipeline.data.graphs import Graph, ancestors, blocks_graph, needs_own_tasks, plan_groups, shared_keys
+from pipeline.data.graphs import Graph, ancestors, blocks_graph, needs_own_tasks, outside_keys, plan_groups, shared_keys
 from tasks.blocks import Split
 from tasks.loading import GroupPlan, ShardLoad, group_parts, load_shard, shard_of
 from tasks.partition import Block, Group, Shard, make_group, nbytes
 from tasks.typing import Array, Design, Float64
+
+Persist = Callable[[dict[Any, Any], list[Any]], None]
 
 # More groups than this only cost; more than FEW_GROUPS of less than GROUP_BYTES each do so, too.
 MAX_GROUPS = 256
@@ -32,6 +35,9 @@ class Source(ABC):
 
     resident: what executors keep of it, by executor; two datasets made by one split share it.
     """
+
+    in_client: ClassVar[bool]
+    """Whether the rows are in this process, which then can always supply them again."""
 
     n_partitions: int
     split: Split | None = None
@@ -62,12 +68,12 @@ class Source(ABC):
         """The same partitions, each cut in two."""
 
     @abstractmethod
-    def load_local(self) -> Shard:
-        """All groups, in this process."""
+    def load_local(self, n_threads: int) -> Shard:
+        """All groups, in this process, read by so many threads."""
 
     @abstractmethod
-    def load_plans(self, bounds: Sequence[tuple[int, int]], persist: Callable[[dict[Any, Any], list[Any]], None]) -> list[ShardLoad]:
-        """For each run of groups [a, b) how to make its shard; `persist(graph, keys)` has keys that many shards need made first."""
+    def load_plans(self, shards: Sequence[Sequence[int]], persist: Persist) -> list[ShardLoad]:
+        """How to make each shard, given by the numbers of its groups; `persist(graph, keys)` has keys that many shards need made first."""
 
     @abstractmethod
     def delayed_blocks(self) -> list[Delayed]:
@@ -75,13 +81,27 @@ class Source(ABC):
 
     @property
     @abstractmethod
+    def partition_rows(self) -> Sequence[int] | None:
+        """Rows of each partition before any split, if they are known without reading."""
+
+    @property
     def group_sizes(self) -> Sequence[int]:
         """Relative sizes of the groups, as far as they are known, for cutting shards."""
+        rows = self.partition_rows
+        total = np.concatenate([[0], np.cumsum([1] * self.n_partitions if rows is None else rows)])
+        return [int(n) for n in np.diff(total[self.group_starts])]
+
+    @property
+    @abstractmethod
+    def held_keys(self) -> list[frozenset[Hashable]]:
+        """For each group, the keys of its rows that the cluster holds already; empty where none does."""
 
 
 @dataclass(eq=False)
 class ArraySource(Source):
     """Rows in this process's memory. rows: (n_partitions + 1,) bounds of the partitions."""
+
+    in_client = True
 
     X: Design = field(default_factory=lambda: np.zeros((0, 0)))
     y: Array | None = None
@@ -91,11 +111,11 @@ class ArraySource(Source):
     def with_split(self, split: Split) -> ArraySource:
         return replace(self, split=split, resident={})
 
-    def load_local(self) -> Shard:
-        return self._shard(0, self.n_groups)
+    def load_local(self, n_threads: int) -> Shard:
+        return self._shard(range(self.n_groups))
 
-    def load_plans(self, bounds: Sequence[tuple[int, int]], persist: Any = None) -> list[ShardLoad]:
-        return [ShardLoad(self._shard, bound, (), True) for bound in bounds]
+    def load_plans(self, shards: Sequence[Sequence[int]], persist: Persist) -> list[ShardLoad]:
+        return [ShardLoad(self._shard, (numbers,)) for numbers in shards]
 
     def delayed_blocks(self) -> list[Delayed]:
         keys = [f"rows-{self._token}-{i}" for i in range(self.n_partitions)]
@@ -110,8 +130,12 @@ class ArraySource(Source):
         return nbytes(self.X)
 
     @property
-    def group_sizes(self) -> Sequence[int]:
-        return [int(n) for n in np.diff(self.rows[self.group_starts])]
+    def partition_rows(self) -> Sequence[int]:
+        return [int(n) for n in np.diff(self.rows)]
+
+    @property
+    def held_keys(self) -> list[frozenset[Hashable]]:
+        return [frozenset()] * self.n_groups
 
     def _slice(self, start: int, stop: int) -> Block:
         rows = slice(int(self.rows[start]), int(self.rows[stop]))
@@ -121,8 +145,8 @@ class ArraySource(Source):
     def _block(self, partition: int) -> Block:
         return self._slice(partition, partition + 1)
 
-    def _shard(self, first: int, stop: int) -> Shard:
-        return shard_of(first, [self._group(g) for g in range(first, stop)])
+    def _shard(self, numbers: Sequence[int], given: Sequence[Any] = ()) -> Shard:
+        return shard_of(numbers, [self._group(number) for number in numbers])
 
     def _group(self, index: int) -> list[Group]:
         start, stop = self.group_starts[index : index + 2]
@@ -140,6 +164,8 @@ class GraphSource(Source):
     blocks: one Delayed a partition; keep: collections whose futures must stay alive; sizes: rows of the partitions, if known;
     row_bytes: bytes of a row of X.
     """
+
+    in_client = False
 
     blocks: Sequence[Delayed] = ()
     keep: tuple[Any, ...] = ()
@@ -161,42 +187,43 @@ class GraphSource(Source):
     def _keys(self) -> list[Hashable]:
         return [block.key for block in self.blocks]
 
-    def load_local(self) -> Shard:
-        one_thread = dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded")
-        get: Any = dask.get if one_thread else dask.threaded.get
+    def load_local(self, n_threads: int) -> Shard:
+        get: Any = dask.get if n_threads == 1 else partial(dask.threaded.get, num_workers=n_threads)
         blocks = list(get(self._graph, self._keys))
         groups = []
         for start, stop in zip(self.group_starts[:-1], self.group_starts[1:], strict=True):
             groups.append(group_parts(blocks[start:stop], start, self.split))
             blocks[start:stop] = [None] * (stop - start)  # freed as the groups are stacked
-        return shard_of(0, groups)
+        return shard_of(range(self.n_groups), groups)
 
-    def load_plans(self, bounds: Sequence[tuple[int, int]], persist: Callable[[dict[Any, Any], list[Any]], None]) -> list[ShardLoad]:
+    def load_plans(self, shards: Sequence[Sequence[int]], persist: Persist) -> list[ShardLoad]:
         graph = self._graph
         own_tasks = needs_own_tasks(graph)
-        first = set(self._keys) if own_tasks else shared_keys(graph, [self._shard_keys(a, b) for a, b in bounds])
+        first = set(self._keys) if own_tasks else shared_keys(graph, [list(chain(*map(self._group_keys, numbers))) for numbers in shards])
         if first:
             keys = sorted(first, key=str)
             persist({key: graph[key] for key in ancestors(graph, keys)}, keys)
-        return [self._shard_load(graph, first, a, b) for a, b in bounds]
+        return [self._shard_load(graph, first, numbers) for numbers in shards]
 
-    def _shard_keys(self, first_group: int, stop_group: int) -> list[Hashable]:
-        return self._keys[self.group_starts[first_group] : self.group_starts[stop_group]]
+    def _group_keys(self, number: int) -> list[Hashable]:
+        return self._keys[self.group_starts[number] : self.group_starts[number + 1]]
 
-    def _shard_load(self, graph: Graph, first: set[Hashable], start: int, stop: int) -> ShardLoad:
-        groups = [self._shard_keys(group, group + 1) for group in range(start, stop)]
+    def _shard_load(self, graph: Graph, first: set[Hashable], numbers: Sequence[int]) -> ShardLoad:
+        groups = [self._group_keys(number) for number in numbers]
         steps, given = plan_groups(graph, groups, first)
-        plans = tuple(
-            GroupPlan(self.group_starts[start + i], made, tuple(keys)) for i, (made, keys) in enumerate(zip(steps, groups, strict=True))
-        )
-        return ShardLoad(load_shard, (start, plans, self.split), tuple(sorted(given, key=str)), False)
+        starts = [self.group_starts[number] for number in numbers]
+        plans = tuple(GroupPlan(start, made, tuple(keys)) for start, made, keys in zip(starts, steps, groups, strict=True))
+        return ShardLoad(load_shard, (tuple(numbers), plans, self.split), tuple(sorted(given, key=str)))
 
     def delayed_blocks(self) -> list[Delayed]:
         return list(self.blocks)
 
     @property
-    def group_sizes(self) -> Sequence[int]:
-        if self.sizes is None:
-            return [b - a for a, b in zip(self.group_starts[:-1], self.group_starts[1:], strict=True)]
-        total = np.concatenate([[0], np.cumsum(self.sizes)])
-        return [int(n) for n in np.diff(total[self.group_starts])]
+    def partition_rows(self) -> Sequence[int] | None:
+        return self.sizes
+
+    @property
+    def held_keys(self) -> list[frozenset[Hashable]]:
+        held = outside_keys(self._graph, self._keys)
+        bounds = zip(self.group_starts[:-1], self.group_starts[1:], strict=True)
+        return [frozenset[Hashable]().union(*held[start:stop]) for start, stop in bounds]

@@ -18,7 +18,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.callbacks import RoundCallbacks
-from pipeline.data.dataset import Dataset, Schema
+from pipeline.data.dataset import Dataset
+from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Problem, choose
 from pipeline.history import digest
 from pipeline.training import Result, train

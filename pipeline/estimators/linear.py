@@ -10,7 +10,8 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_array
 
-from pipeline.data.dataset import Dataset, Schema
+from pipeline.data.dataset import Dataset
+from pipeline.data.schema import Schema
 from pipeline.estimators.base import LinearModel, lives_in_partitions
 from tasks.losses import SquaredLoss
 from tasks.objectives import LinearObjective

@@ -12,7 +12,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from pipeline.data.dataset import Dataset, Schema
+from pipeline.data.dataset import Dataset
+from pipeline.data.schema import Schema
 from pipeline.estimators.base import LinearModel, lives_in_partitions
 from pipeline.estimators.linear import THREADS_CURE
 from tasks.checking import MAX_CLASSES

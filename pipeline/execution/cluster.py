@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import dask
@@ -19,8 +19,9 @@ from dask.task_spec import List, Task, TaskRef
 from distributed import Client, Future
 
 from pipeline.cluster.code import check_workers
-from pipeline.data.sources import ArraySource, Source
+from pipeline.data.sources import Source
 from pipeline.execution.executors import LOADING, Executor, in_task
+from pipeline.execution.placement import Place, place
 from tasks.loading import ShardLoad, load_on_worker
 from tasks.partition import Shard
 from tasks.reductions import Reduction, merge_nodes, reduce_on_worker, same
@@ -36,6 +37,7 @@ MAX_RELOADS: Final = 10
 HELD_ROUNDS: Final = 16
 SHORT_ROUND: Final = 0.05
 STUCK_AFTER: Final = 5.0
+MESSAGE_INTERVAL: Final = 0.002
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
 
 
@@ -49,9 +51,9 @@ class WorkersUnavailableError(TimeoutError):
 
 @dataclass(eq=False)
 class Resident:
-    """The shards of a source on one cluster: the bounds of their groups, and where each is."""
+    """The shards of a source on one cluster: where each was meant to be, and the future that holds it."""
 
-    bounds: list[tuple[int, int]]
+    places: list[Place]
     futures: list[Future[Shard]]
 
     def release(self) -> None:
@@ -84,7 +86,7 @@ class ClusterExecutor(Executor):
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        with thread_given_back(), nullcontext() if in_task() else distributed.span(name):
+        with thread_given_back(), prompt_messages(self.client), nullcontext() if in_task() else distributed.span(name):
             yield
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
@@ -100,7 +102,7 @@ class ClusterExecutor(Executor):
                     if any(future.status == "error" for future in resident.futures):
                         self.release(dataset)  # what could not be read now may be readable later
                     raise
-                if (stuck or any(future.cancelled() for future in resident.futures)) and not isinstance(source, ArraySource):
+                if (stuck or any(future.cancelled() for future in resident.futures)) and not source.in_client:
                     self.release(dataset)
         raise ConnectionError(
             f"the cluster lost the rows {MAX_RELOADS} times in one round: its workers seem to die when they load them;"
@@ -140,33 +142,49 @@ class ClusterExecutor(Executor):
             resident: Resident | None = source.resident.get(self.client.id)
             if resident is None:
                 resident = source.resident[self.client.id] = self._load(source)
-            elif mend and isinstance(source, ArraySource):
+            elif mend and source.in_client:
                 self._send_again(source, resident)
             return resident
 
     def _load(self, source: Source) -> Resident:
         threads = self._threads()
         check_workers(self.client)
-        bounds = cut(source.group_sizes, len(threads))
+        places = place(source.group_sizes, threads, self._held_bytes(source))
         first: list[Future[Any]] = []  # held until the shards that need them are asked for; then the scheduler knows how to remake them
 
         def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
             first.extend(self.client.get(graph, keys, sync=False))
 
-        loads = source.load_plans(bounds, persist)
-        token = uuid.uuid4().hex
-        futures = [self._make_shard(load, f"load-{token}", i, threads[i * len(threads) // len(loads)]) for i, load in enumerate(loads)]
-        return Resident(bounds, futures)
+        loads = source.load_plans([numbers for numbers, _ in places], persist)
+        name = f"load-{uuid.uuid4().hex}"
+        workers = [worker for _, worker in places]
+        if source.in_client:
+            return Resident(places, list(map(self._send, loads, workers)))
+        keys = [(name, i) for i in range(len(loads))]
+        return Resident(places, list(map(self._submit, loads, keys, workers)))
 
-    def _make_shard(self, load: ShardLoad, name: str, index: int, worker: str) -> Future[Shard]:
-        if load.from_client:
-            return self._send(load, worker)
+    def _held_bytes(self, source: Source) -> list[dict[str, float]]:
+        """For each group, the bytes that workers hold of what it is made from."""
+        needed = source.held_keys
+        keys: list[Any] = sorted(set().union(*needed), key=str)
+        if not keys:
+            return [{} for _ in needed]
+        holders = self.client.who_has([Future(key, self.client) for key in keys])
+        sizes = self.client.nbytes(keys, summary=False)
+        held: list[dict[str, float]] = [defaultdict(float) for _ in needed]
+        for bytes_of, group in zip(held, needed, strict=True):
+            for key in group:
+                for worker in holders.get(key, ()):
+                    bytes_of[worker] += sizes.get(key, 0.0)
+        return held
+
+    def _submit(self, load: ShardLoad, key: tuple[str, int], worker: str) -> Future[Shard]:
         values: list[Future[Any]] = [Future(key, self.client) for key in load.keys]  # type: ignore[arg-type]
         return self.client.submit(
             load_on_worker,
             load,
             *values,
-            key=(name, index),
+            key=key,
             workers=[worker],
             allow_other_workers=True,
         )
@@ -180,11 +198,12 @@ class ClusterExecutor(Executor):
             (future,) = self.client.scatter([shard], hash=False)
         return future
 
-    def _send_again(self, source: ArraySource, resident: Resident) -> None:
+    def _send_again(self, source: Source, resident: Resident) -> None:
         """Rows that came from this process and went down with a worker; here they still are."""
         threads = self._threads()
         holders = self.client.who_has([future for future in resident.futures if not future.cancelled()])
-        for i, load in enumerate(source.load_plans(resident.bounds)):
+        loads = source.load_plans([numbers for numbers, _ in resident.places], lambda graph, keys: None)
+        for i, load in enumerate(loads):
             if not holders.get(resident.futures[i].key):
                 resident.futures[i] = self._send(load, threads[i % len(threads)])
 
@@ -253,6 +272,17 @@ class ClusterExecutor(Executor):
         return results
 
 
+@contextmanager
+def prompt_messages(client: Client) -> Iterator[None]:
+    """Let the client's messages leave at most every 2 ms, not 10: each of two messages of a short round would wait that long."""
+    messages: Any = client.scheduler_comm
+    usual, messages.interval = messages.interval, MESSAGE_INTERVAL
+    try:
+        yield
+    finally:
+        messages.interval = usual
+
+
 _given_back = threading.local()
 
 
@@ -275,21 +305,3 @@ def floats(shared: Any) -> int:
     """About how many floats a round's input holds."""
     arrays = [a for a in shared if isinstance(a, np.ndarray)] if isinstance(shared, tuple) else []
     return sum(a.size for a in arrays)
-
-
-def cut(sizes: Sequence[int], n_shards: int) -> list[tuple[int, int]]:
-    """Cut groups into at most n_shards runs of about equal size, at the borders of large subtrees where that costs little.
-
-    A run that is a whole subtree comes back as one partial.
-    """
-    total = np.concatenate([[0], np.cumsum(sizes)]).astype(np.float64)
-    n_shards = min(n_shards, len(sizes))
-    share = total[-1] / n_shards
-    bounds = [0]
-    for i in range(1, n_shards):
-        lowest, highest = bounds[-1] + 1, len(sizes) - (n_shards - i)
-        near = [b for b in range(lowest, highest + 1) if abs(total[b] - i * share) <= 0.05 * share]
-        best = int(np.clip(np.searchsorted(total, i * share), lowest, highest))
-        bounds.append(max(near, key=lambda b: (b & -b, -abs(total[b] - i * share)), default=best))
-    bounds.append(len(sizes))
-    return list(pairwise(bounds))

@@ -89,7 +89,7 @@ class ThreadExecutor(Executor):
         with LOADING:
             if "threads" not in resident:
                 with single_blas_thread():  # the source's own graph may call BLAS
-                    resident["threads"] = dataset.source.load_local()
+                    resident["threads"] = dataset.source.load_local(self.n_threads)
         shard: Shard = resident["threads"]
         return shard
 

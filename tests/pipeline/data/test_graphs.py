@@ -10,7 +10,7 @@ from dask.delayed import delayed
 from dask.task_spec import Task, TaskRef
 
 from pipeline.data.collections import from_dask
-from pipeline.data.graphs import Graph, ancestors, blocks_graph, plan_groups, shared_keys
+from pipeline.data.graphs import Graph, ancestors, blocks_graph, outside_keys, plan_groups, shared_keys
 from tasks.loading import Step
 
 
@@ -53,6 +53,12 @@ def test_small_constants_travel_with_every_shard() -> None:
         (value,) = constant.to_delayed(optimize_graph=False)
         blocks = [delayed(np.sum)(value, i) for i in range(2)]
         assert len(shared_keys(blocks_graph(blocks), [[block.key] for block in blocks])) == n_shared
+
+
+def test_what_the_cluster_holds_of_each_block() -> None:
+    graph = graph_of(s0="r0", s1="r1", mean="s0 s1", b0="r0 mean", b1="r1 mean", b2="own", own="")
+    assert outside_keys(graph, ["b0", "b2", "r1"]) == [{"r0", "r1"}, set(), {"r1"}]
+    assert outside_keys(graph, ["b0", "b1"], limit=1) == [{"r0"}, {"r1"}]  # a mean over all rows lives nowhere
 
 
 def test_each_value_of_a_shard_is_made_once_and_dropped_after_its_last_use() -> None:

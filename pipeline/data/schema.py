@@ -1,0 +1,142 @@
+"""What the checking pass says of a dataset, and the errors for what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from tasks.checking import LARGEST_VALUE, Summary
+from tasks.statistics import Moments
+from tasks.typing import Array, Float64, Int64
+
+TargetKind = Literal["none", "continuous", "classes", "text", "multioutput"]
+
+
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """What the checking pass found.
+
+    partition_rows (n_partitions,); classes: the sorted labels, or None; class_rows, class_weights: rows and summed weights of each;
+    largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for whole numbers that may be meant as numbers,
+    "text" for text of more than MAX_CLASSES different labels, "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one
+    that holds every y, None without y.
+    """
+
+    n_rows: int
+    n_columns: int
+    columns: tuple[str, ...] | None
+    dtype: str
+    partition_rows: Int64
+    weight_sum: float
+    largest: Float64
+    target_kind: TargetKind
+    n_targets: int
+    target_dtype: np.dtype[Any] | None
+    largest_target: float
+    classes: Array | None
+    class_rows: Int64
+    class_weights: Float64
+
+    @property
+    def names(self) -> list[str]:
+        """Of the columns: their own, or x0, x1 ..."""
+        return column_names(self.columns, self.n_columns)
+
+    @property
+    def target_is_text(self) -> bool:
+        """Whether y holds labels that are text, however many, and so no numbers to regress on."""
+        return self.target_dtype is not None and self.target_dtype.kind in "US"
+
+    @property
+    def too_many_classes(self) -> bool:
+        """Whether y holds labels, text or integers, of more than MAX_CLASSES kinds: too many for a classifier."""
+        labels = self.target_dtype is not None and self.target_dtype.kind in "USiu"
+        return labels and self.classes is None and self.target_kind != "multioutput"
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """Rows, and per column mean, variance (n - 1) and covariance (n_columns, n_columns); class balance where y has classes."""
+
+    n_rows: int
+    mean: pd.Series
+    variance: pd.Series
+    covariance: pd.DataFrame
+    class_balance: pd.DataFrame | None
+
+
+def column_names(columns: Sequence[str] | None, n_columns: int) -> list[str]:
+    """The names, or x0, x1 ... for columns without."""
+    return [f"x{i}" for i in range(n_columns)] if columns is None else list(columns)
+
+
+def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str) -> Schema:
+    """The schema of a summary. Raises ValueError for the first thing that is wrong in it."""
+    n_columns = len(summary.largest)
+    raise_faults(summary, column_names(columns, n_columns))
+    shape = None if summary.form is None else summary.form.target_shape
+    text = summary.form is not None and summary.form.text
+    kind: TargetKind
+    if shape is None:
+        kind = "none"
+    elif shape:
+        kind = "multioutput"
+    elif summary.classes is not None:
+        kind = "classes"
+    else:
+        kind = "text" if text else "continuous"
+    return Schema(
+        int(summary.partition_rows.sum()),
+        n_columns,
+        columns,
+        dtype,
+        summary.partition_rows,
+        summary.weight_sum,
+        summary.largest,
+        kind,
+        0 if shape is None else int(np.prod(shape, dtype=np.int64)),
+        summary.target_dtype,
+        summary.largest_target,
+        summary.classes,
+        summary.class_rows,
+        summary.class_weights,
+    )
+
+
+def raise_faults(summary: Summary, names: Sequence[str]) -> None:
+    """Raise ValueError for the first thing that is wrong."""
+    fault = summary.fault
+    if fault is not None:
+        place = f"row {fault.row} of partition {fault.partition}"
+        if fault.where == "sample_weight":
+            raise ValueError(f"sample_weight is {fault.value} in {place}; weights must be finite and not negative")
+        what = "NaN" if np.isnan(fault.value) else "infinity"
+        where = f"column {names[fault.column]!r} of X" if fault.where == "X" else "y"
+        raise ValueError(f"Input {fault.where} contains {what}: {where}, {place}; drop or impute such rows")
+    if summary.partition_rows.sum() == 0:
+        raise ValueError(f"Found array with 0 sample(s) in {len(summary.partition_rows)} partition(s) while a minimum of 1 is required")
+    if summary.weight_sum == 0:
+        raise ValueError("all sample_weight are zero; at least one row must count")
+    largest = {f"column {name!r} of X": value for name, value in zip(names, summary.largest, strict=True)}
+    largest |= {"y": summary.largest_target, "the sum of sample_weight": summary.weight_sum}
+    what, value = max(largest.items(), key=lambda item: item[1])
+    if value > LARGEST_VALUE:
+        raise ValueError(f"{what} goes up to {value:.3g}, whose square overflows float64; scale it")
+
+
+def make_description(schema: Schema, moments: Moments) -> Description:
+    """What `Dataset.describe` gives."""
+    names = schema.names
+    covariance = pd.DataFrame(moments.scatter / max(moments.n_rows - 1, 1), index=names, columns=names)
+    balance = None
+    if schema.classes is not None:
+        balance = pd.DataFrame(
+            {"rows": schema.class_rows, "share": schema.class_rows / schema.n_rows, "weight": schema.class_weights},
+            index=pd.Index(schema.classes, name="class"),
+        )
+    variance = pd.Series(np.diagonal(covariance), index=names)
+    return Description(schema.n_rows, pd.Series(moments.mean, index=names), variance, covariance, balance)
