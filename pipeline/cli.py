@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from pipeline.cluster.identity import VersionMismatchError
+from pipeline.cluster.interrupts import imports_done
 from pipeline.config import bundled_jobs, read_job
 from pipeline.jobs.pixels import Format, make_pixels
 from pipeline.models.model_files import MODEL_FILE, load_model
@@ -26,6 +27,7 @@ USER_ERRORS: Final = (ValueError, TypeError, OSError, VersionMismatchError)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; argv: by default the process's."""
+    imports_done()
     arguments = parser().parse_args(argv)
     try:
         with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import pipeline
 from pipeline.cluster.connect import Connection, connect
@@ -155,6 +155,9 @@ class Output(Section):
 # -- the job -------------------------------------------------------------------------------------------------------------------------
 
 
+TEXTS: Final = ("name", "description")  # the keys of a job that are in no section
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What `python -m pipeline train` runs."""
@@ -172,8 +175,8 @@ class Job:
         """From a job file's table; name: the job's when the table gives none. Raises ConfigError."""
         sections = ("data", "split", "estimator", "cluster", "output")
         for key, value in table.items():
-            if key not in (*sections, "name", "description"):
-                raise unknown(key, [*sections, "name", "description"], "the job", "keys")
+            if key not in (*sections, *TEXTS):
+                raise unknown(key, [*sections, *TEXTS], "the job", "keys")
             if key in sections and not isinstance(value, dict):
                 raise ConfigError(f"{key} must be a table of keys, [{key}], got {value!r}")
             if key not in sections and not isinstance(value, str):
@@ -233,17 +236,18 @@ def read_job(job: str, overrides: Sequence[str] = (), replace: Mapping[str, Mapp
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
-    """Set section.key=value in a job's table. The value is TOML where it reads as such (8, 0.5, true, [1, 2]), else a string; without a
-    value, section.key=, the key is taken out."""
+    """Set section.key=value, or the job's name=value or description=value, in its table. The value is TOML where it reads as such (8, 0.5,
+    true, [1, 2]), else a string; without a value, section.key=, the key is taken out."""
     place, equals, text = override.partition("=")
     *parents, key = [part.strip() for part in place.split(".")]
-    if not equals or not parents or not all([*parents, key]):
-        raise ConfigError(f"--set {override}: write it as section.key=value, data.n_partitions=8 for instance")
+    if not equals or not all([*parents, key]) or not (parents or key in TEXTS):
+        raise ConfigError(f"--set {override}: write it as section.key=value or name=value, data.n_partitions=8 or name=mine for instance")
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override}: {parent} is no section")
     if text.strip():
-        table[key] = plain_value(text.strip())
+        value = plain_value(text.strip())
+        table[key] = value if parents or isinstance(value, str) else text.strip()  # a name may look like a number
     else:
         table.pop(key, None)

@@ -52,7 +52,7 @@ Texts: TypeAlias = Annotated[tuple[str, ...], Rule("a list of strings", lambda v
 Paths: TypeAlias = Annotated[
     str | tuple[str, ...], Rule("a path, a glob, or a list of them", lambda value: is_text(value) or is_list(value, is_text))
 ]
-Whole: TypeAlias = Annotated[int, Rule("a whole number", is_whole)]
+Whole: TypeAlias = Annotated[int, Rule("a whole number of at least 0", lambda value: is_whole(value) and value >= 0)]
 Count: TypeAlias = Annotated[int, Rule("a whole number of at least 1", lambda value: is_whole(value) and value >= 1)]
 Counts: TypeAlias = Annotated[
     tuple[int, ...],

@@ -54,7 +54,7 @@ def train(
     stopped = False
     with single_blas_thread():
         while not stopped and (requests := shared_requests(strategy, states)):
-            shared = round_input(objective, list(requests.values()))
+            shared = round_input(objective, list(requests.values()), [penalties[model] for model in requests])
             partial = executor.map_reduce(dataset, REDUCTIONS[shared.power], shared)
             for position, (model, request) in enumerate(requests.items()):
                 evaluation = answer(request, partial, position, objective.layout, penalties[model])
@@ -85,11 +85,12 @@ def shared_requests(strategy: Strategy, states: Sequence[Any]) -> dict[int, Roun
     return {model: request for model, request in requests.items() if kinds[model] == first}
 
 
-def round_input(objective: Objective, requests: Sequence[Round]) -> RoundInput:
+def round_input(objective: Objective, requests: Sequence[Round], penalties: Sequence[L2]) -> RoundInput:
     """The models' requests stacked along the model axis."""
     parameters = np.stack([request.parameters for request in requests])
     directions = [request.direction for request in requests if request.direction is not None]
-    return RoundInput(objective, requests[0].power, parameters, np.stack(directions) if directions else None, requests[0].row_step)
+    along = np.stack(directions) if directions else None
+    return RoundInput(objective, requests[0].power, parameters, along, requests[0].row_step, tuple(penalties))
 
 
 def answer(request: Round, partial: Partial, position: int, layout: Layout, penalty: L2) -> Evaluation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,23 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """Training rows are part 0, test rows part 1; see tasks.rows.split_rows."""
+    """Training rows are part 0, test rows part 1; see tasks.rows.split_rows. Raises ValueError or TypeError for what is no share or no
+    seed."""
 
     test_size: float
     seed: int
+
+    def __post_init__(self) -> None:
+        size: Any = self.test_size
+        seed: Any = self.seed
+        if not isinstance(size, Real):
+            raise TypeError(f"test_size must be a number between 0 and 1, got {size!r}")
+        if not 0 < float(size) < 1:
+            raise ValueError(f"test_size must lie between 0 and 1, got {size!r}")
+        if not isinstance(seed, Integral):
+            raise TypeError(f"seed must be a whole number of at least 0, got {seed!r}")
+        if int(seed) < 0:
+            raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
 
 
 def make_block(partition: int | None, spec: BlockSpec, X: Any, y: Any = None, sample_weight: Any = None) -> Block:
@@ -76,8 +90,17 @@ def unpack_block(partition: int, spec: BlockSpec, rows: Sequence[Any]) -> Block:
 
 
 def call_block(partition: int, spec: BlockSpec, make: Callable[[int], Any]) -> Block:
-    """The block of make(partition) = (X, y) or (X, y, sample_weight)."""
-    return make_block(partition, spec, *make(partition))
+    """The block of make(partition) = (X, y) or (X, y, sample_weight). Raises ValueError or TypeError, naming the partition, for what is
+    none."""
+    needs = "it must return a tuple (X, y) or (X, y, sample_weight)"
+    try:
+        rows = make(partition)
+    except Exception as error:
+        raise ValueError(f"partition {partition}: make({partition}) raised {type(error).__name__}: {error}; {needs}") from error
+    if not isinstance(rows, tuple) or len(rows) not in (2, 3):
+        found = f"a tuple of {len(rows)}" if isinstance(rows, tuple) else type(rows).__name__
+        raise TypeError(f"partition {partition}: make({partition}) returned {found}; {needs}")
+    return make_block(partition, spec, *rows)
 
 
 def count_rows(rows: Any) -> int:

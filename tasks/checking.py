@@ -59,8 +59,14 @@ def _column_extent(X: Any, largest: Any, not_finite: Any) -> None:
             not_finite[j] += value * 0.0
 
 
-def summarise(group: Group, shared: Any) -> Summary:
-    """The summary of one group; `shared` is not used."""
+def summary(group: Group, shared: Any = None) -> Summary:
+    """The summary of one group, made once where it lives; `shared` is not used."""
+    found: Summary = group.derived("summary", summarise)
+    return found
+
+
+def summarise(group: Group) -> Summary:
+    """The summary of one group, anew."""
     largest = _largest(group.X)
     classes, rows, weights = _classes(group)
     return Summary(
@@ -100,7 +106,7 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
     )
 
 
-CHECK: Final = Reduction("check", summarise, add_summaries, lambda shared, n_columns: n_columns)
+CHECK: Final = Reduction("check", summary, add_summaries, lambda shared, n_columns: n_columns)
 
 
 def _largest(X: Any) -> Float64:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 from tasks.blocks import Split, assemble
+from tasks.checking import summary
 from tasks.partition import Block, Shard, make_group
 from tasks.threads import single_blas_thread
 
@@ -68,6 +70,9 @@ class ShardLoad:
 
 
 def load_on_worker(load: ShardLoad, *values: Any) -> Shard:
-    """Task: make a shard. The source's own graph may call BLAS."""
+    """Task: make a shard, and check it while it is fresh. The source's own graph may call BLAS."""
     with single_blas_thread():
-        return load.function(*load.arguments, list(zip(load.keys, values, strict=True)))
+        shard = load.function(*load.arguments, list(zip(load.keys, values, strict=True)))
+    for group in chain(*shard.parts):
+        summary(group)
+    return shard

@@ -93,8 +93,8 @@ class Objective(Protocol):
 class HessianSums(Protocol):
     """A further power: the matrix of second derivatives."""
 
-    def hessian(self, group: Group, parameters: Float64, row_step: int = 1) -> Partial:
-        """As loss_and_gradient, with hessian_sum; only every row_step-th row of each partition counts, in all sums."""
+    def hessian(self, group: Group, parameters: Float64) -> Partial:
+        """As loss_and_gradient, with hessian_sum."""
         ...
 
 
@@ -156,7 +156,7 @@ class LinearObjective:
         )
         return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)))
 
-    def hessian(self, group: Group, parameters: Float64, row_step: int = 1) -> Partial:
+    def hessian(self, group: Group, parameters: Float64) -> Partial:
         coef, intercept = self._stacked(parameters)
         loss, weight, coef_sum, intercept_sum, hessian = kernels.hessian(
             self.loss.code,
@@ -168,7 +168,6 @@ class LinearObjective:
             intercept,
             len(parameters),
             self.fit_intercept,
-            row_step,
         )
         return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)), hessian)
 

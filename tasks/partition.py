@@ -59,6 +59,12 @@ class Group:
     def n_rows(self) -> int:
         return int(self.X.shape[0])
 
+    def partition(self, index: int, start: int, stop: int) -> Group:
+        """One partition of this group by itself: number `index`, rows start:stop."""
+        y = None if self.y is None else self.y[start:stop]
+        weight = None if self.sample_weight is None else self.sample_weight[start:stop]
+        return Group(self.X[start:stop], y, weight, np.array([0, stop - start]), self.first_partition + index)
+
     def derived(self, key: Any, make: Callable[[Group], Any]) -> Any:
         """`make(self)`, computed once where the group lives (encoded labels, say); recomputed, never sent, when the group moves."""
         if key not in self._derived:

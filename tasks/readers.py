@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 import numpy as np
+import pandas as pd
 
 from tasks.typing import Array
 
@@ -57,3 +59,48 @@ class Hdf5Rows:
                 return np.asarray(found.asstr()[start:stop]).astype(str)
             rows: Array = found[start:stop]
             return rows
+
+
+@dataclass(frozen=True)
+class CsvRows:
+    """Dask's reader of a piece of a CSV file, with errors that name the file.
+
+    read: read(piece, part, columns, dtypes=...) gives a frame; dtypes: of the columns, None for them as they are found.
+    """
+
+    read: Callable[..., pd.DataFrame]
+    dtypes: dict[str, Any]
+
+    def __call__(self, piece: bytes, part: Any, place: tuple[str, int], columns: Sequence[str]) -> pd.DataFrame:
+        """The rows of a piece of file place[0] that starts at byte place[1]. Raises ValueError for what is no table of these columns."""
+        path, start = place
+        try:
+            frame = self.read(piece, part, columns, dtypes=self.dtypes)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{path}: {self._bad_cell(piece, part, start, columns) or str(error).strip()}") from error
+        if missing := [name for name in columns if name not in frame]:
+            raise ValueError(f"{path} lacks column {missing[0]!r} of the first file; it has {', '.join(map(repr, frame.columns))}")
+        return frame
+
+    def _bad_cell(self, piece: bytes, part: Any, start: int, columns: Sequence[str]) -> str | None:
+        """The first cell that is not what its column's dtype holds; None when the rows cannot be read at all."""
+        try:
+            frame = self.read(piece, part, columns, dtypes=None)
+        except (ValueError, KeyError):
+            return None
+        where = f"from byte {start} on" if start else "after the header"
+        for name, dtype in self.dtypes.items():
+            if name not in frame or not pd.api.types.is_numeric_dtype(dtype):
+                continue
+            numbers = pd.to_numeric(frame[name], errors="coerce")
+            text = (numbers.isna() & frame[name].notna()).to_numpy()
+            if text.any():
+                row = int(text.argmax())
+                value = frame[name].iloc[row]
+                return f"column {name!r} holds {value!r} in row {row} {where}, which is no number; mend it, or give na_values="
+            odd = (numbers % 1 != 0).to_numpy()  # missing values too
+            if pd.api.types.is_integer_dtype(dtype) and odd.any():
+                row = int(odd.argmax())
+                value, cure = float(numbers.iloc[row]), f"give dtype={{{name!r}: 'float64'}} or assume_missing=True"
+                return f"column {name!r} holds {value} in row {row} {where}, but whole numbers in the first rows; {cure}"
+        return None

@@ -8,6 +8,7 @@ right sibling does not exist passes up unchanged. Whoever computes a leaf, and w
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -87,10 +88,15 @@ def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction:
     return tree.nodes
 
 
-def reduce_on_worker(shard: Shard, part: int, n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
-    """Task: the partials of the largest whole subtrees that this shard holds."""
+def reduce_on_worker(shard: Shard, part: int, n_groups: int, packed: bytes, shared: Any = None) -> dict[Node, Any]:
+    """Task: the partials of the largest whole subtrees that this shard holds.
+
+    packed: a pickle of the reduction and of what is shared. As objects, the client and the scheduler would search, hash and pickle them
+    anew for each task, which costs more than a short round computes. None is packed for what comes as `shared`, from another task.
+    """
+    reduction, here = pickle.loads(packed)
     with single_blas_thread():
-        return reduce_groups(zip(shard.numbers, shard.parts[part], strict=True), n_groups, reduction, shared)
+        return reduce_groups(zip(shard.numbers, shard.parts[part], strict=True), n_groups, reduction, shared if here is None else here)
 
 
 def same(value: Any) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 
-from tasks.partition import Block
+from tasks.partition import Block, Group
 from tasks.typing import Int64
 
 
@@ -35,3 +36,18 @@ def take(block: Block, rows: Int64) -> Block:
         None if block.y is None else block.y[rows],
         None if block.sample_weight is None else block.sample_weight[rows],
     )
+
+
+def sample(group: Group, row_step: int) -> Group:
+    """Every row_step-th row of each partition of a group. Copied together once: rows far apart cost many times their arithmetic."""
+    found: Group = group.derived(("sample", row_step), lambda whole: take_sample(whole, row_step))
+    return found
+
+
+def take_sample(group: Group, row_step: int) -> Group:
+    """The sample, anew."""
+    pieces = [np.arange(start, stop, row_step) for start, stop in pairwise(group.offsets)]
+    rows = np.concatenate(pieces)
+    taken = take(Block(group.X, group.y, group.sample_weight), rows)
+    offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
+    return Group(taken.X, taken.y, taken.sample_weight, offsets, group.first_partition)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
 from tasks.blocks import as_design
 from tasks.objectives import LinearObjective
@@ -15,10 +16,11 @@ from tasks.typing import Array, Design, Float64
 
 
 class ScoreInput(NamedTuple):
-    """The model: objective and parameters (n,)."""
+    """The model: objective and parameters (n,); columns: names for messages."""
 
     objective: LinearObjective
     parameters: Float64
+    columns: tuple[str, ...] | None = None
 
 
 class ScoreSums(NamedTuple):
@@ -51,6 +53,8 @@ def require_scorable(rows: Group | Block, shared: ScoreInput) -> None:
     """What a fit would have refused in y and sample_weight, a score refuses too."""
     y, weight, classes = rows.y, rows.sample_weight, shared.objective.classes
     assert y is not None
+    if classes is not None and y.ndim != 1:
+        raise ValueError(f"y must be (rows,), a label a row, got shape (rows, {y.shape[1]}); use y[:, 0]")
     if weight is not None and not np.all((weight >= 0) & np.isfinite(weight)):
         raise ValueError("sample_weight must be finite and not negative")
     if y.dtype.kind == "f" and not np.all(np.isfinite(y)):
@@ -101,12 +105,13 @@ def counted(sums: ScoreSums) -> float:
     return sums.weight
 
 
-def predict_block(X: Any, shared: ScoreInput, kind: str) -> Array:
-    """Predictions for the rows of one partition; kind: "raw", "mean" (probabilities) or "label".
+def predict_block(X: Any, shared: ScoreInput, kind: str, block_id: tuple[int, ...] | None = None) -> Array:
+    """Predictions for the rows of one partition; kind: "raw", "mean" (probabilities) or "label"; block_id: Dask's, for messages.
 
     Raises ValueError when one is not finite.
     """
-    raw = finite_predictions(shared, as_design(X, "float32" if X.dtype == np.float32 else "float64"))
+    place = "" if block_id is None else f" of block {block_id[0]}"
+    raw = finite_predictions(shared, as_design(X, "float32" if X.dtype == np.float32 else "float64"), place)
     if kind == "mean":
         return probabilities(raw, shared.objective)
     if kind == "label" and shared.objective.classes is not None:
@@ -114,12 +119,19 @@ def predict_block(X: Any, shared: ScoreInput, kind: str) -> Array:
     return raw[:, 0] if raw.shape[1] == 1 else raw
 
 
-def finite_predictions(shared: ScoreInput, X: Design) -> Float64:
-    """Raw predictions (n, c). Raises ValueError when one is not finite."""
+def finite_predictions(shared: ScoreInput, X: Design, place: str = "") -> Float64:
+    """Raw predictions (n, c). Raises ValueError, naming row and column, when one is not finite; place: where these rows are."""
     with single_blas_thread():
         raw = shared.objective.predict(shared.parameters, X)
     if not np.all(np.isfinite(raw)):
-        raise ValueError("Input X contains NaN or infinity, or predictions overflow; drop or impute such rows")
+        row = int(np.argmin(np.isfinite(raw).all(axis=1)))
+        values = X[[row]].toarray()[0] if isinstance(X, sp.csr_array) else X[row]
+        bad = np.flatnonzero(~np.isfinite(values))
+        if not len(bad):
+            raise ValueError(f"the prediction for row {row}{place} overflows; scale X as it was for the fit")
+        name = f"x{bad[0]}" if shared.columns is None else shared.columns[bad[0]]
+        what = "NaN" if np.isnan(values[bad[0]]) else "infinity"
+        raise ValueError(f"Input X contains {what}: column {name!r} of X, row {row}{place}; drop or impute such rows")
     return raw
 
 

@@ -52,6 +52,8 @@ def as_target(y: Any) -> Array | None:
         y = y.iloc[:, 0]
     if np.ma.is_masked(y):
         raise TypeError("y is a masked array; fill it first: y.filled(value)")
+    if isinstance(y, list | tuple) and np.asarray(y).dtype.kind in "US":
+        y = np.array(y, dtype=object)  # where numbers among strings are still numbers
     y = _series_values(y) if isinstance(y, pd.Series) else np.asarray(y)
     if y.ndim not in (1, 2):
         raise ValueError(f"y must be 1-D (rows,) or 2-D (rows, targets), got {y.ndim}-D")

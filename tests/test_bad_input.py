@@ -155,7 +155,6 @@ ERRORS: dict[str, Case] = {
         ValueError,
         "column 'a' is there several times",
     ),
-    "duplicate columns, estimator": (lambda: fit(pd.DataFrame(X, columns=["a", "a", "c"]), Y), Exception, "unique column names"),
     "missing column": (
         lambda: Dataset.from_dataframe(frame(), target="label"),
         ValueError,
@@ -186,7 +185,7 @@ ERRORS: dict[str, Case] = {
         ValueError,
         "y holds labels, .*use LogisticRegression",
     ),
-    "labels of mixed types": (lambda: fit(X, np.array([1, "a"] * 30, dtype=object)), (ValueError, TypeError), "label|uniformly"),  # type: ignore[dict-item]
+    "labels of mixed types": (lambda: fit(X, np.array([1, "a"] * 30, dtype=object)), TypeError, "y mixes labels of types number and str"),
     "labels of mixed types, Dask": (
         lambda: fit(lazy(X), lazy(np.array([1, "a"] * 30, dtype=object))),
         TypeError,
@@ -238,7 +237,7 @@ ERRORS: dict[str, Case] = {
     "class_weight of an unknown label": (
         lambda: Classifier(class_weight={0: 1, 7: 2}).fit(X, Y),
         ValueError,
-        r"\[7\], are not in class_weight",
+        r"factors for \[7\], but y has no such classes: they are 0, 1",
     ),
     # partitions
     "no partitions": (lambda: Dataset.from_arrays(X, Y, n_partitions=0), ValueError, "n_partitions must be at least 1, got 0"),
@@ -330,10 +329,6 @@ FINE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "y as a lazy frame of one column": (lambda: coef(NEWTON, frame()[NAMES], frame()[["t"]]), expected),
     "y as a lazy frame beside an array": (lambda: coef(NEWTON, lazy(X, 30), frame(t=np.where(Y, "yes", "no"))[["t"]]), expected),
     "y as a lazy column": (lambda: coef(NEWTON, lazy(X), lazy(Y)[:, None][:, 0]), expected),
-    "duplicate columns by position": (
-        lambda: coef(NEWTON, Dataset.from_arrays(pd.DataFrame(X, columns=["a", "a", "c"]), Y)),
-        expected,
-    ),
     "columns without names": (lambda: coef(NEWTON, dd.from_pandas(pd.DataFrame(X), npartitions=2), Y), expected),
     "objects that are numbers": (lambda: coef(NEWTON, X.astype(object), Y), expected),
     "sparse of 64-bit indices": (

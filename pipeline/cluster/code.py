@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from distributed import Client
 
 from pipeline.cluster.identity import VersionMismatchError
+from tasks.direct import prepare_worker
 from tasks.fingerprint import worker_report
 
 _checked: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
 
 
-def check_workers(client: Client) -> None:
-    """Compare every worker with this process, once.
+def check_workers(client: Client, workers: Iterable[str]) -> None:
+    """Compare the workers at these addresses with this process, and make them ready for calls, each once.
 
     Raises VersionMismatchError, listing the workers, when their code differs; warns when their CPUs give other bits.
     """
     known = _checked.setdefault(client, set())
-    new = sorted(set(client.scheduler_info(n_workers=-1)["workers"]) - known)
+    new = sorted(set(workers) - known)
     if not new:
         return
     own = worker_report()
     try:
-        reports = client.run(worker_report, workers=new, on_error="return")
+        reports = client.run(prepare_worker, workers=new, on_error="return")
     except ModuleNotFoundError as error:
         raise VersionMismatchError(_missing(error)) from error
     for address, report in reports.items():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import dask
-from distributed import Client, LocalCluster
+from pipeline.cluster.interrupts import quiet_imports, quiet_logs
+
+quiet_imports()  # this is the package's first import that takes long
+
+import dask  # noqa: E402
+from distributed import Client, LocalCluster  # noqa: E402
 
 
 class Connection:
@@ -31,7 +35,8 @@ class Connection:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        with quiet_logs() if kind is KeyboardInterrupt else nullcontext():  # what was under way complains of closed connections
+            self.close()
 
     def __repr__(self) -> str:
         return f"Connection({'this process' if self.client is None else self.client})"  # a client tells its workers without asking

@@ -15,11 +15,13 @@ import pandas as pd
 from dask.array.optimization import optimize
 from dask.base import tokenize
 from dask.core import flatten
+from dask.dataframe.dask_expr.io import FromMap
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
 from tasks.blocks import BlockSpec, as_design, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
+from tasks.readers import CsvRows
 from tasks.targets import as_target
 
 MAX_PARTITIONS = 1_000_000
@@ -61,12 +63,15 @@ def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[An
     """Blocks of one Dask frame that holds features, target and weights; see `Dataset.from_dataframe`."""
     require_count(n_partitions)
     features, special = choose_columns(frame.columns, target, sample_weight, columns)
-    require_numeric(frame._meta[list(features)])
+    try:
+        require_numeric(frame._meta[list(features)])
+    except ValueError as error:
+        raise ValueError(f"{first_file(frame)}{error}") from error
     dtype = design_dtype(frame[list(features)])
     spec = BlockSpec(dtype, len(features), features, target, sample_weight)
     pieces = partitions_of(repartitioned(frame[[*features, *special]], n_partitions))
     blocks = make_blocks(make_block, spec, [[piece] for piece in pieces])
-    return Table(blocks, len(features), dtype, feature_names(features), (frame,))
+    return Table(blocks, len(features), dtype, feature_names(pd.Index(features)), (frame,))
 
 
 def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int, dtype: str) -> Table:
@@ -104,12 +109,23 @@ def choose_columns(names: Any, target: Any, sample_weight: Any, columns: Sequenc
     return features, special
 
 
-def feature_names(columns: Any) -> tuple[str, ...] | None:
-    """Names that are strings, None when none is. Raises TypeError for a mixture, as scikit-learn does."""
+def feature_names(columns: pd.Index) -> tuple[str, ...] | None:
+    """Names that are strings, None when none is. Raises ValueError for a name that is there twice, TypeError for a mixture, as scikit-learn
+    does."""
+    if not columns.is_unique:
+        raise ValueError(
+            f"column {columns[columns.duplicated()][0]!r} is there several times; names must differ: rename it, or pass an array"
+        )
     text = [isinstance(name, str) for name in columns]
     if any(text) and not all(text):
         raise TypeError("Feature names are only supported if all are strings; use frame.columns = frame.columns.astype(str)")
     return tuple(columns) if all(text) else None
+
+
+def first_file(frame: Any) -> str:
+    """The file from which the dtypes of a frame of CSV files are taken, as the start of a message; empty for other frames."""
+    reads = [read for read in frame.expr.find_operations(FromMap) if isinstance(read.operand("func"), CsvRows)]
+    return f"{reads[0].operand('iterables')[2][0][0]}: " if reads else ""
 
 
 def frame_pieces(frames: Sequence[Any], n_partitions: int | None) -> list[Delayed]:

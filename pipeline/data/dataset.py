@@ -53,7 +53,9 @@ class Dataset:
 
         X (n, p), float32 is kept, everything else becomes float64; y (n,) or (n, t); sample_weight (n,). n_partitions: equal cuts; by
         default about 4 MiB a partition, at most 256 of them up to 64 MiB each. partition_rows: rows of each partition, in order.
-        Raises ValueError or TypeError for what is not a numeric table, for lengths that differ, and for both ways of cutting at once.
+        Arrays and CSR that have their final dtype and order are not copied, and must not be changed while the dataset lives.
+        Raises ValueError or TypeError for what is not a numeric table, for column names that are there twice, for lengths that differ, and
+        for both ways of cutting at once.
         """
         if any(isinstance(a, collections.LAZY) for a in (X, y, sample_weight)):
             raise TypeError("from_arrays takes rows in memory; use Dataset.from_dask for Dask collections, or .compute() all of them")
@@ -199,8 +201,6 @@ class Dataset:
 
         Raises ValueError for a test_size outside (0, 1) and for a dataset that is one part of a split already.
         """
-        if not 0 < test_size < 1:
-            raise ValueError(f"test_size must lie between 0 and 1, got {test_size!r}")
         if self.source.split is not None:
             raise ValueError("this dataset is one part of a split already; split the whole dataset once")
         source = self.source.with_split(Split(test_size, seed))

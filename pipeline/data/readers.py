@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from glob import has_magic
 from typing import Any
 
@@ -13,24 +14,53 @@ import dask.array as da
 import dask.dataframe as dd
 import fsspec
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+from dask.dataframe.dask_expr.io import FromMap
 from dask.delayed import delayed
 from dask.utils import natural_sort_key
 from fsspec.utils import infer_compression
 
 from pipeline.data.collections import Table, from_dask
-from tasks.readers import Hdf5Rows, npy_header, read_npy_rows
+from tasks.readers import CsvRows, Hdf5Rows, npy_header, read_npy_rows
 
 CSV_BLOCK = 32 << 20
 ROW_CHUNK = 16 << 20
 
 
 def read_csv(urlpath: Any, **options: Any) -> Any:
-    """dask.dataframe.read_csv with a fixed block size (Dask's own default follows the machine's memory); compressed files stay whole."""
+    """dask.dataframe.read_csv with a fixed block size (Dask's own default follows the machine's memory); compressed files stay whole.
+
+    Raises ValueError, naming the file, for what is no CSV and for a first file without rows; reading does so for cells of another kind.
+    """
     paths = expand(urlpath)
     compressed = options.get("compression", "infer") == "infer" and any(infer_compression(path) for path in paths)
     options.setdefault("blocksize", None if compressed else CSV_BLOCK)
-    return dd.read_csv(paths, **options)
+    try:
+        frame = dd.read_csv(paths, **options)
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{paths[0]} is empty; a CSV file starts with a line of column names") from error
+    except ValueError as error:
+        raise ValueError(f"{paths[0]}: no readable CSV file: {str(error.__cause__ or error).strip()}") from error
+    if "dtype" not in options:
+        require_rows(frame, paths[0])
+    return with_file_names(frame)
+
+
+def require_rows(frame: Any, path: str) -> None:
+    """Raise ValueError when Dask found no row in the file from which it takes the columns' dtypes."""
+    if any(read.operand("user_meta").empty for read in frame.expr.find_operations(FromMap)):
+        raise ValueError(f"{path} has column names but no rows, from which the columns' dtypes are taken; leave it out, or give dtype=")
+
+
+def with_file_names(frame: Any) -> Any:
+    """The frame that Dask reads from CSV files, its errors naming the file, the column and the row."""
+    (source,) = frame.expr.find_operations(FromMap)
+    pieces, parts = source.operand("iterables")
+    places = [(piece.args[0].path, int(piece.args[1])) for piece in pieces]
+    read = partial(source.func.func, **{**source.func.keywords, "dtypes": None})
+    rows = CsvRows(read, source.func.keywords["dtypes"])
+    return dd.from_map(rows, pieces, parts, places, meta=source.operand("user_meta"), label="read-csv", enforce_metadata=False)
 
 
 def read_parquet(urlpath: Any, **options: Any) -> Any:

@@ -11,18 +11,21 @@ import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
+import pandas as pd
 from dask.delayed import delayed
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names, _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.callbacks import RoundCallbacks
+from pipeline.data.collections import feature_names
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Problem, choose
 from pipeline.history import digest
 from pipeline.training import Result, train
+from tasks.blocks import require_numeric
 from tasks.objectives import LinearObjective
 from tasks.penalties import L2
 from tasks.reductions import Tree
@@ -88,17 +91,17 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         self._check_refused()
         dataset = self._dataset(X, y, sample_weight)
         executor = dataset.executor()
-        try:
-            with executor.span(f"fit-{type(self).__name__}"):
+        with executor.span(f"fit-{type(self).__name__}"):
+            try:
                 schema = dataset.schema
                 objective = self._objective(schema)
                 strategy, choice = choose(self.solver, problem_of(objective, schema), self._tolerance(schema), self.max_iter)
                 callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
                 start = self._start(objective)[None]
                 result = train(executor, dataset, objective, [self._penalty(schema, objective)], strategy, start, callbacks.on_round)
-        finally:
-            if dataset is not X:
-                executor.release(dataset)
+            finally:
+                if dataset is not X:
+                    executor.release(dataset)
         self.solver_ = choice
         self._store(result, objective, dataset)
         callbacks.end()
@@ -120,7 +123,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         if y is None:
             raise ValueError(f"requires y to be passed, but the target y is None: {type(self).__name__}.fit(X, y)")
         if isinstance(X, DASK_TYPES):
-            dataset = Dataset.from_dask(X, y, sample_weight)
+            dataset = Dataset.from_dask(X, self._lazy_target(y), sample_weight)
             self._set_features(dataset)
             return dataset
         if isinstance(y, DASK_TYPES):
@@ -128,10 +131,18 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         X, y = self._validated(X, y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        return Dataset.from_arrays(X, y, sample_weight)
+        dataset = Dataset.from_arrays(X, y, sample_weight)
+        names = vars(self).get("feature_names_in_")
+        dataset.columns = None if names is None else tuple(names)  # for messages: the rows are an array by now
+        return dataset
+
+    def _lazy_target(self, y: Any) -> Any:
+        """A target beside lazy X, in the shape that the model takes."""
+        return y
 
     def _validated(self, X: Any, y: Any) -> tuple[Any, Any]:
         design: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": False}
+        require_frame(X)
         X = validate_data(self, X, **design)
         y = self._check_target(y)
         if len(y) != X.shape[0]:
@@ -179,7 +190,8 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         check_is_fitted(self)
         objective = self._predictor()
         coef, intercept = self._coef()
-        return ScoreInput(objective, objective.layout.join(coef, intercept))
+        names = vars(self).get("feature_names_in_")
+        return ScoreInput(objective, objective.layout.join(coef, intercept), None if names is None else tuple(names))
 
     def _predict(self, X: Any, kind: str) -> Any:
         """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""
@@ -188,10 +200,11 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
             self._check_features(X.n_columns, X.columns)
             X = X.X
         if isinstance(X, dd.DataFrame):
-            self._check_features(len(X.columns), tuple(X.columns))
+            self._check_features(len(X.columns), feature_names(X.columns))
             X = X.to_dask_array()
         if isinstance(X, da.Array):
             return self._predict_lazily(X, model, kind)
+        require_frame(X)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=False)
         return predict_block(X, model, kind)
 
@@ -210,14 +223,13 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         name = type(self).__name__
         if n_columns != self.n_features_in_:
             raise ValueError(f"X has {n_columns} features, but {name} is expecting {self.n_features_in_} features as input")
-        fitted = vars(self).get("feature_names_in_")
-        if columns is not None and fitted is not None and list(columns) != list(fitted):
-            raise ValueError(f"The feature names should match those that were passed during fit: {name} was fitted on {list(fitted)}")
+        if columns is not None and "feature_names_in_" in vars(self):
+            _check_feature_names(self, pd.DataFrame(columns=list(columns)), reset=False)
 
     def _score_sums(self, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
         """The sums of a score over a Dataset (resident: by a round) or Dask collections (block by block, none kept)."""
         model = self._model()
-        dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
+        dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, self._lazy_target(y), sample_weight)
         self._check_features(dataset.n_columns, dataset.columns)
         if isinstance(X, Dataset):
             if dataset.schema.target_kind == "none":  # the check of these rows, too, if they were not checked yet
@@ -237,6 +249,13 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def require_frame(X: Any) -> None:
+    """Raise ValueError or TypeError for a pandas frame whose names or dtypes cannot be features."""
+    if isinstance(X, pd.DataFrame):
+        feature_names(X.columns)
+        require_numeric(X)
 
 
 def problem_of(objective: LinearObjective, schema: Schema) -> Problem:

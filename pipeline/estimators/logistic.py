@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
+import dask.array as da
 import numpy as np
 from sklearn.base import ClassifierMixin
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
@@ -21,6 +24,7 @@ from tasks.losses import LogisticLoss, Loss, MultinomialLoss
 from tasks.objectives import LinearObjective
 from tasks.penalties import L2
 from tasks.scoring import accuracy
+from tasks.targets import as_target
 from tasks.typing import Array, Float64
 
 
@@ -99,6 +103,10 @@ class LogisticRegression(ClassifierMixin, LinearModel):
             raise ValueError(
                 f"y has more than {MAX_CLASSES} different labels, too many for a classifier; group them, or regress on numbers"
             )
+        if schema.target_kind == "multioutput":
+            raise ValueError(
+                f"Unknown label type: multioutput: y has shape (rows, {schema.n_targets}) but a classifier needs (rows,); y[:, 0]?"
+            )
         if schema.classes is None:
             raise ValueError(
                 f"Unknown label type: {schema.target_kind}. Maybe you are trying to fit a classifier, which expects discrete classes"
@@ -122,10 +130,25 @@ class LogisticRegression(ClassifierMixin, LinearModel):
         return L2(1.0 / (self.C * total))
 
     def _check_target(self, y: Any) -> Any:
+        if isinstance(y, list | tuple):
+            y = as_target(y)  # NumPy would make text of numbers among strings
         y = column_or_1d(y, warn=True)
+        if y.dtype.kind == "O":
+            return as_target(y)
         if y.dtype.kind not in "biufU":
             check_classification_targets(y)
         return y
+
+    def _lazy_target(self, y: Any) -> Any:
+        if isinstance(y, da.Array | np.ndarray) and y.ndim == 2 and y.shape[1] == 1:
+            message = "A column-vector y was passed when a 1d array was expected; change the shape of y to (n_samples,): y[:, 0]"
+            warnings.warn(message, DataConversionWarning, stacklevel=4)
+            return y[:, 0]
+        return y
+
+    def _check_refused(self) -> None:
+        super()._check_refused()
+        require_class_weight(self.class_weight)
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         assert dataset.schema.classes is not None
@@ -169,7 +192,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):
 def class_weights(class_weight: Any, schema: Schema) -> Float64 | None:
     """The factor of each class, (n_classes,): "balanced" is n_rows / (n_classes rows of the class), weighted rows where there are weights.
 
-    Raises ValueError for labels that the data does not have, and for factors that are not positive numbers.
+    Raises ValueError for labels that the data does not have.
     """
     classes = schema.classes
     assert classes is not None
@@ -181,8 +204,21 @@ def class_weights(class_weight: Any, schema: Schema) -> Float64 | None:
     assert isinstance(class_weight, Mapping)
     unknown = [label for label in class_weight if label not in classes.tolist()]
     if unknown:
-        raise ValueError(f"The classes, {unknown}, are not in class_weight's data; y has {classes.tolist()}")
-    factors = np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])
-    if not np.all((factors >= 0) & np.isfinite(factors)):
-        raise ValueError(f"class_weight must hold finite factors that are not negative, got {class_weight}")
-    return factors
+        shown = ", ".join(map(repr, classes[:8].tolist())) + ", ..." * (len(classes) > 8)
+        raise ValueError(f"class_weight has factors for {unknown}, but y has no such classes: they are {shown}")
+    return np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])
+
+
+def require_class_weight(class_weight: Any) -> None:
+    """Raise ValueError or TypeError for factors that are not positive numbers, and for keys that cannot all be classes of one y."""
+    if not isinstance(class_weight, Mapping):
+        return
+    for label, factor in class_weight.items():
+        if not isinstance(factor, Real):
+            raise TypeError(f"class_weight must hold numbers, got {factor!r} for class {label!r}")
+        if not 0 <= float(factor) < np.inf:
+            raise ValueError(f"class_weight must hold finite factors that are not negative, got {factor!r} for class {label!r}")
+    try:
+        as_target(np.array(list(class_weight), dtype=object))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"the keys of class_weight must be classes as y has them, got {list(class_weight)}: {error}") from error

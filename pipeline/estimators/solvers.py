@@ -18,6 +18,7 @@ MAX_HESSIAN: Final = 2000
 MAX_LEAST_SQUARES_HESSIAN: Final = 3500  # one Hessian is all that least squares needs
 MAX_HESSIAN_WORK: Final = 2e8
 SAMPLE_ROWS_PER_PARAMETER: Final = 50
+LEAST_ROW_STEP: Final = 4  # the sample is a copy: not of more than a quarter of the rows
 
 
 class Choice(NamedTuple):
@@ -71,7 +72,7 @@ def automatic(problem: Problem) -> tuple[str, str]:
         if n <= MAX_LEAST_SQUARES_HESSIAN:
             return "newton", f"squared loss and {n} parameters: one Hessian solves it"
         return "newton-cg", f"squared loss and {n} parameters: conjugate gradients"
-    if rows >= 2 * SAMPLE_ROWS_PER_PARAMETER * n and n <= MAX_HESSIAN // 2:
+    if rows >= LEAST_ROW_STEP * SAMPLE_ROWS_PER_PARAMETER * n and n <= MAX_HESSIAN // 2:
         return "sampled-newton", f"{rows} rows are many for {n} parameters: a sample's Hessian leaves few full passes"
     if n <= MAX_HESSIAN // 2 and rows * n * n <= MAX_HESSIAN_WORK:
         return "newton", f"{rows} rows and {n} parameters: a Hessian is cheap and saves rounds"

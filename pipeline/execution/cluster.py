@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import cloudpickle
 import dask
 import distributed
 import numpy as np
@@ -20,6 +21,7 @@ from distributed import Client, Future
 
 from pipeline.cluster.code import check_workers
 from pipeline.data.sources import Source
+from pipeline.execution.direct import call_workers
 from pipeline.execution.executors import LOADING, Executor, in_task
 from pipeline.execution.placement import Place, place
 from tasks.loading import ShardLoad, load_on_worker
@@ -36,6 +38,8 @@ FAN_IN: Final = 8
 MAX_RELOADS: Final = 10
 HELD_ROUNDS: Final = 16
 SHORT_ROUND: Final = 0.05
+CALLED_ROUND: Final = 0.2
+MAX_FAILED_CALLS: Final = 3
 STUCK_AFTER: Final = 5.0
 MESSAGE_INTERVAL: Final = 0.002
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
@@ -51,10 +55,15 @@ class WorkersUnavailableError(TimeoutError):
 
 @dataclass(eq=False)
 class Resident:
-    """The shards of a source on one cluster: where each was meant to be, and the future that holds it."""
+    """The shards of a source on one cluster: where each was meant to be, and the future that holds it.
+
+    homes: the workers that hold them, for calls; None while that is not known. failed_calls: rounds that calls did not bring to their end.
+    """
 
     places: list[Place]
     futures: list[Future[Shard]]
+    homes: list[str] | None = None
+    failed_calls: int = 0
 
     def release(self) -> None:
         """Let the cluster forget the rows."""
@@ -78,6 +87,7 @@ class ClusterExecutor(Executor):
         self.client = client
         self.patience = float(dask.config.get(WAIT_FOR_WORKERS, 30.0))
         self._tasks = 0
+        self._last_round = np.inf
         self._held: list[Any] = []
 
     @property
@@ -87,7 +97,10 @@ class ClusterExecutor(Executor):
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         with thread_given_back(), prompt_messages(self.client), nullcontext() if in_task() else distributed.span(name):
-            yield
+            try:
+                yield
+            finally:
+                self._held.clear()
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         source = dataset.source
@@ -148,7 +161,7 @@ class ClusterExecutor(Executor):
 
     def _load(self, source: Source) -> Resident:
         threads = self._threads()
-        check_workers(self.client)
+        check_workers(self.client, threads)
         places = place(source.group_sizes, threads, self._held_bytes(source))
         first: list[Future[Any]] = []  # held until the shards that need them are asked for; then the scheduler knows how to remake them
 
@@ -210,26 +223,53 @@ class ClusterExecutor(Executor):
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
 
     def _round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
+        start = time.monotonic()
+        results = self._by_calls(resident, dataset, reduction, shared)
+        if results is None:
+            results = self._by_tasks(resident, dataset, reduction, shared)
+        with single_blas_thread():
+            (partial,) = merge_nodes(results, dataset.source.n_groups, reduction.combine).values()
+        self._last_round = time.monotonic() - start
+        return partial
+
+    def _by_calls(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> list[Any] | None:
+        """The partials of a round after a short one, if its workers can be called."""
+        n_floats = floats(shared) + reduction.floats(shared, dataset.n_columns)
+        if self._last_round > CALLED_ROUND or resident.failed_calls >= MAX_FAILED_CALLS or 8 * n_floats > CLIENT_COMBINE_BYTES or in_task():
+            return None
+        keys = [future.key for future in resident.futures]
+        if resident.homes is None:
+            holders = self.client.who_has(resident.futures)
+            if not all(holders.get(key) for key in keys):
+                return None
+            resident.homes = [min(holders[key]) for key in keys]
+            check_workers(self.client, resident.homes)
+        packed = cloudpickle.dumps((reduction, shared))
+        results = call_workers(self.client, resident.homes, keys, dataset.part, dataset.source.n_groups, packed)
+        self._tasks = len(keys)
+        if results is None:
+            resident.homes = None
+            resident.failed_calls += 1
+        return results
+
+    def _by_tasks(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> list[Any]:
         n_groups = dataset.source.n_groups
         token = uuid.uuid4().hex
         graph: dict[Any, Any] = {}
-        argument = shared
+        packed, large = cloudpickle.dumps((reduction, shared)), []
         if floats(shared) > INLINE_FLOATS:  # one copy to the cluster, from where each worker fetches it once
             graph[f"parameters-{token}"] = Task(f"parameters-{token}", same, shared)
-            argument = TaskRef(f"parameters-{token}")
+            packed, large = cloudpickle.dumps((reduction, None)), [TaskRef(f"parameters-{token}")]
         names = []
         for i, future in enumerate(resident.futures):
             name = (f"{reduction.name}-{token}", i)
-            graph[name] = Task(name, reduce_on_worker, TaskRef(future.key), dataset.part, n_groups, reduction, argument)
+            graph[name] = Task(name, reduce_on_worker, TaskRef(future.key), dataset.part, n_groups, packed, *large)
             names.append(name)
         result_bytes = 8 * reduction.floats(shared, dataset.n_columns) * len(names)
         if len(names) > 1 and result_bytes > CLIENT_COMBINE_BYTES:
             names = self._combine_on_cluster(graph, names, n_groups, reduction, token)
         self._tasks = len(graph)
-        results = self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
-        with single_blas_thread():
-            (partial,) = merge_nodes(results, n_groups, reduction.combine).values()
-        return partial
+        return self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
 
     def _combine_on_cluster(self, graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:
         level = 0

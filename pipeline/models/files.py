@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
+
+NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def write_beside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` at once when the block ends, and goes when the block fails."""
+    """A path beside `path` to write to; it takes the place of `path` at once when the block ends, and goes when the block fails.
+
+    Raises OSError, naming `path`, when it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)
+    except OSError as error:
+        if beside.name in str(error) or error.errno in NO_SPACE:
+            reason = os.strerror(error.errno) if error.errno else str(error).replace(beside.name, path.name)
+            raise type(error)(error.errno, f"cannot write {path}: {reason}") from error
+        raise
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def replace_file(path: Path, content: bytes | str) -> None:

@@ -16,6 +16,7 @@ from dask.delayed import delayed
 from sklearn.base import ClassifierMixin
 
 from pipeline.data import readers
+from pipeline.data.collections import first_file
 from pipeline.estimators.base import LinearModel
 from pipeline.execution.executors import default_threads
 from pipeline.models.files import write_beside
@@ -48,7 +49,10 @@ def predict_files(
     progress = progress or RoundProgress(quiet=True)
     progress.step("predict", total=len(tasks))
     n_rows = 0
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {out}: {out.parent} cannot be made: {error.strerror}") from error
     with write_beside(out) as beside, WRITERS[out_format](beside) as write:
         for predictions in computed(tasks):
             if predictions is not None:
@@ -95,7 +99,8 @@ def feature_columns(model: LinearModel, frame: Any, keep: Sequence[str]) -> list
         )
     text = [name for name in features if not pd.api.types.is_numeric_dtype(frame.dtypes[name])]
     if text:
-        raise ValueError(f"column {text[0]!r} has dtype {frame.dtypes[text[0]]}, not numbers; encode it as it was for the fit")
+        file = first_file(frame)
+        raise ValueError(f"{file}column {text[0]!r} has dtype {frame.dtypes[text[0]]}, not numbers; encode it as it was for the fit")
     return features
 
 

@@ -58,12 +58,10 @@ def hessian(
     intercept: Float64,
     n_models: int,
     fit_intercept: bool,
-    row_step: int = 1,
 ) -> tuple[Float64, float, Float64, Float64, Float64]:
     """What loss_and_gradient returns, and hessian_sum (k, N, N), exactly symmetric.
 
-    N = c (p + 1), or c p without intercept, in the order [coef of output 0 (p), coef of output 1, ..., intercepts (c)]. Only the
-    rows range(offsets[j], offsets[j + 1], row_step) of each partition count, in all sums.
+    N = c (p + 1), or c p without intercept, in the order [coef of output 0 (p), coef of output 1, ..., intercepts (c)].
     """
     if not isinstance(X, np.ndarray | sp.csr_array):
         raise TypeError(f"no Hessian for {type(X).__name__}: use hessian_vector, or NumPy or CSR rows")
@@ -75,7 +73,6 @@ def hessian(
         *_parameters(X, coef, intercept),
         n_models,
         fit_intercept,
-        row_step,
     )
     m, p = coef.shape
     size = m // n_models * (p + 1 if fit_intercept else p)
@@ -173,7 +170,7 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
     model = (integer, rows, matrix, vector, offsets, matrix, vector, integer)
     arguments = {
         passes.gradient_pass: model,
-        passes.hessian_pass: (*model, flag, integer),
+        passes.hessian_pass: (*model, flag),
         passes.product_pass: (*model, matrix, vector),
         passes.predict_pass: (rows, integer, matrix, vector),
     }

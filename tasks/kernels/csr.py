@@ -54,11 +54,10 @@ def csr_add(X: Csr, start: int, count: int, factor: Float64, sums: Float64, scra
 
 
 @compiled
-def csr_take(X: Csr, start: int, step: int, count: int, block: Float64) -> None:
-    """block (count, p) = rows start, start + step, ... as dense float64."""
+def csr_take(X: Csr, start: int, count: int, block: Float64) -> None:
+    """block (count, p) = X[start : start + count] as dense float64."""
     data, indices, indptr = X
     block[:] = 0.0
     for i in range(count):
-        row = start + i * step
-        for j in range(indptr[row], indptr[row + 1]):
+        for j in range(indptr[start + i], indptr[start + i + 1]):
             block[i, indices[j]] += data[j]

@@ -76,11 +76,11 @@ def sum_of(values: Float64) -> float:
 
 
 @compiled
-def dense_take(X: Array, start: int, step: int, count: int, block: Float64) -> None:
-    """block (count, p) = rows start, start + step, ... as float64."""
+def dense_take(X: Array, start: int, count: int, block: Float64) -> None:
+    """block (count, p) = X[start : start + count] as float64."""
     for i in range(count):
         for j in range(X.shape[1]):
-            block[i, j] = X[start + i * step, j]
+            block[i, j] = X[start + i, j]
 
 
 def float64_block(X: Array, start: int, count: int, scratch: Float64, fill: bool) -> Any:
@@ -95,7 +95,7 @@ def _float64_block(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> A
     def copy(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> Any:
         block = scratch[: count * X.shape[1]].reshape(count, X.shape[1])
         if fill:
-            dense_take(X, start, 1, count, block)
+            dense_take(X, start, count, block)
         return block
 
     return themselves if X.dtype == types.float64 else copy

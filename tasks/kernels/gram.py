@@ -1,43 +1,53 @@
-"""Weighted Gram matrices Σ_i h_i x_i x_iᵀ of a block, in BLAS, only about the lower half of them."""
+"""Weighted Gram matrices Σ_i h_i x_i x_iᵀ of a block, by BLAS, only their lower half."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import llvmlite.binding
 import numpy as np
+from numba import types
+from numba.extending import get_cython_function_address
 
 from tasks.kernels.compiling import compiled
-from tasks.typing import Float64
+from tasks.typing import Array, Float64
 
-PANEL = 96
+# Numba knows of gemm alone, which does twice the work. The symbol, not its address, goes into compiled code, so that it can be cached.
+llvmlite.binding.add_symbol("dask_descent_dsyrk", get_cython_function_address("scipy.linalg.cython_blas", "dsyrk"))
+_dsyrk: Any = types.ExternalFunction("dask_descent_dsyrk", types.void(*[types.uintp] * 10))
 
 
 @compiled
 def gram_rows(p: int) -> int:
-    """Rows of a block: it and its weighted copy fit the L2 cache."""
-    return max(32, min(512, 49152 // max(1, p) // 8 * 8))
+    """Rows of a block: with its weighted copy it fits the L2 cache."""
+    return max(32, min(512, 65536 // max(1, p) // 8 * 8))
 
 
 @compiled
-def add_gram(block: Float64, h: Float64, gram: Float64) -> None:
-    """gram (p, p) += block.T @ (h block), in panels of columns on and below the diagonal."""
+def add_squares(letters: Array, factors: Float64, sizes: Array, root: Float64, gram: Float64) -> None:
+    """Lower half of gram (p, p) += sign root.T @ root; letters: UN (uint8); factors: sign, 1; sizes (int32): p, rows of root, elements from
+    a row of gram to the next.
+
+    Fortran sees root.T and gram.T, whose upper half is our lower one. What is pointed to belongs to the caller: numba frees an array after
+    its last use, and does not count its address as one.
+    """
+    letter, factor, size = letters.ctypes.data, factors.ctypes.data, sizes.ctypes.data
+    _dsyrk(letter, letter + 1, size, size + 4, factor, root.ctypes.data, size, factor + 8, gram.ctypes.data, size + 8)
+
+
+@compiled
+def add_gram(block: Float64, h: Float64, sign: float, gram: Float64) -> None:
+    """Lower half of gram (p, p) += block.T @ (h block), for sign h (count,) that is negative by rounding only; gram may be a part of a
+    larger matrix."""
     count, p = block.shape
-    n_panels = max(1, (p + PANEL - 1) // PANEL)
-    width = (p + n_panels - 1) // n_panels
-    panels, weighted, out = np.empty(count * p), np.empty(count * width), np.empty(width * width)
-    for low in range(0, p, width):
-        w = min(p, low + width) - low
-        panel = panels[count * low : count * (low + w)].reshape(count, w)  # each panel contiguous, one after the other
-        left = weighted[: count * w].reshape(count, w)
-        for i in range(count):
-            for j in range(w):
-                panel[i, j] = block[i, low + j]
-                left[i, j] = h[i] * block[i, low + j]
-        for other in range(0, low + 1, width):
-            v = min(p, other + width) - other
-            product = out[: w * v].reshape(w, v)
-            np.dot(left.T, panels[count * other : count * (other + v)].reshape(count, v), product)
-            for i in range(w):
-                for j in range(v):
-                    gram[low + i, other + j] += product[i, j]
+    root = np.empty((count, p))
+    for i in range(count):
+        size = sign * h[i]
+        factor = 0.0 if size < 0.0 else np.sqrt(size)  # NaN stays NaN
+        for j in range(p):
+            root[i, j] = factor * block[i, j]
+    sizes = np.array([p, count, gram.strides[0] // 8], np.int32)
+    add_squares(np.array([85, 78], np.uint8), np.array([sign, 1.0]), sizes, root, gram)
 
 
 @compiled

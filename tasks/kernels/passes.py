@@ -39,8 +39,8 @@ def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, sc
     """sums (m p,) += factor (m, count) flat @ block."""
 
 
-def take_block(X: Any, start: int, step: int, count: int, block: Float64) -> Any:
-    """block (count, p) = rows start, start + step, ... as dense float64."""
+def take_block(X: Any, start: int, count: int, block: Float64) -> Any:
+    """block (count, p) = X[start : start + count] as dense float64."""
 
 
 @overload(block_rows, strict=False)
@@ -68,9 +68,9 @@ def _add_block(X: Any, start: Any, count: Any, factor: Any, sums: Any, scratch: 
 
 
 @overload(take_block, strict=False)
-def _take_block(X: Any, start: Any, step: Any, count: Any, block: Any) -> Any:
+def _take_block(X: Any, start: Any, count: Any, block: Any) -> Any:
     take = dense.dense_take if isinstance(X, types.Array) else csr.csr_take
-    return lambda X, start, step, count, block: take(X, start, step, count, block)
+    return lambda X, start, count, block: take(X, start, count, block)
 
 
 @compiled
@@ -89,7 +89,7 @@ def gradient_pass(loss: int, X: Any, y: Float64, weight: Float64, offsets: Int64
         for start in range(offsets[j], offsets[j + 1], rows):
             count = min(rows, offsets[j + 1] - start)
             w, r = row_weight[:count], residual[: m * count]
-            take_targets(loss, y, weight, start, 1, count, target, w)
+            take_targets(loss, y, weight, start, count, target, w)
             predict_block(X, start, count, coef, intercept, raw, scratch)
             pointwise(loss, raw, target, w, k, m // k, r, no_curvature, sums[:k])
             sums[k] += sum_of(w)
@@ -134,7 +134,7 @@ def product_pass(
         for start in range(offsets[j], offsets[j + 1], rows):
             count = min(rows, offsets[j + 1] - start)
             w, r, h, d = row_weight[:count], residual[: m * count], curvature[: m * count], direction[: m * count]
-            take_targets(loss, y, weight, start, 1, count, target, w)
+            take_targets(loss, y, weight, start, count, target, w)
             predict_block(X, start, count, coef, intercept, raw, scratch)
             predict_block(X, start, count, coef_direction, intercept_direction, d, scratch)
             pointwise(loss, raw, target, w, k, m // k, r, h, loss_sum)
@@ -156,9 +156,8 @@ def hessian_pass(
     intercept: Float64,
     k: int,
     fit_intercept: bool,
-    row_step: int,
 ) -> Float64:
-    """Sums of loss, weight, gradient and Hessian over every row_step-th row of each partition."""
+    """Sums of loss, weight, gradient and Hessian."""
     m, p = coef.shape
     c = m // k
     size = c * p + (c if fit_intercept else 0)
@@ -172,12 +171,11 @@ def hessian_pass(
     for j in range(len(offsets) - 1):
         sums = stack[top]
         sums[:] = 0.0
-        n_taken = (offsets[j + 1] - offsets[j] + row_step - 1) // row_step
-        for taken in range(0, n_taken, rows):
-            count, start = min(rows, n_taken - taken), offsets[j] + taken * row_step
+        for start in range(offsets[j], offsets[j + 1], rows):
+            count = min(rows, offsets[j + 1] - start)
             w, r, h, block = row_weight[:count], residual[: m * count], curvature[: m * count], buffer[:count]
-            take_targets(loss, y, weight, start, row_step, count, target, w)
-            take_block(X, start, row_step, count, block)
+            take_targets(loss, y, weight, start, count, target, w)
+            take_block(X, start, count, block)
             dense_predict(block, 0, count, coef, intercept, raw, none)
             pointwise(loss, raw, target, w, k, c, r, h, sums[:k])
             sums[k] += sum_of(w)
@@ -209,7 +207,7 @@ def add_hessian(loss: int, block: Float64, curvature: Float64, weight: Float64, 
             if a != b and loss != MULTINOMIAL:
                 continue
             curvature_pair(loss, curvature, weight, at, a, b, pair)
-            add_gram(block, pair, H[a * p : (a + 1) * p, b * p : (b + 1) * p])
+            add_gram(block, pair, 1.0 if a == b else -1.0, H[a * p : (a + 1) * p, b * p : (b + 1) * p])
             if fit_intercept:
                 add_rows(block, 0, count, pair, H[c * p + a, b * p : (b + 1) * p])
                 if a != b:

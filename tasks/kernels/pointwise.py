@@ -206,19 +206,19 @@ def curvature_pair(loss: int, curvature: Float64, weight: Float64, at: int, a: i
 
 
 @compiled
-def take_targets(loss: int, y: Float64, weight: Float64, start: int, step: int, count: int, target: Float64, row_weight: Float64) -> None:
-    """Targets (t, count) flat and weights (count,) of rows start, start + step, ...; class codes come as float64 bit patterns."""
+def take_targets(loss: int, y: Float64, weight: Float64, start: int, count: int, target: Float64, row_weight: Float64) -> None:
+    """Targets (t, count) flat and weights (count,) of rows start:start + count; class codes come as float64 bit patterns."""
     n_targets = y.shape[1]
     if loss == MULTINOMIAL:
         codes = y.view(np.int64)
         for i in range(count):
-            target[i] = codes[start + i * step, 0]
+            target[i] = codes[start + i, 0]
     else:
         for i in range(count):
             for t in range(n_targets):
-                target[t * count + i] = y[start + i * step, t]
+                target[t * count + i] = y[start + i, t]
     if len(weight):
         for i in range(count):
-            row_weight[i] = weight[start + i * step]
+            row_weight[i] = weight[start + i]
     else:
         row_weight[:count] = 1.0

@@ -16,16 +16,20 @@ import numpy as np
 from tasks.objectives import Evaluation, HessianSums, HessianVectorSums, Objective
 from tasks.typing import Float64
 
-Power: TypeAlias = Literal["loss_and_gradient", "hessian", "hessian_vector"]
+Power: TypeAlias = Literal["loss_and_gradient", "hessian", "local_hessian", "hessian_vector"]
 POWERS: Mapping[Power, Any] = {
     "loss_and_gradient": Objective,
     "hessian": HessianSums,
+    "local_hessian": HessianSums,
     "hessian_vector": HessianVectorSums,
 }
 
 
 class Round(NamedTuple):
-    """One request: sums of what, at which parameters (n,), along which direction (n,); row_step > 1 (Hessians only): over a sample."""
+    """One request: sums of what, at which parameters (n,), along which direction (n,); row_step > 1 (Hessians only): over a sample.
+
+    "local_hessian" asks for the quadratic models of `tasks.local_models`: their gradients and Hessians in place of those at `parameters`.
+    """
 
     power: Power
     parameters: Float64

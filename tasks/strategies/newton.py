@@ -27,13 +27,15 @@ from tasks.typing import Float64
 
 
 class NewtonState(NamedTuple):
-    """step: length of the trial along direction (n,), 0 for the first round."""
+    """step: length of the trial along direction (n,), 0 for the first round; local: whether the first step is, or was, that of the
+    partitions' own quadratic models."""
 
     accepted: Accepted
     direction: Float64
     step: float
     iteration: int
     status: Status
+    local: bool
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Newton:
     that round is the next iteration. Otherwise the step is halved. A singular Hessian gives the step of least norm. Converged when
     max |gradient| <= tol after at least one step, or when the step lowers neither the objective nor the gradient beyond rounding.
     row_step > 1 works on every row_step-th row only, and decrement_tol > 0 also ends when the expected decrease
-    ½ gradient' H^-1 gradient is below it, with that step ready to be taken (see `SampledNewton`).
+    ½ gradient' H^-1 gradient is below it, with that step ready to be taken (see `SampledNewton`). local_start=True takes the first step
+    by the quadratic models of `tasks.local_models`, and takes it back when it does not lower the objective.
 
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
@@ -53,6 +56,7 @@ class Newton:
     max_iter: int = 100
     row_step: int = 1
     decrement_tol: float = 0.0
+    local_start: bool = False
 
     def __post_init__(self) -> None:
         check_tolerances(tol=self.tol, decrement_tol=self.decrement_tol)
@@ -60,13 +64,14 @@ class Newton:
 
     @property
     def powers(self) -> tuple[Power, ...]:
-        return ("hessian",)
+        return ("local_hessian", "hessian") if self.local_start else ("hessian",)
 
     def init(self, parameters: Float64) -> NewtonState:
-        return NewtonState(starting_point(parameters), np.zeros(len(parameters)), 0.0, 0, RUNNING)
+        return NewtonState(starting_point(parameters), np.zeros(len(parameters)), 0.0, 0, RUNNING, self.local_start)
 
     def request(self, state: NewtonState) -> Round:
-        return Round("hessian", self._trial(state), row_step=self.row_step)
+        power: Power = "local_hessian" if state.local and state.step == 0.0 else "hessian"
+        return Round(power, self._trial(state), row_step=self.row_step)
 
     def update(self, state: NewtonState, evaluation: Evaluation) -> NewtonState:
         point = Accepted(self._trial(state), evaluation.value, evaluation.gradient)
@@ -81,6 +86,8 @@ class Newton:
             largest = float(np.max(np.abs(state.accepted.gradient)))
             reason = f"a Newton step lowers neither objective nor gradient beyond rounding; max |gradient| {largest:.3g}"
             return state._replace(status=Status("converged", reason))
+        if state.local and state.iteration == 0:
+            return self.init(state.accepted.parameters)._replace(local=False)
         if state.step < 1e-10:
             return state._replace(status=Status("diverged", "no step along the Newton direction lowers the objective"))
         return state._replace(step=0.5 * state.step)

@@ -62,11 +62,11 @@ class SampledNewton:
 
     @property
     def powers(self) -> tuple[Power, ...]:
-        return ("hessian", "loss_and_gradient")
+        return ("local_hessian", "hessian", "loss_and_gradient")
 
     @property
     def _newton(self) -> Newton:
-        return Newton(tol=0.0, max_iter=30, row_step=self.row_step, decrement_tol=self.sample_tol)
+        return Newton(tol=0.0, max_iter=30, row_step=self.row_step, decrement_tol=self.sample_tol, local_start=True)
 
     @property
     def _lbfgs(self) -> LBFGS:

@@ -16,10 +16,12 @@ from distributed import Client, LocalCluster
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
+from tasks.local_models import FEWEST_ROWS
 from tests.data import breast_cancer, diabetes, digits, uneven, weights
 
 BINARY = ("gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton")
 PARTITIONS = (1, 7, 37, 1000)
+LARGE = 20 * FEWEST_ROWS
 
 
 def fits() -> dict[str, str]:
@@ -35,6 +37,10 @@ def fits() -> dict[str, str]:
     for solver in ("lbfgs", "newton-cg"):
         model = LogisticRegression(solver=solver, tol=1e-12, max_iter=3)
         found[f"multinomial {solver}"] = digest(model, Dataset.from_arrays(X.astype(np.float32), y, partition_rows=uneven(len(X), 37)))
+    X = np.random.default_rng(0).normal(size=(6 * LARGE, 5))
+    y = (X[:, 0] + X[:, 1] * X[:, 2] > 0).astype(int)
+    rows = [LARGE, 2 * LARGE, LARGE // 2, LARGE + LARGE // 2, LARGE]
+    found["models of partitions"] = digest(LogisticRegression(), Dataset.from_arrays(X, y, partition_rows=rows))
     X, y = diabetes()
     found["ridge"] = digest(Ridge(), Dataset.from_arrays(X, y, n_partitions=37))
     found["linear"] = digest(LinearRegression(), Dataset.from_arrays(X, np.stack([y, -y], axis=1), n_partitions=7))

@@ -27,6 +27,7 @@ from pipeline.cli import main
 from pipeline.config import read_job
 from pipeline.data_sections import BundledData
 from pipeline.jobs.pixels import make_pixels
+from pipeline.models.model_files import save_model
 from pipeline.progress import RoundProgress
 from tests.data import digits
 
@@ -136,6 +137,31 @@ def test_ctrl_c_ends_with_130_and_no_worker_stays(tmp_path: Path) -> None:
     while (left := alive(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+def test_ctrl_c_during_the_imports_is_quiet(tmp_path: Path, seconds: float) -> None:
+    with subprocess.Popen(
+        command("jobs"), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    if process.returncode != 0:  # 0: it was done before
+        assert (process.returncode, err) == (130, "interrupted\n")
+
+
+def test_predictions_that_cannot_be_written_name_their_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pd.DataFrame({"a": [0.0, 1.0, 2.0], "b": [1.0, 0.0, 1.0]})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    save_model(LogisticRegression().fit(rows, [0, 1, 1]), tmp_path / "model.safetensors")
+    (tmp_path / "taken.csv").mkdir()
+    (tmp_path / "file").touch()
+    for out in ("taken.csv", "file/out.csv", "x" * 245 + ".csv", "y" * 245 + ".parquet"):
+        assert main(["predict", str(tmp_path), str(tmp_path / "rows.csv"), "--out", str(tmp_path / out), "--quiet"]) == 2
+        _, err = capsys.readouterr()
+        assert str(tmp_path / out) in err and ".tmp" not in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_running_scheduler_by_address_and_by_file(cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,12 @@ def test_written_toml_is_what_python_reads(table: dict[str, Any]) -> None:
         ("cluster.workers=2", "did you mean 'n_workers'"),
         ("cluster.kind=scheduler", "needs address or scheduler_file"),
         ("output.directory=3", r"\[output\] directory must be a string, got 3"),
-        ("name=up/there", "write it as section.key=value"),
+        ("name=up/there", r"it names the run's directory; got 'up/there'"),
+        ("nam=mine", "write it as section.key=value or name=value, data.n_partitions=8 or name=mine for instance"),
+        ("split.seed=-1", r"\[split\] seed must be a whole number of at least 0, got -1"),
+        ("split.test_size=a", r"\[split\] test_size must be a number of at least 0 and below 1, got 'a'"),
+        ("estimator.class_weight.0=a", r"\[estimator\] class_weight must hold numbers, got 'a' for class 0"),
+        ("estimator.class_weight.0=-1", r"\[estimator\] class_weight must hold finite factors that are not negative, got -1 for class 0"),
         ("data", "write it as section.key=value"),
         ("data.name.x=1", "name is no section"),
     ],
@@ -171,6 +176,17 @@ def test_overrides_change_add_and_take_out_keys(tmp_path: Path) -> None:
     assert read.data == BundledData(name="digits", n_partitions=5)
     assert read.estimator.parameters == {"C": 0.5}
     assert read.cluster == InProcess()
+
+
+def test_the_name_can_be_overridden() -> None:
+    for text, name in (("mine", "mine"), ("2024", "2024"), ("1e3", "1e3"), ('"a-b"', "a-b")):
+        read = read_job("digits", [f"name={text}", "description=of mine"])
+        assert (read.name, read.description, read.output.directory) == (name, "of mine", f"runs/{name}")
+
+
+def test_class_weights_of_keys_of_several_types_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the keys of class_weight must be classes as y has them, got .* mixes labels"):
+        Estimator(name="LogisticRegression", parameters={"class_weight": {"0": 1.0, "yes": 2.0}})
 
 
 def test_digits_comes_in_37_uneven_partitions() -> None:

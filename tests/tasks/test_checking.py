@@ -35,17 +35,17 @@ def with_value(X: Any, row: int, column: int, value: float) -> Any:
 
 
 def test_totals(X: Any) -> None:
-    found = summarise(group(X, weight=np.array([1.0, 0.5, 0, 2, 3])), None)
+    found = summarise(group(X, weight=np.array([1.0, 0.5, 0, 2, 3])))
     assert found.partition_rows.tolist() == [2, 0, 3]
     assert found.weight_sum == 6.5
     assert found.largest.tolist() == [7, 6, 7]
     assert found.fault is None
-    assert summarise(group(X), None).weight_sum == 5
+    assert summarise(group(X)).weight_sum == 5
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_the_first_value_that_is_not_finite(X: Any, value: float) -> None:
-    fault = summarise(group(with_value(with_value(X, 4, 0, np.nan), 3, 1, value)), None).fault
+    fault = summarise(group(with_value(with_value(X, 4, 0, np.nan), 3, 1, value))).fault
     assert fault is not None
     assert fault[:4] == (6, 1, "X", 1)
     np.testing.assert_equal(fault.value, value)
@@ -53,20 +53,20 @@ def test_the_first_value_that_is_not_finite(X: Any, value: float) -> None:
 
 def test_faults_in_y_and_weights(X: Any) -> None:
     y = np.array([1.0, 2, 3, np.inf, 5])
-    assert summarise(group(X, y), None).fault == (6, 1, "y", 0, np.inf)
+    assert summarise(group(X, y)).fault == (6, 1, "y", 0, np.inf)
     labels = np.array(["a", None, "b", "a", "b"], dtype=object)
-    fault = summarise(group(X, labels), None).fault
+    fault = summarise(group(X, labels)).fault
     assert fault is not None
     assert fault[:4] == (4, 1, "y", 0)
     for bad in (-1.0, np.nan, np.inf):
-        fault = summarise(group(X, None, np.array([1, 1, bad, 1, 1])), None).fault
+        fault = summarise(group(X, None, np.array([1, 1, bad, 1, 1]))).fault
         assert fault is not None
         assert fault[:4] == (6, 0, "sample_weight", 0)
 
 
 def test_the_first_fault_wins(X: Any) -> None:
     good, bad, worse = (
-        summarise(group(x, first=i), None) for i, x in ((0, X), (3, with_value(X, 0, 0, np.nan)), (6, with_value(X, 0, 1, np.nan)))
+        summarise(group(x, first=i)) for i, x in ((0, X), (3, with_value(X, 0, 0, np.nan)), (6, with_value(X, 0, 1, np.nan)))
     )
     assert reduce(add_summaries, [good, bad, worse]).fault == bad.fault
 
@@ -81,7 +81,7 @@ def test_the_first_fault_wins(X: Any) -> None:
     ],
 )
 def test_classes(X: Any, y: Any, classes: list[Any], rows: list[int], weights: list[float]) -> None:
-    found = summarise(group(X, y, np.arange(1.0, 6.0)), None)
+    found = summarise(group(X, y, np.arange(1.0, 6.0)))
     assert found.classes is not None
     assert (found.classes.tolist(), found.class_rows.tolist(), found.class_weights.tolist()) == (classes, rows, weights)
 
@@ -93,7 +93,7 @@ def test_classes_over_the_range_of_a_dtype(dtype: str) -> None:
     low = max(ends.min, -5000) if dtype != "int64" else ends.min
     whole = np.array([low, low + 200, low + 100, low + 200, low], dtype=dtype)
     for y in (whole, np.array([ends.max, ends.min, 0, ends.max, ends.max], dtype=dtype)):
-        found = summarise(group(np.zeros((5, 1)), y), None)
+        found = summarise(group(np.zeros((5, 1)), y))
         classes, rows = np.unique(y, return_counts=True)
         assert found.classes is not None
         assert found.classes.dtype == found.target_dtype == dtype
@@ -102,7 +102,7 @@ def test_classes_over_the_range_of_a_dtype(dtype: str) -> None:
 
 
 def test_the_dtype_that_holds_every_target(X: Any) -> None:
-    empty = summarise(group(X[:0], np.zeros(0, object), rows=(0, 0)), None)
+    empty = summarise(group(X[:0], np.zeros(0, object), rows=(0, 0)))
     kinds: list[tuple[Any, Any, str]] = [
         ("U1", "U7", "U7"),
         ("int8", "uint8", "int16"),
@@ -110,20 +110,20 @@ def test_the_dtype_that_holds_every_target(X: Any) -> None:
         ("?", "i8", "i8"),
     ]
     for left, right, expected in kinds:
-        sides = [summarise(group(X, np.ones(5, dtype)), None) for dtype in (left, right)]
+        sides = [summarise(group(X, np.ones(5, dtype))) for dtype in (left, right)]
         assert reduce(add_summaries, [empty, *sides, empty]).target_dtype == np.dtype(expected)
-    assert summarise(group(X), None).target_dtype is None
-    assert summarise(group(X, np.ones((5, 2), np.float32)), None).target_dtype == np.float32
+    assert summarise(group(X)).target_dtype is None
+    assert summarise(group(X, np.ones((5, 2), np.float32))).target_dtype == np.float32
 
 
 @pytest.mark.parametrize("y", [None, np.array([0.5, 1, 2, 3, 4]), np.zeros((5, 2))])
 def test_no_classes(X: Any, y: Any) -> None:
-    assert summarise(group(X, y), None).classes is None
+    assert summarise(group(X, y)).classes is None
 
 
 def test_classes_of_neighbours_are_united(X: Any) -> None:
     parts = [np.array(["b"] * 5), np.array(["a", "c", "c", "c", "long label"])]
-    found = reduce(add_summaries, [summarise(group(X, y), None) for y in parts])
+    found = reduce(add_summaries, [summarise(group(X, y)) for y in parts])
     assert found.classes is not None
     assert found.classes.tolist() == ["a", "b", "c", "long label"]
     assert found.class_rows.tolist() == [1, 5, 3, 1]
@@ -131,21 +131,21 @@ def test_classes_of_neighbours_are_united(X: Any) -> None:
 
 def test_rows_without_a_say(X: Any) -> None:
     """Empty groups, whatever their dtype, change nothing; one continuous group makes all continuous."""
-    labels = summarise(group(X, np.array(["a", "b", "a", "b", "b"])), None)
-    empty = summarise(group(X[:0], np.zeros(0, object), rows=(0, 0)), None)
+    labels = summarise(group(X, np.array(["a", "b", "a", "b", "b"])))
+    empty = summarise(group(X[:0], np.zeros(0, object), rows=(0, 0)))
     for pair in ((labels, empty), (empty, labels)):
         found = add_summaries(*pair)
         assert found.classes is not None
         assert found.classes.tolist() == ["a", "b"]
         assert found.form == labels.form
-    whole, continuous = summarise(group(X, np.ones(5)), None), summarise(group(X, np.full(5, 0.5)), None)
+    whole, continuous = summarise(group(X, np.ones(5))), summarise(group(X, np.full(5, 0.5)))
     assert add_summaries(whole, continuous).classes is None
     assert add_summaries(continuous, whole).classes is None
 
 
 def test_too_many_classes(X: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "MAX_CLASSES", 6)
-    low, high = summarise(group(X, np.arange(5)), None), summarise(group(X, np.arange(5) + 5), None)
+    low, high = summarise(group(X, np.arange(5))), summarise(group(X, np.arange(5) + 5))
     assert low.classes is not None
     assert add_summaries(low, high).classes is None
     assert len(add_summaries(low, low).classes) == 5  # type: ignore[arg-type]
@@ -161,6 +161,6 @@ def test_too_many_classes(X: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_forms_that_differ(X: Any, left: tuple[Any, Any], right: tuple[Any, Any], what: str) -> None:
-    sides: list[Summary] = [summarise(group(X, *side, first=i), None) for side, i in ((left, 0), (right, 3))]
+    sides: list[Summary] = [summarise(group(X, *side, first=i)) for side, i in ((left, 0), (right, 3))]
     with pytest.raises(ValueError, match=f"partitions from 0 on and partitions from 3 on mix {what}; make all partitions alike"):
         add_summaries(*sides)

@@ -168,7 +168,7 @@ def passes(q: Problem, X: Any, y: Array, weight: Float64 | None, offsets: Array)
     return [
         kernels.loss_and_gradient(*rest),
         kernels.hessian(*rest, True),
-        kernels.hessian(*rest, False, 3),
+        kernels.hessian(*rest, False),
         kernels.hessian_vector(*rest, D, d),
     ]
 
@@ -248,15 +248,6 @@ def test_weights_are_repeats(case: tuple[int, int, int]) -> None:
     weighted = passes(q, q.X, q.y, repeats.astype(np.float64), q.offsets)
     for step_one in (0, 1, 3):
         close(weighted[step_one], repeated[step_one])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_row_step(case: tuple[int, int, int], kind: str) -> None:
-    q = make(*case, 7, [100, 0, 2, 1, 57])
-    rows = np.concatenate([np.arange(a, b, 3) for a, b in zip(q.offsets[:-1], q.offsets[1:], strict=True)])
-    result = kernels.hessian(q.loss, as_kind(q.X, kind), q.y, q.weight, q.offsets, q.coef, q.intercept, q.k, True, 3)
-    close(result, reference(q, q.weight, rows))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[2] > 1], ids=str)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from tasks.partition import Block
-from tasks.rows import generator, split_rows, take
+from tasks.partition import Block, Group
+from tasks.rows import generator, sample, split_rows, take
 
 
 def test_streams() -> None:
@@ -55,3 +57,19 @@ def test_take() -> None:
         assert block.sample_weight is not None
         assert block.sample_weight.tolist() == [1, 3]
     assert take(Block(X), np.zeros(0, np.int64)).X.shape == (0, 2)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+def test_a_sample_takes_every_so_manieth_row_of_each_partition(sparse: bool) -> None:
+    X = np.arange(160.0).reshape(160, 1)
+    offsets = np.array([0, 100, 100, 102, 103, 160])
+    group = Group(sp.csr_array(X) if sparse else X, X[:, 0].astype(str), X[:, 0], offsets, 5)
+    taken = sample(group, 3)
+    expected = np.concatenate([np.arange(a, b, 3) for a, b in pairwise(offsets)])
+    assert taken.sample_weight is not None
+    np.testing.assert_array_equal(taken.sample_weight, expected)
+    np.testing.assert_array_equal(taken.y, expected.astype(float).astype(str))
+    np.testing.assert_array_equal(taken.X.toarray() if sparse else taken.X, expected[:, None])
+    assert taken.offsets.tolist() == [0, 34, 34, 35, 36, 55]
+    assert taken.first_partition == 5
+    assert sample(group, 3) is taken

@@ -47,7 +47,7 @@ def answer(function: Any, request: Round) -> Evaluation:
     value, gradient, hessian = function(request.parameters)
     if request.power == "hessian_vector":
         return Evaluation(np.nan, hessian @ request.direction, None, 0)
-    return Evaluation(value, gradient, hessian if request.power == "hessian" else None, 0)
+    return Evaluation(value, gradient, hessian if "hessian" in request.power else None, 0)
 
 
 def run(strategy: Strategy, function: Any, start: Float64, limit: int = 5000) -> tuple[Any, int]:
@@ -185,7 +185,7 @@ def one_round(strategy: Strategy, state: Any) -> Any:
         assert request.direction is not None
         partial = objective.hessian_vector(group, parameters, request.direction[None])
         return strategy.update(state, evaluate_product(partial, 0, layout, L2(0.01), request.direction))
-    partial = objective.hessian(group, parameters) if request.power == "hessian" else objective.loss_and_gradient(group, parameters)
+    partial = objective.hessian(group, parameters) if "hessian" in request.power else objective.loss_and_gradient(group, parameters)
     return strategy.update(state, evaluate(partial, 0, layout, L2(0.01), request.parameters))
 
 

@@ -1,0 +1,37 @@
+"""A round asked of a worker by a call instead of a task: for rounds that are shorter than a task takes to be scheduled."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, Final
+
+from tasks.fingerprint import worker_report
+from tasks.reductions import reduce_on_worker
+
+OPERATION: Final = "dask_descent_reduce"
+
+
+@cache
+def threads(n: int) -> ThreadPoolExecutor:
+    """Threads for calls: the event loop of the worker goes on meanwhile."""
+    return ThreadPoolExecutor(n, thread_name_prefix="dask-descent-call")
+
+
+def prepare_worker(dask_worker: Any) -> dict[str, Any]:
+    """Let a distributed.Worker answer calls of `OPERATION`, and return its report."""
+
+    async def reduce_here(key: Any, part: int, n_groups: int, packed: bytes) -> bytes | None:
+        """reduce_on_worker as a pickle; None for a shard that is not here, and for an error, which the task that follows will raise."""
+        if key not in dask_worker.data:
+            return None
+        run = threads(dask_worker.state.nthreads).submit(reduce_on_worker, dask_worker.data[key], part, n_groups, packed)
+        try:
+            return pickle.dumps(await asyncio.wrap_future(run), protocol=5)
+        except Exception:  # noqa: BLE001
+            return None
+
+    dask_worker.handlers[OPERATION] = reduce_here
+    return worker_report()

@@ -1,0 +1,123 @@
+"""Short rounds by calls of the workers: no tasks, the same bits, and tasks again where a call does not come through."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from pipeline import Dataset, LogisticRegression
+from pipeline.execution import direct
+from tasks.direct import OPERATION, prepare_worker
+from tasks.objectives import LinearObjective
+from tests.data import breast_cancer
+
+
+class Finished(SchedulerPlugin):
+    """Names of the tasks that ran."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        if (start, finish) == ("processing", "memory"):
+            self.names.append(str(key[0]).rsplit("-", 1)[0])
+
+
+def fit(dataset: Dataset) -> LogisticRegression:
+    return LogisticRegression(solver="lbfgs", tol=1e-8).fit(dataset)
+
+
+def resident() -> Dataset:
+    X, y = breast_cancer()
+    dataset = Dataset.from_arrays(X, y, n_partitions=12)
+    dataset.schema  # noqa: B018
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def expected() -> str:
+    with dask.config.set(scheduler="threads"):
+        return fit(resident()).parameters_sha256_
+
+
+def handlers_on_workers(client: Client, change: Any) -> None:
+    def run(dask_worker: Any) -> None:
+        change(dask_worker.handlers)
+
+    client.run(run)
+
+
+def test_rounds_after_the_first_are_no_tasks(cluster: LocalCluster, client: Client, expected: str) -> None:
+    dataset, finished = resident(), Finished()
+    scheduler: Any = cluster.scheduler
+    scheduler.add_plugin(finished, name="finished")
+    try:
+        model = fit(dataset)
+    finally:
+        scheduler.remove_plugin("finished")
+    assert finished.names == ["gradient"] * 2
+    assert model.n_rounds_ > 10
+    assert model.tasks_per_round_ == 2
+    assert model.parameters_sha256_ == expected
+
+
+@pytest.mark.timeout(60)
+def test_workers_that_cannot_be_called_get_tasks(client: Client, expected: str) -> None:
+    dataset = resident()
+    try:
+        handlers_on_workers(client, lambda handlers: handlers.pop(OPERATION))
+        assert fit(dataset).parameters_sha256_ == expected
+    finally:
+        client.run(prepare_worker)
+
+
+@pytest.mark.timeout(60)
+def test_calls_that_nobody_answers(client: Client, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "PATIENCE", 0.3)
+    dataset = resident()
+
+    async def silence(**_: Any) -> None:
+        await asyncio.sleep(30)
+
+    def mute(handlers: dict[str, Any]) -> None:
+        handlers["kept"], handlers[OPERATION] = handlers[OPERATION], silence
+
+    def unmute(handlers: dict[str, Any]) -> None:
+        handlers[OPERATION] = handlers.pop("kept")
+
+    handlers_on_workers(client, mute)
+    try:
+        start = time.monotonic()
+        assert fit(dataset).parameters_sha256_ == expected
+        assert time.monotonic() - start < 20
+    finally:
+        handlers_on_workers(client, unmute)
+
+
+class Broken(LinearObjective):
+    """Fails where the rows are, after the first round."""
+
+    def loss_and_gradient(self, group: Any, parameters: Any) -> Any:
+        if np.any(parameters != 0):
+            raise ZeroDivisionError("what the user's model does")
+        return super().loss_and_gradient(group, parameters)
+
+
+class BrokenRegression(LogisticRegression):
+    """Fits it."""
+
+    def _objective(self, schema: Any) -> Broken:
+        found = super()._objective(schema)
+        return Broken(found.loss, found.n_columns, found.n_outputs, found.fit_intercept, found.classes, found.class_weight)
+
+
+def test_an_error_in_a_call_is_raised(client: Client) -> None:
+    with pytest.raises(ZeroDivisionError, match="what the user's model does"):
+        BrokenRegression(solver="lbfgs").fit(resident())
