@@ -71,7 +71,8 @@ class Dataset:
     def from_dask(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None) -> Dataset:
         """From Dask arrays (any chunks; y and sample_weight follow X's) or Dask data frames and series; stays lazy.
 
-        n_partitions rechunks arrays and repartitions frames. Raises ValueError for lengths that are known to differ.
+        n_partitions rechunks arrays and repartitions frames. Chunks of unknown length that have to be cut anew, to n_partitions or to match
+        others, are counted here, which reads them once. Raises ValueError for lengths that are known to differ.
         """
         return cls._from_table(collections.from_dask(X, y, sample_weight, n_partitions))
 

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _check_feature_names, _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.callbacks import RoundCallbacks
-from pipeline.data.collections import feature_names
+from pipeline.data.collections import LAZY, feature_names
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Problem, choose
@@ -31,8 +31,6 @@ from tasks.penalties import L2
 from tasks.reductions import Tree
 from tasks.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_sums
 from tasks.typing import Array, Float64
-
-DASK_TYPES = (da.Array, dd.DataFrame, dd.Series)
 
 
 class LinearModel(CallbackSupportMixin, BaseEstimator):
@@ -122,11 +120,11 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
             return X
         if y is None:
             raise ValueError(f"requires y to be passed, but the target y is None: {type(self).__name__}.fit(X, y)")
-        if isinstance(X, DASK_TYPES):
+        if isinstance(X, LAZY):
             dataset = Dataset.from_dask(X, self._lazy_target(y), sample_weight)
             self._set_features(dataset)
             return dataset
-        if isinstance(y, DASK_TYPES):
+        if isinstance(y, LAZY):
             raise TypeError("y is a Dask collection but X is in memory; pass both as Dask collections, or y.compute()")
         X, y = self._validated(X, y)
         if sample_weight is not None:
@@ -265,4 +263,4 @@ def problem_of(objective: LinearObjective, schema: Schema) -> Problem:
 
 def lives_in_partitions(X: Any) -> bool:
     """Whether a score of X is computed where it lives."""
-    return isinstance(X, (Dataset, *DASK_TYPES))
+    return isinstance(X, (Dataset, *LAZY))

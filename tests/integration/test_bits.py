@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
 from tasks.local_models import FEWEST_ROWS
 from tests.data import breast_cancer, diabetes, digits, uneven, weights
+from tests.rounds import AfterRounds
 
 BINARY = ("gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton")
 PARTITIONS = (1, 7, 37, 1000)
@@ -72,31 +73,12 @@ def test_same_bits_on_any_cluster(in_process: dict[str, str], n_workers: int, th
         assert fits() == in_process
 
 
-class KillWorker:
-    """A scikit-learn callback that kills a worker after the third round, and another one after the fifth."""
-
-    def __init__(self, cluster: LocalCluster) -> None:
-        self.cluster = cluster
-        self.rounds = 0
-        self.killed: list[int] = []
-
-    def setup(self, estimator: Any, context: Any) -> None:
-        pass
-
-    def teardown(self, estimator: Any, context: Any) -> None:
-        pass
-
-    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        pass
-
-    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
-        self.rounds += 1
-        if self.rounds in (3, 5):
-            pids = [nanny.process.pid for nanny in self.cluster.workers.values() if nanny.process is not None]
-            pid = next(pid for pid in pids if pid is not None and pid not in self.killed)
-            os.kill(pid, signal.SIGKILL)
-            self.killed.append(pid)
-        return False
+def kill_worker(cluster: LocalCluster, killed: list[int]) -> None:
+    """SIGKILL one that was not killed before."""
+    pids = [nanny.process.pid for nanny in cluster.workers.values() if nanny.process is not None]
+    pid = next(pid for pid in pids if pid is not None and pid not in killed)
+    os.kill(pid, signal.SIGKILL)
+    killed.append(pid)
 
 
 @pytest.mark.timeout(120)
@@ -112,10 +94,11 @@ def test_a_killed_worker_changes_nothing(kind: str) -> None:
 
     expected = digest(LogisticRegression(solver="lbfgs", tol=1e-8), dataset())
     with LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster):
-        killer = KillWorker(cluster)
+        killed: list[int] = []
+        killer = AfterRounds((3, 5), lambda: kill_worker(cluster, killed))
         model = LogisticRegression(solver="lbfgs", tol=1e-8).set_callbacks(killer)
         assert digest(model, dataset()) == expected
-        assert len(killer.killed) == 2
+        assert len(killed) == 2
 
 
 @pytest.mark.timeout(120)

@@ -22,6 +22,7 @@ from distributed import Client, LocalCluster
 from pipeline import Dataset, LogisticRegression
 from pipeline.execution.cluster import WorkersUnavailableError
 from tests.data import breast_cancer
+from tests.rounds import AfterRounds
 
 
 @pytest.fixture
@@ -131,29 +132,6 @@ def test_all_workers_die_at_once_and_come_back(own_cluster: tuple[LocalCluster, 
     assert digest(dataset) == first == here(make)
 
 
-class AfterRounds:
-    """A callback that does something after the third round."""
-
-    def __init__(self, action: Any) -> None:
-        self.action = action
-        self.rounds = 0
-
-    def setup(self, estimator: Any, context: Any) -> None:
-        pass
-
-    def teardown(self, estimator: Any, context: Any) -> None:
-        pass
-
-    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        pass
-
-    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
-        self.rounds += 1
-        if self.rounds == 3:
-            self.action()
-        return False
-
-
 @pytest.mark.timeout(90)
 def test_all_workers_gone_ends_with_a_named_error(tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
@@ -168,7 +146,7 @@ def test_all_workers_gone_ends_with_a_named_error(tmp_path: Path) -> None:
             try:
                 with Client(scheduler_file=str(file)) as client, dask.config.set({"dask-descent.wait-for-workers": 3}):
                     client.wait_for_workers(1, timeout=30)
-                    model = LogisticRegression(solver="lbfgs", tol=1e-12).set_callbacks(AfterRounds(worker.kill))
+                    model = LogisticRegression(solver="lbfgs", tol=1e-12).set_callbacks(AfterRounds((3,), worker.kill))
                     with pytest.raises(WorkersUnavailableError, match="no worker joined"):
                         model.fit(X, y)
             finally:

@@ -30,6 +30,7 @@ from pipeline.jobs.pixels import make_pixels
 from pipeline.models.model_files import save_model
 from pipeline.progress import RoundProgress
 from tests.data import digits
+from tests.rounds import AfterRounds
 
 REPOSITORY = Path(pipeline.__file__).parents[1]
 LOOSE = ["--set", "estimator.tol=1e-3"]
@@ -265,12 +266,6 @@ def test_the_bar_goes_forward_to_its_end() -> None:
     with RoundProgress(console=Console(file=io.StringIO(), force_terminal=True)) as progress:
         seen: list[float] = []
 
-        class Watch:
-            def setup(self, estimator: Any, context: Any) -> None: ...
-            def teardown(self, estimator: Any, context: Any) -> None: ...
-            def on_fit_task_begin(self, estimator: Any, context: Any) -> None: ...
-            def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-                seen.append(progress.completed)
-
-        LogisticRegression(solver="lbfgs", tol=1e-3).set_callbacks(progress, Watch()).fit(X, y)
+        watch = AfterRounds(tuple(range(1, 1000)), lambda: seen.append(progress.completed))
+        LogisticRegression(solver="lbfgs", tol=1e-3).set_callbacks(progress, watch).fit(X, y)
     assert seen == sorted(seen) and seen[0] == 0.0 and seen[-1] == 1.0 and len(set(seen)) > 5

@@ -26,6 +26,7 @@ from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
 from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tests.data import breast_cancer, diabetes, digits, weights
+from tests.rounds import AfterRounds
 
 
 def test_predictions_of_dask_input_are_lazy_and_equal() -> None:
@@ -99,30 +100,10 @@ def test_progress_bar(where: str, client: Client, capsys: pytest.CaptureFixture[
         assert "LogisticRegression" in capsys.readouterr().out
 
 
-class StopAfter:
-    """Ends the fit after some rounds."""
-
-    def __init__(self, rounds: int) -> None:
-        self.left = rounds
-
-    def setup(self, estimator: Any, context: Any) -> None:
-        pass
-
-    def teardown(self, estimator: Any, context: Any) -> None:
-        pass
-
-    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        pass
-
-    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
-        self.left -= 1
-        return self.left == 0
-
-
 def test_a_callback_can_stop_the_fit() -> None:
     X, y = breast_cancer()
     with pytest.warns(ConvergenceWarning, match="a callback ended the fit"):
-        model = LogisticRegression(solver="lbfgs", tol=1e-12).set_callbacks(StopAfter(4)).fit(X, y)
+        model = LogisticRegression(solver="lbfgs", tol=1e-12).set_callbacks(AfterRounds((4,), lambda: True)).fit(X, y)
     assert model.n_rounds_ == 4
     assert model.status_.kind == "out of rounds"
 
