@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any, Final
 
 from tasks.fingerprint import worker_report
@@ -14,21 +12,15 @@ from tasks.reductions import reduce_on_worker
 OPERATION: Final = "dask_descent_reduce"
 
 
-@cache
-def threads(n: int) -> ThreadPoolExecutor:
-    """Threads for calls: the event loop of the worker goes on meanwhile."""
-    return ThreadPoolExecutor(n, thread_name_prefix="dask-descent-call")
-
-
 def prepare_worker(dask_worker: Any) -> dict[str, Any]:
     """Let a distributed.Worker answer calls of `OPERATION`, and return its report."""
 
     async def reduce_here(key: Any, part: int, n_groups: int, packed: bytes) -> bytes | None:
-        """reduce_on_worker as a pickle; None for a shard that is not here, and for an error, which the task that follows will raise."""
-        if key not in dask_worker.data:
-            return None
-        run = threads(dask_worker.state.nthreads).submit(reduce_on_worker, dask_worker.data[key], part, n_groups, packed)
+        """reduce_on_worker, in the threads that also run tasks, as a pickle; None for a shard that is not here, and for an error, which
+        the task that follows will raise."""
         try:
+            shard = dask_worker.data[key]
+            run = dask_worker.executors["default"].submit(reduce_on_worker, shard, part, n_groups, packed)
             return pickle.dumps(await asyncio.wrap_future(run), protocol=5)
         except Exception:  # noqa: BLE001
             return None

@@ -26,12 +26,13 @@ def code_digest() -> str:
 
 
 def numeric_digest() -> str:
-    """SHA-256 of a small matrix product and factorisation: differs where BLAS picks other kernels."""
+    """SHA-256 of small matrix products and a factorisation: differs where BLAS picks other kernels."""
     values = np.sin(np.arange(257 * 67, dtype=np.float64)).reshape(257, 67)
     with single_blas_thread():
         product = values.T @ values
+        squares = linalg.blas.dsyrk(1.0, values.T)  # what Hessians take
         factor = linalg.cholesky(product + 67 * np.eye(67), lower=True)
-    return hashlib.sha256(product.tobytes() + factor.tobytes()).hexdigest()
+    return hashlib.sha256(product.tobytes() + squares.tobytes() + factor.tobytes()).hexdigest()
 
 
 def worker_report() -> dict[str, Any]:

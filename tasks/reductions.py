@@ -72,6 +72,14 @@ class Tree:
         return partial
 
 
+def n_nodes(numbers: Iterable[int], n_leaves: int) -> int:
+    """How many partials are left of these leaves when what is whole has been added up."""
+    tree = Tree(n_leaves, lambda left, right: None)
+    for number in numbers:
+        tree.add((0, number), None)
+    return len(tree.nodes)
+
+
 def tree_sum(leaves: Sequence[Any], combine: Callable[[Any, Any], Any]) -> Any:
     """The leaves added along the fixed tree: what a map does with the partitions of its group, so that groups may be cut anywhere."""
     tree = Tree(len(leaves), combine)

@@ -19,7 +19,7 @@ ROWS = "1,2,0\n2,3,1\n" * 20
 CASES: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
     "empty": ({"0": ""}, {}, r"0\.csv is empty; a CSV file starts with a line of column names"),
     "no rows": ({"0": "a,b,t\n"}, {}, r"0\.csv has column names but no rows, .*; leave it out, or give dtype="),
-    "ragged": ({"0": "a,b,t\n1,2,0\n1,2,3,4\n"}, {}, r"0\.csv: no readable CSV file: .*Expected 3 fields in line 3, saw 4"),
+    "ragged": ({"0": "a,b,t\n1,2,0\n1,2,3,4\n"}, {}, r"reading .*0\.csv failed: .*Expected 3 fields in line 3, saw 4"),
     "ragged later": ({"0": f"a,b,t\n{ROWS * 2000}1,2,3,4\n"}, {}, r"0\.csv: .*Expected 3 fields in line 80002, saw 4"),
     "not UTF-8": ({"0": f"a,b,t\n{ROWS}", "1": "a,b,t\n1,\udcff,0\n"}, {}, r"1\.csv: .*utf-8"),
     "a word": ({"0": f"a,b,t\n{ROWS}1,x,0\n"}, {}, r"0\.csv: column 'b' holds 'x' in row 40 after the header, which is no number"),

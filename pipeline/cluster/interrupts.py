@@ -37,7 +37,8 @@ def quiet_logs() -> Iterator[None]:
 def quiet_imports() -> None:
     """Where this process is `python -m pipeline`, whose imports take seconds: Ctrl-C ends it with 130 and no traceback until
     `imports_done`."""
-    command = sys.argv[0] == "-m" and any(argument in ("pipeline", "-mpipeline") for argument in sys.orig_argv)
+    words = sys.orig_argv
+    command = sys.argv[0] == "-m" and "-m" in words and words[words.index("-m") + 1] == "pipeline"
     if command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 

@@ -46,12 +46,14 @@ class Dataset:
         y: Any = None,
         sample_weight: Any = None,
         *,
+        columns: Sequence[str] | None = None,
         n_partitions: int | None = None,
         partition_rows: Sequence[int] | None = None,
     ) -> Dataset:
         """From NumPy arrays, SciPy sparse matrices or pandas frames in memory.
 
-        X (n, p), float32 is kept, everything else becomes float64; y (n,) or (n, t); sample_weight (n,). n_partitions: equal cuts; by
+        X (n, p), float32 is kept, everything else becomes float64; y (n,) or (n, t); sample_weight (n,). columns: names of the
+        columns, by default those of a frame. n_partitions: equal cuts; by
         default about 4 MiB a partition, at most 256 of them up to 64 MiB each. partition_rows: rows of each partition, in order.
         Arrays and CSR that have their final dtype and order are not copied, and must not be changed while the dataset lives.
         Raises ValueError or TypeError for what is not a numeric table, for column names that are there twice, for lengths that differ, and
@@ -59,9 +61,12 @@ class Dataset:
         """
         if any(isinstance(a, collections.LAZY) for a in (X, y, sample_weight)):
             raise TypeError("from_arrays takes rows in memory; use Dataset.from_dask for Dask collections, or .compute() all of them")
-        columns = collections.feature_names(X.columns) if isinstance(X, pd.DataFrame) else None
+        if columns is None and isinstance(X, pd.DataFrame):
+            columns = collections.feature_names(X.columns)
         dtype = collections.design_dtype(X)
         block = make_block(None, BlockSpec(dtype), X, y, sample_weight)
+        if columns is not None and len(columns) != block.X.shape[1]:
+            raise ValueError(f"columns names {len(columns)} columns but X has {block.X.shape[1]}")
         sizes = partition_sizes(block, n_partitions, partition_rows)
         rows = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         source = ArraySource(len(sizes), X=block.X, y=block.y, sample_weight=block.sample_weight, rows=rows)

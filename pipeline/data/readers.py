@@ -41,7 +41,7 @@ def read_csv(urlpath: Any, **options: Any) -> Any:
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{paths[0]} is empty; a CSV file starts with a line of column names") from error
     except ValueError as error:
-        raise ValueError(f"{paths[0]}: no readable CSV file: {str(error.__cause__ or error).strip()}") from error
+        raise ValueError(f"reading {paths[0]} failed: {str(error.__cause__ or error).strip()}") from error
     if "dtype" not in options:
         require_rows(frame, paths[0])
     return with_file_names(frame)
@@ -54,12 +54,18 @@ def require_rows(frame: Any, path: str) -> None:
 
 
 def with_file_names(frame: Any) -> Any:
-    """The frame that Dask reads from CSV files, its errors naming the file, the column and the row."""
-    (source,) = frame.expr.find_operations(FromMap)
-    pieces, parts = source.operand("iterables")
-    places = [(piece.args[0].path, int(piece.args[1])) for piece in pieces]
-    read = partial(source.func.func, **{**source.func.keywords, "dtypes": None})
-    rows = CsvRows(read, source.func.keywords["dtypes"])
+    """The frame that Dask reads from CSV files, its errors naming the file, the column and the row.
+
+    Which file a piece comes from Dask keeps to itself. Where another version keeps it elsewhere, the frame is left as it is.
+    """
+    try:
+        (source,) = frame.expr.find_operations(FromMap)
+        pieces, parts = source.operand("iterables")
+        places = [(piece.args[0].path, int(piece.args[1])) for piece in pieces]
+        read = partial(source.func.func, **{**source.func.keywords, "dtypes": None})
+        rows = CsvRows(read, source.func.keywords["dtypes"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return frame
     return dd.from_map(rows, pieces, parts, places, meta=source.operand("user_meta"), label="read-csv", enforce_metadata=False)
 
 

@@ -129,10 +129,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         X, y = self._validated(X, y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        dataset = Dataset.from_arrays(X, y, sample_weight)
-        names = vars(self).get("feature_names_in_")
-        dataset.columns = None if names is None else tuple(names)  # for messages: the rows are an array by now
-        return dataset
+        return Dataset.from_arrays(X, y, sample_weight, columns=vars(self).get("feature_names_in_"))
 
     def _lazy_target(self, y: Any) -> Any:
         """A target beside lazy X, in the shape that the model takes."""
@@ -213,7 +210,9 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         example = predict_block(np.zeros((1, X.shape[1])), model, kind)
         chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
         held = delayed(
-            model, name=f"model-{dask.base.tokenize(type(self).__name__, model.parameters, model.objective.classes)}", pure=True
+            model,
+            name=f"model-{dask.base.tokenize(type(self).__name__, model.parameters, model.objective.classes, model.columns)}",
+            pure=True,
         )  # one copy in the graph
         return X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
 

@@ -192,7 +192,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):
 def class_weights(class_weight: Any, schema: Schema) -> Float64 | None:
     """The factor of each class, (n_classes,): "balanced" is n_rows / (n_classes rows of the class), weighted rows where there are weights.
 
-    Raises ValueError for labels that the data does not have.
+    Raises ValueError for labels that the data does not have while labels that it has are missing.
     """
     classes = schema.classes
     assert classes is not None
@@ -203,7 +203,7 @@ def class_weights(class_weight: Any, schema: Schema) -> Float64 | None:
         return np.where(counts, schema.class_weights.sum() / (counts.sum() * np.where(counts, schema.class_weights, 1.0)), 0.0)
     assert isinstance(class_weight, Mapping)
     unknown = [label for label in class_weight if label not in classes.tolist()]
-    if unknown:
+    if unknown and any(label not in class_weight for label in classes.tolist()):  # as scikit-learn: a fold may lack a class
         shown = ", ".join(map(repr, classes[:8].tolist())) + ", ..." * (len(classes) > 8)
         raise ValueError(f"class_weight has factors for {unknown}, but y has no such classes: they are {shown}")
     return np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])

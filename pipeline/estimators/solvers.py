@@ -90,7 +90,8 @@ def make(name: str, problem: Problem, tol: float, max_iter: int | None) -> Strat
     if name == "newton-cg":
         return NewtonCG(tol=tol, max_iter=max_iter or 100)
     if name == "sampled-newton":
-        row_step = max(1, min(20, problem.n_rows // (SAMPLE_ROWS_PER_PARAMETER * problem.n_parameters)))
+        row_step = min(20, problem.n_rows // (SAMPLE_ROWS_PER_PARAMETER * problem.n_parameters))
+        row_step = row_step if row_step >= LEAST_ROW_STEP else 1
         sample_rows = max(1, problem.n_rows // row_step)
         return SampledNewton(tol=tol, max_iter=max_iter or 100, row_step=row_step, sample_tol=0.5 * problem.n_parameters / sample_rows)
     return Newton(tol=tol, max_iter=max_iter or 100)

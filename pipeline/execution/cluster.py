@@ -21,12 +21,12 @@ from distributed import Client, Future
 
 from pipeline.cluster.code import check_workers
 from pipeline.data.sources import Source
-from pipeline.execution.direct import call_workers
+from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Executor, in_task
 from pipeline.execution.placement import Place, place
 from tasks.loading import ShardLoad, load_on_worker
 from tasks.partition import Shard
-from tasks.reductions import Reduction, merge_nodes, reduce_on_worker, same
+from tasks.reductions import Reduction, merge_nodes, n_nodes, reduce_on_worker, same
 from tasks.threads import single_blas_thread
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ INLINE_FLOATS: Final = 1000
 CLIENT_COMBINE_BYTES: Final = 1 << 20
 FAN_IN: Final = 8
 MAX_RELOADS: Final = 10
+MAX_STUCK: Final = 2
 HELD_ROUNDS: Final = 16
 SHORT_ROUND: Final = 0.05
 CALLED_ROUND: Final = 0.2
-MAX_FAILED_CALLS: Final = 3
+CALLED_BYTES: Final = 4 << 20
 STUCK_AFTER: Final = 5.0
-MESSAGE_INTERVAL: Final = 0.002
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
 
 
@@ -57,13 +57,13 @@ class WorkersUnavailableError(TimeoutError):
 class Resident:
     """The shards of a source on one cluster: where each was meant to be, and the future that holds it.
 
-    homes: the workers that hold them, for calls; None while that is not known. failed_calls: rounds that calls did not bring to their end.
+    n_partials: how many they send in a round. homes: the workers that hold them, for calls; None while that is not known.
     """
 
     places: list[Place]
     futures: list[Future[Shard]]
+    n_partials: int
     homes: list[str] | None = None
-    failed_calls: int = 0
 
     def release(self) -> None:
         """Let the cluster forget the rows."""
@@ -96,7 +96,7 @@ class ClusterExecutor(Executor):
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        with thread_given_back(), prompt_messages(self.client), nullcontext() if in_task() else distributed.span(name):
+        with thread_given_back(), nullcontext() if in_task() else distributed.span(name):
             try:
                 yield
             finally:
@@ -104,19 +104,27 @@ class ClusterExecutor(Executor):
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         source = dataset.source
+        stuck = 0
         for attempt in range(MAX_RELOADS):
-            with thread_given_back():
+            with thread_given_back(), lost_client(self.client):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
                     return self._round(resident, dataset, reduction, shared)
                 except CancelledError as error:  # rows were lost with their worker, or futures with a restart: they are made again
-                    stuck = isinstance(error, StuckError)
+                    stuck += isinstance(error, StuckError)
                 except BaseException:
                     if any(future.status == "error" for future in resident.futures):
                         self.release(dataset)  # what could not be read now may be readable later
                     raise
                 if (stuck or any(future.cancelled() for future in resident.futures)) and not source.in_client:
                     self.release(dataset)
+                if stuck > MAX_STUCK:
+                    break
+        if stuck > MAX_STUCK:
+            raise ConnectionError(
+                "tasks wait while all workers are idle: what they need may be bound to workers that are gone (persist(workers=...)),"
+                " or to resources that no worker has"
+            )
         raise ConnectionError(
             f"the cluster lost the rows {MAX_RELOADS} times in one round: its workers seem to die when they load them;"
             " give them more memory, or make the partitions smaller"
@@ -171,10 +179,11 @@ class ClusterExecutor(Executor):
         loads = source.load_plans([numbers for numbers, _ in places], persist)
         name = f"load-{uuid.uuid4().hex}"
         workers = [worker for _, worker in places]
+        n_partials = sum(n_nodes(numbers, source.n_groups) for numbers, _ in places)
         if source.in_client:
-            return Resident(places, list(map(self._send, loads, workers)))
+            return Resident(places, list(map(self._send, loads, workers)), n_partials)
         keys = [(name, i) for i in range(len(loads))]
-        return Resident(places, list(map(self._submit, loads, keys, workers)))
+        return Resident(places, list(map(self._submit, loads, keys, workers)), n_partials)
 
     def _held_bytes(self, source: Source) -> list[dict[str, float]]:
         """For each group, the bytes that workers hold of what it is made from."""
@@ -182,14 +191,30 @@ class ClusterExecutor(Executor):
         keys: list[Any] = sorted(set().union(*needed), key=str)
         if not keys:
             return [{} for _ in needed]
-        holders = self.client.who_has([Future(key, self.client) for key in keys])
-        sizes = self.client.nbytes(keys, summary=False)
+        futures: list[Future[Any]] = [Future(key, self.client) for key in keys]
+        try:
+            self._wait(futures)  # rows that are still being persisted: they are needed in any case
+            holders = self.client.who_has(futures)
+            sizes = self.client.nbytes([key for key in keys if holders.get(key)], summary=False)
+        except (CancelledError, KeyError):
+            raise ValueError("persisted rows of this data are gone (cancelled, or lost with their client); persist them again") from None
         held: list[dict[str, float]] = [defaultdict(float) for _ in needed]
         for bytes_of, group in zip(held, needed, strict=True):
             for key in group:
                 for worker in holders.get(key, ()):
-                    bytes_of[worker] += sizes.get(key, 0.0)
+                    bytes_of[worker] += sizes[key]
         return held
+
+    def _wait(self, futures: list[Any]) -> None:
+        """Until all are done. Raises WorkersUnavailableError when no worker is left, StuckError when tasks wait beside idle workers."""
+        while True:
+            try:
+                distributed.wait(futures, timeout=min(self.patience, STUCK_AFTER))
+                return
+            except TimeoutError:
+                self._threads()  # slow is fine, nobody there is not
+                if not any(self.client.processing().values()):
+                    raise StuckError from None
 
     def _submit(self, load: ShardLoad, key: tuple[str, int], worker: str) -> Future[Shard]:
         values: list[Future[Any]] = [Future(key, self.client) for key in load.keys]  # type: ignore[arg-type]
@@ -219,6 +244,7 @@ class ClusterExecutor(Executor):
         for i, load in enumerate(loads):
             if not holders.get(resident.futures[i].key):
                 resident.futures[i] = self._send(load, threads[i % len(threads)])
+        resident.homes = None
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
 
@@ -234,41 +260,48 @@ class ClusterExecutor(Executor):
 
     def _by_calls(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> list[Any] | None:
         """The partials of a round after a short one, if its workers can be called."""
-        n_floats = floats(shared) + reduction.floats(shared, dataset.n_columns)
-        if self._last_round > CALLED_ROUND or resident.failed_calls >= MAX_FAILED_CALLS or 8 * n_floats > CLIENT_COMBINE_BYTES or in_task():
-            return None
         keys = [future.key for future in resident.futures]
-        if resident.homes is None:
-            holders = self.client.who_has(resident.futures)
-            if not all(holders.get(key) for key in keys):
-                return None
-            resident.homes = [min(holders[key]) for key in keys]
-            check_workers(self.client, resident.homes)
+        n_floats = floats(shared) * len(keys) + reduction.floats(shared, dataset.n_columns) * resident.n_partials
+        if self._last_round > CALLED_ROUND or 8 * n_floats > CALLED_BYTES or in_task() or not can_call(self.client):
+            return None
+        homes = resident.homes or self._find_homes(resident)
+        if homes is None:
+            return None
         packed = cloudpickle.dumps((reduction, shared))
-        results = call_workers(self.client, resident.homes, keys, dataset.part, dataset.source.n_groups, packed)
-        self._tasks = len(keys)
-        if results is None:
-            resident.homes = None
-            resident.failed_calls += 1
+        results = call_workers(self.client, homes, keys, dataset.part, dataset.source.n_groups, packed)
+        resident.homes = None if results is None else homes
         return results
+
+    def _find_homes(self, resident: Resident) -> list[str] | None:
+        """A worker that holds each shard, all of them checked; None while one has none."""
+        holders = self.client.who_has(resident.futures)
+        found = [min(holders.get(future.key, ()), default=None) for future in resident.futures]
+        homes = [home for home in found if home is not None]
+        if len(homes) < len(found):
+            return None
+        check_workers(self.client, homes)
+        return homes
 
     def _by_tasks(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> list[Any]:
         n_groups = dataset.source.n_groups
         token = uuid.uuid4().hex
         graph: dict[Any, Any] = {}
-        packed, large = cloudpickle.dumps((reduction, shared)), []
+        large = []
         if floats(shared) > INLINE_FLOATS:  # one copy to the cluster, from where each worker fetches it once
             graph[f"parameters-{token}"] = Task(f"parameters-{token}", same, shared)
-            packed, large = cloudpickle.dumps((reduction, None)), [TaskRef(f"parameters-{token}")]
+            large, shared_here = [TaskRef(f"parameters-{token}")], None
+        else:
+            shared_here = shared
+        packed = cloudpickle.dumps((reduction, shared_here))
         names = []
         for i, future in enumerate(resident.futures):
             name = (f"{reduction.name}-{token}", i)
             graph[name] = Task(name, reduce_on_worker, TaskRef(future.key), dataset.part, n_groups, packed, *large)
             names.append(name)
-        result_bytes = 8 * reduction.floats(shared, dataset.n_columns) * len(names)
+        result_bytes = 8 * reduction.floats(shared, dataset.n_columns) * resident.n_partials
         if len(names) > 1 and result_bytes > CLIENT_COMBINE_BYTES:
             names = self._combine_on_cluster(graph, names, n_groups, reduction, token)
-        self._tasks = len(graph)
+        self._tasks = max(self._tasks, len(graph))
         return self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
 
     def _combine_on_cluster(self, graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:
@@ -292,19 +325,11 @@ class ClusterExecutor(Executor):
         start = time.monotonic()
         futures = self.client.get(graph, names, sync=False)
         try:
-            while True:
-                try:
-                    distributed.wait(futures, timeout=min(self.patience, STUCK_AFTER))
-                    results = self.client.gather(futures)
-                    break
-                except TimeoutError:
-                    self._threads()  # slow is fine, nobody there is not
-                    if not any(self.client.processing().values()):
-                        raise StuckError from None
+            self._wait(futures)
+            results = self.client.gather(futures)
         except BaseException:
-            if self.client.status != "running":
-                raise ConnectionError("the client was closed, or lost its scheduler, during the fit") from None
-            self.client.cancel(futures, force=True)
+            if self.client.status == "running":
+                self.client.cancel(futures, force=True)
             raise
         self._held.append(futures)
         if len(self._held) >= held or time.monotonic() - start > SHORT_ROUND:
@@ -313,14 +338,14 @@ class ClusterExecutor(Executor):
 
 
 @contextmanager
-def prompt_messages(client: Client) -> Iterator[None]:
-    """Let the client's messages leave at most every 2 ms, not 10: each of two messages of a short round would wait that long."""
-    messages: Any = client.scheduler_comm
-    usual, messages.interval = messages.interval, MESSAGE_INTERVAL
+def lost_client(client: Client) -> Iterator[None]:
+    """Whatever fails in the block fails as ConnectionError when the client was closed, or lost its scheduler, meanwhile."""
     try:
         yield
-    finally:
-        messages.interval = usual
+    except Exception as error:
+        if client.status == "running" or isinstance(error, ConnectionError):
+            raise
+        raise ConnectionError("the client was closed, or lost its scheduler, during the fit") from error
 
 
 _given_back = threading.local()

@@ -6,6 +6,7 @@ import asyncio
 import pickle
 from collections.abc import Sequence
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from distributed import Client
 
@@ -14,6 +15,14 @@ from tasks.reductions import Node
 
 PATIENCE: Final = 2.0
 """Seconds for all answers of a round; whoever takes longer, or cannot be reached from here, gets a task."""
+MAX_FAILURES: Final = 2
+
+_failures: WeakKeyDictionary[Client, int] = WeakKeyDictionary()  # in a row; behind a gateway, every call fails
+
+
+def can_call(client: Client) -> bool:
+    """Whether calls have a chance: the user has not ruled them out, and they have not failed again and again."""
+    return client.direct_to_workers is not False and _failures.get(client, 0) < MAX_FAILURES
 
 
 def call_workers(
@@ -25,10 +34,12 @@ def call_workers(
         return await getattr(client.rpc(home), OPERATION)(key=key, part=part, n_groups=n_groups, packed=packed)
 
     async def call_all() -> list[Any]:
-        return await asyncio.wait_for(asyncio.gather(*map(call, homes, keys)), PATIENCE)
+        return await asyncio.wait_for(asyncio.gather(*map(call, homes, keys), return_exceptions=True), PATIENCE)
 
     try:
         answers = client.sync(call_all)
-    except OSError:  # TimeoutError and CommClosedError are
-        return None
-    return None if any(answer is None for answer in answers) else [pickle.loads(answer) for answer in answers]
+    except TimeoutError as error:
+        answers = [error]
+    lost = any(isinstance(answer, OSError) for answer in answers)  # TimeoutError and CommClosedError are
+    _failures[client] = _failures.get(client, 0) + 1 if lost else 0
+    return [pickle.loads(answer) for answer in answers] if all(isinstance(answer, bytes) for answer in answers) else None

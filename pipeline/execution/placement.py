@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 
 # Rows stay on a worker that holds up to this much more than its share: moving them costs more than they hold up a round.
 SLACK: Final = 1.1
+SUBTREES: Final = 4  # for each thread
 
 
 class Place(NamedTuple):
@@ -26,22 +27,35 @@ def place(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping
     sizes: of the groups, on any scale; threads: the worker of each thread, workers in turn grouped together; held: for each group, the
     bytes of it that workers hold already. Neighbouring groups go together where nobody holds them, so that they come back as few sums.
     """
+    if any(held):
+        return place_held(sizes, threads, held)
     runs = cut(range(len(sizes)), sizes, len(threads))
-    first = [threads[i * len(threads) // len(runs)] for i in range(len(runs))]
-    if not any(held):
-        return [Place(numbers, worker) for numbers, worker in zip(runs, first, strict=True)]
-    n_threads = {worker: threads.count(worker) for worker in threads}
-    fallback = {number: worker for numbers, worker in zip(runs, first, strict=True) for number in numbers}
+    return [Place(numbers, threads[i * len(threads) // len(runs)]) for i, numbers in enumerate(runs)]
+
+
+def place_held(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping[str, float]]) -> list[Place]:
+    """Whole subtrees to the worker that holds most of them.
+
+    Subtrees of such a size that there are a few for each thread: rows move once, but the sum of each subtree moves every round.
+    """
+    width = 1
+    while -(-len(sizes) // width) > SUBTREES * len(threads):
+        width *= 2
+    subtrees = [range(start, min(start + width, len(sizes))) for start in range(0, len(sizes), width)]
+    weights = [sum(sizes[number] for number in subtree) for subtree in subtrees]
+    n_threads = Counter(threads)
     homes: dict[str, list[int]] = defaultdict(list)
-    for number, holders in enumerate(held):
-        there = {worker: n_bytes for worker, n_bytes in holders.items() if worker in n_threads}
-        homes[max(sorted(there), key=there.__getitem__) if there else fallback[number]].append(number)
-    level_out(homes, sizes, n_threads)
+    for i, subtree in enumerate(subtrees):
+        there: Counter[str] = Counter()
+        for number in subtree:
+            there.update({worker: n_bytes for worker, n_bytes in held[number].items() if worker in n_threads})
+        homes[max(sorted(there), key=there.__getitem__) if there else threads[i * len(threads) // len(subtrees)]].append(i)
+    level_out(homes, weights, n_threads)
     shards = [
-        Place(run, worker)
-        for worker, numbers in homes.items()
-        if numbers
-        for run in cut(sorted(numbers), [sizes[number] for number in sorted(numbers)], n_threads[worker])
+        Place(tuple(chain.from_iterable(subtrees[i] for i in run)), worker)
+        for worker, chosen in homes.items()
+        if chosen
+        for run in cut(sorted(chosen), [weights[i] for i in sorted(chosen)], n_threads[worker])
     ]
     return sorted(shards)
 

@@ -26,7 +26,7 @@ POWERS: Mapping[Power, Any] = {
 
 
 class Round(NamedTuple):
-    """One request: sums of what, at which parameters (n,), along which direction (n,); row_step > 1 (Hessians only): over a sample.
+    """One request: sums of what, at which parameters (n,), along which direction (n,); row_step > 1: over a sample.
 
     "local_hessian" asks for the quadratic models of `tasks.local_models`: their gradients and Hessians in place of those at `parameters`.
     """

@@ -27,8 +27,8 @@ from tasks.typing import Float64
 
 
 class NewtonState(NamedTuple):
-    """step: length of the trial along direction (n,), 0 for the first round; local: whether the first step is, or was, that of the
-    partitions' own quadratic models."""
+    """step: length of the trial along direction (n,), 0 for the first round; local: whether the first step, until it is accepted, is that
+    of the partitions' own quadratic models (and accepted.gradient is theirs)."""
 
     accepted: Accepted
     direction: Float64
@@ -81,13 +81,13 @@ class Newton:
             return self._next(state._replace(accepted=point), evaluation)
         verdict = self._judge(state, evaluation)
         if verdict == "accept":
-            return self._next(state._replace(accepted=point, iteration=state.iteration + 1), evaluation)
+            return self._next(state._replace(accepted=point, iteration=state.iteration + 1, local=False), evaluation)
+        if state.local:
+            return self.init(state.accepted.parameters)._replace(local=False)
         if verdict == "at rounding":
             largest = float(np.max(np.abs(state.accepted.gradient)))
             reason = f"a Newton step lowers neither objective nor gradient beyond rounding; max |gradient| {largest:.3g}"
             return state._replace(status=Status("converged", reason))
-        if state.local and state.iteration == 0:
-            return self.init(state.accepted.parameters)._replace(local=False)
         if state.step < 1e-10:
             return state._replace(status=Status("diverged", "no step along the Newton direction lowers the objective"))
         return state._replace(step=0.5 * state.step)
@@ -111,7 +111,7 @@ class Newton:
         tol = self.tol if state.iteration else 0.0  # one step at least: it costs little, and no scale of y or X passes for an optimum
         status = status_after(state.iteration, state.accepted.gradient, tol, self.max_iter)
         if status.kind != "running":
-            return state._replace(status=status)
+            return state._replace(status=status, step=0.0)
         assert evaluation.hessian is not None
         if not np.all(np.isfinite(evaluation.hessian)):
             return state._replace(status=Status("diverged", "sums of squares of X overflow; scale the columns of X"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import dask
@@ -78,7 +77,7 @@ def test_workers_that_cannot_be_called_get_tasks(client: Client, expected: str) 
         client.run(prepare_worker)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 def test_calls_that_nobody_answers(client: Client, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "PATIENCE", 0.3)
     dataset = resident()
@@ -94,9 +93,7 @@ def test_calls_that_nobody_answers(client: Client, expected: str, monkeypatch: p
 
     handlers_on_workers(client, mute)
     try:
-        start = time.monotonic()
         assert fit(dataset).parameters_sha256_ == expected
-        assert time.monotonic() - start < 20
     finally:
         handlers_on_workers(client, unmute)
 

@@ -154,6 +154,16 @@ def test_all_workers_gone_ends_with_a_named_error(tmp_path: Path) -> None:
                 scheduler.kill()
 
 
+@pytest.mark.timeout(60)
+def test_a_client_closed_by_another_thread(own_cluster: tuple[LocalCluster, Client]) -> None:
+    _, client = own_cluster
+    X, y = breast_cancer()
+    model = LogisticRegression(solver="lbfgs", tol=1e-12).set_callbacks(AfterRounds((3,), client.close))
+    with pytest.raises(ConnectionError, match="the client was closed, or lost its scheduler, during the fit"):
+        model.fit(X, y)
+    dask.config.refresh()  # a client that is closed within its with block leaves itself there as the scheduler
+
+
 def fit_here(_: int) -> str:
     X, y = breast_cancer()
     with dask.config.set(scheduler="threads"):

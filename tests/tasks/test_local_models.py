@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import local_models
 from tasks.local_models import FEWEST_ROWS, local_hessian
 from tasks.losses import LOSSES
 from tasks.objectives import LinearObjective, Partial, add_partials, evaluate
@@ -88,6 +87,16 @@ def assert_same(found: Partial, expected: Partial) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_scale_of_the_weights_does_not_matter(factor: float) -> None:
+    objective, group = logistic(), rows([2 * FEWEST_ROWS] * 2)
+    expected = local_hessian(objective, group, START, [L2(0.01)])
+    assert group.sample_weight is not None
+    scaled = Group(group.X, group.y, factor * group.sample_weight, group.offsets, 0)
+    found = local_hessian(objective, scaled, START, [L2(0.01)])
+    np.testing.assert_allclose(found.gradient_sum, factor * expected.gradient_sum, rtol=1e-9)
+
+
 def test_models_of_a_pass_are_those_of_each_alone() -> None:
     objective, group, starts = logistic(), rows([2 * FEWEST_ROWS] * 2), np.stack([START[0], -START[0]])
     penalties = [L2(0.01), L2(1.0)]
@@ -123,4 +132,3 @@ def test_partitions_that_contradict_each_other_cost_rounds_but_no_digits(monkeyp
     monkeypatch.setattr("tests.tasks.test_local_models.local_hessian", misleading)
     back, _ = optimum(objective, group, penalty, Newton(tol=1e-12, local_start=True))
     np.testing.assert_array_equal(back, plain)
-    assert local_models.local_hessian is not misleading
