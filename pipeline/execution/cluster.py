@@ -42,6 +42,8 @@ SHORT_ROUND: Final = 0.05
 CALLED_ROUND: Final = 0.2
 CALLED_BYTES: Final = 4 << 20
 STUCK_AFTER: Final = 5.0
+# A client's messages leave at most every 10 ms; loads and the check that follows are several. What is idle sends nothing more often.
+MESSAGE_INTERVAL: Final = 0.002
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
 
 
@@ -170,6 +172,8 @@ class ClusterExecutor(Executor):
     def _load(self, source: Source) -> Resident:
         threads = self._threads()
         check_workers(self.client, threads)
+        messages: Any = self.client.scheduler_comm
+        messages.interval = min(messages.interval, MESSAGE_INTERVAL)
         places = place(source.group_sizes, threads, self._held_bytes(source))
         first: list[Future[Any]] = []  # held until the shards that need them are asked for; then the scheduler knows how to remake them
 
