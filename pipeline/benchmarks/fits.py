@@ -27,7 +27,8 @@ FAIRNESS: Final = [
 PROCESS_NOTES: Final = [
     "One process: each contender has its own, with C-ordered float64 rows and its library's default threads; peak MiB is what "
     + "its memory grows during one fit, in a fresh process that has the rows and has warmed up.",
-    "Passes: ours are counted rounds, a round on a sample of the rows as that share, and one pass that checks the rows; "
+    "Passes: ours are counted rounds, a round on a sample of the rows as that share (four times where partitions solve for themselves), "
+    + "and one pass that checks the rows; "
     + "scikit-learn's n_iter_ is a lower bound of its passes.",
 ]
 CLUSTER_NOTES: Final = [
@@ -36,7 +37,7 @@ CLUSTER_NOTES: Final = [
     + "of ones, so that it need not join one in every pass.",
     "dask-ml's newton and gradient_descent ignore the penalty, its lbfgs and admm also penalise the intercept; the gap is that of the "
     + "common objective all the same. It counts no passes. Its lbfgs gets the tolerance times the rows: it compares the gradient of a sum.",
-    "Peak MiB on the cluster: growth of both workers' memory, summed, during one fit; ours from arrays includes its own copy of the rows.",
+    "Peak MiB on the cluster: growth of both workers' memory, summed, during one fit; ours includes the copy of its sample.",
 ]
 
 

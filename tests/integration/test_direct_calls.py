@@ -16,6 +16,7 @@ from pipeline.execution import direct
 from tasks.direct import OPERATION, prepare_worker
 from tasks.objectives import LinearObjective
 from tests.data import breast_cancer
+from tests.rounds import AfterRounds
 
 
 class Finished(SchedulerPlugin):
@@ -96,6 +97,17 @@ def test_calls_that_nobody_answers(client: Client, expected: str, monkeypatch: p
         assert fit(dataset).parameters_sha256_ == expected
     finally:
         handlers_on_workers(client, unmute)
+
+
+@pytest.mark.timeout(60)
+def test_shards_that_move_between_calls(expected: str) -> None:
+    with LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
+        dataset = resident()
+        leave = AfterRounds((5,), lambda: client.retire_workers([min(client.scheduler_info()["workers"])]))
+        model = LogisticRegression(solver="lbfgs", tol=1e-8).set_callbacks(leave).fit(dataset)
+        assert model.n_rounds_ > 10
+        assert model.parameters_sha256_ == expected
+        assert len(client.scheduler_info()["workers"]) == 2
 
 
 class Broken(LinearObjective):
