@@ -45,7 +45,7 @@ class Metrics(TypedDict):
     load_seconds: reading and checking the rows where they live; fit_seconds: the fit on data that is loaded, compiling the kernels on a
     machine's first run included; score_seconds: both scores; seconds: all three.
     rows_per_second: rows read by all rounds of the fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them.
-    bytes_per_round: numbers to and from one worker in the largest round; tasks_per_round: tasks, or calls, of the last one.
+    bytes_per_round: numbers to and from one worker in the largest round; tasks_per_round: tasks, or calls, of the largest.
     """
 
     name: str

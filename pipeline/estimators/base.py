@@ -38,8 +38,8 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
 
     Fitted attributes: coef_, intercept_ (scikit-learn's shapes, float32 when X is), n_features_in_, feature_names_in_, n_iter_
     (accepted steps), solver_ (name and reason), status_ (kind and reason), history_ (a row per round: see `pipeline.history.Row`),
-    n_rounds_, bytes_per_round_ (numbers to and from one worker), tasks_per_round_, and parameters_sha256_, the digest of the flat
-    float64 parameters.
+    n_rounds_, bytes_per_round_ (numbers to and from one worker), tasks_per_round_ (tasks, or calls of workers), and
+    parameters_sha256_, the digest of the flat float64 parameters.
     """
 
     # parameters that exist for scikit-learn's signature: name -> (the values that mean nothing special, what to do instead)

@@ -59,13 +59,15 @@ class WorkersUnavailableError(TimeoutError):
 class Resident:
     """The shards of a source on one cluster: where each was meant to be, and the future that holds it.
 
-    n_partials: how many they send in a round. homes: the workers that hold them, for calls; None while that is not known.
+    n_partials: how many they send in a round. homes: the workers that hold them, for calls; None while that is not known. last_round:
+    its seconds.
     """
 
     places: list[Place]
     futures: list[Future[Shard]]
     n_partials: int
     homes: list[str] | None = None
+    last_round: float = np.inf
 
     def release(self) -> None:
         """Let the cluster forget the rows."""
@@ -89,7 +91,6 @@ class ClusterExecutor(Executor):
         self.client = client
         self.patience = float(dask.config.get(WAIT_FOR_WORKERS, 30.0))
         self._tasks = 0
-        self._last_round = np.inf
         self._held: list[Any] = []
 
     @property
@@ -259,14 +260,14 @@ class ClusterExecutor(Executor):
             results = self._by_tasks(resident, dataset, reduction, shared)
         with single_blas_thread():
             (partial,) = merge_nodes(results, dataset.source.n_groups, reduction.combine).values()
-        self._last_round = time.monotonic() - start
+        resident.last_round = time.monotonic() - start
         return partial
 
     def _by_calls(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> list[Any] | None:
         """The partials of a round after a short one, if its workers can be called."""
         keys = [future.key for future in resident.futures]
         n_floats = floats(shared) * len(keys) + reduction.floats(shared, dataset.n_columns) * resident.n_partials
-        if self._last_round > CALLED_ROUND or 8 * n_floats > CALLED_BYTES or in_task() or not can_call(self.client):
+        if resident.last_round > CALLED_ROUND or 8 * n_floats > CALLED_BYTES or in_task() or not can_call(self.client):
             return None
         homes = resident.homes or self._find_homes(resident)
         if homes is None:
@@ -274,6 +275,7 @@ class ClusterExecutor(Executor):
         packed = cloudpickle.dumps((reduction, shared))
         results = call_workers(self.client, homes, keys, dataset.part, dataset.source.n_groups, packed)
         resident.homes = None if results is None else homes
+        self._tasks = max(self._tasks, len(keys))
         return results
 
     def _find_homes(self, resident: Resident) -> list[str] | None:

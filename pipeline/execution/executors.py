@@ -45,7 +45,7 @@ class Executor(ABC):
     @property
     @abstractmethod
     def tasks_per_round(self) -> int:
-        """Tasks, or calls of workers, that the last round took."""
+        """Tasks, or calls of workers, of the largest round so far."""
 
 
 class ThreadExecutor(Executor):

@@ -54,15 +54,16 @@ def handlers_on_workers(client: Client, change: Any) -> None:
     client.run(run)
 
 
-def test_rounds_after_the_first_are_no_tasks(cluster: LocalCluster, client: Client, expected: str) -> None:
+def test_rounds_after_a_short_one_are_no_tasks(cluster: LocalCluster, client: Client, expected: str) -> None:
     dataset, finished = resident(), Finished()
+    fit(dataset)  # the first rounds of all compile, and are not short
     scheduler: Any = cluster.scheduler
     scheduler.add_plugin(finished, name="finished")
     try:
         model = fit(dataset)
     finally:
         scheduler.remove_plugin("finished")
-    assert finished.names == ["gradient"] * 2
+    assert finished.names == []
     assert model.n_rounds_ > 10
     assert model.tasks_per_round_ == 2
     assert model.parameters_sha256_ == expected
