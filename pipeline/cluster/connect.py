@@ -14,17 +14,37 @@ quiet_imports()  # this is the package's first import that takes long
 
 import dask  # noqa: E402
 from distributed import Client, LocalCluster  # noqa: E402
+from distributed.deploy import Cluster  # noqa: E402
 
 
 class Connection:
     """A context in which `client` is the current client; what was opened here, and nothing else, is closed at its end, or by `close`.
 
-    client: None when the work stays in this process.
+    client: None when the work stays in this process. cluster: the Dask cluster behind it, None when only its scheduler is known.
     """
 
-    def __init__(self, client: Client | None, opened: ExitStack) -> None:
+    def __init__(self, client: Client | None, cluster: Cluster | None, opened: ExitStack) -> None:
         self.client = client
+        self.cluster = cluster
         self._opened = opened
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """Where the cluster shows itself to a browser; None in this process."""
+        return None if self.client is None else self.client.dashboard_link
+
+    def scale(self, n: int) -> None:
+        """Ask for n workers. Raises ValueError where the cluster is not ours to scale."""
+        self._scalable().scale(n)
+
+    def adapt(self, minimum: int, maximum: int) -> None:
+        """Let the number of workers follow the work. Raises ValueError where the cluster is not ours to scale."""
+        self._scalable().adapt(minimum=minimum, maximum=maximum)
+
+    def _scalable(self) -> Cluster:
+        if self.cluster is None:
+            raise ValueError(f"{self!r} has no cluster object to scale; connect to a Dask Cluster, or use n_workers=")
+        return self.cluster
 
     def close(self) -> None:
         self._opened.close()
@@ -43,35 +63,45 @@ class Connection:
 
 
 def connect(
-    address: str | None = None,
+    to: str | Client | Cluster | None = None,
     *,
     n_workers: int | None = None,
     threads_per_worker: int = 1,
     scheduler_file: str | None = None,
     timeout: float = 10.0,
 ) -> Connection:
-    """Connect to the scheduler at `address` or in `scheduler_file`, or start n_workers processes on this machine.
+    """Connect to a scheduler's address, to a Client or Cluster object of Dask's (any, also of dask-kubernetes or dask-jobqueue), to the
+    scheduler of a `scheduler_file`, or start n_workers processes on this machine.
 
-    Without any of the three the work stays in this process, whatever client is current. timeout: seconds to wait for the scheduler, and
-    for the file that it writes.
-    Raises ValueError for more than one of the three, OSError when no scheduler answers, FileNotFoundError when the file does not come.
+    Without any of these the work stays in this process, whatever client is current. timeout: seconds to wait for the scheduler, and
+    for the file that it writes. Objects that were given stay open.
+    Raises ValueError for more than one of them, TypeError for something else, OSError when no scheduler answers, FileNotFoundError when
+    the file does not come.
     """
-    if sum(given is not None for given in (address, n_workers, scheduler_file)) > 1:
-        raise ValueError("give an address, n_workers= or scheduler_file=, not several of them")
+    if sum(given is not None for given in (to, n_workers, scheduler_file)) > 1:
+        raise ValueError("give an address (or a Client or Cluster), n_workers= or scheduler_file=, not several of them")
+    if not isinstance(to, str | Client | Cluster | None):
+        raise TypeError(f"connect takes the address of a scheduler, a distributed.Client or a Dask Cluster, got {to!r}")
     with ExitStack() as opening:  # closes the cluster when the client fails
         client: Client | None = None
-        if n_workers is not None:
+        cluster: Cluster | None = None
+        if isinstance(to, Client):
+            return Connection(to, to.cluster, opening.pop_all())
+        if isinstance(to, Cluster):
+            client = Client(to, timeout=timeout)
+            cluster = to
+        elif n_workers is not None:
             cluster = LocalCluster(n_workers=n_workers, threads_per_worker=threads_per_worker, processes=True, dashboard_address=":0")
             client = Client(opening.enter_context(closing(cluster)))
-        elif address is not None or scheduler_file is not None:
+        elif to is not None or scheduler_file is not None:
             if scheduler_file is not None:
                 await_file(scheduler_file, timeout)
-            client = Client(address=address, scheduler_file=scheduler_file, timeout=timeout)
+            client = Client(address=to, scheduler_file=scheduler_file, timeout=timeout)
         else:  # a client of the caller's would take the work
             opening.enter_context(dask.config.set(scheduler="threads"))
         if client is not None:
             opening.enter_context(closing(client))
-        return Connection(client, opening.pop_all())
+        return Connection(client, cluster, opening.pop_all())
 
 
 def await_file(path: str, timeout: float) -> None:

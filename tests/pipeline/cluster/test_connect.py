@@ -36,6 +36,32 @@ def test_its_client_is_current_inside_the_block_of_another(client: Client, clust
     assert default_client() is client and client.status == "running"
 
 
+def test_objects_of_dask_are_used_and_left_open(client: Client, cluster: LocalCluster) -> None:
+    with connect(cluster) as connection:
+        assert connection.cluster is cluster
+        assert connection.client is not client
+        assert default_client() is connection.client
+        assert connection.dashboard_link == cluster.dashboard_link
+    assert connection.client.status == "closed" and cluster.status.name == "running"
+    with Client(cluster.scheduler_address) as other:
+        with connect(other) as connection:
+            assert connection.client is other is default_client()
+            with pytest.raises(ValueError, match="has no cluster object to scale"):
+                connection.scale(3)
+        assert other.status == "running"
+    for wrong in (5, ["tcp://127.0.0.1:1"]):
+        with pytest.raises(TypeError, match=r"address of a scheduler, a distributed\.Client or a Dask Cluster, got"):
+            connect(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.timeout(60)
+def test_scale() -> None:
+    with connect(n_workers=1) as connection:
+        assert connection.client is not None
+        connection.scale(2)
+        connection.client.wait_for_workers(2, timeout=30)
+
+
 def test_the_scheduler_of_the_configuration_comes_back(cluster: LocalCluster) -> None:
     with dask.config.set(scheduler="synchronous"):
         for address in (None, cluster.scheduler_address):
@@ -53,11 +79,12 @@ def test_a_cluster_whose_client_fails_is_closed(monkeypatch: pytest.MonkeyPatch)
         def close(self) -> None:
             closed.append(self)
 
-    def refuse(cluster: Cluster) -> None:
-        raise OSError("no answer")
+    class Refusing(Client):
+        def __init__(self, cluster: Cluster) -> None:
+            raise OSError("no answer")
 
     monkeypatch.setattr(module, "LocalCluster", Cluster)
-    monkeypatch.setattr(module, "Client", refuse)
+    monkeypatch.setattr(module, "Client", Refusing)
     with pytest.raises(OSError, match="no answer"):
         connect(n_workers=2)
     assert len(closed) == 1
