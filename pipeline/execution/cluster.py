@@ -295,10 +295,8 @@ class ClusterExecutor(Executor):
         large = []
         if floats(shared) > INLINE_FLOATS:  # one copy to the cluster, from where each worker fetches it once
             graph[f"parameters-{token}"] = Task(f"parameters-{token}", same, shared)
-            large, shared_here = [TaskRef(f"parameters-{token}")], None
-        else:
-            shared_here = shared
-        packed = cloudpickle.dumps((reduction, shared_here))
+            large = [TaskRef(f"parameters-{token}")]
+        packed = cloudpickle.dumps((reduction, None if large else shared))
         names = []
         for i, future in enumerate(resident.futures):
             name = (f"{reduction.name}-{token}", i)
@@ -324,8 +322,8 @@ class ClusterExecutor(Executor):
     def _gather(self, graph: dict[Any, Any], names: list[Any], held: int) -> list[Any]:
         """Results of the round; on any exception, Ctrl-C among them, no task of it stays behind.
 
-        A client's messages leave at most every 10 ms, and letting go of a round's futures is a message, which the next round would
-        have to wait behind. So the futures of up to `held` short rounds are let go together; of short ones only, because what is held
+        A client's messages leave a while apart, and letting go of a round's futures is a message, which the next round would have to
+        wait behind. So the futures of up to `held` short rounds are let go together; of short ones only, because what is held
         is computed again when its worker dies.
         """
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Short rounds: the client calls the workers that hold the shards, in about a millisecond where tasks take six to ten."""
+"""Short rounds: the client calls the workers that hold the shards, which takes a fraction of the time that tasks take to be scheduled."""
 
 from __future__ import annotations
 

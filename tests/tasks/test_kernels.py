@@ -246,8 +246,8 @@ def test_weights_are_repeats(case: tuple[int, int, int]) -> None:
     offsets = np.concatenate([[0], np.cumsum([repeats[:31].sum(), repeats[31:].sum()])])
     repeated = passes(q, np.repeat(q.X, repeats, axis=0), np.repeat(q.y, repeats, axis=0), None, offsets)
     weighted = passes(q, q.X, q.y, repeats.astype(np.float64), q.offsets)
-    for step_one in (0, 1, 3):
-        close(weighted[step_one], repeated[step_one])
+    for found, expected in zip(weighted, repeated, strict=True):
+        close(found, expected)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[2] > 1], ids=str)

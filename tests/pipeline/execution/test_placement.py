@@ -100,7 +100,11 @@ def test_a_fit_straight_after_persist(client: Client) -> None:
     for seed in range(10):
         X = da.random.RandomState(seed).normal(size=(20_000, 5), chunks=(2_000, 5)).persist()
         y = (X[:, 0] > 0).astype(int).persist()
-        LogisticRegression().fit(X, y)
+        model = LogisticRegression().fit(X, y)
+        rows = Dataset.from_arrays(X.compute(), y.compute(), partition_rows=[2_000] * 10)
+        with dask.config.set(scheduler="threads"):
+            here = LogisticRegression().fit(rows)
+        assert model.parameters_sha256_ == here.parameters_sha256_
 
 
 @pytest.mark.timeout(60)
