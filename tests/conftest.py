@@ -1,11 +1,17 @@
-"""Fixtures that several tests share: a cluster of real processes."""
+"""Fixtures that several tests share: clusters of real processes, and a real SLURM."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from distributed import Client, LocalCluster
+
+NODE = Path(__file__).parent / "slurm" / "node.sh"
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +24,27 @@ def cluster() -> Iterator[LocalCluster]:
 def client(cluster: LocalCluster) -> Iterator[Client]:
     with Client(cluster) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def slurm_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A running SLURM of one node with 8 CPUs. Skipped where Debian's slurmctld, slurmd, slurm-client and munge are not installed."""
+    if shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin") is None:
+        assert "REQUIRE_SLURM" not in os.environ, "slurmctld is not installed"
+        pytest.skip("needs slurmctld, slurmd, slurm-client and munge")
+    directory = tmp_path_factory.mktemp("slurm")
+    for parent in (directory, *directory.parents[:2]):  # munged wants its socket reachable
+        parent.chmod(0o755)
+    subprocess.run([NODE, "up", directory], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    try:
+        yield directory
+    finally:
+        subprocess.run([NODE, "down", directory], check=False, timeout=60, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def slurm(slurm_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The SLURM that `sbatch`, `squeue` and `scancel` find in this test; its directory."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm_directory / "slurm.conf"))
+    monkeypatch.setenv("PATH", os.environ["PATH"] + ":/usr/sbin")
+    return slurm_directory
