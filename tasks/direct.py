@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import Sequence
 from typing import Any, Final
 
 from tasks.fingerprint import worker_report
@@ -15,12 +16,12 @@ OPERATION: Final = "dask_descent_reduce"
 def prepare_worker(dask_worker: Any) -> dict[str, Any]:
     """Let a distributed.Worker answer calls of `OPERATION`, and return its report."""
 
-    async def reduce_here(key: Any, part: int, n_groups: int, packed: bytes) -> bytes | None:
+    async def reduce_here(keys: Sequence[Any], slot: int, part: int, n_groups: int, packed: bytes) -> bytes | None:
         """reduce_on_worker, in the threads that also run tasks, as a pickle; None for a shard that is not here, and for an error, which
         the task that follows will raise."""
         try:
-            shard = dask_worker.data[key]
-            run = dask_worker.executors["default"].submit(reduce_on_worker, shard, part, n_groups, packed)
+            shards = [dask_worker.data[key] for key in keys]
+            run = dask_worker.executors["default"].submit(reduce_on_worker, shards, slot, part, n_groups, packed)
             return pickle.dumps(await asyncio.wrap_future(run), protocol=5)
         except Exception:  # noqa: BLE001
             return None

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from tasks.partition import Group, Shard
@@ -96,15 +98,25 @@ def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction:
     return tree.nodes
 
 
-def reduce_on_worker(shard: Shard, part: int, n_groups: int, packed: bytes, shared: Any = None) -> dict[Node, Any]:
-    """Task: the partials of the largest whole subtrees that this shard holds.
+class Sums(NamedTuple):
+    """nodes: partials of whole subtrees; seconds: what they took, by the number of the worker thread."""
+
+    nodes: dict[Node, Any]
+    seconds: dict[int, float]
+
+
+def reduce_on_worker(shards: Sequence[Shard], slot: int, part: int, n_groups: int, packed: bytes, shared: Any = None) -> Sums:
+    """Task: the partials of the largest whole subtrees that these shards hold together. slot: the number of the worker thread.
 
     packed: a pickle of the reduction and of what is shared. As objects, the client and the scheduler would search, hash and pickle them
     anew for each task, which costs more than a short round computes. None is packed for what comes as `shared`, from another task.
     """
+    start = time.perf_counter()
     reduction, here = pickle.loads(packed)
+    groups = chain.from_iterable(zip(shard.numbers, shard.parts[part], strict=True) for shard in shards)
     with single_blas_thread():
-        return reduce_groups(zip(shard.numbers, shard.parts[part], strict=True), n_groups, reduction, shared if here is None else here)
+        nodes = reduce_groups(groups, n_groups, reduction, shared if here is None else here)
+    return Sums(nodes, {slot: time.perf_counter() - start})
 
 
 def same(value: Any) -> Any:
@@ -112,12 +124,12 @@ def same(value: Any) -> Any:
     return value
 
 
-def merge_nodes(parts: Sequence[dict[Node, Any]], n_groups: int, combine: Callable[[Any, Any], Any]) -> dict[Node, Any]:
-    """Put together the partials of several shards, or of several such merges.
+def merge_sums(parts: Sequence[Sums], n_groups: int, combine: Callable[[Any, Any], Any]) -> Sums:
+    """Put together the partials of several threads, or of several such merges.
 
     They are copied first: a worker still holds them as results of tasks, and the merge may run twice.
     """
     tree = Tree(n_groups, combine)
-    for nodes in parts:
-        tree.merge(copy.deepcopy(nodes))
-    return tree.nodes
+    for part in parts:
+        tree.merge(copy.deepcopy(part.nodes))
+    return Sums(tree.nodes, {slot: seconds for part in parts for slot, seconds in part.seconds.items()})

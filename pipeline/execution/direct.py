@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 
 from distributed import Client
 
+from pipeline.execution.resident import Work
 from tasks.direct import OPERATION
-from tasks.reductions import Node
+from tasks.reductions import Sums
 
 PATIENCE: Final = 2.0
 """Seconds for all answers of a round; whoever takes longer, or cannot be reached from here, gets a task."""
@@ -25,16 +26,15 @@ def can_call(client: Client) -> bool:
     return client.direct_to_workers is not False and _failures.get(client, 0) < MAX_FAILURES
 
 
-def call_workers(
-    client: Client, homes: Sequence[str], keys: Sequence[Any], part: int, n_groups: int, packed: bytes
-) -> list[dict[Node, Any]] | None:
-    """The partials of the shards `keys` at the workers' addresses `homes`; None if any worker did not answer, or lacks its shard."""
+def call_workers(client: Client, work: Sequence[Work], part: int, n_groups: int, packed: bytes) -> list[Sums] | None:
+    """The partial sums of what each worker thread has to do; None if any worker did not answer, or lacks its rows."""
 
-    async def call(home: str, key: Any) -> Any:
-        return await getattr(client.rpc(home), OPERATION)(key=key, part=part, n_groups=n_groups, packed=packed)
+    async def call(each: Work) -> Any:
+        operation = getattr(client.rpc(each.worker), OPERATION)
+        return await operation(keys=each.keys, slot=each.slot, part=part, n_groups=n_groups, packed=packed)
 
     async def call_all() -> list[Any]:
-        return await asyncio.wait_for(asyncio.gather(*map(call, homes, keys), return_exceptions=True), PATIENCE)
+        return await asyncio.wait_for(asyncio.gather(*map(call, work), return_exceptions=True), PATIENCE)
 
     try:
         answers = client.sync(call_all)

@@ -1,4 +1,4 @@
-"""Which worker thread gets which groups: equal shares, of what its worker holds already wherever it can be."""
+"""Which worker thread gets which groups: equal shares, of what its worker holds already wherever it can be; in pieces that can move."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import numpy as np
 # Rows stay on a worker that holds up to this much more than its share: moving them costs more than they hold up a round.
 SLACK: Final = 1.1
 SUBTREES: Final = 4  # for each thread
+PIECES: Final = 8
+"""Of a thread's groups: enough to follow speeds to an eighth."""
 
 
 class Place(NamedTuple):
-    """A shard to be: the numbers of its groups, ascending, and the address of its worker."""
+    """What a worker thread gets: the numbers of its groups, ascending, and the address of its worker."""
 
     numbers: tuple[int, ...]
     worker: str
 
 
 def place(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping[str, float]]) -> list[Place]:
-    """One shard a worker thread, or fewer.
+    """One for each worker thread, or fewer.
 
     sizes: of the groups, on any scale; threads: the worker of each thread, workers in turn grouped together; held: for each group, the
     bytes of it that workers hold already. Neighbouring groups go together where nobody holds them, so that they come back as few sums.
@@ -31,6 +33,16 @@ def place(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping
         return place_held(sizes, threads, held)
     runs = cut(range(len(sizes)), sizes, len(threads))
     return [Place(numbers, threads[i * len(threads) // len(runs)]) for i, numbers in enumerate(runs)]
+
+
+def pieces(places: Sequence[Place], sizes: Sequence[float], threads: Sequence[str]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The groups of every piece, and the number of the thread that it goes to. sizes, threads: as in `place`."""
+    free: dict[str, list[int]] = defaultdict(list)
+    for slot, worker in enumerate(threads):
+        free[worker].insert(0, slot)
+    slots = [free[worker].pop() for _, worker in places]
+    runs = [cut(numbers, [sizes[number] for number in numbers], PIECES) for numbers, _ in places]
+    return list(chain.from_iterable(runs)), [slot for slot, run in zip(slots, runs, strict=True) for _ in run]
 
 
 def place_held(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping[str, float]]) -> list[Place]:

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.reductions import Tree, merge_nodes
+from tasks.reductions import Sums, Tree, merge_sums
 
 
 def tree_of(leaves: list[Any]) -> Any:
@@ -42,10 +42,10 @@ def test_any_cut_into_shards_builds_the_same_expression(n: int, cuts: list[int])
         for leaf in range(start, stop):
             tree.add((0, leaf), leaf)
         assert len(tree.nodes) <= 2 * max(1, n.bit_length())
-        shards.append(tree.nodes)
+        shards.append(Sums(tree.nodes, {}))
     half = len(shards) // 2
-    parts = [merge_nodes(shards[half:], n, pair), merge_nodes(shards[:half], n, pair)]
-    (node,) = merge_nodes(parts, n, pair).values()
+    parts = [merge_sums(shards[half:], n, pair), merge_sums(shards[:half], n, pair)]
+    (node,) = merge_sums(parts, n, pair).nodes.values()
     assert node == tree_of(list(range(n)))
 
 
@@ -66,8 +66,8 @@ def test_float_sums_differ_from_left_to_right_but_not_by_shard() -> None:
             tree = Tree(1000, np.add)
             for i in range(start, stop):
                 tree.add((0, i), values[i])
-            parts.append(tree.nodes)
-        (result,) = merge_nodes(parts, 1000, np.add).values()
+            parts.append(Sums(tree.nodes, {}))
+        (result,) = merge_sums(parts, 1000, np.add).nodes.values()
         return float(result)
 
     assert total([0, 1000]) == total([0, 1, 500, 501, 1000]) == total([0, 333, 334, 900, 1000])

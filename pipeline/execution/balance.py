@@ -1,0 +1,110 @@
+"""Who has too much to do: pieces of the rows go from slow worker threads to fast ones, by what rounds took there."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from statistics import median
+from typing import Final
+
+ROUNDS: Final = 5
+"""Speeds are medians over this many rounds, and not known before FEWEST."""
+FEWEST: Final = 3
+GAIN: Final = 1.1
+"""The round must get this much shorter; less is noise."""
+SLOWEST: Final = 1e-3
+"""Of the mean speed: what nearly stands still gets nothing, and divides nothing by zero."""
+
+
+class Speeds:
+    """Relative speed of each worker's threads, and the seconds of rounds lost since the pieces last moved because they did not end at
+    once."""
+
+    def __init__(self) -> None:
+        self.lost = 0.0
+        self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=ROUNDS))
+        self._before: dict[str, float] = {}
+
+    def add(self, workers: Sequence[str], sizes: Sequence[float], seconds: Sequence[float]) -> None:
+        """A round: of each thread that took part its worker, how much it had to do, and how long that took."""
+        if not seconds or min(seconds) <= 0 or min(sizes) <= 0:
+            return
+        mean = sum(sizes) / sum(seconds)
+        rates = [size / time for size, time in zip(sizes, seconds, strict=True)]
+        for worker, rate in zip(workers, rates, strict=True):
+            self._recent[worker].append(rate / mean)
+        self.lost += max(seconds) - sum(sizes) / sum(rates)
+
+    def known(self, workers: Sequence[str]) -> bool:
+        """Whether there is something to go by."""
+        return all(len(self._recent[worker]) >= FEWEST or worker in self._before for worker in workers)
+
+    def of(self, worker: str) -> float:
+        """The worker's speed, or what can be said of one that has not worked yet: the others'."""
+        if len(self._recent[worker]) >= FEWEST:
+            return max(median(self._recent[worker]), SLOWEST)
+        return self._before.get(worker, median(self._before.values()) if self._before else 1.0)
+
+    def moved(self, workers: Sequence[str]) -> None:
+        """From here on other pieces are with other threads; what was measured before counts until there is better."""
+        self._before = {worker: self.of(worker) for worker in workers if self._recent[worker]}
+        self._recent.clear()
+        self.lost = 0.0
+
+
+def balanced(assigned: Sequence[Sequence[int]], sizes: Sequence[float], speeds: Sequence[float]) -> list[list[int]]:
+    """Pieces for each thread, moved one by one away from the thread that ends last, as long as the round gets shorter.
+
+    assigned: the pieces of each thread now; sizes: of the pieces; speeds: of the threads, in size per time, on any scale.
+    Returns the same pieces unless the round gets `GAIN` times shorter.
+    """
+    found = [list(pieces) for pieces in assigned]
+    ends = [sum(sizes[p] for p in pieces) / speed for pieces, speed in zip(found, speeds, strict=True)]
+    longest = max(ends)
+    while True:
+        last = max(range(len(found)), key=ends.__getitem__)
+        best = ends[last]
+        move = None
+        for piece in reversed(found[last]):
+            to = min((i for i in range(len(found)) if i != last), key=lambda i: ends[i] + sizes[piece] / speeds[i], default=last)
+            end = max(ends[to] + sizes[piece] / speeds[to], ends[last] - sizes[piece] / speeds[last])
+            if to != last and end < best * (1 - 1e-9):
+                best, move = end, (piece, to)
+            if len({sizes[p] for p in found[last]}) == 1:
+                break  # one piece is as good as another
+        if move is None:
+            break
+        piece, to = move
+        found[last].remove(piece)
+        found[to].append(piece)
+        ends[last] -= sizes[piece] / speeds[last]
+        ends[to] += sizes[piece] / speeds[to]
+    return [sorted(pieces) for pieces in found] if longest >= GAIN * max(ends) else [list(pieces) for pieces in assigned]
+
+
+def settled(
+    assigned: Sequence[Sequence[int]], workers: Sequence[str], holders: Sequence[Sequence[str]], sizes: Sequence[float]
+) -> tuple[list[list[int]], bool]:
+    """Pieces for each thread so that each is with a worker that holds it; and whether all are.
+
+    assigned: the pieces of each thread as meant; workers: of each thread; holders: of each piece. What nobody holds stays as meant: its
+    worker, or another, is making it.
+    """
+    found: list[list[int]] = [[] for _ in workers]
+    load = [0.0] * len(workers)
+    astray = []
+    for i, pieces in enumerate(assigned):
+        for piece in pieces:
+            if workers[i] in holders[piece] or not holders[piece]:
+                found[i].append(piece)
+                load[i] += sizes[piece]
+            else:
+                astray.append(piece)
+    everywhere = all(holders)
+    for piece in astray:
+        places = [i for i, worker in enumerate(workers) if worker in holders[piece]]
+        everywhere &= bool(places)
+        to = min(places or range(len(workers)), key=load.__getitem__)
+        found[to].append(piece)
+        load[to] += sizes[piece]
+    return [sorted(pieces) for pieces in found], everywhere

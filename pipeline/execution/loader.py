@@ -1,0 +1,109 @@
+"""Making the rows of a source resident on a cluster, and again when they are lost."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
+from typing import Any, Final
+
+import numpy as np
+from distributed import Client, Future
+
+from pipeline.cluster.code import check_workers
+from pipeline.data.sources import Source
+from pipeline.execution.placement import pieces, place
+from pipeline.execution.resident import Resident
+from pipeline.execution.workers import Workers
+from tasks.loading import ShardLoad, load_on_worker
+from tasks.partition import Shard
+
+# A client's messages leave at most every 10 ms; loads and the check that follows are several. What is idle sends nothing more often.
+MESSAGE_INTERVAL: Final = 0.002
+
+
+class Loader:
+    """Loads sources through one client."""
+
+    def __init__(self, client: Client, workers: Workers) -> None:
+        self.client = client
+        self.workers = workers
+
+    def load(self, source: Source) -> Resident:
+        """Ask for all pieces of a source; rows of this process are sent."""
+        threads = self.workers.threads()
+        check_workers(self.client, threads)
+        messages: Any = self.client.scheduler_comm
+        messages.interval = min(messages.interval, MESSAGE_INTERVAL)
+        sizes = source.group_sizes
+        numbers, homes = pieces(place(sizes, threads, self._held_bytes(source)), sizes, threads)
+        assigned = [[i for i, home in enumerate(homes) if home == slot] for slot in range(len(threads))]
+        futures = self._send(source, numbers, homes, threads) if source.in_client else self._submit(source, numbers, homes, threads)
+        weights = [float(sum(sizes[number] for number in each)) for each in numbers]
+        return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
+
+    def _held_bytes(self, source: Source) -> list[dict[str, float]]:
+        """For each group, the bytes that workers hold of what it is made from."""
+        needed = source.held_keys
+        keys: list[Any] = sorted(set().union(*needed), key=str)
+        if not keys:
+            return [{} for _ in needed]
+        futures: list[Future[Any]] = [Future(key, self.client) for key in keys]
+        try:
+            self.workers.wait(futures)  # rows that are still being persisted: they are needed in any case
+            holders = self.client.who_has(futures)
+            sizes = self.client.nbytes([key for key in keys if holders.get(key)], summary=False)
+        except (CancelledError, KeyError):
+            raise ValueError("persisted rows of this data are gone (cancelled, or lost with their client); persist them again") from None
+        held: list[dict[str, float]] = [defaultdict(float) for _ in needed]
+        for bytes_of, group in zip(held, needed, strict=True):
+            for key in group:
+                for worker in holders.get(key, ()):
+                    bytes_of[worker] += sizes[key]
+        return held
+
+    def _submit(
+        self, source: Source, numbers: Sequence[tuple[int, ...]], homes: Sequence[int], threads: Sequence[str]
+    ) -> list[Future[Shard]]:
+        first: list[Future[Any]] = []  # held until the pieces that need them are asked for; then the scheduler knows how to remake them
+
+        def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
+            first.extend(self.client.get(graph, keys, sync=False))
+
+        name = f"load-{uuid.uuid4().hex}"
+        loads = source.load_plans(numbers, persist)
+        return [self._submit_one(load, (name, i), threads[homes[i]]) for i, load in enumerate(loads)]
+
+    def _submit_one(self, load: ShardLoad, key: tuple[str, int], worker: str) -> Future[Shard]:
+        values: list[Future[Any]] = [Future(key, self.client) for key in load.keys]  # type: ignore[arg-type]
+        return self.client.submit(load_on_worker, load, *values, key=key, workers=[worker], allow_other_workers=True)
+
+    def _send(
+        self, source: Source, numbers: Sequence[tuple[int, ...]], homes: Sequence[int], threads: Sequence[str]
+    ) -> list[Future[Shard]]:
+        """The pieces of each worker thread in one message."""
+        loads = source.load_plans(numbers, lambda graph, keys: None)
+        sent: dict[int, Future[Shard]] = {}
+        for slot in sorted(set(homes)):
+            chosen = [i for i, home in enumerate(homes) if home == slot]
+            shards = [loads[i].function(*loads[i].arguments) for i in chosen]
+            try:
+                futures = self.client.scatter(shards, workers=[threads[slot]], hash=False)
+            except (OSError, KeyError):  # that worker has just died (TimeoutError is an OSError): any other will do
+                self.workers.threads()
+                futures = self.client.scatter(shards, hash=False)
+            sent.update(zip(chosen, futures, strict=True))
+        return [sent[i] for i in range(len(numbers))]
+
+    def send_again(self, source: Source, resident: Resident) -> None:
+        """Rows that came from this process and went down with a worker; here they still are."""
+        threads = self.workers.threads()
+        holders: Mapping[Any, Any] = self.client.who_has([future for future in resident.futures if not future.cancelled()])
+        lost = [i for i, future in enumerate(resident.futures) if not holders.get(future.key)]
+        slots = [i % len(threads) for i in range(len(lost))]
+        futures = self._send(source, [resident.numbers[i] for i in lost], slots, threads)
+        with resident.lock:
+            for i, future in zip(lost, futures, strict=True):
+                resident.futures[i] = future
+            resident.located = False

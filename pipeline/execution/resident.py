@@ -1,0 +1,105 @@
+"""The rows of one source on one cluster: pieces that can move, and the worker thread that adds up each of them in every round."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+from distributed import Future
+
+from pipeline.execution.balance import Speeds, balanced, settled
+from tasks.partition import Shard
+from tasks.reductions import n_nodes
+
+
+class Work(NamedTuple):
+    """What one worker thread does in a round: the pieces with these keys. slot: the number of the thread."""
+
+    slot: int
+    worker: str
+    keys: tuple[Any, ...]
+
+
+@dataclass(eq=False)
+class Resident:
+    """numbers: of each piece, its groups; sizes: of each, on any scale; futures: they hold the pieces as Shards, each of which Dask, or
+    the client, makes again when its worker dies. workers: of each thread; assigned: the pieces of each thread.
+
+    located: whether every piece is known to be where it is assigned, so that workers can be called; last_round: its seconds; followed:
+    when the threads that there are were last looked up. lock: for whoever changes what is assigned, while others' rounds go on.
+    """
+
+    n_groups: int
+    numbers: list[tuple[int, ...]]
+    sizes: list[float]
+    futures: list[Future[Shard]]
+    workers: list[str]
+    assigned: list[list[int]]
+    located: bool = False
+    last_round: float = np.inf
+    followed: float = -np.inf
+    speeds: Speeds = field(default_factory=Speeds)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def release(self) -> None:
+        """Let the cluster forget the rows."""
+        for future in self.futures:
+            future.release()
+
+    def work(self) -> list[Work]:
+        """One for every thread that has pieces."""
+        return [
+            Work(slot, worker, tuple(self.futures[piece].key for piece in pieces))
+            for slot, (worker, pieces) in enumerate(zip(self.workers, self.assigned, strict=True))
+            if pieces
+        ]
+
+    @property
+    def n_partials(self) -> int:
+        """How many partial sums the threads send in a round."""
+        return sum(n_nodes(chain.from_iterable(self.numbers[p] for p in pieces), self.n_groups) for pieces in self.assigned)
+
+    def seat(self, threads: Sequence[str]) -> bool:
+        """Take over the threads that there are now; pieces of those that are gone go to whoever has least. Whether anything changed."""
+        if sorted(threads) == sorted(self.workers):
+            return False
+        waiting: dict[str, list[list[int]]] = defaultdict(list)
+        for worker, pieces in zip(self.workers, self.assigned, strict=True):
+            waiting[worker].append(pieces)
+        self.speeds.moved(self.workers)
+        self.workers = list(threads)
+        self.assigned = [list(waiting[worker].pop()) if waiting[worker] else [] for worker in threads]
+        for piece in chain.from_iterable(chain.from_iterable(waiting.values())):
+            min(self.assigned, key=lambda pieces: sum(self.sizes[p] for p in pieces)).append(piece)
+        self.located = False
+        return True
+
+    def settle(self, holders: Mapping[Any, Sequence[str]]) -> None:
+        """Leave pieces where they are. holders: by key, the workers that hold it."""
+        of_pieces = [holders.get(future.key, ()) for future in self.futures]
+        assigned, self.located = settled(self.assigned, self.workers, of_pieces, self.sizes)
+        if assigned != self.assigned:
+            self.assigned = assigned
+            self.speeds.moved(self.workers)
+
+    def measure(self, work: Sequence[Work], seconds: Mapping[int, float]) -> None:
+        """Learn from a round; from none in which others were assigned meanwhile. seconds: by slot."""
+        if work != self.work():
+            return
+        sizes = [sum(self.sizes[p] for p in self.assigned[each.slot]) for each in work]
+        self.speeds.add([each.worker for each in work], sizes, [seconds.get(each.slot, 0.0) for each in work])
+
+    def better(self) -> list[list[int]]:
+        """What should be assigned, by the speeds that are known."""
+        return balanced(self.assigned, self.sizes, [self.speeds.of(worker) for worker in self.workers])
+
+    def moves(self, assigned: Sequence[Sequence[int]]) -> list[tuple[int, str, str]]:
+        """(piece, from, to) for every piece that this would take to another worker."""
+        before = {piece: worker for worker, pieces in zip(self.workers, self.assigned, strict=True) for piece in pieces}
+        after = {piece: worker for worker, pieces in zip(self.workers, assigned, strict=True) for piece in pieces}
+        return [(piece, before[piece], after[piece]) for piece in sorted(before) if before[piece] != after[piece]]
