@@ -156,10 +156,10 @@ class ClusterExecutor(Executor):
             return
         if at_once or resident.speeds.lost > LOST + n_bytes / BYTES_PER_SECOND:
             logger.info("move %d of %d pieces (%.3g MB) to faster workers", len(moves), len(resident.futures), n_bytes / 1e6)
-            move(self.client, [(key, source, target) for key, (_, source, target) in zip(keys, moves, strict=True)])
-            resident.assigned = better
-            resident.settle(self.client.who_has(resident.futures))
+            if move(self.client, [(key, source, target) for key, (_, source, target) in zip(keys, moves, strict=True)]):
+                resident.assigned = better
             resident.speeds.moved(resident.workers)
+            resident.settle(self.client.who_has(resident.futures))
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
 

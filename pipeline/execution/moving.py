@@ -16,9 +16,13 @@ Move = tuple[Any, str, str]
 """Key, the address of the worker that has it, and of the one that shall."""
 
 
-def move(client: Client, moves: Sequence[Move]) -> None:
-    """Move what the cluster holds under these keys. What cannot be moved stays."""
-    client.run_on_scheduler(move_on_scheduler, moves=list(moves))
+def move(client: Client, moves: Sequence[Move]) -> bool:
+    """Move what the cluster holds under these keys; what is gone meanwhile is left alone. False where the scheduler runs no functions."""
+    try:
+        client.run_on_scheduler(move_on_scheduler, moves=list(moves))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 async def move_on_scheduler(moves: Sequence[Move], dask_scheduler: Any) -> None:

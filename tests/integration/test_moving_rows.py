@@ -1,0 +1,133 @@
+"""Rows follow the workers: to those that join, away from those that leave, from slow ones to fast ones; the bits stay."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from pipeline import Dataset, LogisticRegression
+from pipeline.execution import cluster as module
+from tasks.objectives import LinearObjective
+from tests.rounds import AfterRounds
+
+pytestmark = pytest.mark.timeout(60)
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(4000, 6))
+Y = (X[:, 0] + RANDOM.normal(size=4000) > 0).astype(np.int64)
+
+
+@pytest.fixture
+def two_workers() -> Iterator[tuple[LocalCluster, Client]]:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
+        yield cluster, client
+
+
+def make(kind: str) -> Dataset:
+    if kind == "numpy":
+        return Dataset.from_arrays(X, Y, n_partitions=40)
+    return Dataset.from_dask(da.from_array(X, chunks=(100, -1)), da.from_array(Y, chunks=100))
+
+
+def here(kind: str, model: LogisticRegression) -> str:
+    with dask.config.set(scheduler="threads"):
+        return str(model.fit(make(kind)).parameters_sha256_)
+
+
+def pieces(dataset: Dataset, client: Client) -> dict[str, int]:
+    work = dataset.source.resident[client.id].work()
+    return {each.worker: len(each.keys) for each in work}
+
+
+def pace(seconds: float) -> None:
+    os.environ["PACE"] = str(seconds)
+
+
+class Paced(LinearObjective):
+    """Takes as long for each group as the process's environment says."""
+
+    def loss_and_gradient(self, group: Any, parameters: Any) -> Any:
+        time.sleep(float(os.environ.get("PACE", "0")))
+        return super().loss_and_gradient(group, parameters)
+
+
+class PacedRegression(LogisticRegression):
+    """Fits it."""
+
+    def _objective(self, schema: Any) -> Paced:
+        found = super()._objective(schema)
+        return Paced(found.loss, found.n_columns, found.n_outputs, found.fit_intercept, found.classes, found.class_weight)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    cluster, client = two_workers
+    dataset = make(kind)
+
+    def join() -> None:
+        cluster.scale(3)
+        client.wait_for_workers(3, timeout=30)
+
+    model = LogisticRegression(solver="gradient-descent", tol=1e-8).set_callbacks(AfterRounds((3,), join)).fit(dataset)
+    held = pieces(dataset, client)
+    assert len(held) == 3
+    assert max(held.values()) <= min(held.values()) + 2
+    everywhere = client.who_has(dataset.source.resident[client.id].futures)
+    assert all(len(workers) == 1 for workers in everywhere.values())  # moved, not copied
+    assert model.parameters_sha256_ == here(kind, LogisticRegression(solver="gradient-descent", tol=1e-8))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+def test_a_worker_that_retires_hands_over(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    cluster, client = two_workers
+    cluster.scale(3)
+    client.wait_for_workers(3, timeout=30)
+    dataset = make(kind)
+    leaving = min(client.scheduler_info(n_workers=-1)["workers"])
+    leave = AfterRounds((4,), lambda: client.retire_workers([leaving]))
+    model = LogisticRegression(solver="gradient-descent", tol=1e-8).set_callbacks(leave).fit(dataset)
+    held = pieces(dataset, client)
+    assert leaving not in held
+    assert len(held) == 2
+    assert max(held.values()) <= 1.5 * min(held.values())
+    assert model.parameters_sha256_ == here(kind, LogisticRegression(solver="gradient-descent", tol=1e-8))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+def test_rows_leave_a_slow_worker(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    _, client = two_workers
+    slow, fast = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    client.run(pace, 0.04, workers=[slow])
+    client.run(pace, 0.01, workers=[fast])
+    dataset = make(kind)
+    model = PacedRegression(solver="lbfgs", tol=1e-8).fit(dataset)
+    held = pieces(dataset, client)
+    assert held[fast] >= 3 * held[slow]
+    assert model.parameters_sha256_ == here(kind, LogisticRegression(solver="lbfgs", tol=1e-8))
+
+
+def test_rows_that_cannot_be_moved_stay(two_workers: tuple[LocalCluster, Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a scheduler that runs no functions of ours."""
+    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    cluster, client = two_workers
+    scheduler: Any = cluster.scheduler
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("Cannot run functions on this scheduler")
+
+    monkeypatch.setitem(scheduler.handlers, "run_function", refuse)
+    dataset = make("dask")
+    join = AfterRounds((3,), lambda: (cluster.scale(3), client.wait_for_workers(3, timeout=30)))
+    model = LogisticRegression(solver="lbfgs", tol=1e-8).set_callbacks(join).fit(dataset)
+    assert len(pieces(dataset, client)) == 2
+    assert model.parameters_sha256_ == here("dask", LogisticRegression(solver="lbfgs", tol=1e-8))
