@@ -1,4 +1,4 @@
-"""python -m pipeline train | predict | make-data | jobs | bench: arguments in, exit status out.
+"""python -m pipeline train | submit | status | logs | certificates | predict | make-data | jobs | bench: arguments in, exit status out.
 
 Exit status: 0 when done, 2 for a mistake of the user's (the message on stderr says what to do), 130 when interrupted.
 """
@@ -20,6 +20,7 @@ from pipeline.models.model_files import MODEL_FILE, load_model
 from pipeline.models.predictions import predict_files
 from pipeline.progress import RoundProgress
 from pipeline.runs import Metrics, run_job
+from pipeline.submission.commands import ADD_COMMANDS
 
 DATA_MAKERS: Final = {"pixels": make_pixels}
 USER_ERRORS: Final = (ValueError, TypeError, OSError, VersionMismatchError)
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    for add in (add_train, add_predict, add_make_data, add_jobs, add_bench):
+    for add in (add_train, *ADD_COMMANDS, add_predict, add_make_data, add_jobs, add_bench):
         add(commands, common)
     return main_parser
 

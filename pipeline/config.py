@@ -125,11 +125,12 @@ class InProcess(Cluster):
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler(Cluster):
-    """A running scheduler, by its address or its scheduler file; timeout: seconds to wait for its answer."""
+    """A running scheduler, by its address or its scheduler file; timeout: seconds to wait for its answer, and then for n_workers."""
 
     kind: ClassVar[str] = "scheduler"
     address: Text | None = None
     scheduler_file: Text | None = None
+    n_workers: Count | None = None
     timeout: Seconds = 10.0
 
     def __post_init__(self) -> None:
@@ -138,7 +139,10 @@ class Scheduler(Cluster):
             raise ConfigError('[cluster] with kind = "scheduler" needs address or scheduler_file, and not both')
 
     def connect(self) -> Connection:
-        return connect(self.address, scheduler_file=self.scheduler_file, timeout=self.timeout)
+        connection = connect(self.address, scheduler_file=self.scheduler_file, timeout=self.timeout)
+        if self.n_workers is not None:
+            connection.await_workers(self.n_workers, self.timeout)
+        return connection
 
 
 CLUSTERS: Mapping[str, type[Cluster]] = {cls.kind: cls for cls in (Local, InProcess, Scheduler)}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -46,6 +48,16 @@ class History:
         )
         self.rows.append(row)
         return row
+
+
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with None for numbers that are not finite, which JSON does not have."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """A round as a line of JSON."""
+    return json.dumps(finite(row), allow_nan=False) + "\n"
 
 
 def digest(parameters: Float64) -> str:

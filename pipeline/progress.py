@@ -1,14 +1,17 @@
-"""The bar that a running job shows on a terminal."""
+"""What a running job shows of itself: a bar on a terminal, a file of the rounds so far."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from pipeline.history import json_line
 
 
 class RoundProgress:
@@ -82,3 +85,36 @@ class RoundProgress:
         if gradient <= tol or self._first <= tol:
             return 1.0
         return min(1.0, math.log(self._first / gradient) / math.log(self._first / tol)) if tol > 0 else 0.0
+
+
+class RoundLog:
+    """A context with a file of JSON lines, gone at its end, and a scikit-learn fit callback that adds each round of a fit to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("w")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    # -- the hooks of sklearn.callback.FitCallback --------------------------------------------------------------------------------------
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Nothing: the file is open."""
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Nothing: the file goes with the context."""
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Nothing: a round is known when it is over."""
+
+    def on_fit_task_end(self, estimator: Any, context: Any, *, metadata: Mapping[str, Any] | None = None) -> bool:
+        """After a round, whose `pipeline.history.Row` is the metadata; never asks the fit to stop."""
+        if metadata is not None:
+            self._file.write(json_line(metadata))
+            self._file.flush()
+        return False

@@ -2,11 +2,12 @@
 
     job.toml           the job as it ran, every key and override; `python -m pipeline train job.toml` runs it again
     model.safetensors  the model: see `pipeline.models.model_files`
-    history.jsonl      a line for every round: see `pipeline.history.Row`; numbers that are not finite are null
+    history.jsonl      a line for every round: see `pipeline.history.Row`; numbers that are not finite are null;
+                       .history.jsonl.part has the rounds so far of a fit that runs
     loss.png           objective and largest |gradient| by round
     metrics.json       what `Metrics` holds; written last, so a run that has it is whole
 
-Each file is replaced whole, by a rename, when a run of that name was there already.
+But for the rounds so far, each file is replaced whole, by a rename, when a run of that name was there already.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -30,12 +31,14 @@ from sklearn.base import ClassifierMixin
 from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import LinearModel
-from pipeline.history import Row
+from pipeline.history import Row, finite, json_line
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
-from pipeline.progress import RoundProgress
+from pipeline.progress import RoundLog, RoundProgress
 from tasks import DISTRIBUTION, __version__
 
+METRICS_FILE: Final = "metrics.json"
+ROUNDS_FILE: Final = ".history.jsonl.part"
 PACKAGES: Final = ("dask", "distributed", "numba", "numpy", "pandas", "scikit-learn", "scipy")
 
 
@@ -112,9 +115,10 @@ def fit_and_score(job: Job, train: Dataset, test: Dataset | None, progress: Roun
     n_train, n_test = train.schema.n_rows, 0 if test is None else test.schema.n_rows
     times.append(time.perf_counter())
     model = job.estimator.build()
-    model.set_callbacks(progress)
-    model.fit(train)
-    model.set_callbacks()
+    with RoundLog(Path(job.output.directory) / ROUNDS_FILE) as log:
+        model.set_callbacks(progress, log)
+        model.fit(train)
+        model.set_callbacks()
     times.append(time.perf_counter())
     progress.step("score")
     scores = (None if test is None else model.score(test), model.score(train))
@@ -171,14 +175,9 @@ def write_run(directory: Path, job: Job, model: LinearModel, metrics: Metrics) -
     """Write the five files, metrics.json last."""
     replace_file(directory / "job.toml", f"# as run by {DISTRIBUTION} {__version__}\n{job.toml()}")
     save_model(model, directory / MODEL_FILE)
-    replace_file(directory / "history.jsonl", "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in model.history_))
+    replace_file(directory / "history.jsonl", "".join(map(json_line, model.history_)))
     replace_file(directory / "loss.png", loss_plot(model, metrics))
-    replace_file(directory / "metrics.json", json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
-
-
-def finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with None for numbers that are not finite, which JSON does not have."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    replace_file(directory / METRICS_FILE, json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
 
 
 def loss_plot(model: LinearModel, metrics: Metrics) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,17 @@ class Connection:
     def adapt(self, minimum: int, maximum: int) -> None:
         """Let the number of workers follow the work. Raises ValueError where the cluster is not ours to scale."""
         self._scalable().adapt(minimum=minimum, maximum=maximum)
+
+    def await_workers(self, n: int, timeout: float) -> None:
+        """Wait for n workers, timeout seconds at most; fewer, but one at least, are warned of. Raises TimeoutError when there is none."""
+        assert self.client is not None
+        try:
+            self.client.wait_for_workers(n, timeout=timeout)
+        except TimeoutError as error:
+            if (found := len(self.client.scheduler_info(n_workers=-1)["workers"])) == 0:
+                self.close()
+                raise TimeoutError(f"no worker has come to the scheduler in {timeout:g} s") from error
+            warnings.warn(f"{found} of {n} workers came in {timeout:g} s; going on with them", stacklevel=2)
 
     def _scalable(self) -> Cluster:
         if self.cluster is None:

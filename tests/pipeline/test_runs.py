@@ -20,11 +20,11 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
 from pipeline.config import Job, Local, read_job
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.history import digest
+from pipeline.history import digest, finite
 from pipeline.models.files import replace_file, write_beside
 from pipeline.models.model_files import load_model, save_model
 from pipeline.models.predictions import predict_files
-from pipeline.runs import Run, finite, rows_read, run_job
+from pipeline.runs import Run, rows_read, run_job
 from tasks.rows import split_rows
 from tasks.strategies.newton import Newton
 from tasks.synthetic import LinearRows

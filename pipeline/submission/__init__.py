@@ -1,0 +1,1 @@
+"""Jobs for a batch queue: the script, its submission, and what became of it."""

@@ -1,0 +1,172 @@
+"""python -m pipeline submit | status | logs | certificates."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from dask.utils import parse_bytes
+
+from pipeline.cluster.security import make_certificates
+from pipeline.config import Job, read_job
+from pipeline.submission.records import SCHEDULER_FILE, SUBMITTED_FILE, Log, log_file
+from pipeline.submission.script import BatchJob, Resources, slurm_script
+from pipeline.submission.status import ACTIVE, find_directory, find_runs, run_status
+from pipeline.submission.submit import WORKERS_SECONDS, check_data, check_queue, submit_job
+
+POLL_SECONDS: Final = 0.5
+POLLS_PER_QUESTION: Final = 10  # how often the queue is asked whether a log may still grow
+
+
+def add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `submit`."""
+    command = commands.add_parser("submit", parents=[common], help="run a job in a batch queue", allow_abbrev=False)
+    command.add_argument("job", metavar="JOB", help="a bundled job's name (python -m pipeline jobs) or a job file, FILE.toml")
+    command.add_argument("--queue", default="slurm", metavar="QUEUE", help="slurm")
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="workers (default: 1)")
+    command.add_argument("--cores", type=int, default=1, metavar="C", help="threads of each worker (default: 1)")
+    command.add_argument("--memory", default="4GiB", metavar="M", help="memory of each worker (default: 4GiB)")
+    command.add_argument("--gpus", type=int, default=0, metavar="G", help="GPUs of each worker (default: 0)")
+    command.add_argument("--walltime", metavar="TIME", help="HH:MM:SS, D-HH:MM:SS or minutes (default: the partition's)")
+    command.add_argument("--account", metavar="A", help="whom to charge")
+    command.add_argument("--partition", metavar="P", help="where to run")
+    command.add_argument(
+        "--directive", action="append", default=[], metavar="OPTION", help="another #SBATCH option: --directive=--qos=short"
+    )
+    command.add_argument("--prologue", action="append", default=[], metavar="LINE", help="a shell line to run first: 'module load x'")
+    command.add_argument("--local-directory", metavar="DIR", help="where workers spill to (default: the node's temporary directory)")
+    command.add_argument("--interface", metavar="NAME", help="network interface, ib0 for instance (default: that of the node's address)")
+    command.add_argument("--python", default=sys.executable, metavar="FILE", help="Python on the nodes (default: this one)")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change the job, e.g. data.n_partitions=8"
+    )
+    command.add_argument("--out", metavar="DIR", help="the run's directory (default: runs/NAME)")
+    command.add_argument("--dry-run", action="store_true", help="print the script; write and submit nothing")
+    command.set_defaults(run=submit)
+
+
+def add_status(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `status`."""
+    command = commands.add_parser("status", parents=[common], help="what became of runs", allow_abbrev=False)
+    command.add_argument("runs", nargs="*", metavar="RUN", help="names under runs/, or directories (default: all in runs/)")
+    command.set_defaults(run=status)
+
+
+def add_logs(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `logs`."""
+    command = commands.add_parser("logs", parents=[common], help="print a log of a submitted run", allow_abbrev=False)
+    command.add_argument("name", metavar="RUN", help="a name under runs/, or a directory")
+    command.add_argument("--which", choices=get_args(Log), default="train")
+    command.add_argument("--follow", action="store_true", help="go on until the job has ended")
+    command.set_defaults(run=logs)
+
+
+def add_certificates(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `certificates`."""
+    command = commands.add_parser("certificates", parents=[common], help="make an authority and certificates for TLS", allow_abbrev=False)
+    command.add_argument("directory", type=Path, metavar="DIR", help="where to; must not have an authority yet")
+    command.add_argument("--host", action="append", default=[], metavar="H", dest="hosts", help="a name or address to write into them")
+    command.set_defaults(run=certificates)
+
+
+ADD_COMMANDS: Final = (add_submit, add_status, add_logs, add_certificates)
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """Submit a job, or print the script that would be."""
+    check_queue(arguments.queue)
+    job, batch = batch_job(arguments)
+    if arguments.dry_run:
+        check_data(job)
+        print(slurm_script(batch), end="")
+        return 0
+    submission = submit_job(job, batch, [sys.executable, "-m", "pipeline", *sys.argv[1:]])
+    name = shlex.quote(job.output.directory if arguments.out else job.name)
+    print(f"job {submission.job_id} submitted; its run is {batch.directory}\npython -m pipeline status {name}")
+    return 0
+
+
+def batch_job(arguments: argparse.Namespace) -> tuple[Job, BatchJob]:
+    """The job as it will run, and what to ask of the queue. Raises ValueError for arguments that cannot be."""
+    try:
+        memory = parse_bytes(arguments.memory)
+    except ValueError as error:
+        raise ValueError(f"--memory must be a size, 4GiB or 16000MB for instance, got {arguments.memory!r}") from error
+    resources = Resources(
+        jobs=arguments.jobs,
+        cores=arguments.cores,
+        memory=memory,
+        gpus=arguments.gpus,
+        walltime=arguments.walltime,
+        account=arguments.account,
+        partition=arguments.partition,
+        directives=tuple(arguments.directive),
+    )
+    output = {"output": {"directory": arguments.out}} if arguments.out else {}
+    directory = Path(read_job(arguments.job, arguments.overrides, output).output.directory).absolute()
+    cluster = {
+        "kind": "scheduler",
+        "scheduler_file": str(directory / SCHEDULER_FILE),
+        "n_workers": arguments.jobs,
+        "timeout": WORKERS_SECONDS,
+    }
+    here = {"cluster": cluster, "output": {"directory": str(directory)}}
+    job = read_job(arguments.job, [each for each in arguments.overrides if not each.startswith("output.")], here)
+    batch = BatchJob(
+        name=job.name,
+        directory=directory,
+        working_directory=Path.cwd(),
+        python=arguments.python,
+        resources=resources,
+        prologue=tuple(arguments.prologue),
+        local_directory=arguments.local_directory,
+        interface=arguments.interface,
+    )
+    return job, batch
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Tell what is known of runs."""
+    for directory in find_runs(arguments.runs):
+        print(run_status(directory))
+    return 0
+
+
+def logs(arguments: argparse.Namespace) -> int:
+    """Print a log; with --follow until the job has ended."""
+    directory = find_directory(arguments.name)
+    path = log_file(directory, arguments.which)
+    follows = arguments.follow and (directory / SUBMITTED_FILE).is_file()
+    if not follows and not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; python -m pipeline status {shlex.quote(arguments.name)} tells why")
+    place, polls, active = 0, 0, True
+    while active:
+        if polls % POLLS_PER_QUESTION == 0:
+            active = follows and run_status(directory).state in ACTIVE
+        place += print_from(path, place)
+        polls += 1
+        if active:
+            time.sleep(POLL_SECONDS)
+    return 0
+
+
+def print_from(path: Path, place: int) -> int:
+    """Print a file from a place on, in bytes, and return how many there were."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(place)
+        found = file.read()
+    print(found.decode(errors="replace"), end="", flush=True)
+    return len(found)
+
+
+def certificates(arguments: argparse.Namespace) -> int:
+    """Make certificates for TLS."""
+    directory = make_certificates(arguments.directory, hosts=arguments.hosts)
+    print(f"certificates for scheduler, worker and client are in {directory}; who can read their keys can run code on the cluster")
+    return 0

@@ -1,0 +1,155 @@
+"""The batch script of a run: scheduler, workers and training in one allocation. Text from dataclasses; nothing is looked up here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from pipeline.cluster.security import tls_environment
+from pipeline.submission.records import SCHEDULER_FILE, TLS_DIRECTORY, log_file
+
+MIB: Final = 2**20
+LEAST_MEMORY: Final = 256 * MIB
+WORKER_SHARE: Final = 0.9  # the rest is for nannies, and on the first node for the scheduler and the training
+BODY: Final = (resources.files("pipeline.submission") / "batch.sh").read_text()
+WALLTIME: Final = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the queue is asked for.
+
+    jobs: workers; cores: threads of each; memory: bytes of each; gpus: of each; walltime: as SLURM writes it, minutes, [D-]HH:MM:SS, or
+    None for the partition's default; directives: further #SBATCH options.
+    Raises ValueError, naming the option, for what cannot be.
+    """
+
+    jobs: int = 1
+    cores: int = 1
+    memory: int = 4096 * MIB
+    gpus: int = 0
+    walltime: str | None = None
+    account: str | None = None
+    partition: str | None = None
+    directives: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for option, least in (("jobs", 1), ("cores", 1), ("gpus", 0)):
+            if (given := getattr(self, option)) < least:
+                raise ValueError(f"--{option} must be at least {least}, got {given}")
+        if self.memory < LEAST_MEMORY:
+            raise ValueError(f"--memory is each worker's, 4GiB or 16000MB for instance, at least 256MiB; got {self.memory} bytes")
+        if self.walltime is not None and not WALLTIME.fullmatch(self.walltime):
+            raise ValueError(f"--walltime must be minutes, HH:MM:SS or D-HH:MM:SS, got {self.walltime!r}")
+        for directive in self.directives:
+            if not directive.startswith("-"):
+                raise ValueError(f"--directive takes an option of sbatch, --directive=--constraint=ib for instance, got {directive!r}")
+        for text in (self.account, self.partition, *self.directives):
+            one_line(text or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchJob:
+    """A run that is to be submitted.
+
+    directory: the run's, absolute; working_directory: where relative paths of the job start; python: of every node; prologue: shell lines
+    that run first, as they are; local_directory: for what workers spill, by default the node's temporary directory; interface: of the
+    network, by default that of the node's own address.
+    """
+
+    name: str
+    directory: Path
+    working_directory: Path
+    python: str
+    resources: Resources
+    prologue: tuple[str, ...] = ()
+    local_directory: str | None = None
+    interface: str | None = None
+
+
+def one_line(text: str) -> str:
+    """The same text. Raises ValueError when it has a line break, which would end its line in the script."""
+    if "\n" in text or "\r" in text:
+        raise ValueError(f"a line break cannot stand in a batch script's path or option, got {text!r}")
+    return text
+
+
+def slurm_script(job: BatchJob) -> str:
+    """The script for sbatch. Raises ValueError for paths with line breaks.
+
+    It may be started again from its beginning, by a requeue. Its exit status is that of the training; 1, with a line in the batch log,
+    when the scheduler or all workers ended before it; 143 when the queue ended it.
+    """
+    lines = [
+        "#!/usr/bin/env bash",
+        *(f"#SBATCH {option}" for option in options(job)),
+        "# The scheduler, the workers and the training, all inside this allocation. Safe to start again from the beginning.",
+        'echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname), $(date)"',
+        *job.prologue,
+        *(f"export {name}={quoted(value)}" for name, value in environment(job).items()),
+        f"run={quoted(str(job.directory))}",
+        f"here={quoted(str(job.working_directory))}",
+        f"python={quoted(job.python)}",
+        f"scheduler=({scheduler(job)})",
+        f"workers=({workers(job)})",
+    ]
+    return "\n".join(lines) + "\n" + BODY
+
+
+def options(job: BatchJob) -> list[str]:
+    """What stands behind #SBATCH."""
+    asked = job.resources
+    found = [
+        f"--job-name={job.name}",
+        f"--output={sbatch_quoted(str(log_file(job.directory, 'batch')), pattern=True)}",
+        "--open-mode=append",
+        "--requeue",
+        f"--ntasks={asked.jobs}",
+        f"--cpus-per-task={asked.cores}",
+        f"--mem-per-cpu={-(-asked.memory // (asked.cores * MIB))}M",
+    ]
+    found += [f"--gpus-per-task={asked.gpus}"] if asked.gpus else []
+    found += [f"--time={asked.walltime}"] if asked.walltime else []
+    found += [f"--account={sbatch_quoted(asked.account)}"] if asked.account else []
+    found += [f"--partition={sbatch_quoted(asked.partition)}"] if asked.partition else []
+    return [*found, *asked.directives]
+
+
+def sbatch_quoted(text: str, *, pattern: bool = False) -> str:
+    """Text as sbatch reads it in its lines; pattern: where % has a meaning."""
+    text = one_line(text.replace("%", "%%") if pattern else text)
+    if re.fullmatch(r"[\w@%+=:,./-]+", text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def quoted(text: str) -> str:
+    """Text as one word of the shell's."""
+    return shlex.quote(one_line(text))
+
+
+def environment(job: BatchJob) -> dict[str, str]:
+    """Variables for all of Dask's processes: nothing connects without a certificate, and a run without workers does not wait for ever."""
+    return {**tls_environment(job.directory / TLS_DIRECTORY), "DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": "600s"}
+
+
+def scheduler(job: BatchJob) -> str:
+    """The scheduler's command; its dashboard speaks plain HTTP, so it is for this node alone."""
+    interface = f" --interface {quoted(job.interface)}" if job.interface else ""
+    return f'"$python" -m dask scheduler --port 0 --dashboard-address 127.0.0.1:0 --scheduler-file "$run/{SCHEDULER_FILE}"{interface}'
+
+
+def workers(job: BatchJob) -> str:
+    """The workers' command: a task each, one dead task leaves the others; nannies bring back workers that die."""
+    asked = job.resources
+    launcher = ["srun", f"--ntasks={asked.jobs}", f"--cpus-per-task={asked.cores}", "--kill-on-bad-exit=0", "--export=ALL", "--label"]
+    launcher += [f"--gpus-per-task={asked.gpus}"] if asked.gpus else []
+    worker = ['"$python" -m dask worker --nanny', f'--scheduler-file "$run/{SCHEDULER_FILE}"', "--dashboard-address 127.0.0.1:0"]
+    worker += [f"--nthreads {asked.cores}", f"--memory-limit {int(asked.memory * WORKER_SHARE) // MIB}MiB", "--death-timeout 60"]
+    worker += [f"--local-directory {quoted(job.local_directory)}"] if job.local_directory else []
+    worker += [f"--interface {quoted(job.interface)}"] if job.interface else []
+    return " ".join([*launcher, *worker])

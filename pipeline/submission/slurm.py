@@ -1,0 +1,120 @@
+"""SLURM by its commands: sbatch submits, scontrol and sacct tell what became of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ANSWER_SECONDS: Final = 30.0  # SLURM's own commands wait for minutes for a controller that is down
+ENDED: Final = frozenset(
+    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
+)
+# Unless a site enforces its limits when jobs are submitted, those that can never run wait for ever for these reasons.
+NEVER: Final = frozenset(
+    (
+        *("AssocMaxCpuPerJobLimit", "AssocMaxMemPerJob", "AssocMaxWallDurationPerJobLimit", "InvalidAccount", "AccountNotAllowed"),
+        *("QOSMaxCpuPerJobLimit", "QOSMaxMemoryPerJob", "QOSMaxWallDurationPerJobLimit", "InvalidQOS", "QOSNotAllowed"),
+        *("PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"),
+    )
+)
+
+
+class JobRefusedError(ValueError):
+    """The queue does not take the job; the message has the queue's own words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueState:
+    """state: SLURM's, PENDING for instance; reason: why it waits, or ended; since: when it started, if it has; restarts: by requeues."""
+
+    state: str
+    reason: str = ""
+    since: str = ""
+    restarts: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state not in ENDED
+
+
+def submit(script: Path) -> str:
+    """Submit a script and return the job's id.
+
+    Raises JobRefusedError, within seconds, for a job that SLURM refuses or that could only wait for ever; FileNotFoundError without
+    sbatch; TimeoutError when SLURM does not answer.
+    """
+    done = ask("sbatch", "--parsable", str(script))
+    if done.returncode != 0:
+        raise JobRefusedError(f"SLURM refuses the job: {words(done.stderr)}")
+    job_id = done.stdout.strip().partition(";")[0]
+    if (reason := first_reason(job_id)) in NEVER:
+        ask("scancel", job_id)
+        raise JobRefusedError(f"SLURM would let the job wait for ever: {reason}; ask for less, or for another --partition")
+    return job_id
+
+
+def first_reason(job_id: str, seconds: float = 2.0) -> str:
+    """Why a new job waits; empty when it does not, or SLURM has no reason after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while (found := job_state(job_id)) is not None and found.state == "PENDING" and time.monotonic() < deadline:
+        if found.reason:
+            return found.reason
+        time.sleep(0.2)
+    return ""
+
+
+def job_state(job_id: str) -> QueueState | None:
+    """What SLURM knows of a job: from the controller, after that has forgotten it from the accounting; None when neither knows it.
+
+    Raises FileNotFoundError without scontrol, TimeoutError or ConnectionError when SLURM does not answer.
+    """
+    done = ask("scontrol", "-o", "show", "job", job_id)
+    if done.returncode == 0:
+        return shown_state(done.stdout)
+    if "Invalid job id" not in done.stderr:
+        raise ConnectionError(f"SLURM does not tell of job {job_id}: {words(done.stderr)}")
+    return accounted_state(job_id)
+
+
+def shown_state(text: str) -> QueueState:
+    """From `scontrol -o show job`; the job's name, which comes before the other fields, has no spaces."""
+    found = dict(re.findall(r"\b(JobState|Reason|StartTime|Restarts)=(\S*)", text)[::-1])  # the first of each
+    return QueueState(
+        state=found["JobState"],
+        reason=found.get("Reason", "").replace("None", ""),
+        since=found.get("StartTime", "").replace("Unknown", ""),
+        restarts=int(found.get("Restarts", 0)),
+    )
+
+
+def accounted_state(job_id: str) -> QueueState | None:
+    """From `sacct`; None on sites without accounting too."""
+    try:
+        done = ask("sacct", "-n", "-X", "-P", "-o", "State,Start", "-j", job_id)
+    except FileNotFoundError:
+        return None
+    state, _, since = done.stdout.strip().partition("\n")[0].partition("|")
+    return QueueState(state=state.split()[0], since=since) if done.returncode == 0 and state else None  # "CANCELLED by 1000"
+
+
+def ask(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run one of SLURM's commands. Raises FileNotFoundError and TimeoutError."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no {command[0]} on this machine; run this where SLURM's commands are, on a login node"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"SLURM did not answer `{' '.join(command)}` in {ANSWER_SECONDS:.0f} s") from error
+
+
+def words(stderr: str) -> str:
+    """What a command of SLURM's says, in a line, without its prefixes."""
+    lines = [re.sub(r"^(sbatch|scontrol|slurm_\w+):?( error:)? ", "", line) for line in stderr.splitlines()]
+    return "; ".join(line.strip().removeprefix("error: ") for line in lines if line.strip()) or "it gives no reason"

@@ -1,0 +1,131 @@
+"""What is known of runs: from their files, and from the queue for those that were submitted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from pipeline.runs import METRICS_FILE, ROUNDS_FILE
+from pipeline.submission import slurm
+from pipeline.submission.records import ENDED_FILE, SUBMITTED_FILE, Ended, Submission, last_line, log_file
+
+State: TypeAlias = Literal["waiting", "running", "requeued", "finished", "failed", "cancelled", "out of time", "unknown to the queue"]
+
+ENDINGS: Final[dict[str, State]] = {"CANCELLED": "cancelled", "TIMEOUT": "out of time", "DEADLINE": "out of time", "COMPLETED": "finished"}
+ACTIVE: Final = ("waiting", "running", "requeued")
+LOG_LINES: Final = 8
+BY_QUEUE: Final = 143  # the script's exit status when the queue ended it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """What is known of a run; detail: a line; lines: the end of its log, when it failed."""
+
+    directory: Path
+    state: State
+    detail: str
+    lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"{self.directory.name:16}{self.state:12}{self.detail}".rstrip()
+        return "\n".join([head, *(f"    {line}" for line in self.lines)])
+
+
+def find_runs(names: list[str], root: Path = Path("runs")) -> list[Path]:
+    """Directories of runs: those named, by a path or under runs/, or all in a directory that is no run itself; without names all in runs/.
+
+    Raises FileNotFoundError for a name that is neither.
+    """
+    found: list[Path] = []
+    for place in [root] if not names else [find_directory(name, root) for name in names]:
+        inside = [path for path in sorted(place.glob("*")) if is_run(path)]
+        if not is_run(place) and not inside and names:
+            raise FileNotFoundError(f"{place} is no run, and has none in it")
+        found += [place] if is_run(place) else inside
+    return found
+
+
+def find_directory(name: str, root: Path = Path("runs")) -> Path:
+    """A directory by its path, or by its name under runs/. Raises FileNotFoundError."""
+    for path in (Path(name), root / name):
+        if path.is_dir():
+            return path
+    raise FileNotFoundError(f"there is no run {name}, neither here nor under {root}/")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is that of a run which was submitted or has ended."""
+    return any((path / name).is_file() for name in (SUBMITTED_FILE, METRICS_FILE))
+
+
+def run_status(directory: Path) -> RunStatus:
+    """What is known of a run. Raises OSError when its queue does not answer."""
+    submission = Submission.read(directory / SUBMITTED_FILE)
+    if submission is None:
+        return RunStatus(directory=directory, state="finished", detail=score(directory))
+    ended = Ended.read(directory / ENDED_FILE)
+    if ended is not None and ended.job_id != submission.job_id:
+        ended = None  # of an earlier submission
+    queue = slurm.job_state(submission.job_id)
+    if queue is not None and queue.active:
+        return active(directory, submission, queue)
+    return over(directory, submission, queue, ended)
+
+
+def active(directory: Path, submission: Submission, queue: slurm.QueueState) -> RunStatus:
+    """A run that waits or runs."""
+    job = f"job {submission.job_id}"
+    if queue.state == "PENDING":
+        state: State = "requeued" if queue.restarts else "waiting"
+        expected = f", expected to start {queue.since}" if queue.since else ""
+        return RunStatus(directory=directory, state=state, detail=f"{job}: {queue.reason or 'SLURM gives no reason'}{expected}")
+    again = f" (start {queue.restarts + 1})" if queue.restarts else ""
+    row = last_line(directory / ROUNDS_FILE)
+    rounds = "no round yet" if row is None else f"round {row['round']}, objective {number(row['objective'])}"
+    odd = "" if queue.state == "RUNNING" else f", {queue.state.lower()}"
+    return RunStatus(directory=directory, state="running", detail=f"{job} since {queue.since}{again}{odd}, {rounds}")
+
+
+def over(directory: Path, submission: Submission, queue: slurm.QueueState | None, ended: Ended | None) -> RunStatus:
+    """A run that the queue does not have any more."""
+    job = f"job {submission.job_id}"
+    if ended is not None and ended.exit_status == 0:
+        return RunStatus(directory=directory, state="finished", detail=f"{job}: {score(directory)}")
+    lines = log_end(directory)
+    if queue is not None and ENDINGS.get(queue.state, "finished") != "finished":
+        return RunStatus(directory=directory, state=ENDINGS[queue.state], detail=job, lines=lines)
+    if ended is None and (queue is None or queue.state == "COMPLETED"):
+        return RunStatus(directory=directory, state="unknown to the queue", detail=f"{job}, submitted {submission.time}", lines=lines)
+    reason = f"SLURM says {queue.state}" if queue is not None and queue.state != "FAILED" else ""
+    if ended is not None:
+        reason = reason or ("ended by the queue" if ended.exit_status == BY_QUEUE else "")
+        reason = f"exit status {ended.exit_status}" + (f", {reason}" if reason else "")
+    return RunStatus(directory=directory, state="failed", detail=f"{job}: {reason}", lines=lines)
+
+
+def score(directory: Path) -> str:
+    """The scores of a run that is whole, in a line."""
+    try:
+        metrics: dict[str, Any] = json.loads((directory / METRICS_FILE).read_bytes())
+        value = metrics["train_score"] if metrics["test_score"] is None else metrics["test_score"]
+        return f"{metrics['score_name']} {number(value)}, {metrics['status']} after {metrics['rounds']} rounds"
+    except (OSError, ValueError, KeyError):
+        return f"no {METRICS_FILE} there any more"
+
+
+def number(value: float | None) -> str:
+    """A figure; files of JSON have null for those that are not finite."""
+    return "not finite" if value is None else f"{value:.6g}"
+
+
+def log_end(directory: Path) -> tuple[str, ...]:
+    """The last lines of the logs of the batch script and of the training."""
+    found: list[str] = []
+    for log in ("batch", "train"):
+        path = log_file(directory, log)
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        if text.strip():
+            found += [f"{path}:", *(f"  {line}" for line in text.rstrip().splitlines()[-LOG_LINES:])]
+    return tuple(found)

@@ -1,0 +1,83 @@
+"""From a job and its resources to a run that waits in the queue."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from pipeline.config import Job
+from pipeline.models.files import replace_file
+from pipeline.submission import slurm
+from pipeline.submission.records import SCRIPT_FILE, SUBMITTED_FILE, Submission, log_file
+from pipeline.submission.script import BatchJob, slurm_script
+
+JOB_FILE: Final = "job.toml"
+WORKERS_SECONDS: Final = 300.0  # for the workers to come; after that the run goes on with those that are there
+ADVICE: Final = "start Dask in a script of your own, as the README shows under 'In a batch job'"
+
+
+def check_queue(queue: str) -> None:
+    """Raises ValueError for a queue that `submit` does not speak to."""
+    if queue != "slurm":
+        raise ValueError(f"--queue {queue}: submit speaks to slurm only; for others, {ADVICE}")
+
+
+def check_data(job: Job) -> None:
+    """Look for the job's data, as the training will, without reading its rows. Raises OSError, ValueError or TypeError."""
+    job.split.parts(job.data.dataset())
+
+
+def check_not_active(directory: Path) -> None:
+    """Raises ValueError when an earlier submission of this run still waits or runs."""
+    if (before := Submission.read(directory / SUBMITTED_FILE)) is None:
+        return
+    state = slurm.job_state(before.job_id)
+    if state is not None and state.active:
+        cure = f"end it with `scancel {before.job_id}`, or choose another directory with --out"
+        raise ValueError(f"{directory} belongs to job {before.job_id}, which is {state.state.lower()}; {cure}")
+
+
+def submit_job(job: Job, batch: BatchJob, command: Sequence[str]) -> Submission:
+    """Write the run's directory and submit its script to SLURM; command: what the user typed.
+
+    Raises what `check_data`, `check_not_active` and `slurm.submit` raise; the directory is then as it was.
+    """
+    check_data(job)
+    check_not_active(batch.directory)
+    if shutil.which("sbatch") is None:
+        slurm.ask("sbatch", "--version")  # raises, before anything is written
+    files = [batch.directory / name for name in (JOB_FILE, SCRIPT_FILE)]
+    with unchanged_on_error(files):
+        replace_file(files[0], job.toml())
+        replace_file(files[1], slurm_script(batch))
+        job_id = slurm.submit(files[1])
+    now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
+    submission = Submission(job_id=job_id, queue="slurm", command=list(command), time=now, host=platform.node())
+    submission.write(batch.directory / SUBMITTED_FILE)
+    return submission
+
+
+@contextmanager
+def unchanged_on_error(files: Sequence[Path]) -> Iterator[None]:
+    """Make the files' directory and logs/ in it; when the block fails, the files are what they were, and empty directories go."""
+    directory = files[0].parent
+    logs = log_file(directory, "batch").parent
+    logs.mkdir(parents=True, exist_ok=True)
+    before = {path: path.read_bytes() for path in files if path.is_file()}
+    try:
+        yield
+    except BaseException:
+        for path in files:
+            if path in before:
+                replace_file(path, before[path])
+            else:
+                path.unlink(missing_ok=True)
+        for empty in (logs, directory):
+            with suppress(OSError):
+                empty.rmdir()
+        raise
