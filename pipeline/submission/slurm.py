@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 ANSWER_SECONDS: Final = 30.0  # SLURM's own commands wait for minutes for a controller that is down
+SETTLING_SECONDS: Final = 3.0
 ENDED: Final = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 )
@@ -52,20 +53,20 @@ def submit(script: Path) -> str:
     if done.returncode != 0:
         raise JobRefusedError(f"SLURM refuses the job: {words(done.stderr)}")
     job_id = done.stdout.strip().partition(";")[0]
-    if (reason := first_reason(job_id)) in NEVER:
+    if (reason := never_reason(job_id)) is not None:
         ask("scancel", job_id)
         raise JobRefusedError(f"SLURM would let the job wait for ever: {reason}; ask for less, or for another --partition")
     return job_id
 
 
-def first_reason(job_id: str, seconds: float = 2.0) -> str:
-    """Why a new job waits; empty when it does not, or SLURM has no reason after so many seconds."""
-    deadline = time.monotonic() + seconds
+def never_reason(job_id: str) -> str | None:
+    """Why a new job can never run, as far as SLURM says so within SETTLING_SECONDS: only its scheduler's first look at the job tells."""
+    deadline = time.monotonic() + SETTLING_SECONDS
     while (found := job_state(job_id)) is not None and found.state == "PENDING" and time.monotonic() < deadline:
-        if found.reason:
+        if found.reason in NEVER:
             return found.reason
         time.sleep(0.2)
-    return ""
+    return None
 
 
 def job_state(job_id: str) -> QueueState | None:

@@ -29,7 +29,7 @@ class RunStatus:
     lines: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        head = f"{self.directory.name:16}{self.state:12}{self.detail}".rstrip()
+        head = f"{self.directory.name:15} {self.state:11} {self.detail}".rstrip()
         return "\n".join([head, *(f"    {line}" for line in self.lines)])
 
 

@@ -1,0 +1,102 @@
+"""submit, status, logs and certificates where no SLURM is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.cluster.security import read_certificates
+from pipeline.submission.records import SUBMITTED_FILE, Submission
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that ends with 2 says, in a line."""
+    assert main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+def test_a_dry_run_prints_the_script_and_leaves_no_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "digits", "--jobs", "2", "--memory", "1GB", "--walltime", "01:00:00", "--out", "a b", "--dry-run"]) == 0
+    script = capsys.readouterr().out
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    lines = script.splitlines()
+    assert lines[:2] == ["#!/usr/bin/env bash", "#SBATCH --job-name=digits"]
+    assert "#SBATCH --mem-per-cpu=954M" in lines and "#SBATCH --time=01:00:00" in lines
+    assert f"run='{here}/a b'" in lines and f"python={sys.executable}" in lines and f"here={here}" in lines
+    assert list(here.iterdir()) == []
+
+
+def test_the_runs_directory_is_that_of_the_job(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, directory in (([], "runs/digits"), (["--set", "name=mine"], "runs/mine"), (["--set", "output.directory=x"], "x")):
+        assert main(["submit", "digits", "--dry-run", *arguments]) == 0
+        assert f"run={here}/{directory}" in capsys.readouterr().out.splitlines()
+
+
+def test_mistakes_are_known_before_the_queue_is_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert "did you mean 'digits'?" in refused(capsys, "submit", "digit")
+    assert "no file matches" in refused(capsys, "submit", "pixels")
+    assert "--memory must be a size" in refused(capsys, "submit", "digits", "--memory", "much")
+    assert "--walltime must be" in refused(capsys, "submit", "digits", "--walltime", "long")
+    assert "--queue pbs: submit speaks to slurm only" in refused(capsys, "submit", "digits", "--queue", "pbs")
+    assert "there is no sbatch on this machine" in refused(capsys, "submit", "digits")
+    assert list(here.iterdir()) == []
+
+
+def test_runs_that_were_not_submitted_have_a_status_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["train", "breast_cancer", "--in-process", "--quiet"]) == 0
+    capsys.readouterr()
+    for arguments in ([], ["breast_cancer"], ["runs/breast_cancer"], ["runs"]):
+        assert main(["status", *arguments]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("breast_cancer   finished    accuracy 0.9") and out.count("\n") == 1
+    (here / "empty").mkdir()
+    assert "empty is no run" in refused(capsys, "status", "empty")
+    assert "there is no run nowhere" in refused(capsys, "status", "nowhere")
+    assert "logs/train.log" in refused(capsys, "logs", "breast_cancer")
+
+
+def test_a_submitted_run_needs_the_queues_commands(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "run").mkdir()
+    Submission(job_id="1", queue="slurm", command=[], time="", host="").write(here / "run" / SUBMITTED_FILE)
+    monkeypatch.setenv("PATH", "")
+    assert "there is no scontrol on this machine" in refused(capsys, "status", "run")
+
+
+def test_a_name_as_long_as_its_column_stands_apart_from_the_state(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "breast_cancer", "--in-process", "--quiet", "--out", "runs/" + "x" * 30]) == 0
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.startswith("x" * 30 + " finished")
+
+
+def test_records_that_are_not_are_none(here: Path) -> None:
+    path = here / "submitted.json"
+    assert Submission.read(path) is None
+    for text in ("", "[1]", '{"job_id": "1"}', "{"):
+        path.write_text(text)
+        assert Submission.read(path) is None
+
+
+def test_certificates_are_made_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["certificates", "tls", "--host", "node1", "--host", "10.0.0.1"]) == 0
+    assert "tls" in capsys.readouterr().out
+    assert Path("tls").stat().st_mode & 0o777 == 0o700
+    assert read_certificates("tls").require_encryption
+    assert "is there already" in refused(capsys, "certificates", "tls")
