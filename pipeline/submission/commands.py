@@ -92,11 +92,32 @@ def submit(arguments: argparse.Namespace) -> int:
 
 def batch_job(arguments: argparse.Namespace) -> tuple[Job, BatchJob]:
     """The job as it will run, and what to ask of the queue. Raises ValueError for arguments that cannot be."""
+    asked = resources(arguments)
+    output = {"output": {"directory": arguments.out}} if arguments.out else {}
+    directory = Path(read_job(arguments.job, arguments.overrides, output).output.directory).absolute()
+    cluster = {"kind": "scheduler", "scheduler_file": str(directory / SCHEDULER_FILE), "n_workers": asked.jobs, "timeout": WORKERS_SECONDS}
+    overrides = [each for each in arguments.overrides if not each.startswith("output.")]
+    job = read_job(arguments.job, overrides, {"cluster": cluster, "output": {"directory": str(directory)}})
+    batch = BatchJob(
+        name=job.name,
+        directory=directory,
+        working_directory=Path.cwd(),
+        python=arguments.python,
+        resources=asked,
+        prologue=tuple(arguments.prologue),
+        local_directory=arguments.local_directory,
+        interface=arguments.interface,
+    )
+    return job, batch
+
+
+def resources(arguments: argparse.Namespace) -> Resources:
+    """What to ask for. Raises ValueError for what cannot be."""
     try:
         memory = parse_bytes(arguments.memory)
     except ValueError as error:
         raise ValueError(f"--memory must be a size, 4GiB or 16000MB for instance, got {arguments.memory!r}") from error
-    resources = Resources(
+    return Resources(
         jobs=arguments.jobs,
         cores=arguments.cores,
         memory=memory,
@@ -106,27 +127,6 @@ def batch_job(arguments: argparse.Namespace) -> tuple[Job, BatchJob]:
         partition=arguments.partition,
         directives=tuple(arguments.directive),
     )
-    output = {"output": {"directory": arguments.out}} if arguments.out else {}
-    directory = Path(read_job(arguments.job, arguments.overrides, output).output.directory).absolute()
-    cluster = {
-        "kind": "scheduler",
-        "scheduler_file": str(directory / SCHEDULER_FILE),
-        "n_workers": arguments.jobs,
-        "timeout": WORKERS_SECONDS,
-    }
-    here = {"cluster": cluster, "output": {"directory": str(directory)}}
-    job = read_job(arguments.job, [each for each in arguments.overrides if not each.startswith("output.")], here)
-    batch = BatchJob(
-        name=job.name,
-        directory=directory,
-        working_directory=Path.cwd(),
-        python=arguments.python,
-        resources=resources,
-        prologue=tuple(arguments.prologue),
-        local_directory=arguments.local_directory,
-        interface=arguments.interface,
-    )
-    return job, batch
 
 
 def status(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from pipeline.cluster.security import tls_environment
 from pipeline.submission.records import SCHEDULER_FILE, TLS_DIRECTORY, log_file
 
 MIB: Final = 2**20
-LEAST_MEMORY: Final = 256 * MIB
+LEAST_MEMORY: Final = 512 * MIB  # what the scheduler and the training need beside a single worker
 WORKER_SHARE: Final = 0.9  # the rest is for nannies, and on the first node for the scheduler and the training
 BODY: Final = (resources.files("pipeline.submission") / "batch.sh").read_text()
 WALLTIME: Final = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}")
@@ -42,7 +42,7 @@ class Resources:
             if (given := getattr(self, option)) < least:
                 raise ValueError(f"--{option} must be at least {least}, got {given}")
         if self.memory < LEAST_MEMORY:
-            raise ValueError(f"--memory is each worker's, 4GiB or 16000MB for instance, at least 256MiB; got {self.memory} bytes")
+            raise ValueError(f"--memory is each worker's, 4GiB or 16000MB for instance, at least 512MiB; got {self.memory} bytes")
         if self.walltime is not None and not WALLTIME.fullmatch(self.walltime):
             raise ValueError(f"--walltime must be minutes, HH:MM:SS or D-HH:MM:SS, got {self.walltime!r}")
         for directive in self.directives:

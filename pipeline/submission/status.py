@@ -13,7 +13,7 @@ from pipeline.submission.records import ENDED_FILE, SUBMITTED_FILE, Ended, Submi
 
 State: TypeAlias = Literal["waiting", "running", "requeued", "finished", "failed", "cancelled", "out of time", "unknown to the queue"]
 
-ENDINGS: Final[dict[str, State]] = {"CANCELLED": "cancelled", "TIMEOUT": "out of time", "DEADLINE": "out of time", "COMPLETED": "finished"}
+ENDINGS: Final[dict[str, State]] = {"CANCELLED": "cancelled", "TIMEOUT": "out of time", "DEADLINE": "out of time"}
 ACTIVE: Final = ("waiting", "running", "requeued")
 LOG_LINES: Final = 8
 BY_QUEUE: Final = 143  # the script's exit status when the queue ended it
@@ -61,13 +61,15 @@ def is_run(path: Path) -> bool:
 
 
 def run_status(directory: Path) -> RunStatus:
-    """What is known of a run. Raises OSError when its queue does not answer."""
+    """What is known of a run. Raises OSError when it may be in the queue and that does not answer."""
     submission = Submission.read(directory / SUBMITTED_FILE)
     if submission is None:
         return RunStatus(directory=directory, state="finished", detail=score(directory))
     ended = Ended.read(directory / ENDED_FILE)
     if ended is not None and ended.job_id != submission.job_id:
         ended = None  # of an earlier submission
+    if ended is not None and ended.exit_status == 0:
+        return RunStatus(directory=directory, state="finished", detail=f"job {submission.job_id}: {score(directory)}")
     queue = slurm.job_state(submission.job_id)
     if queue is not None and queue.active:
         return active(directory, submission, queue)
@@ -89,20 +91,19 @@ def active(directory: Path, submission: Submission, queue: slurm.QueueState) -> 
 
 
 def over(directory: Path, submission: Submission, queue: slurm.QueueState | None, ended: Ended | None) -> RunStatus:
-    """A run that the queue does not have any more."""
+    """A run that is over, and has not ended well."""
     job = f"job {submission.job_id}"
-    if ended is not None and ended.exit_status == 0:
-        return RunStatus(directory=directory, state="finished", detail=f"{job}: {score(directory)}")
     lines = log_end(directory)
-    if queue is not None and ENDINGS.get(queue.state, "finished") != "finished":
+    if queue is not None and queue.state in ENDINGS:
         return RunStatus(directory=directory, state=ENDINGS[queue.state], detail=job, lines=lines)
     if ended is None and (queue is None or queue.state == "COMPLETED"):
         return RunStatus(directory=directory, state="unknown to the queue", detail=f"{job}, submitted {submission.time}", lines=lines)
-    reason = f"SLURM says {queue.state}" if queue is not None and queue.state != "FAILED" else ""
-    if ended is not None:
-        reason = reason or ("ended by the queue" if ended.exit_status == BY_QUEUE else "")
-        reason = f"exit status {ended.exit_status}" + (f", {reason}" if reason else "")
-    return RunStatus(directory=directory, state="failed", detail=f"{job}: {reason}", lines=lines)
+    reasons = [] if ended is None else [f"exit status {ended.exit_status}"]
+    if queue is not None and (ended is None or queue.state != "FAILED"):
+        reasons.append(f"SLURM says {queue.state}")
+    elif ended is not None and ended.exit_status == BY_QUEUE:
+        reasons.append("ended by the queue")
+    return RunStatus(directory=directory, state="failed", detail=f"{job}: {', '.join(reasons)}", lines=lines)
 
 
 def score(directory: Path) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -197,6 +199,23 @@ def test_a_run_whose_scheduler_cannot_start_fails_soon(here: Path) -> None:
     status = ended(run)
     assert (status.state, status.detail) == ("failed", f"job {job_id(run)}: exit status 1")
     assert any("the scheduler did not start" in line for line in status.lines)
+
+
+def test_a_run_that_slurm_kills_for_its_memory_has_failed(here: Path) -> None:
+    greedy = "x = bytearray(2 << 30); x[::4096] = x[::4096]; __import__('time').sleep(60)"
+    run = submit("breast_cancer", "--prologue", shlex.join([sys.executable, "-c", greedy]))
+    status = ended(run)
+    assert (status.state, status.detail) == ("failed", f"job {job_id(run)}: SLURM says FAILED"), status
+    assert any("exceeded memory limit" in line for line in status.lines)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_run_that_has_no_time_left_is_out_of_time(here: Path) -> None:
+    assert main(["submit", "digits", *(word for change in ENDLESS for word in ("--set", change)), *SMALL[:4], "--walltime", "1"]) == 0
+    status = until(Path("runs/digits"), lambda status: status.state not in ACTIVE, 200)
+    assert status.state == "out of time"
+    assert json.loads(Path("runs/digits/ended.json").read_text())["exit_status"] == 143
 
 
 def test_what_slurm_refuses_is_told_in_its_words_and_leaves_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
