@@ -43,8 +43,12 @@ class Connection:
         self._scalable().adapt(minimum=minimum, maximum=maximum)
 
     def await_workers(self, n: int, timeout: float) -> None:
-        """Wait for n workers, timeout seconds at most; fewer, but one at least, are warned of. Raises TimeoutError when there is none."""
-        assert self.client is not None
+        """Wait for n workers, timeout seconds at most; fewer, but one at least, are warned of.
+
+        Raises TimeoutError, and closes the connection, when there is none; ValueError in this process, which has no workers.
+        """
+        if self.client is None:
+            raise ValueError(f"{self!r} has no workers to wait for")
         try:
             self.client.wait_for_workers(n, timeout=timeout)
         except TimeoutError as error:

@@ -14,6 +14,7 @@ SETTLING_SECONDS: Final = 3.0
 ENDED: Final = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 )
+WAITING: Final = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 # Unless a site enforces its limits when jobs are submitted, those that can never run wait for ever for these reasons.
 NEVER: Final = frozenset(
     (

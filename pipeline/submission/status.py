@@ -79,7 +79,7 @@ def run_status(directory: Path) -> RunStatus:
 def active(directory: Path, submission: Submission, queue: slurm.QueueState) -> RunStatus:
     """A run that waits or runs."""
     job = f"job {submission.job_id}"
-    if queue.state == "PENDING":
+    if queue.state in slurm.WAITING:
         state: State = "requeued" if queue.restarts else "waiting"
         expected = f", expected to start {queue.since}" if queue.since else ""
         return RunStatus(directory=directory, state=state, detail=f"{job}: {queue.reason or 'SLURM gives no reason'}{expected}")

@@ -24,11 +24,13 @@ from pipeline.history import digest, finite
 from pipeline.models.files import replace_file, write_beside
 from pipeline.models.model_files import load_model, save_model
 from pipeline.models.predictions import predict_files
+from pipeline.progress import RoundLog
 from pipeline.runs import Run, rows_read, run_job
 from tasks.rows import split_rows
 from tasks.strategies.newton import Newton
 from tasks.synthetic import LinearRows
 from tests.data import breast_cancer, diabetes, digits
+from tests.rounds import AfterRounds
 
 IN_PROCESS = {"cluster": {"kind": "in-process"}}
 
@@ -76,6 +78,17 @@ def test_a_run_writes_its_files(digits_run: Run) -> None:
     assert metrics["rows_per_second"] == pytest.approx(metrics["rounds"] * metrics["n_train_rows"] / metrics["fit_seconds"])
     picture = imread(digits_run.directory / "loss.png")
     assert picture.shape[0] > 200 and picture.std() > 0.01
+
+
+def test_the_rounds_so_far_are_in_a_file_while_a_fit_runs(tmp_path: Path) -> None:
+    path = tmp_path / "rounds"
+    seen: list[list[str]] = []
+    with RoundLog(path) as log:
+        watch = AfterRounds((1, 2, 3), lambda: seen.append(path.read_text().splitlines()))
+        model = LogisticRegression(tol=1e-3).set_callbacks(log, watch).fit(*breast_cancer())
+    assert [len(lines) for lines in seen] == [1, 2, 3]
+    assert [json.loads(line) for line in seen[-1]] == model.history_[:3]
+    assert not path.exists()
 
 
 def test_the_job_as_run_runs_again_to_the_same_bits(digits_run: Run, tmp_path: Path) -> None:

@@ -88,3 +88,16 @@ def test_a_cluster_whose_client_fails_is_closed(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError, match="no answer"):
         connect(n_workers=2)
     assert len(closed) == 1
+
+
+def test_a_connection_waits_for_workers_within_bounds(cluster: LocalCluster) -> None:
+    with connect(cluster) as connection:
+        connection.await_workers(2, timeout=30)
+        with pytest.warns(UserWarning, match=r"2 of 3 workers came in 0\.2 s; going on with them"):
+            connection.await_workers(3, timeout=0.2)
+    with (
+        LocalCluster(n_workers=0, dashboard_address=":0") as empty,
+        connect(empty) as connection,
+        pytest.raises(TimeoutError, match=r"no worker has come to the scheduler in 0\.2 s"),
+    ):
+        connection.await_workers(1, timeout=0.2)

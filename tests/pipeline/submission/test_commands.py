@@ -11,6 +11,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.cluster.security import read_certificates
 from pipeline.submission.records import SUBMITTED_FILE, Submission
+from pipeline.submission.slurm import QueueState, shown_state
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +93,19 @@ def test_records_that_are_not_are_none(here: Path) -> None:
     for text in ("", "[1]", '{"job_id": "1"}', "{"):
         path.write_text(text)
         assert Submission.read(path) is None
+
+
+SHOWN = (
+    "JobId=12 JobName=clicks UserId=me(1000) JobState=PENDING Reason={} Dependency=(null) Requeue=1 Restarts=1 StartTime={}"
+    " Comment=JobState=RUNNING"
+)
+
+
+def test_what_scontrol_shows_is_read() -> None:
+    waiting = shown_state(SHOWN.format("Resources", "2026-11-21T14:03:39"))
+    assert waiting == QueueState(state="PENDING", reason="Resources", since="2026-11-21T14:03:39", restarts=1)
+    assert shown_state(SHOWN.format("None", "Unknown")) == QueueState(state="PENDING", restarts=1)
+    assert waiting.active and not QueueState(state="TIMEOUT").active
 
 
 def test_certificates_are_made_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
