@@ -27,7 +27,6 @@ trap 'exit 130' INT
 
 # what an earlier start left
 rm -rf "$run/tls" "$run"/{scheduler.json,ended.json,.history.jsonl.part}
-[ "${SLURM_RESTART_COUNT:-0}" != 0 ] || rm -f "$run"/logs/{scheduler,workers,train}.log
 
 "$python" -m pipeline certificates "$run/tls" >/dev/null || fail "no certificates in $run/tls"
 rm "$run/tls/ca-key.pem" # nobody else is to join

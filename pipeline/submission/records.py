@@ -23,6 +23,8 @@ TLS_DIRECTORY: Final = "tls"
 SUBMITTED_FILE: Final = "submitted.json"
 ENDED_FILE: Final = "ended.json"
 
+LINE_BYTES: Final = 4096
+
 Log: TypeAlias = Literal["train", "scheduler", "workers", "batch"]
 
 
@@ -70,9 +72,11 @@ class Ended(Record):
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a file of JSON lines; None when there is none."""
+    """The last whole line of a file of JSON lines of at most LINE_BYTES; None when there is none."""
     try:
-        lines = path.read_text().split("\n")[:-1]
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LINE_BYTES))
+            lines = file.read().split(b"\n")[:-1]
         found = json.loads(lines[-1]) if lines else None
     except (OSError, ValueError):
         return None

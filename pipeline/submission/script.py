@@ -89,6 +89,7 @@ def slurm_script(job: BatchJob) -> str:
         *(f"#SBATCH {option}" for option in options(job)),
         "# The scheduler, the workers and the training, all inside this allocation. Safe to start again from the beginning.",
         'echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname), $(date)"',
+        f'[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || rm -f {quoted(str(job.directory))}/logs/{{scheduler,workers,train}}.log',
         *job.prologue,
         *(f"export {name}={quoted(value)}" for name, value in environment(job).items()),
         f"run={quoted(str(job.directory))}",

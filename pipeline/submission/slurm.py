@@ -54,9 +54,12 @@ def submit(script: Path) -> str:
     if done.returncode != 0:
         raise JobRefusedError(f"SLURM refuses the job: {words(done.stderr)}")
     job_id = done.stdout.strip().partition(";")[0]
-    if (reason := never_reason(job_id)) is not None:
-        ask("scancel", job_id)
-        raise JobRefusedError(f"SLURM would let the job wait for ever: {reason}; ask for less, or for another --partition")
+    try:
+        if (reason := never_reason(job_id)) is not None:
+            raise JobRefusedError(f"SLURM would let the job wait for ever: {reason}; ask for less, or for another --partition")
+    except BaseException:
+        ask("scancel", job_id)  # nobody would know of it
+        raise
     return job_id
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.cluster.security import read_certificates
-from pipeline.submission.records import SUBMITTED_FILE, Submission
+from pipeline.submission.records import SUBMITTED_FILE, Submission, last_line
 from pipeline.submission.slurm import QueueState, shown_state
 
 
@@ -106,6 +106,14 @@ def test_what_scontrol_shows_is_read() -> None:
     assert waiting == QueueState(state="PENDING", reason="Resources", since="2026-11-21T14:03:39", restarts=1)
     assert shown_state(SHOWN.format("None", "Unknown")) == QueueState(state="PENDING", restarts=1)
     assert waiting.active and not QueueState(state="TIMEOUT").active
+
+
+def test_the_last_whole_line_of_a_file(here: Path) -> None:
+    path = here / "rounds"
+    assert last_line(path) is None
+    for text, found in (("", None), ('{"round": 1', None), ('{"round": 1}\n{"ro', {"round": 1}), ('{"round": 1}\n' * 1000, {"round": 1})):
+        path.write_text(text)
+        assert last_line(path) == found
 
 
 def test_certificates_are_made_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ TLS = [
     ),
 ]
 SCHEDULER = '"$python" -m dask scheduler --port 0 --dashboard-address 127.0.0.1:0 --scheduler-file "$run/scheduler.json"'
+CLEAN = '[ "${SLURM_RESTART_COUNT:-0}" != 0 ] || rm -f /home/me/runs/clicks/logs/{scheduler,workers,train}.log'
 HEADER = 'echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname), $(date)"'
 
 
@@ -51,6 +52,7 @@ def test_every_line_of_a_plain_job() -> None:
         "#SBATCH --mem-per-cpu=5462M",  # rounded up
         "# The scheduler, the workers and the training, all inside this allocation. Safe to start again from the beginning.",
         HEADER,
+        CLEAN,
         *TLS,
         "export DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT=600s",
         "run=/home/me/runs/clicks",
@@ -78,7 +80,7 @@ def test_what_is_asked_for_is_in_its_lines() -> None:
         "#SBATCH --constraint=ib",
         "#SBATCH -q high",
     ]
-    assert lines[15:18] == [HEADER, "module load x", "export A='1 2'"]
+    assert lines[15:19] == [HEADER, CLEAN, "module load x", "export A='1 2'"]
     assert lines[-2] == f"scheduler=({SCHEDULER} --interface ib0)"
     assert "--gpus-per-task=2" in lines[-1]
     assert lines[-1].endswith("--death-timeout 60 --local-directory '/scratch/my dir' --interface ib0)")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -236,6 +237,20 @@ def test_what_slurm_refuses_is_told_in_its_words_and_leaves_nothing(here: Path, 
         assert subprocess.run(["squeue", "-h"], capture_output=True, check=True, timeout=30).stdout == b""
     finally:
         subprocess.run(["scontrol", "delete", "PartitionName=short"], check=False, timeout=30)
+
+
+def test_a_job_that_submit_cannot_follow_is_cancelled(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bin").mkdir()
+    for name in ("sbatch", "scancel"):
+        (here / "bin" / name).symlink_to(shutil.which(name) or "")
+    with monkeypatch.context() as without:
+        without.setenv("PATH", f"{here / 'bin'}")
+        assert main(["submit", "breast_cancer", "--directive=--begin=now+1hour"]) == 2
+    assert "there is no scontrol" in capsys.readouterr().err
+    assert list(here.glob("runs/*")) == []
+    assert subprocess.run(["squeue", "-h"], capture_output=True, check=True, timeout=30).stdout == b""
 
 
 def test_a_refused_job_leaves_an_earlier_run_as_it_was(here: Path) -> None:
