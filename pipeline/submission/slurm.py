@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -109,8 +110,10 @@ def accounted_state(job_id: str) -> QueueState | None:
 
 def ask(*command: str) -> subprocess.CompletedProcess[str]:
     """Run one of SLURM's commands. Raises FileNotFoundError and TimeoutError."""
+    # inside another job, that job's variables would speak for the new one
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS, env=environment)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"there is no {command[0]} on this machine; run this where SLURM's commands are, on a login node"

@@ -42,6 +42,7 @@ def here(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     place.mkdir()
     monkeypatch.chdir(place)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")  # as inside another job
     yield place
     for path in place.glob(f"runs/*/{SUBMITTED_FILE}"):
         subprocess.run(["scancel", job_id(path.parent)], check=False, timeout=30)
