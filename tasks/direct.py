@@ -7,14 +7,14 @@ import pickle
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tasks.fingerprint import worker_report
+from tasks.fingerprint import numeric_digest
 from tasks.reductions import reduce_on_worker
 
 OPERATION: Final = "dask_descent_reduce"
 
 
-def prepare_worker(dask_worker: Any) -> dict[str, Any]:
-    """Let a distributed.Worker answer calls of `OPERATION`, and return its report."""
+def prepare_worker(dask_worker: Any) -> str:
+    """Let a distributed.Worker answer calls of `OPERATION`, and return its `numeric_digest`."""
 
     async def reduce_here(keys: Sequence[Any], slot: int, part: int, n_groups: int, packed: bytes) -> bytes | None:
         """reduce_on_worker, in the threads that also run tasks, as a pickle; None for a shard that is not here, and for an error, which
@@ -27,4 +27,4 @@ def prepare_worker(dask_worker: Any) -> dict[str, Any]:
             return None
 
     dask_worker.handlers[OPERATION] = reduce_here
-    return worker_report()
+    return numeric_digest()

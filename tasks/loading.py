@@ -59,10 +59,7 @@ def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:
 
 @dataclass(frozen=True, eq=False)
 class ShardLoad:
-    """How to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster.
-
-    (No tuple: Dask looks into tuples, and would take the graph in `arguments` for its own.)
-    """
+    """How to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster."""
 
     function: Callable[..., Shard]
     arguments: tuple[Any, ...]

@@ -119,11 +119,6 @@ def reduce_on_worker(shards: Sequence[Shard], slot: int, part: int, n_groups: in
     return Sums(nodes, {slot: time.perf_counter() - start})
 
 
-def same(value: Any) -> Any:
-    """Task: hold a value for others to fetch."""
-    return value
-
-
 def merge_sums(parts: Sequence[Sums], n_groups: int, combine: Callable[[Any, Any], Any]) -> Sums:
     """Put together the partials of several threads, or of several such merges.
 

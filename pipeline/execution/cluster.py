@@ -9,23 +9,25 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import cloudpickle
 import distributed
 import numpy as np
-from dask.task_spec import List, Task, TaskRef
+from dask.task_spec import List, TaskRef
 from distributed import Client
 
-from pipeline.cluster.code import check_workers
+from pipeline.cluster.code import check_workers, send_users_modules
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Executor, in_task
 from pipeline.execution.loader import Loader
 from pipeline.execution.moving import move
+from pipeline.execution.opaque import call, value
 from pipeline.execution.resident import Resident, Work
 from pipeline.execution.workers import StuckError, Workers, lost_client
-from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker, same
+from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker
 from tasks.threads import single_blas_thread
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class ClusterExecutor(Executor):
         self.loader = Loader(client, self.workers)
         self._tasks = 0
         self._held: list[Any] = []
+        self._sent: set[Any] = set()
 
     @property
     def tasks_per_round(self) -> int:
@@ -165,6 +168,10 @@ class ClusterExecutor(Executor):
 
     def _round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         start = time.monotonic()
+        kinds = (reduction.map, type(shared), *map(type, shared if isinstance(shared, tuple) else ()))
+        if kinds not in self._sent:
+            send_users_modules(self.client, (reduction, shared))
+            self._sent.add(kinds)
         with resident.lock:
             work, n_partials = resident.work(), resident.n_partials
         n_floats = reduction.floats(shared, dataset.n_columns) * n_partials
@@ -181,8 +188,8 @@ class ClusterExecutor(Executor):
         resident.last_round = time.monotonic() - start
         with resident.lock:
             resident.measure(work, sums.seconds)
-        (partial,) = sums.nodes.values()
-        return partial
+        (whole,) = sums.nodes.values()
+        return whole
 
     def _callable(self, resident: Resident, work: list[Work], n_bytes: int) -> bool:
         """Whether this round may be calls: the last one was short, little is sent, and it is known who holds what."""
@@ -195,13 +202,13 @@ class ClusterExecutor(Executor):
         graph: dict[Any, Any] = {}
         large = []
         if floats(shared) > INLINE_FLOATS:  # one copy to the cluster, from where each worker fetches it once
-            graph[f"parameters-{token}"] = Task(f"parameters-{token}", same, shared)
+            graph[f"parameters-{token}"] = value(f"parameters-{token}", shared)
             large = [TaskRef(f"parameters-{token}")]
         packed = cloudpickle.dumps((reduction, None if large else shared))
         names = []
         for slot, _, keys in work:
             name = (f"{reduction.name}-{token}", slot)
-            graph[name] = Task(name, reduce_on_worker, List(*map(TaskRef, keys)), slot, dataset.part, n_groups, packed, *large)
+            graph[name] = call(name, reduce_on_worker, List(*map(TaskRef, keys)), slot, dataset.part, n_groups, packed, *large)
             names.append(name)
         if len(names) > 1 and result_bytes > CLIENT_COMBINE_BYTES:
             names = self._combine_on_cluster(graph, names, n_groups, reduction, token)
@@ -209,12 +216,13 @@ class ClusterExecutor(Executor):
         return self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
 
     def _combine_on_cluster(self, graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:
+        merge = partial(merge_sums, n_groups=n_groups, combine=reduction.combine)
         level = 0
         while len(names) > 1:
             merged = []
             for i in range(0, len(names), FAN_IN):
                 name = (f"tree-reduce-{token}", level, i // FAN_IN)
-                graph[name] = Task(name, merge_sums, List(*map(TaskRef, names[i : i + FAN_IN])), n_groups, reduction.combine)
+                graph[name] = call(name, merge, List(*map(TaskRef, names[i : i + FAN_IN])))
                 merged.append(name)
             names, level = merged, level + 1
         return names

@@ -6,17 +6,20 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
+from dask.task_spec import TaskRef
 from distributed import Client, Future
 
-from pipeline.cluster.code import check_workers
+from pipeline.cluster.code import check_workers, send_users_modules
 from pipeline.data.sources import Source
+from pipeline.execution.opaque import call
 from pipeline.execution.placement import pieces, place
 from pipeline.execution.resident import Resident
 from pipeline.execution.workers import Workers
-from tasks.loading import ShardLoad, load_on_worker
+from tasks.loading import load_on_worker
 from tasks.partition import Shard
 
 # A client's messages leave at most every 10 ms; loads and the check that follows are several. What is idle sends nothing more often.
@@ -73,11 +76,17 @@ class Loader:
 
         name = f"load-{uuid.uuid4().hex}"
         loads = source.load_plans(numbers, persist)
-        return [self._submit_one(load, (name, i), threads[homes[i]]) for i, load in enumerate(loads)]
-
-    def _submit_one(self, load: ShardLoad, key: tuple[str, int], worker: str) -> Future[Shard]:
-        values: list[Future[Any]] = [Future(key, self.client) for key in load.keys]  # type: ignore[arg-type]
-        return self.client.submit(load_on_worker, load, *values, key=key, workers=[worker], allow_other_workers=True)
+        send_users_modules(self.client, loads[0])
+        futures: dict[int, Future[Shard]] = {}
+        for slot in sorted(set(homes)):
+            chosen = [i for i, home in enumerate(homes) if home == slot]
+            graph: dict[Any, Any] = {}
+            for i in chosen:
+                given: Sequence[Any] = loads[i].keys
+                graph[name, i] = call((name, i), partial(load_on_worker, loads[i]), *map(TaskRef, given))
+            found = self.client.get(graph, list(graph), workers=[threads[slot]], allow_other_workers=True, sync=False)
+            futures.update(zip(chosen, found, strict=True))
+        return [futures[i] for i in range(len(numbers))]
 
     def _send(
         self, source: Source, numbers: Sequence[tuple[int, ...]], homes: Sequence[int], threads: Sequence[str]

@@ -76,10 +76,11 @@ def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client],
         cluster.scale(3)
         client.wait_for_workers(3, timeout=30)
 
-    model = LogisticRegression(solver="gradient-descent", tol=1e-8).set_callbacks(AfterRounds((3,), join)).fit(dataset)
-    held = pieces(dataset, client)
-    assert len(held) == 3
-    assert max(held.values()) <= min(held.values()) + 2
+    shares: list[int] = []
+    see = AfterRounds((4,), lambda: shares.extend(pieces(dataset, client).values()))
+    model = LogisticRegression(solver="gradient-descent", tol=1e-8).set_callbacks(AfterRounds((3,), join), see).fit(dataset)
+    assert len(shares) == 3
+    assert max(shares) <= min(shares) + 2
     everywhere = client.who_has(dataset.source.resident[client.id].futures)
     assert all(len(workers) == 1 for workers in everywhere.values())  # moved, not copied
     assert model.parameters_sha256_ == here(kind, LogisticRegression(solver="gradient-descent", tol=1e-8))
@@ -94,11 +95,12 @@ def test_a_worker_that_retires_hands_over(two_workers: tuple[LocalCluster, Clien
     dataset = make(kind)
     leaving = min(client.scheduler_info(n_workers=-1)["workers"])
     leave = AfterRounds((4,), lambda: client.retire_workers([leaving]))
-    model = LogisticRegression(solver="gradient-descent", tol=1e-8).set_callbacks(leave).fit(dataset)
-    held = pieces(dataset, client)
-    assert leaving not in held
-    assert len(held) == 2
-    assert max(held.values()) <= 1.5 * min(held.values())
+    shares: dict[str, int] = {}
+    see = AfterRounds((5,), lambda: shares.update(pieces(dataset, client)))
+    model = LogisticRegression(solver="gradient-descent", tol=1e-8).set_callbacks(leave, see).fit(dataset)
+    assert leaving not in shares
+    assert len(shares) == 2
+    assert max(shares.values()) <= 1.5 * min(shares.values())
     assert model.parameters_sha256_ == here(kind, LogisticRegression(solver="gradient-descent", tol=1e-8))
 
 

@@ -1,0 +1,183 @@
+"""Workers without this library get it, and what the user wrote; differences that matter are an error."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client
+
+import tasks
+from pipeline import Dataset, LogisticRegression, connect
+from pipeline.cluster.code import check_workers
+from pipeline.cluster.identity import VersionMismatchError
+from pipeline.cluster.modules import imported, users_modules
+from pipeline.cluster.shipping import digest_of, look, sources_of
+from pipeline.cluster.versions import differences
+from tests.data import breast_cancer
+from tests.pipeline.cluster.bare import command_line_cluster, make_bare_python
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bare_python(tmp_path_factory.mktemp("bare") / "venv")
+
+
+@pytest.fixture(scope="module")
+def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cache(module_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where workers put what is sent, empty before the first test of this module: compiling takes long."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(module_cache))
+    return module_cache / "dask-descent"
+
+
+def fit(dataset: Dataset) -> str:
+    return str(LogisticRegression(solver="newton").fit(dataset).parameters_sha256_)
+
+
+def here(make: Any) -> str:
+    with dask.config.set(scheduler="threads"):
+        return fit(make())
+
+
+def from_arrays() -> Dataset:
+    X, y = breast_cancer()
+    return Dataset.from_arrays(X, y, n_partitions=12)
+
+
+def from_dask() -> Dataset:
+    X, y = breast_cancer()
+    return Dataset.from_dask(da.from_array(X, chunks=(50, -1)), da.from_array(y, chunks=50))
+
+
+def test_workers_without_this_library(bare_python: Path, cache: Path, tmp_path: Path) -> None:
+    """From the command line; by address and by scheduler file; workers that join, machine code that stays."""
+    with command_line_cluster(bare_python, directory=tmp_path) as file:
+        with connect(scheduler_file=str(file)) as connection:
+            assert connection.client is not None
+            connection.client.wait_for_workers(2, timeout=30)
+            assert fit(from_arrays()) == here(from_arrays)
+            assert fit(from_dask()) == here(from_dask)
+            (folder,) = cache.iterdir()
+            assert folder.stat().st_mode & 0o777 == 0o700
+            machine_code = sorted(path.name for path in folder.rglob("*.nbc"))
+            assert machine_code  # numba found a place for it
+            connection.client.restart()  # new processes: they find code and machine code again
+            assert fit(from_dask()) == here(from_dask)
+            assert sorted(path.name for path in folder.rglob("*.nbc")) == machine_code
+            X, y = breast_cancer()
+            model = LogisticRegression().fit(from_dask())
+            np.testing.assert_array_equal(model.predict(da.from_array(X, chunks=(50, -1))).compute(), model.predict(X))
+            assert model.score(from_dask()) == model.score(X, y)
+            assert from_dask().X.sum().compute() == pytest.approx(X.sum())
+        with connect(json.loads(file.read_text())["address"]):
+            assert fit(from_dask()) == here(from_dask)
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A user's module beside the notebook, with another that it imports."""
+    folder = tmp_path / "notebook"
+    folder.mkdir()
+    (folder / "my_paths.py").write_text("FACTOR = 3.0\n")
+    (folder / "my_losses.py").write_text(
+        "import numpy as np\nimport my_paths\nfrom tasks.objectives import LinearObjective\n"
+        "class Scaled(LinearObjective):\n"
+        "    def loss_and_gradient(self, group, parameters):\n"
+        "        found = super().loss_and_gradient(group, parameters)\n"
+        "        return found._replace(loss_sum=my_paths.FACTOR * found.loss_sum, gradient_sum=my_paths.FACTOR * found.gradient_sum)\n"
+        "def make(i):\n"
+        "    random = np.random.default_rng(i)\n"
+        "    X = random.normal(size=(100, 3))\n"
+        "    return X, (my_paths.FACTOR * X[:, 0] + random.normal(size=100) > 0).astype(int)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module("my_losses")
+    for name in ("my_losses", "my_paths"):
+        sys.modules.pop(name, None)
+
+
+def test_a_users_own_module_travels(bare_python: Path, cache: Path, tmp_path: Path, own_module: Any) -> None:
+    class ScaledRegression(LogisticRegression):
+        """Fits the user's objective."""
+
+        def _objective(self, schema: Any) -> Any:
+            found = super()._objective(schema)
+            return own_module.Scaled(found.loss, found.n_columns, found.n_outputs, found.fit_intercept, found.classes, found.class_weight)
+
+    def make() -> Dataset:
+        return Dataset.from_function(own_module.make, n_partitions=6, n_columns=3)
+
+    def digest() -> str:
+        return str(ScaledRegression(solver="lbfgs", tol=1e-6).fit(make()).parameters_sha256_)
+
+    with dask.config.set(scheduler="threads"):
+        expected = digest()
+    assert expected != here(make)
+    with command_line_cluster(bare_python, directory=tmp_path) as file, connect(scheduler_file=str(file)) as connection:
+        assert connection.client is not None
+        connection.client.wait_for_workers(2, timeout=30)
+        assert digest() == expected
+        connection.client.restart()
+        assert digest() == expected
+
+
+def test_modules_that_travel(own_module: ModuleType) -> None:
+    assert users_modules(own_module.Scaled) == {"my_losses", "my_paths"}
+    assert users_modules([own_module.make, np.ones(3), fit]) >= {"my_losses", "my_paths"}
+    assert users_modules(LogisticRegression()) == set()
+    assert users_modules([np.ones(3), print, Path(), (i for i in range(3))]) == set()  # a generator cannot be pickled
+    assert imported([b"import a.b, c\nfrom d.e import f\nfrom . import g\n", b"not python"]) == {"a", "c", "d"}
+
+
+def test_sources_and_digests(tmp_path: Path) -> None:
+    sources = sources_of("tasks")
+    assert "tasks/kernels/dense.py" in sources
+    assert set(sources_of("this")) == {"this.py"}
+    assert sources_of("no_such_module") == sources_of("sys") == {}
+    assert digest_of({"a": b"bc"}) != digest_of({"ab": b"c"}) != digest_of({})
+    found = look(["tasks", "no_such_module"])
+    assert found["tasks"] == (digest_of(sources), tasks.__file__)
+    assert found["no_such_module"].digest is None
+
+
+PACKAGES = {"python": "3.11.7.final.0", "numpy": "2.4.6", "scipy": "1.17.1", "numba": "0.68.1", "dask": "2026.8.0"}
+NEEDED = ("array-api-compat", "cloudpickle", "fsspec", "h5py", "llvmlite", "pandas", "threadpoolctl")
+
+
+def test_versions_that_differ() -> None:
+    same: dict[str, str | None] = {**PACKAGES, "distributed": "2026.8.0", **dict.fromkeys(NEEDED, "1.0")}
+    assert differences(same, {"a": same, "b": {**same, "pandas": "9.9"}}) == ([], [])
+    fatal, slight = differences(same, {w: {**same, "numpy": "2.3.6"} for w in "abcde"})
+    assert (fatal, slight) == (["numpy 2.4.6 here, 2.3.6 on a, b, c and 2 more"], [])
+    assert differences(same, {"a": {**same, "scipy": "1.17.2"}}) == ([], ["scipy 1.17.1 here, 1.17.2 on a"])
+    assert differences(same, {"a": {**same, "python": "3.12.1.final.0"}})[0] == ["python 3.11.7 here, 3.12.1 on a"]
+    assert differences(same, {"a": {**same, "h5py": None}})[0] == ["h5py 1.0 here, missing on a"]
+
+
+def test_a_worker_with_other_packages(tmp_path: Path, bare_python: Path) -> None:
+    """Really another version: a distribution of that name comes before the installed one on the worker's path."""
+    fake = tmp_path / "fake" / "numba-0.1.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: numba\nVersion: 0.1\n")
+    with command_line_cluster(bare_python, directory=tmp_path, n_workers=1) as file, Client(scheduler_file=str(file)) as client:
+        client.wait_for_workers(1, timeout=30)
+        client.run(lambda folder: sys.path.insert(0, folder), str(tmp_path / "fake"))
+        client.run(lambda: importlib.import_module("distributed.versions")._version_cached.cache_clear())
+        with pytest.raises(VersionMismatchError, match=r"numba .* here, 0\.1 on tcp://.*\ninstall the same versions on both"):
+            check_workers(client, list(client.scheduler_info()["workers"]))
