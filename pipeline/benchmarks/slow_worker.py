@@ -56,7 +56,7 @@ def slow_worker(report: Report, settings: Settings) -> None:
                 start = time.perf_counter()
                 digests.add(digest(executor.map_reduce(there, reduction, shared)))
                 seconds.append(time.perf_counter() - start)
-            work = there.source.resident[client.id].work()
+            work = there.source.resident[client.id].work
     after, total = median(seconds[SETTLING:]), sum(alone)
     rows = [
         (OURS, "before", seconds[0], problem.n_rows / seconds[0], problem.n_rows / seconds[0] / total, "8 + 8 + 8 + 8"),
@@ -86,7 +86,7 @@ def speeds_alone(client: Client, dataset: Dataset, packed: bytes, repeats: int) 
     """Rows per second of each worker while the others have nothing to do."""
     resident = dataset.source.resident[client.id]
     speeds = []
-    for each in resident.work():
+    for each in resident.work:
         shards = [resident.futures[piece] for piece in resident.assigned[each.slot]]
         n_rows = client.submit(lambda shards: sum(group.n_rows for shard in shards for group in shard.parts[0]), shards).result()
         runs = [

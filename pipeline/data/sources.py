@@ -23,10 +23,9 @@ from tasks.typing import Array, Design, Float64
 
 Persist = Callable[[dict[Any, Any], list[Any]], None]
 
-# More groups than this only cost; more than FEW_GROUPS of less than GROUP_BYTES each do so, too.
-MAX_GROUPS = 256
-FEW_GROUPS = 16
-GROUP_BYTES = 1 << 19
+# A group is what a worker thread has at least, and costs a call in every round: (groups, bytes of each) from where more only cost.
+# Where the size is not known, there are at most 1024: enough for as many threads, and 15 ms of calls on two.
+GROUP_LIMITS = ((16, 1 << 19), (256, 1 << 25), (4096, np.inf))
 
 
 @dataclass(eq=False)
@@ -52,7 +51,8 @@ class Source(ABC):
         return [*range(0, self.n_partitions, 1 << level), self.n_partitions]
 
     def _too_many(self, groups: int) -> bool:
-        return groups > MAX_GROUPS or (groups > FEW_GROUPS and self.n_bytes < groups * GROUP_BYTES)
+        n_bytes = self.n_bytes if np.isfinite(self.n_bytes) else 1024 * GROUP_LIMITS[1][1]
+        return any(groups > limit and n_bytes < groups * size for limit, size in GROUP_LIMITS)
 
     @property
     @abstractmethod

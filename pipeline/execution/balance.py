@@ -12,6 +12,8 @@ ROUNDS: Final = 5
 FEWEST: Final = 3
 GAIN: Final = 1.1
 """The round must get this much shorter; less is noise."""
+LEAST: Final = 0.005
+"""Seconds of a round that says something."""
 SLOWEST: Final = 1e-3
 """Of the mean speed: what nearly stands still gets nothing, and divides nothing by zero."""
 
@@ -27,7 +29,7 @@ class Speeds:
 
     def add(self, workers: Sequence[str], sizes: Sequence[float], seconds: Sequence[float]) -> None:
         """A round: of each thread that took part its worker, how much it had to do, and how long that took."""
-        if not seconds or min(seconds) <= 0 or min(sizes) <= 0:
+        if max(seconds, default=0.0) < LEAST or min(seconds) <= 0 or min(sizes) <= 0:
             return
         mean = sum(sizes) / sum(seconds)
         rates = [size / time for size, time in zip(sizes, seconds, strict=True)]

@@ -160,7 +160,7 @@ class ClusterExecutor(Executor):
         if at_once or resident.speeds.lost > LOST + n_bytes / BYTES_PER_SECOND:
             logger.info("move %d of %d pieces (%.3g MB) to faster workers", len(moves), len(resident.futures), n_bytes / 1e6)
             if move(self.client, [(key, source, target) for key, (_, source, target) in zip(keys, moves, strict=True)]):
-                resident.assigned = better
+                resident.assign(better)
             resident.speeds.moved(resident.workers)
             resident.settle(self.client.who_has(resident.futures))
 
@@ -173,7 +173,7 @@ class ClusterExecutor(Executor):
             send_users_modules(self.client, (reduction, shared))
             self._sent.add(kinds)
         with resident.lock:
-            work, n_partials = resident.work(), resident.n_partials
+            work, n_partials = resident.work, resident.n_partials
         n_floats = reduction.floats(shared, dataset.n_columns) * n_partials
         results = None
         if self._callable(resident, work, 8 * (floats(shared) * len(work) + n_floats)):

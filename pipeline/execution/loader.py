@@ -115,4 +115,5 @@ class Loader:
         with resident.lock:
             for i, future in zip(lost, futures, strict=True):
                 resident.futures[i] = future
+            resident.assign(resident.assigned)
             resident.located = False

@@ -40,6 +40,8 @@ class Resident:
     futures: list[Future[Shard]]
     workers: list[str]
     assigned: list[list[int]]
+    work: list[Work] = field(init=False)
+    n_partials: int = field(init=False)
     located: bool = False
     last_round: float = np.inf
     followed: float = -np.inf
@@ -51,18 +53,18 @@ class Resident:
         for future in self.futures:
             future.release()
 
-    def work(self) -> list[Work]:
-        """One for every thread that has pieces."""
-        return [
+    def __post_init__(self) -> None:
+        self.assign(self.assigned)
+
+    def assign(self, assigned: list[list[int]]) -> None:
+        """Give each thread these pieces from the next round on."""
+        self.assigned = assigned
+        self.work = [
             Work(slot, worker, tuple(self.futures[piece].key for piece in pieces))
-            for slot, (worker, pieces) in enumerate(zip(self.workers, self.assigned, strict=True))
+            for slot, (worker, pieces) in enumerate(zip(self.workers, assigned, strict=True))
             if pieces
         ]
-
-    @property
-    def n_partials(self) -> int:
-        """How many partial sums the threads send in a round."""
-        return sum(n_nodes(chain.from_iterable(self.numbers[p] for p in pieces), self.n_groups) for pieces in self.assigned)
+        self.n_partials = sum(n_nodes(chain.from_iterable(self.numbers[p] for p in pieces), self.n_groups) for pieces in assigned)
 
     def seat(self, threads: Sequence[str]) -> bool:
         """Take over the threads that there are now; pieces of those that are gone go to whoever has least. Whether anything changed."""
@@ -73,9 +75,10 @@ class Resident:
             waiting[worker].append(pieces)
         self.speeds.moved(self.workers)
         self.workers = list(threads)
-        self.assigned = [list(waiting[worker].pop()) if waiting[worker] else [] for worker in threads]
+        assigned = [list(waiting[worker].pop()) if waiting[worker] else [] for worker in threads]
         for piece in chain.from_iterable(chain.from_iterable(waiting.values())):
-            min(self.assigned, key=lambda pieces: sum(self.sizes[p] for p in pieces)).append(piece)
+            min(assigned, key=lambda pieces: sum(self.sizes[p] for p in pieces)).append(piece)
+        self.assign(assigned)
         self.located = False
         return True
 
@@ -84,12 +87,12 @@ class Resident:
         of_pieces = [holders.get(future.key, ()) for future in self.futures]
         assigned, self.located = settled(self.assigned, self.workers, of_pieces, self.sizes)
         if assigned != self.assigned:
-            self.assigned = assigned
+            self.assign(assigned)
             self.speeds.moved(self.workers)
 
-    def measure(self, work: Sequence[Work], seconds: Mapping[int, float]) -> None:
+    def measure(self, work: list[Work], seconds: Mapping[int, float]) -> None:
         """Learn from a round; from none in which others were assigned meanwhile. seconds: by slot."""
-        if work != self.work():
+        if work is not self.work:
             return
         sizes = [sum(self.sizes[p] for p in self.assigned[each.slot]) for each in work]
         self.speeds.add([each.worker for each in work], sizes, [seconds.get(each.slot, 0.0) for each in work])

@@ -42,7 +42,7 @@ def here(kind: str, model: LogisticRegression) -> str:
 
 
 def pieces(dataset: Dataset, client: Client) -> dict[str, int]:
-    work = dataset.source.resident[client.id].work()
+    work = dataset.source.resident[client.id].work
     return {each.worker: len(each.keys) for each in work}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from dask import delayed
 from distributed import Client
 
 from pipeline import Dataset, LinearRegression, LogisticRegression
+from pipeline.data.sources import GraphSource
 from tasks import checking
 
 ROWS = (100, 200, 300)
@@ -146,6 +147,20 @@ def test_any_number_of_partitions(n_partitions: int) -> None:
         assert dataset.n_partitions == n_partitions
         assert dataset.schema.n_rows == 600
         assert dataset.source.n_groups <= 256
+
+
+@pytest.mark.parametrize(
+    ("n_partitions", "mib_each", "n_groups"),
+    [(16, 0.001, 16), (1000, 0.001, 16), (1000, 8, 250), (10_000, 0.1, 157), (10_000, 128, 2500), (100, 128, 100), (10_000, np.inf, 625)],
+)
+def test_groups_are_as_many_as_workers_may_need(n_partitions: int, mib_each: float, n_groups: int) -> None:
+    """A thousand workers have something to do when there is much; little data are few groups."""
+    table = Dataset.from_function(lambda i: None, n_partitions=n_partitions, n_columns=1).source
+    assert isinstance(table, GraphSource)
+    rows = None if np.isinf(mib_each) else [int(mib_each * 2**20) // 8] * n_partitions
+    source = replace(table, sizes=rows)
+    assert source.n_groups == n_groups
+    assert source.group_starts[-1] == n_partitions
 
 
 @pytest.mark.parametrize("where", ["threads", "cluster"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.balance import FEWEST, GAIN, Speeds, balanced, settled
+from pipeline.execution.balance import FEWEST, GAIN, LEAST, Speeds, balanced, settled
 from pipeline.execution.placement import PIECES, pieces, place
 
 SPEEDS = st.lists(st.floats(0.05, 1.0), min_size=1, max_size=6)
@@ -72,10 +72,12 @@ def test_speeds_are_medians_of_rounds() -> None:
     assert speeds.of("a") == speeds.of("b") == 1.0
 
 
-def test_rounds_of_empty_rows_say_nothing() -> None:
+def test_rounds_that_say_nothing() -> None:
     speeds = Speeds()
     speeds.add(["a", "b"], [0.0, 8.0], [1e-6, 1.0])
     speeds.add(["a", "b"], [8.0, 8.0], [0.0, 1.0])
+    for _ in range(FEWEST):
+        speeds.add(["a", "b"], [8.0, 8.0], [0.5 * LEAST, 0.9 * LEAST])
     assert not speeds.known(["b"])
     assert speeds.lost == 0
 
