@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,9 +35,17 @@ def environment(**more: str) -> dict[str, str]:
 
 @contextmanager
 def command_line_cluster(
-    python: Path | str = sys.executable, *, directory: Path, n_workers: int = 2, options: tuple[str, ...] = ()
+    python: Path | str = sys.executable,
+    *,
+    directory: Path,
+    n_workers: int = 2,
+    options: tuple[str, ...] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
-    """`dask scheduler` and `dask worker` as processes in this directory; the scheduler file. options: for all."""
+    """`dask scheduler` and `dask worker` as processes in this directory; the scheduler file.
+
+    options: of all commands; variables: of their environment.
+    """
     file = directory / "scheduler.json"
     dask = [str(python), "-m", "dask"]
     with (directory / "cluster.log").open("w") as log:
@@ -48,7 +56,7 @@ def command_line_cluster(
         processes = []
         try:
             for command in commands:
-                processes.append(subprocess.Popen(command, cwd=directory, env=environment(), stdout=log, stderr=log))
+                processes.append(subprocess.Popen(command, cwd=directory, env=environment(**variables or {}), stdout=log, stderr=log))
                 deadline = time.monotonic() + 30
                 while not file.exists() and time.monotonic() < deadline:
                     time.sleep(0.05)

@@ -181,3 +181,14 @@ def test_a_worker_with_other_packages(tmp_path: Path, bare_python: Path) -> None
         client.run(lambda: importlib.import_module("distributed.versions")._version_cached.cache_clear())
         with pytest.raises(VersionMismatchError, match=r"numba .* here, 0\.1 on tcp://.*\ninstall the same versions on both"):
             check_workers(client, list(client.scheduler_info()["workers"]))
+
+
+def test_a_worker_whose_blas_rounds_differently(tmp_path: Path) -> None:
+    """OpenBLAS picks its kernels by the CPU; here it is told another one."""
+    X, y = breast_cancer()
+    variables = {"OPENBLAS_CORETYPE": "Prescott"}
+    with command_line_cluster(directory=tmp_path, n_workers=1, variables=variables) as file, Client(scheduler_file=str(file)) as client:
+        client.wait_for_workers(1, timeout=30)
+        with pytest.warns(UserWarning, match=r"tcp://.*: the CPU or BLAS there rounds differently from this process's"):
+            LogisticRegression(solver="lbfgs").fit(X, y)
+        LogisticRegression(solver="lbfgs").fit(X, y)  # said once
