@@ -1,0 +1,274 @@
+"""The measurements behind a plan: rounds of the job's own strategy on a sample here, and messages to a worker of this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import psutil
+
+from pipeline.cluster.connect import connect
+from pipeline.cluster.interrupts import spared_interrupts
+from pipeline.config import Job
+from pipeline.data.dataset import Dataset
+from pipeline.data.schema import Schema
+from pipeline.estimators.base import problem_of
+from pipeline.estimators.solvers import Choice, choose
+from pipeline.execution.executors import ThreadExecutor, default_threads
+from pipeline.history import Row
+from pipeline.planning.sample import Sample, take_sample
+from pipeline.training import CUT_OFF, round_bytes, train
+from tasks.checking import summarise
+from tasks.objectives import LinearObjective, Partial
+from tasks.penalties import L2
+from tasks.reductions import Reduction
+from tasks.rounds import REDUCTIONS, RoundInput
+from tasks.strategies.base import Power, Strategy
+
+FIT_SECONDS: Final = 4.0
+"""All fits of the sample end after so long: five fits, or one that is cut off."""
+FITS: Final = 5
+MESSAGES: Final = 8
+MESSAGE_SECONDS: Final = 0.5
+"""For each kind of round, at most so long, or so many rounds, of messages."""
+MESSAGE_ROUNDS: Final = 20
+
+
+class Kind(NamedTuple):
+    """What a round asks for: see `tasks.strategies.base.Round`."""
+
+    power: Power
+    row_step: int
+
+    def __str__(self) -> str:
+        return self.power.replace("_", " ") + (f" of every {self.row_step}th row" if self.row_step > 1 else "")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one kind of round costs. count: how many of them the sample's fit took.
+
+    row_seconds: of a worker thread, for each training row; update_seconds: of the client, between rounds; delay_seconds: until a round
+    of one message is back, beside its rows; message_seconds: for each further message; sent_bytes, returned_bytes: numbers to and
+    from one worker thread.
+    """
+
+    kind: Kind
+    count: int
+    row_seconds: float
+    update_seconds: float
+    sent_bytes: int
+    returned_bytes: int
+    delay_seconds: float = 0.0
+    message_seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """What was measured of a job. schema: of the whole dataset, as far as the sample tells; check_seconds: a thread's, for each
+    training row; baseline_bytes: of a worker process that has fitted, without rows; finished: whether the sample's fit came to its end.
+    """
+
+    sample: Sample
+    schema: Schema
+    choice: Choice
+    n_parameters: int
+    costs: tuple[Cost, ...]
+    check_seconds: float
+    baseline_bytes: int
+    finished: bool
+
+
+class Timed(NamedTuple):
+    """A round that was run: the threads' seconds on its groups, summed, and the client's until its parameters had moved."""
+
+    shared: RoundInput
+    partial: Partial
+    busy: float
+    update: float = 0.0
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.shared.power, self.shared.row_step)
+
+
+class Stopwatch(ThreadExecutor):
+    """Threads in this process that write down each round of a fit. `on_round` ends the fit `limit` seconds after the first."""
+
+    def __init__(self, n_threads: int, limit: float) -> None:
+        super().__init__(n_threads)
+        self.rounds: list[Timed] = []
+        self._stop = time.perf_counter() + limit
+        self._returned = 0.0
+
+    def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: RoundInput) -> Any:
+        spent: list[float] = []
+        timed = reduction._replace(map=timed_call(reduction.map, spent), combine=timed_call(reduction.combine, spent))
+        partial = super().map_reduce(dataset, timed, shared)
+        self.rounds.append(Timed(shared, partial, sum(spent)))
+        self._returned = time.perf_counter()
+        return partial
+
+    def on_round(self, row: Row) -> bool:
+        """After the client's update: note how long it took. True when time is up."""
+        now = time.perf_counter()
+        self.rounds[-1] = self.rounds[-1]._replace(update=now - self._returned)
+        return now > self._stop
+
+
+def timed_call(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    """The function, which appends the seconds of each call."""
+
+    def call(*arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*arguments)
+        spent.append(time.perf_counter() - start)
+        return result
+
+    return call
+
+
+def probe(job: Job, cores: int) -> Probe:
+    """Measure a job on as many threads as a worker of `cores` has, as far as there are cores here. Raises what reading the job's data and
+    setting its fit up do."""
+    n_threads = min(cores, default_threads())
+    train_part, _ = job.split.parts(job.data.dataset())
+    sample = take_sample(train_part, n_threads)
+    schema = sample.schema(ThreadExecutor(n_threads))
+    setup = set_up(job, sample, schema)
+    compile_kernels(sample, setup)
+    fits = fit_repeatedly(sample, setup, n_threads)
+    costs, baseline = measure_messages(sample, summed_up(fits, sample))
+    return Probe(
+        sample=sample,
+        schema=schema,
+        choice=setup.choice,
+        n_parameters=setup.objective.layout.size,
+        costs=costs,
+        check_seconds=check_seconds(sample),
+        baseline_bytes=baseline,
+        finished=fits[0].finished,
+    )
+
+
+class SetUp(NamedTuple):
+    """What a fit of the whole dataset starts from."""
+
+    objective: LinearObjective
+    penalty: L2
+    strategy: Strategy
+    choice: Choice
+
+
+def set_up(job: Job, sample: Sample, schema: Schema) -> SetUp:
+    """As `LinearModel.fit` does. Raises ValueError where it does, saying so when that may be the sample's fault."""
+    model = job.estimator.build()
+    try:
+        objective = model._objective(schema)
+        penalty = model._penalty(schema, objective)
+    except ValueError as error:
+        if sample.whole:
+            raise
+        n, total = sample.n_partitions, sample.dataset.n_partitions
+        cure = "shuffle the rows, so that every partition is like the others, or train without a plan"
+        raise ValueError(f"{n} of {total} partitions were read, and they cannot be fitted by themselves: {error}; {cure}") from error
+    strategy, choice = choose(model.solver, problem_of(objective, schema), model._tolerance(schema), model.max_iter)
+    return SetUp(objective, penalty, strategy, choice)
+
+
+def compile_kernels(sample: Sample, setup: SetUp) -> None:
+    """On a machine's first run that takes longer than the whole probe."""
+    dataset, parameters = few_rows(sample, 1), np.zeros((1, setup.objective.layout.size))
+    for power in setup.strategy.powers:
+        shared = RoundInput(setup.objective, power, parameters, parameters, 1, (setup.penalty,))
+        ThreadExecutor(1).map_reduce(dataset, REDUCTIONS[power], shared)
+
+
+class Fit(NamedTuple):
+    """One fit of the sample. finished: not cut off."""
+
+    rounds: list[Timed]
+    finished: bool
+
+
+def fit_repeatedly(sample: Sample, setup: SetUp, n_threads: int) -> list[Fit]:
+    """The first fit encodes targets and says how many rounds there are; the others, while there is time, how long they take."""
+    fits: list[Fit] = []
+    start = time.perf_counter()
+    start_parameters = np.zeros((1, setup.objective.layout.size))
+    while len(fits) < FITS and (left := FIT_SECONDS - (time.perf_counter() - start)) > 0:
+        watch = Stopwatch(n_threads, left)
+        result = train(watch, sample.dataset, setup.objective, [setup.penalty], setup.strategy, start_parameters, watch.on_round)
+        fits.append(Fit(watch.rounds, result.statuses[0].reason != CUT_OFF))
+    return fits
+
+
+def summed_up(fits: Sequence[Fit], sample: Sample) -> dict[Kind, tuple[Cost, RoundInput]]:
+    """The cost of each kind of round, and an example of it: medians over all rounds but those of a first fit that others followed."""
+    later = [timed for fit in fits[1:] or fits for timed in fit.rounds]
+    costs = {}
+    for kind in dict.fromkeys(timed.kind for timed in fits[0].rounds):
+        rounds = [timed for timed in later if timed.kind == kind] or [timed for timed in fits[0].rounds if timed.kind == kind]
+        shared, partial = rounds[-1].shared, rounds[-1].partial
+        sent = shared.parameters.nbytes + (0 if shared.direction is None else shared.direction.nbytes)
+        cost = Cost(
+            kind=kind,
+            count=sum(timed.kind == kind for timed in fits[0].rounds),
+            row_seconds=median(timed.busy for timed in rounds) / sample.n_train_rows,
+            update_seconds=median(timed.update for timed in rounds),
+            sent_bytes=sent,
+            returned_bytes=round_bytes(shared, partial) - sent,
+        )
+        costs[kind] = cost, shared
+    return costs
+
+
+def check_seconds(sample: Sample) -> float:
+    """A thread's, for each row that it checks; the kernel is compiled by now."""
+    group = max(sample.groups, key=lambda group: group.n_rows)
+    start = time.perf_counter()
+    summarise(group)
+    return (time.perf_counter() - start) / max(group.n_rows, 1)
+
+
+def measure_messages(sample: Sample, costs: dict[Kind, tuple[Cost, RoundInput]]) -> tuple[tuple[Cost, ...], int]:
+    """The costs with what messages take, by rounds over next to no rows on one worker of this machine; and the bytes of its process.
+
+    It answers MESSAGES messages in one process, where a cluster has a process for each: what further messages cost is an upper bound.
+    """
+    with spared_interrupts():
+        connection = connect(n_workers=1, threads_per_worker=MESSAGES)
+    with connection:
+        assert connection.client is not None
+        one, many = (few_rows(sample, n) for n in (1, MESSAGES))
+        found = []
+        for cost, shared in costs.values():
+            first, n_first = median_round(one, shared)
+            all_of_them, n_all = median_round(many, shared)
+            each = max(0.0, all_of_them - first) / max(1, n_all - n_first)
+            found.append(replace(cost, delay_seconds=first, message_seconds=each))
+        (pid,) = connection.client.run(os.getpid).values()
+        return tuple(found), psutil.Process(pid).memory_info().rss
+
+
+def few_rows(sample: Sample, n_partitions: int) -> Dataset:
+    """A dataset of so many partitions of one or two sampled rows each."""
+    group = max(sample.groups, key=lambda group: group.n_rows)
+    rows = np.arange(2 * n_partitions) % group.n_rows
+    return Dataset.from_arrays(group.X[rows], None if group.y is None else group.y[rows], n_partitions=n_partitions)
+
+
+def median_round(dataset: Dataset, shared: RoundInput) -> tuple[float, int]:
+    """Seconds of a round on the current cluster, and its messages."""
+    executor = dataset.executor()
+    seconds: list[float] = []
+    while len(seconds) < MESSAGE_ROUNDS + 2 and sum(seconds[2:]) < MESSAGE_SECONDS:
+        start = time.perf_counter()
+        executor.map_reduce(dataset, REDUCTIONS[shared.power], shared)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[2:]), executor.tasks_per_round  # the first two load rows and kernels
