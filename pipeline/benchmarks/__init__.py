@@ -22,7 +22,7 @@ class Case(NamedTuple):
 
 def cases() -> dict[str, Case]:
     """All cases by name. Imported here, because they need the bench extra and seconds."""
-    from pipeline.benchmarks import fits, memory, rounds
+    from pipeline.benchmarks import fits, memory, planning, rounds
 
     return {
         "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", fits.logistic_28),
@@ -31,6 +31,7 @@ def cases() -> dict[str, Case]:
         "overhead": Case("one round over the same rows in 16, 128 and 1024 partitions", rounds.overhead),
         "memory": Case("workers' peak memory while 2 GB are loaded and fitted", memory.memory),
         "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", rounds.bandwidth),
+        "plan": Case("what plans of three jobs predict, beside what two workers take", planning.plan),
     }
 
 

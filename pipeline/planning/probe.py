@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Final, NamedTuple
 
+import cloudpickle
 import numpy as np
 import psutil
 
@@ -25,18 +26,23 @@ from pipeline.planning.sample import Sample, take_sample
 from pipeline.training import CUT_OFF, round_bytes, train
 from tasks.checking import summarise
 from tasks.objectives import LinearObjective, Partial
+from tasks.partition import Shard
 from tasks.penalties import L2
 from tasks.reductions import Reduction
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.strategies.base import Power, Strategy
+from tasks.timing import timed_reduce
 
-FIT_SECONDS: Final = 4.0
-"""All fits of the sample end after so long: five fits, or one that is cut off."""
-FITS: Final = 5
+FIT_SECONDS: Final = 3.0
+"""All fits of the sample end after so long: three fits, or one that is cut off."""
+FITS: Final = 3
 MESSAGES: Final = 8
-MESSAGE_SECONDS: Final = 0.5
-"""For each kind of round, at most so long, or so many rounds, of messages."""
 MESSAGE_ROUNDS: Final = 20
+COMPUTED_ROUNDS: Final = 5
+ROUND_SECONDS: Final = 0.7
+"""Each kind of round is timed as often, or for so long."""
+WARM_UP: Final = 2
+"""Rounds that load rows and kernels, and encode targets."""
 
 
 class Kind(NamedTuple):
@@ -60,10 +66,10 @@ class Cost:
 
     kind: Kind
     count: int
-    row_seconds: float
     update_seconds: float
     sent_bytes: int
     returned_bytes: int
+    row_seconds: float = 0.0
     delay_seconds: float = 0.0
     message_seconds: float = 0.0
 
@@ -85,11 +91,10 @@ class Probe:
 
 
 class Timed(NamedTuple):
-    """A round that was run: the threads' seconds on its groups, summed, and the client's until its parameters had moved."""
+    """A round of the sample's fit here, and the client's seconds from its sums until its parameters had moved."""
 
     shared: RoundInput
     partial: Partial
-    busy: float
     update: float = 0.0
 
     @property
@@ -97,8 +102,8 @@ class Timed(NamedTuple):
         return Kind(self.shared.power, self.shared.row_step)
 
 
-class Stopwatch(ThreadExecutor):
-    """Threads in this process that write down each round of a fit. `on_round` ends the fit `limit` seconds after the first."""
+class Recorder(ThreadExecutor):
+    """Threads in this process that write down each round of a fit. `on_round` ends the fit `limit` seconds from now."""
 
     def __init__(self, n_threads: int, limit: float) -> None:
         super().__init__(n_threads)
@@ -107,10 +112,8 @@ class Stopwatch(ThreadExecutor):
         self._returned = 0.0
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: RoundInput) -> Any:
-        spent: list[float] = []
-        timed = reduction._replace(map=timed_call(reduction.map, spent), combine=timed_call(reduction.combine, spent))
-        partial = super().map_reduce(dataset, timed, shared)
-        self.rounds.append(Timed(shared, partial, sum(spent)))
+        partial = super().map_reduce(dataset, reduction, shared)
+        self.rounds.append(Timed(shared, partial))
         self._returned = time.perf_counter()
         return partial
 
@@ -119,18 +122,6 @@ class Stopwatch(ThreadExecutor):
         now = time.perf_counter()
         self.rounds[-1] = self.rounds[-1]._replace(update=now - self._returned)
         return now > self._stop
-
-
-def timed_call(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
-    """The function, which appends the seconds of each call."""
-
-    def call(*arguments: Any) -> Any:
-        start = time.perf_counter()
-        result = function(*arguments)
-        spent.append(time.perf_counter() - start)
-        return result
-
-    return call
 
 
 def probe(job: Job, cores: int) -> Probe:
@@ -143,7 +134,7 @@ def probe(job: Job, cores: int) -> Probe:
     setup = set_up(job, sample, schema)
     compile_kernels(sample, setup)
     fits = fit_repeatedly(sample, setup, n_threads)
-    costs, baseline = measure_messages(sample, summed_up(fits, sample))
+    costs, baseline = measure_on_worker(sample, kinds_of(fits), n_threads)
     return Probe(
         sample=sample,
         schema=schema,
@@ -197,35 +188,33 @@ class Fit(NamedTuple):
 
 
 def fit_repeatedly(sample: Sample, setup: SetUp, n_threads: int) -> list[Fit]:
-    """The first fit encodes targets and says how many rounds there are; the others, while there is time, how long they take."""
+    """The first fit says how many rounds there are; the others, while there is time, say better what their updates take."""
     fits: list[Fit] = []
     start = time.perf_counter()
     start_parameters = np.zeros((1, setup.objective.layout.size))
     while len(fits) < FITS and (left := FIT_SECONDS - (time.perf_counter() - start)) > 0:
-        watch = Stopwatch(n_threads, left)
-        result = train(watch, sample.dataset, setup.objective, [setup.penalty], setup.strategy, start_parameters, watch.on_round)
-        fits.append(Fit(watch.rounds, result.statuses[0].reason != CUT_OFF))
+        recorder = Recorder(n_threads, left)
+        result = train(recorder, sample.dataset, setup.objective, [setup.penalty], setup.strategy, start_parameters, recorder.on_round)
+        fits.append(Fit(recorder.rounds, result.statuses[0].reason != CUT_OFF))
     return fits
 
 
-def summed_up(fits: Sequence[Fit], sample: Sample) -> dict[Kind, tuple[Cost, RoundInput]]:
-    """The cost of each kind of round, and an example of it: medians over all rounds but those of a first fit that others followed."""
-    later = [timed for fit in fits[1:] or fits for timed in fit.rounds]
-    costs = {}
+def kinds_of(fits: Sequence[Fit]) -> list[tuple[Cost, RoundInput]]:
+    """Each kind of round, with its last input, and what the fits say of its cost: how long computing and messages take is not known yet."""
+    found = []
     for kind in dict.fromkeys(timed.kind for timed in fits[0].rounds):
-        rounds = [timed for timed in later if timed.kind == kind] or [timed for timed in fits[0].rounds if timed.kind == kind]
+        rounds = [timed for fit in fits for timed in fit.rounds if timed.kind == kind]
         shared, partial = rounds[-1].shared, rounds[-1].partial
         sent = shared.parameters.nbytes + (0 if shared.direction is None else shared.direction.nbytes)
         cost = Cost(
             kind=kind,
             count=sum(timed.kind == kind for timed in fits[0].rounds),
-            row_seconds=median(timed.busy for timed in rounds) / sample.n_train_rows,
             update_seconds=median(timed.update for timed in rounds),
             sent_bytes=sent,
             returned_bytes=round_bytes(shared, partial) - sent,
         )
-        costs[kind] = cost, shared
-    return costs
+        found.append((cost, shared))
+    return found
 
 
 def check_seconds(sample: Sample) -> float:
@@ -236,39 +225,72 @@ def check_seconds(sample: Sample) -> float:
     return (time.perf_counter() - start) / max(group.n_rows, 1)
 
 
-def measure_messages(sample: Sample, costs: dict[Kind, tuple[Cost, RoundInput]]) -> tuple[tuple[Cost, ...], int]:
-    """The costs with what messages take, by rounds over next to no rows on one worker of this machine; and the bytes of its process.
+# -- on a worker -----------------------------------------------------------------------------------------------------------------------
 
-    It answers MESSAGES messages in one process, where a cluster has a process for each: what further messages cost is an upper bound.
+
+def measure_on_worker(sample: Sample, kinds: Sequence[tuple[Cost, RoundInput]], n_threads: int) -> tuple[tuple[Cost, ...], int]:
+    """The costs with what a worker process of this machine takes to compute and to answer; and the bytes of that process without rows.
+
+    Computing is measured there, and not in this process, because Dask's workers give memory back at once, and get it anew for each large
+    sum. One process answers all MESSAGES messages of a round, where a cluster has one for each: further messages cost that at most.
     """
     with spared_interrupts():
-        connection = connect(n_workers=1, threads_per_worker=MESSAGES)
+        connection = connect(n_workers=1, threads_per_worker=max(MESSAGES, n_threads))
     with connection:
-        assert connection.client is not None
+        client = connection.client
+        assert client is not None
         one, many = (few_rows(sample, n) for n in (1, MESSAGES))
-        found = []
-        for cost, shared in costs.values():
-            first, n_first = median_round(one, shared)
-            all_of_them, n_all = median_round(many, shared)
-            each = max(0.0, all_of_them - first) / max(1, n_all - n_first)
-            found.append(replace(cost, delay_seconds=first, message_seconds=each))
-        (pid,) = connection.client.run(os.getpid).values()
-        return tuple(found), psutil.Process(pid).memory_info().rss
+        delays = [message_seconds(one, many, shared) for _, shared in kinds]
+        (pid,) = client.run(os.getpid).values()
+        baseline = psutil.Process(pid).memory_info().rss
+        rows = [row_seconds(client, sample, shared, n_threads) for _, shared in kinds]
+    costs = (
+        replace(cost, row_seconds=r, delay_seconds=d[0], message_seconds=d[1]) for (cost, _), r, d in zip(kinds, rows, delays, strict=True)
+    )
+    return tuple(costs), baseline
 
 
 def few_rows(sample: Sample, n_partitions: int) -> Dataset:
-    """A dataset of so many partitions of one or two sampled rows each."""
+    """A dataset of so many partitions of two sampled rows each."""
     group = max(sample.groups, key=lambda group: group.n_rows)
     rows = np.arange(2 * n_partitions) % group.n_rows
     return Dataset.from_arrays(group.X[rows], None if group.y is None else group.y[rows], n_partitions=n_partitions)
 
 
+def message_seconds(one: Dataset, many: Dataset, shared: RoundInput) -> tuple[float, float]:
+    """Of a round of one message that computes next to nothing, and of each further message."""
+    first, n_first = median_round(one, shared)
+    all_of_them, n_all = median_round(many, shared)
+    return first, max(0.0, all_of_them - first) / max(1, n_all - n_first)
+
+
 def median_round(dataset: Dataset, shared: RoundInput) -> tuple[float, int]:
     """Seconds of a round on the current cluster, and its messages."""
     executor = dataset.executor()
+    seconds = repeated(lambda: executor.map_reduce(dataset, REDUCTIONS[shared.power], shared), MESSAGE_ROUNDS)
+    return median(seconds), executor.tasks_per_round
+
+
+def row_seconds(client: Any, sample: Sample, shared: RoundInput, n_threads: int) -> float:
+    """Of a worker thread for each training row, while n_threads of them compute."""
+    n_groups = len(sample.groups)
+    runs = [run.tolist() for run in np.array_split(np.arange(n_groups), min(n_threads, n_groups))]
+    shards = [Shard(tuple(run), (tuple(sample.groups[i] for i in run),)) for run in runs]
+    held = client.scatter(shards, hash=False)
+    packed = cloudpickle.dumps((REDUCTIONS[shared.power], shared))
     seconds: list[float] = []
-    while len(seconds) < MESSAGE_ROUNDS + 2 and sum(seconds[2:]) < MESSAGE_SECONDS:
+    repeated(
+        lambda: seconds.append(sum(client.gather(client.map(timed_reduce, held, part=0, n_groups=n_groups, packed=packed, pure=False)))),
+        COMPUTED_ROUNDS,
+    )
+    return median(seconds[WARM_UP:]) / sample.n_train_rows
+
+
+def repeated(run: Callable[[], Any], most: int) -> list[float]:
+    """Seconds of each call: `most` of them, or fewer that took ROUND_SECONDS together, not counting the first ones."""
+    seconds: list[float] = []
+    while len(seconds) <= WARM_UP or (len(seconds) < WARM_UP + most and sum(seconds[WARM_UP:]) < ROUND_SECONDS):
         start = time.perf_counter()
-        executor.map_reduce(dataset, REDUCTIONS[shared.power], shared)
+        run()
         seconds.append(time.perf_counter() - start)
-    return median(seconds[2:]), executor.tasks_per_round  # the first two load rows and kernels
+    return seconds[WARM_UP:]
