@@ -59,7 +59,7 @@ class Kind(NamedTuple):
 class Cost:
     """What one kind of round costs. count: how many of them the sample's fit took.
 
-    row_seconds: of a worker thread, for each training row; update_seconds: of the client, between rounds; delay_seconds: until a round
+    row_seconds: of a worker thread's computing, for each training row; update_seconds: of the client's, between rounds; delay_seconds: until a round
     of one message is back, beside its rows; message_seconds: for each further message; sent_bytes, returned_bytes: numbers to and
     from one worker thread.
     """
@@ -114,14 +114,13 @@ class Recorder(ThreadExecutor):
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: RoundInput) -> Any:
         partial = super().map_reduce(dataset, reduction, shared)
         self.rounds.append(Timed(shared, partial))
-        self._returned = time.perf_counter()
+        self._returned = time.thread_time()
         return partial
 
     def on_round(self, row: Row) -> bool:
         """After the client's update: note how long it took. True when time is up."""
-        now = time.perf_counter()
-        self.rounds[-1] = self.rounds[-1]._replace(update=now - self._returned)
-        return now > self._stop
+        self.rounds[-1] = self.rounds[-1]._replace(update=time.thread_time() - self._returned)
+        return time.perf_counter() > self._stop
 
 
 def probe(job: Job, cores: int) -> Probe:
@@ -220,9 +219,9 @@ def kinds_of(fits: Sequence[Fit]) -> list[tuple[Cost, RoundInput]]:
 def check_seconds(sample: Sample) -> float:
     """A thread's, for each row that it checks; the kernel is compiled by now."""
     group = max(sample.groups, key=lambda group: group.n_rows)
-    start = time.perf_counter()
+    start = time.thread_time()
     summarise(group)
-    return (time.perf_counter() - start) / max(group.n_rows, 1)
+    return (time.thread_time() - start) / max(group.n_rows, 1)
 
 
 # -- on a worker -----------------------------------------------------------------------------------------------------------------------
@@ -232,7 +231,7 @@ def measure_on_worker(sample: Sample, kinds: Sequence[tuple[Cost, RoundInput]], 
     """The costs with what a worker process of this machine takes to compute and to answer; and the bytes of that process without rows.
 
     Computing is measured there, and not in this process, because Dask's workers give memory back at once, and get it anew for each large
-    sum. One process answers all MESSAGES messages of a round, where a cluster has one for each: further messages cost that at most.
+    sum; and in the processor's seconds, because a cluster's login node has other users. One process answers all MESSAGES messages of a round, where a cluster has one for each: further messages cost that at most.
     """
     with spared_interrupts():
         connection = connect(n_workers=1, threads_per_worker=max(MESSAGES, n_threads))
