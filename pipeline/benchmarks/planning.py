@@ -119,8 +119,8 @@ def plan(report: Report, settings: Settings) -> None:
     report.tables.append(Table("Plans and fits on two workers", columns + more, rows))
     report.notes += [
         f"Time: `--jobs 1 --cores {N_WORKERS}`, because the two worker processes of one thread each share one machine's memory; measured: "
-        + f"fit / rounds on rows that are loaded, the median of {settings.repeats} fits. The processors' seconds of each worker tell whether "
-        + "it had a core to itself: with a busy machine, measured rounds take much longer.",
+        + f"fit / rounds on rows that are loaded, the median of {settings.repeats} fits. The processors' seconds of each worker tell "
+        + "whether it had a core to itself: with a busy machine, measured rounds take much longer.",
         f"Memory: {N_WORKERS} times that of `--jobs {N_WORKERS}`; measured: resident memory of both processes, summed, the most of "
         + "samples every 20 ms while the rows were loaded and fitted for the first time.",
     ]

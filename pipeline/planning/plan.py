@@ -111,10 +111,10 @@ class Asked(NamedTuple):
 def assemble(found: Probe, job: Job, asked: Asked, shares: Shares, memory: Memory) -> Plan:
     """The plan, from what was measured."""
     sample = found.sample
-    largest = max(found.costs, key=lambda cost: cost.sent_bytes + cost.returned_bytes)
-    kinds = tuple(KindOfRound(what=str(c.kind), count=c.count, seconds=seconds_of(found, c, shares)) for c in found.costs)
+    largest = max(found.worker.costs, key=lambda cost: cost.sent_bytes + cost.returned_bytes)
+    kinds = tuple(KindOfRound(what=str(c.kind), count=c.count, seconds=seconds_of(found, c, shares)) for c in found.worker.costs)
     n_rounds = sum(kind.count for kind in kinds)
-    load = shares.slowest_rows * (sample.load_seconds + found.check_seconds * train_share(found))
+    load = shares.slowest_rows * found.worker.load_seconds
     total = load + sum(kind.count * kind.seconds for kind in kinds)
     scales_to, scaling_limit = scaling(found, asked.cores)
     return Plan(
@@ -167,6 +167,8 @@ def refusal(found: Probe, name: str, asked: Asked, memory: Memory) -> str:
     jobs = least_jobs(found, asked)
     if jobs is not None:
         return f"{problem}; use --jobs {jobs}, or {enough}"
+    if memory.process >= asked.limit:
+        return f"{problem}; the process alone is larger, so use {enough}"
     sample = found.sample
     source, number = sample.dataset.source, int(sample.group_rows().argmax())
     n_partitions = source.group_starts[number + 1] - source.group_starts[number]
@@ -232,10 +234,10 @@ def scaling(found: Probe, cores: int) -> tuple[int, str]:
 def reason(found: Probe, now: Shares, doubled: Shares) -> str:
     """What keeps a round from taking half as long on twice as many jobs: the largest part of it that stays."""
     group_rows = found.sample.group_rows()
-    row_seconds = train_share(found) * mean_over_rounds(found, [cost.row_seconds for cost in found.costs])
-    update = mean_over_rounds(found, [cost.update_seconds for cost in found.costs])
-    delay = mean_over_rounds(found, [cost.delay_seconds for cost in found.costs])
-    messages = (doubled.n_messages - 1) * mean_over_rounds(found, [cost.message_seconds for cost in found.costs])
+    row_seconds = train_share(found) * mean_over_rounds(found, [cost.row_seconds for cost in found.worker.costs])
+    update = mean_over_rounds(found, [cost.update_seconds for cost in found.worker.costs])
+    delay = mean_over_rounds(found, [cost.delay_seconds for cost in found.worker.costs])
+    messages = (doubled.n_messages - 1) * mean_over_rounds(found, [cost.message_seconds for cost in found.worker.costs])
     kept = row_seconds * (doubled.slowest_rows - now.slowest_rows / 2)
     groups = f"its {len(group_rows)} groups of partitions cannot be cut further"
     if group_rows.max() > 1.5 * group_rows.mean():

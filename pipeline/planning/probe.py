@@ -22,16 +22,15 @@ from pipeline.estimators.base import problem_of
 from pipeline.estimators.solvers import Choice, choose
 from pipeline.execution.executors import ThreadExecutor, default_threads
 from pipeline.history import Row
-from pipeline.planning.sample import Sample, take_sample
+from pipeline.planning.sample import Sample, plan_load, take_sample
 from pipeline.training import CUT_OFF, round_bytes, train
-from tasks.checking import summarise
 from tasks.objectives import LinearObjective, Partial
 from tasks.partition import Shard
 from tasks.penalties import L2
 from tasks.reductions import Reduction
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.strategies.base import Power, Strategy
-from tasks.timing import timed_reduce
+from tasks.timing import timed_load, timed_reduce
 
 FIT_SECONDS: Final = 3.0
 """All fits of the sample end after so long: three fits, or one that is cut off."""
@@ -59,9 +58,9 @@ class Kind(NamedTuple):
 class Cost:
     """What one kind of round costs. count: how many of them the sample's fit took.
 
-    row_seconds: of a worker thread's computing, for each training row; update_seconds: of the client's, between rounds; delay_seconds: until a round
-    of one message is back, beside its rows; message_seconds: for each further message; sent_bytes, returned_bytes: numbers to and
-    from one worker thread.
+    row_seconds: of a worker thread's computing, for each training row; update_seconds: of the client's, between rounds; delay_seconds:
+    until a round of one message is back, beside its rows; message_seconds: for each further message; sent_bytes, returned_bytes: numbers
+    to and from one worker thread.
     """
 
     kind: Kind
@@ -74,19 +73,25 @@ class Cost:
     message_seconds: float = 0.0
 
 
+class Worker(NamedTuple):
+    """What a worker process of this machine takes. costs: of each kind of round; load_seconds: a thread's, to read and check a row of any
+    part; n_bytes: of the process when it has read and fitted, but holds no rows."""
+
+    costs: tuple[Cost, ...]
+    load_seconds: float
+    n_bytes: int
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What was measured of a job. schema: of the whole dataset, as far as the sample tells; check_seconds: a thread's, for each
-    training row; baseline_bytes: of a worker process that has fitted, without rows; finished: whether the sample's fit came to its end.
-    """
+    """What was measured of a job. schema: of the whole dataset, as far as the sample tells; finished: whether the sample's fit came to its
+    end."""
 
     sample: Sample
     schema: Schema
     choice: Choice
     n_parameters: int
-    costs: tuple[Cost, ...]
-    check_seconds: float
-    baseline_bytes: int
+    worker: Worker
     finished: bool
 
 
@@ -133,15 +138,13 @@ def probe(job: Job, cores: int) -> Probe:
     setup = set_up(job, sample, schema)
     compile_kernels(sample, setup)
     fits = fit_repeatedly(sample, setup, n_threads)
-    costs, baseline = measure_on_worker(sample, kinds_of(fits), n_threads)
+    worker = measure_on_worker(sample, kinds_of(fits), n_threads)
     return Probe(
         sample=sample,
         schema=schema,
         choice=setup.choice,
         n_parameters=setup.objective.layout.size,
-        costs=costs,
-        check_seconds=check_seconds(sample),
-        baseline_bytes=baseline,
+        worker=worker,
         finished=fits[0].finished,
     )
 
@@ -216,37 +219,46 @@ def kinds_of(fits: Sequence[Fit]) -> list[tuple[Cost, RoundInput]]:
     return found
 
 
-def check_seconds(sample: Sample) -> float:
-    """A thread's, for each row that it checks; the kernel is compiled by now."""
-    group = max(sample.groups, key=lambda group: group.n_rows)
-    start = time.thread_time()
-    summarise(group)
-    return (time.thread_time() - start) / max(group.n_rows, 1)
-
-
 # -- on a worker -----------------------------------------------------------------------------------------------------------------------
 
 
-def measure_on_worker(sample: Sample, kinds: Sequence[tuple[Cost, RoundInput]], n_threads: int) -> tuple[tuple[Cost, ...], int]:
-    """The costs with what a worker process of this machine takes to compute and to answer; and the bytes of that process without rows.
+def measure_on_worker(sample: Sample, kinds: Sequence[tuple[Cost, RoundInput]], n_threads: int) -> Worker:
+    """What a worker takes to load, to compute and to answer.
 
     Computing is measured there, and not in this process, because Dask's workers give memory back at once, and get it anew for each large
-    sum; and in the processor's seconds, because a cluster's login node has other users. One process answers all MESSAGES messages of a round, where a cluster has one for each: further messages cost that at most.
+    sum; and in the processor's seconds, because a login node has other users. One process answers all MESSAGES messages of a round, where
+    a cluster has one for each: further messages cost that at most.
     """
     with spared_interrupts():
         connection = connect(n_workers=1, threads_per_worker=max(MESSAGES, n_threads))
     with connection:
         client = connection.client
         assert client is not None
+        load = load_seconds(client, sample)
         one, many = (few_rows(sample, n) for n in (1, MESSAGES))
         delays = [message_seconds(one, many, shared) for _, shared in kinds]
         (pid,) = client.run(os.getpid).values()
-        baseline = psutil.Process(pid).memory_info().rss
+        n_bytes = psutil.Process(pid).memory_info().rss
         rows = [row_seconds(client, sample, shared, n_threads) for _, shared in kinds]
-    costs = (
-        replace(cost, row_seconds=r, delay_seconds=d[0], message_seconds=d[1]) for (cost, _), r, d in zip(kinds, rows, delays, strict=True)
-    )
-    return tuple(costs), baseline
+    found = zip(kinds, rows, delays, strict=True)
+    costs = tuple(replace(cost, row_seconds=row, delay_seconds=delay, message_seconds=each) for (cost, _), row, (delay, each) in found)
+    return Worker(costs, load, n_bytes)
+
+
+def load_seconds(client: Any, sample: Sample) -> float:
+    """Of a worker thread for each row, 0 for rows that this process sends; measured once more, when that is short, after what loading
+    imports is there."""
+    if sample.dataset.source.in_client:
+        return 0.0
+    number = int(sample.group_rows()[list(sample.numbers)].argmax())
+    load, values = plan_load(sample.dataset.source, sample.numbers[number])
+    n_rows = sum(part[number].n_rows for part in sample.shard.parts)
+
+    def run() -> float:
+        return float(client.submit(timed_load, load, *values, pure=False).result())
+
+    seconds = run()
+    return (run() if seconds < ROUND_SECONDS else seconds) / max(n_rows, 1)
 
 
 def few_rows(sample: Sample, n_partitions: int) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -16,6 +16,7 @@ from pipeline.data.schema import Schema, make_schema
 from pipeline.data.sources import Source
 from pipeline.execution.executors import Executor
 from tasks.checking import CHECK
+from tasks.loading import ShardLoad, load_on_worker
 from tasks.partition import Group, Shard
 from tasks.threads import single_blas_thread
 
@@ -28,13 +29,12 @@ SAMPLE_SECONDS: Final = 3.0
 class Sample:
     """dataset: the train part of the sampled groups, resident in this process; shard: all parts of them.
 
-    numbers: of the groups; load_seconds: a thread's, to read one row of any part.
+    numbers: of the groups.
     """
 
     dataset: Dataset
     shard: Shard
     numbers: tuple[int, ...]
-    load_seconds: float
 
     @property
     def whole(self) -> bool:
@@ -92,29 +92,27 @@ def take_sample(dataset: Dataset, n_threads: int) -> Sample:
     shards: dict[int, Shard] = {}
     n_bytes, start = 0, time.perf_counter()
     for number in spread(source.n_groups):
-        shards[number] = load_group(source, number)
+        load, values = plan_load(source, number)
+        shards[number] = load_on_worker(load, *values)
         n_bytes += shards[number].__sizeof__()
         enough = n_bytes >= SAMPLE_BYTES or time.perf_counter() - start > SAMPLE_SECONDS
         if enough and len(shards) >= n_threads:
             break
-    seconds = time.perf_counter() - start
     numbers = tuple(sorted(shards))
     parts = tuple(zip(*([groups for (groups,) in shards[number].parts] for number in numbers), strict=True))
     shard = Shard(numbers, parts)
     resident = replace(source, resident={"threads": shard})
     sampled = Dataset(resident, columns=dataset.columns, dtype=dataset.dtype, n_columns=dataset.n_columns, part=dataset.part)
-    n_rows = sum(group.n_rows for part in parts for group in part)
-    return Sample(sampled, shard, numbers, seconds / max(n_rows, 1))
+    return Sample(sampled, shard, numbers)
 
 
-def load_group(source: Source, number: int) -> Shard:
-    """One group as a worker makes it, by one thread; what a cluster would make first is made here as far as this group needs it."""
+def plan_load(source: Source, number: int) -> tuple[ShardLoad, Sequence[Any]]:
+    """How a worker makes one group, and the values of what a cluster would make first, made here as far as this group needs it."""
     first: dict[Any, Any] = {}
     (load,) = source.load_plans([(number,)], lambda graph, keys: first.update(graph))
+    keys: list[Any] = list(load.keys)
     with single_blas_thread():
-        keys: list[Any] = list(load.keys)
-        values = dask.get(first, keys) if keys else ()
-        return load.function(*load.arguments, list(zip(load.keys, values, strict=True)))
+        return load, dask.get(first, keys) if keys else ()
 
 
 def spread(n: int) -> Iterator[int]:

@@ -53,8 +53,8 @@ def makespan(sizes: Sequence[float], n_threads: int) -> float:
 class Memory:
     """Bytes of the worker that needs most.
 
-    process: of a worker that has fitted but holds no rows, as measured here; rows: X, y and weights, of all parts; derived: what the
-    fit makes of them and keeps (encoded targets, copies of samples); scratch: partial sums under way; loading: the group that each
+    process: of a worker that has read and fitted but holds no rows, as measured here; rows: X, y and weights, of all parts; derived: what
+    the fit makes of them and keeps (encoded targets, copies of samples); scratch: partial sums under way; loading: the group that each
     thread is reading, beside the rows. peak: the most at once; needed: the limit from which on Dask leaves rows in memory
     (`distributed.worker.memory.target` and `.spill`).
     """
@@ -76,12 +76,12 @@ def memory_of(probe: Probe, shares: Shares, cores: int) -> Memory:
     rows = shares.most_rows * sample.row_bytes
     derived = shares.most_rows * sum(group.derived_nbytes for group in sample.groups) / sample.n_rows
     levels = tree_depth(n_partitions) + 3  # open sums in a group and above it, the one that is being added, and the answer
-    scratch = cores * levels * max(cost.returned_bytes for cost in probe.costs)
+    scratch = cores * levels * max(cost.returned_bytes for cost in probe.worker.costs)
     loading = cores * group_rows.max() * sample.row_bytes
-    peak = probe.baseline_bytes + rows + max(loading, derived + scratch)
+    peak = probe.worker.n_bytes + rows + max(loading, derived + scratch)
     memory = dask.config.get("distributed.worker.memory")  # False switches a limit off
     needed = max(peak / (memory["spill"] or 1.0), rows / (memory["target"] or 1.0))
-    parts = (probe.baseline_bytes, rows, derived, scratch, loading, peak, needed)
+    parts = (probe.worker.n_bytes, rows, derived, scratch, loading, peak, needed)
     return Memory(**{name: math.ceil(part) for name, part in zip(Memory.__dataclass_fields__, parts, strict=True)})
 
 
@@ -99,12 +99,12 @@ def seconds_of(probe: Probe, cost: Cost, shares: Shares) -> float:
 
 def mean_seconds(probe: Probe, shares: Shares) -> float:
     """Of a round, over all rounds of a fit."""
-    return mean_over_rounds(probe, [seconds_of(probe, cost, shares) for cost in probe.costs])
+    return mean_over_rounds(probe, [seconds_of(probe, cost, shares) for cost in probe.worker.costs])
 
 
 def mean_over_rounds(probe: Probe, values: Sequence[float]) -> float:
     """The mean of values that belong to the kinds of rounds."""
-    counts = [cost.count for cost in probe.costs]
+    counts = [cost.count for cost in probe.worker.costs]
     return sum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
 
 

@@ -24,7 +24,7 @@ def plan_text(plan: Plan) -> str:
         "rounds": f"{plan.n_rounds} ({rounds})",
         "total time": f"{duration(plan.total_seconds)}, of which {duration(plan.load_seconds)} to load and check",
         "core-hours": f"{plan.core_hours:.3g}",
-        "scales to": f"{plan.scales_to} jobs: {plan.scaling_limit}",
+        "scales to": f"{plan.scales_to} job{'s' * (plan.scales_to > 1)}: {plan.scaling_limit}",
     }
     return "\n".join(f"{name:17}{text}" for name, text in lines.items())
 
