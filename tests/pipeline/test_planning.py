@@ -180,10 +180,9 @@ def test_scaling_ends_where_groups_do(found: Probe) -> None:
 
 
 def test_scaling_ends_where_something_else_takes_as_long(found: Probe) -> None:
-    # t(J) = 0.96 s / J + 0.03 s: from 8 jobs to 16, 0.15 s become 0.09 s; from 16 to 32, 0.06 s; from 32 to 64, 0.045 s; then nothing
-    alone = found.schema.n_rows * 1e-6
+    alone = found.schema.n_rows * 1e-6  # seconds of one job; below, the rounds of 1, 2, 4 ... jobs as shares of it
     jobs, why = scaling(with_costs(found, row_seconds=1e-6, update_seconds=alone / 4), 1)
-    assert jobs == 8 and "the client's own update takes 240 ms" in why  # 1.25, 0.75, 0.5, 0.375, 0.3125 of what one job computes
+    assert jobs == 8 and "the client's own update takes 240 ms" in why  # 1.25, 0.75, 0.5, 0.375, 0.3125
     jobs, why = scaling(with_costs(found, row_seconds=1e-6, delay_seconds=alone), 1)
     assert jobs == 2 and "a message to a worker and back takes 960 ms" in why  # 2, 1.5, 1.25
     jobs, why = scaling(with_costs(found, row_seconds=1e-6, message_seconds=alone / 16), 1)
