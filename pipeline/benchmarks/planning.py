@@ -105,7 +105,7 @@ def plan(report: Report, settings: Settings) -> None:
         for job in make_jobs(Path(folder), quick=settings.quick):
             together = make_plan(job, 1, PLENTY, cores=N_WORKERS)  # the threads share this machine's memory
             apart = make_plan(job, N_WORKERS, PLENTY)
-            found = measure(job, settings.repeats, settings.limit)
+            found = measure(job, settings.repeats, 1.0 if settings.quick else settings.limit)
             predicted, bytes_ = together.round_seconds, N_WORKERS * apart.memory.peak
             measured = median(found.round_seconds) if len(found.round_seconds) == settings.repeats else None
             ratio = None if measured is None else predicted / measured

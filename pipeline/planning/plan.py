@@ -221,13 +221,11 @@ def parts_of(memory: Memory) -> str:
 def scaling(found: Probe, cores: int) -> tuple[int, str]:
     """The number of jobs, a power of two, from which on doubling them gains less than LEAST_GAIN of a round's time, and why."""
     n_groups = found.sample.dataset.source.n_groups
-    counts = [1 << i for i in range(n_groups.bit_length() + 1)]  # at the last ones, every group has a thread of its own
+    counts = [1 << i for i in range(n_groups.bit_length() + 2)]  # at the last two, every group has a thread of its own: no gain
     shares = [share_rows(found, jobs, cores) for jobs in counts]
     seconds = [mean_seconds(found, share) for share in shares]
     useful = [i for i in range(len(counts) - 1) if seconds[i + 1] <= (1 - LEAST_GAIN) * seconds[i]]
     last = useful[-1] + 1 if useful else 0
-    if last == len(counts) - 1:  # cannot be: the last doubling shares nothing out
-        return counts[last], ""
     return counts[last], reason(found, shares[last], shares[last + 1])
 
 

@@ -177,6 +177,9 @@ def test_scaling_ends_where_groups_do(found: Probe) -> None:
     jobs, why = scaling(with_costs(found, row_seconds=1e-6), 1)
     assert jobs == 64 and "64 groups of partitions cannot be cut further" in why
     assert scaling(with_costs(found, row_seconds=1e-6), 4)[0] == 16
+    ten = _with_source(found, replace(found.sample.dataset.source, n_partitions=10))
+    jobs, why = scaling(replace(with_costs(found, row_seconds=1e-6), sample=replace(found.sample, dataset=ten)), 1)
+    assert jobs == 16 and "10 groups" in why  # eight jobs would have two groups on some
 
 
 def test_scaling_ends_where_something_else_takes_as_long(found: Probe) -> None:
