@@ -1,4 +1,4 @@
-"""python -m pipeline train | submit | status | logs | certificates | predict | make-data | jobs | bench: arguments in, exit status out.
+"""python -m pipeline train | plan | submit | status | logs | certificates | predict | make-data | jobs | bench: arguments in, exit status out.
 
 Exit status: 0 when done, 2 for a mistake of the user's (the message on stderr says what to do), 130 when interrupted.
 """
@@ -6,9 +6,11 @@ Exit status: 0 when done, 2 for a mistake of the user's (the message on stderr s
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -18,6 +20,7 @@ from pipeline.config import bundled_jobs, read_job
 from pipeline.jobs.pixels import Format, make_pixels
 from pipeline.models.model_files import MODEL_FILE, load_model
 from pipeline.models.predictions import predict_files
+from pipeline.planning import make_plan, parse_memory, plan_text
 from pipeline.progress import RoundProgress
 from pipeline.runs import Metrics, run_job
 from pipeline.submission.commands import ADD_COMMANDS
@@ -52,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    for add in (add_train, *ADD_COMMANDS, add_predict, add_make_data, add_jobs, add_bench):
+    for add in (add_train, add_plan, *ADD_COMMANDS, add_predict, add_make_data, add_jobs, add_bench):
         add(commands, common)
     return main_parser
 
@@ -60,10 +63,7 @@ def parser() -> argparse.ArgumentParser:
 def add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     """The arguments of `train`."""
     command = commands.add_parser("train", parents=[common], help="run a job: fit, score, write runs/NAME/", allow_abbrev=False)
-    command.add_argument("job", metavar="JOB", help="a bundled job's name (python -m pipeline jobs) or a job file, FILE.toml")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change the job, e.g. data.n_partitions=8"
-    )
+    add_job(command)
     where = command.add_mutually_exclusive_group()
     where.add_argument("--n-workers", type=int, metavar="N", help="N processes on this machine (default: a thread for each of its cores)")
     where.add_argument("--in-process", action="store_true", help="threads in this process, no cluster")
@@ -72,6 +72,27 @@ def add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="DIR", help="the run's directory (default: runs/NAME)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.set_defaults(run=train)
+
+
+def add_job(command: argparse.ArgumentParser) -> None:
+    """The arguments that name a job."""
+    command.add_argument("job", metavar="JOB", help="a bundled job's name (python -m pipeline jobs) or a job file, FILE.toml")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change the job, e.g. data.n_partitions=8"
+    )
+
+
+def add_plan(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `plan`."""
+    command = commands.add_parser(
+        "plan", parents=[common], help="what a job would take on a cluster, probed in seconds", allow_abbrev=False
+    )
+    add_job(command)
+    command.add_argument("--jobs", type=int, required=True, metavar="N", help="batch jobs, a worker process each")
+    command.add_argument("--memory", required=True, metavar="M", help="of each job, e.g. 4GB")
+    command.add_argument("--cores", type=int, default=1, metavar="C", help="worker threads of each job (default 1)")
+    command.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    command.set_defaults(run=plan)
 
 
 def add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -124,6 +145,14 @@ def train(arguments: argparse.Namespace) -> int:
         replace["output"] = {"directory": arguments.out}
     run = run_job(read_job(arguments.job, arguments.overrides, replace), RoundProgress(quiet=arguments.quiet))
     print(report(run.metrics, run.directory))
+    return 0
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Say what a job would take."""
+    job = read_job(arguments.job, arguments.overrides)
+    found = make_plan(job, arguments.jobs, parse_memory(arguments.memory), arguments.cores)
+    print(json.dumps(asdict(found)) if arguments.json else plan_text(found))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from tasks.threads import single_blas_thread
 from tasks.typing import Float64
 
 OnRound = Callable[[Row], bool]
+CUT_OFF: Final = "a callback ended the fit"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,4 +109,4 @@ def round_bytes(shared: RoundInput, partial: Partial) -> int:
 
 def stopped_status(status: Status) -> Status:
     """A fit that a callback ended is out of rounds."""
-    return Status("out of rounds", "a callback ended the fit") if status.kind == "running" else status
+    return Status("out of rounds", CUT_OFF) if status.kind == "running" else status

@@ -71,6 +71,14 @@ class Group:
             self._derived[key] = make(self)
         return self._derived[key]
 
+    @property
+    def derived_nbytes(self) -> int:
+        """Bytes of the arrays and groups that `derived` keeps here."""
+        values = [value for value in self._derived.values() if value is not self.y]
+        groups = [value for value in values if isinstance(value, Group)]
+        arrays = sum(value.nbytes for value in values if isinstance(value, np.ndarray))
+        return int(arrays) + sum(sys.getsizeof(group) + group.derived_nbytes for group in groups)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_derived": {}}
 

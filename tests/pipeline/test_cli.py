@@ -112,6 +112,47 @@ def test_missing_files_end_with_2_and_the_command_that_makes_them(tmp_path: Path
     assert not list(tmp_path.glob("runs/*"))
 
 
+SMALL = ["--set", "data.n_partitions=4", "--set", "data.rows_per_partition=500"]
+
+
+def test_a_plan_is_printed(tmp_path: Path) -> None:
+    out, err = run(tmp_path, "plan", "generated", "--jobs", "2", "--memory", "4GB", *SMALL)
+    assert err == "" and not list(tmp_path.iterdir())
+    assert out.startswith("job              generated: LogisticRegression, 28 columns, 29 parameters\n")
+    for shown in ("2,000 (known)", "4 in 4 groups, a tree of 2 levels", "2 x 1 thread, 4GB each", "scales to "):
+        assert shown in out
+
+
+def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "generated", "--jobs", "1", "--cores", "2", "--memory", "4GiB", "--json", *SMALL]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["jobs"], plan["cores"], plan["limit"], plan["n_partitions"], plan["n_rows"]) == (1, 2, 4 << 30, 4, 2_000)
+    assert plan["memory"]["needed"] < 4 << 30 and plan["kinds"][0]["count"] >= 1
+
+
+def test_a_plan_that_does_not_fit_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "generated", "--jobs", "1", "--memory", "1MB", *SMALL]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: generated does not fit 1 job of 1MB: each needs ") and "use --memory " in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generated", "--jobs", "0", "--memory", "4GB"], "jobs must be at least 1, got 0"),
+        (["generated", "--jobs", "1", "--memory", "much"], "memory must be a size such as 4GB or 512MiB, got 'much'"),
+        (["generate", "--jobs", "1", "--memory", "4GB"], "generated"),
+        (["pixels", "--jobs", "1", "--memory", "4GB"], "make the files with: python -m pipeline make-data pixels"),
+    ],
+)
+def test_mistakes_in_a_plan_end_with_2(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_with_130_and_no_worker_stays(tmp_path: Path) -> None:
     # gradient descent on classes that can be told apart has no end within minutes
     endless = ["--set", "estimator.solver=gradient-descent", "--set", "estimator.C=1e6"]

@@ -1,0 +1,307 @@
+"""The measurements behind a plan: rounds of the job's own strategy on a sample here, and messages to a worker of this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import cloudpickle
+import numpy as np
+import psutil
+
+from pipeline.cluster.connect import connect
+from pipeline.cluster.interrupts import spared_interrupts
+from pipeline.config import Job
+from pipeline.data.dataset import Dataset
+from pipeline.data.schema import Schema
+from pipeline.estimators.base import problem_of
+from pipeline.estimators.solvers import Choice, choose
+from pipeline.execution.executors import ThreadExecutor, default_threads
+from pipeline.history import Row
+from pipeline.planning.sample import Sample, plan_load, take_sample
+from pipeline.training import CUT_OFF, round_bytes, train
+from tasks.objectives import LinearObjective, Partial
+from tasks.partition import Shard
+from tasks.penalties import L2
+from tasks.reductions import Reduction
+from tasks.rounds import REDUCTIONS, RoundInput
+from tasks.strategies.base import Power, Strategy
+from tasks.timing import timed_load, timed_reduce
+
+FIT_SECONDS: Final = 3.0
+"""All fits of the sample end after so long: three fits, or one that is cut off."""
+FITS: Final = 3
+MESSAGES: Final = 8
+MESSAGE_ROUNDS: Final = 20
+COMPUTED_ROUNDS: Final = 5
+ROUND_SECONDS: Final = 0.7
+"""Each kind of round is timed as often, or for so long."""
+WARM_UP: Final = 2
+"""Rounds that load rows and kernels, and encode targets."""
+
+
+class Kind(NamedTuple):
+    """What a round asks for: see `tasks.strategies.base.Round`."""
+
+    power: Power
+    row_step: int
+
+    def __str__(self) -> str:
+        return self.power.replace("_", " ") + (f" of every {self.row_step}th row" if self.row_step > 1 else "")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one kind of round costs. count: how many of them the sample's fit took.
+
+    row_seconds: of a worker thread's computing, for each training row; update_seconds: of the client's, between rounds; delay_seconds:
+    until a round of one message is back, beside its rows; message_seconds: for each further message; sent_bytes, returned_bytes: numbers
+    to and from one worker thread.
+    """
+
+    kind: Kind
+    count: int
+    update_seconds: float
+    sent_bytes: int
+    returned_bytes: int
+    row_seconds: float = 0.0
+    delay_seconds: float = 0.0
+    message_seconds: float = 0.0
+
+
+class Worker(NamedTuple):
+    """What a worker process of this machine takes. costs: of each kind of round; load_seconds: a thread's, to read and check a row of any
+    part; n_bytes: of the process when it has read and fitted, but holds no rows."""
+
+    costs: tuple[Cost, ...]
+    load_seconds: float
+    n_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """What was measured of a job. schema: of the whole dataset, as far as the sample tells; finished: whether the sample's fit came to its
+    end."""
+
+    sample: Sample
+    schema: Schema
+    choice: Choice
+    n_parameters: int
+    worker: Worker
+    finished: bool
+
+
+class Timed(NamedTuple):
+    """A round of the sample's fit here, and the client's seconds from its sums until its parameters had moved."""
+
+    shared: RoundInput
+    partial: Partial
+    update: float = 0.0
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.shared.power, self.shared.row_step)
+
+
+class Recorder(ThreadExecutor):
+    """Threads in this process that write down each round of a fit. `on_round` ends the fit `limit` seconds from now."""
+
+    def __init__(self, n_threads: int, limit: float) -> None:
+        super().__init__(n_threads)
+        self.rounds: list[Timed] = []
+        self._stop = time.perf_counter() + limit
+        self._returned = 0.0
+
+    def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: RoundInput) -> Any:
+        partial = super().map_reduce(dataset, reduction, shared)
+        self.rounds.append(Timed(shared, partial))
+        self._returned = time.thread_time()
+        return partial
+
+    def on_round(self, row: Row) -> bool:
+        """After the client's update: note how long it took. True when time is up."""
+        self.rounds[-1] = self.rounds[-1]._replace(update=time.thread_time() - self._returned)
+        return time.perf_counter() > self._stop
+
+
+def probe(job: Job, cores: int) -> Probe:
+    """Measure a job on as many threads as a worker of `cores` has, as far as there are cores here. Raises what reading the job's data and
+    setting its fit up do."""
+    n_threads = min(cores, default_threads())
+    train_part, _ = job.split.parts(job.data.dataset())
+    sample = take_sample(train_part, n_threads)
+    schema = sample.schema(ThreadExecutor(n_threads))
+    setup = set_up(job, sample, schema)
+    compile_kernels(sample, setup)
+    fits = fit_repeatedly(sample, setup, n_threads)
+    worker = measure_on_worker(sample, kinds_of(fits), n_threads)
+    return Probe(
+        sample=sample,
+        schema=schema,
+        choice=setup.choice,
+        n_parameters=setup.objective.layout.size,
+        worker=worker,
+        finished=fits[0].finished,
+    )
+
+
+class SetUp(NamedTuple):
+    """What a fit of the whole dataset starts from."""
+
+    objective: LinearObjective
+    penalty: L2
+    strategy: Strategy
+    choice: Choice
+
+
+def set_up(job: Job, sample: Sample, schema: Schema) -> SetUp:
+    """As `LinearModel.fit` does. Raises ValueError where it does, saying so when that may be the sample's fault."""
+    model = job.estimator.build()
+    try:
+        objective = model._objective(schema)
+        penalty = model._penalty(schema, objective)
+    except ValueError as error:
+        if sample.whole:
+            raise
+        n, total = sample.n_partitions, sample.dataset.n_partitions
+        cure = "shuffle the rows, so that every partition is like the others, or train without a plan"
+        raise ValueError(f"{n} of {total} partitions were read, and they cannot be fitted by themselves: {error}; {cure}") from error
+    strategy, choice = choose(model.solver, problem_of(objective, schema), model._tolerance(schema), model.max_iter)
+    return SetUp(objective, penalty, strategy, choice)
+
+
+def compile_kernels(sample: Sample, setup: SetUp) -> None:
+    """On a machine's first run that takes longer than the whole probe."""
+    dataset, parameters = few_rows(sample, 1), np.zeros((1, setup.objective.layout.size))
+    for power in setup.strategy.powers:
+        shared = RoundInput(setup.objective, power, parameters, parameters, 1, (setup.penalty,))
+        ThreadExecutor(1).map_reduce(dataset, REDUCTIONS[power], shared)
+
+
+class Fit(NamedTuple):
+    """One fit of the sample. finished: not cut off."""
+
+    rounds: list[Timed]
+    finished: bool
+
+
+def fit_repeatedly(sample: Sample, setup: SetUp, n_threads: int) -> list[Fit]:
+    """The first fit says how many rounds there are; the others, while there is time, say better what their updates take."""
+    fits: list[Fit] = []
+    start = time.perf_counter()
+    start_parameters = np.zeros((1, setup.objective.layout.size))
+    while len(fits) < FITS and (left := FIT_SECONDS - (time.perf_counter() - start)) > 0:
+        recorder = Recorder(n_threads, left)
+        result = train(recorder, sample.dataset, setup.objective, [setup.penalty], setup.strategy, start_parameters, recorder.on_round)
+        fits.append(Fit(recorder.rounds, result.statuses[0].reason != CUT_OFF))
+    return fits
+
+
+def kinds_of(fits: Sequence[Fit]) -> list[tuple[Cost, RoundInput]]:
+    """Each kind of round, with its last input, and what the fits say of its cost: how long computing and messages take is not known yet."""
+    found = []
+    for kind in dict.fromkeys(timed.kind for timed in fits[0].rounds):
+        rounds = [timed for fit in fits for timed in fit.rounds if timed.kind == kind]
+        shared, partial = rounds[-1].shared, rounds[-1].partial
+        sent = shared.parameters.nbytes + (0 if shared.direction is None else shared.direction.nbytes)
+        cost = Cost(
+            kind=kind,
+            count=sum(timed.kind == kind for timed in fits[0].rounds),
+            update_seconds=median(timed.update for timed in rounds),
+            sent_bytes=sent,
+            returned_bytes=round_bytes(shared, partial) - sent,
+        )
+        found.append((cost, shared))
+    return found
+
+
+# -- on a worker -----------------------------------------------------------------------------------------------------------------------
+
+
+def measure_on_worker(sample: Sample, kinds: Sequence[tuple[Cost, RoundInput]], n_threads: int) -> Worker:
+    """What a worker takes to load, to compute and to answer.
+
+    Computing is measured there, and not in this process, because Dask's workers give memory back at once, and get it anew for each large
+    sum; and in the processor's seconds, because a login node has other users. One process answers all MESSAGES messages of a round, where
+    a cluster has one for each: further messages cost that at most.
+    """
+    with spared_interrupts():
+        connection = connect(n_workers=1, threads_per_worker=max(MESSAGES, n_threads))
+    with connection:
+        client = connection.client
+        assert client is not None
+        load = load_seconds(client, sample)
+        one, many = (few_rows(sample, n) for n in (1, MESSAGES))
+        delays = [message_seconds(one, many, shared) for _, shared in kinds]
+        (pid,) = client.run(os.getpid).values()
+        n_bytes = psutil.Process(pid).memory_info().rss
+        rows = [row_seconds(client, sample, shared, n_threads) for _, shared in kinds]
+    found = zip(kinds, rows, delays, strict=True)
+    costs = tuple(replace(cost, row_seconds=row, delay_seconds=delay, message_seconds=each) for (cost, _), row, (delay, each) in found)
+    return Worker(costs, load, n_bytes)
+
+
+def load_seconds(client: Any, sample: Sample) -> float:
+    """Of a worker thread for each row, 0 for rows that this process sends; measured once more, when that is short, after what loading
+    imports is there."""
+    if sample.dataset.source.in_client:
+        return 0.0
+    number = int(sample.group_rows()[list(sample.numbers)].argmax())
+    load, values = plan_load(sample.dataset.source, sample.numbers[number])
+    n_rows = sum(part[number].n_rows for part in sample.shard.parts)
+
+    def run() -> float:
+        return float(client.submit(timed_load, load, *values, pure=False).result())
+
+    seconds = run()
+    return (run() if seconds < ROUND_SECONDS else seconds) / max(n_rows, 1)
+
+
+def few_rows(sample: Sample, n_partitions: int) -> Dataset:
+    """A dataset of so many partitions of two sampled rows each."""
+    group = max(sample.groups, key=lambda group: group.n_rows)
+    rows = np.arange(2 * n_partitions) % group.n_rows
+    return Dataset.from_arrays(group.X[rows], None if group.y is None else group.y[rows], n_partitions=n_partitions)
+
+
+def message_seconds(one: Dataset, many: Dataset, shared: RoundInput) -> tuple[float, float]:
+    """Of a round of one message that computes next to nothing, and of each further message."""
+    first, n_first = median_round(one, shared)
+    all_of_them, n_all = median_round(many, shared)
+    return first, max(0.0, all_of_them - first) / max(1, n_all - n_first)
+
+
+def median_round(dataset: Dataset, shared: RoundInput) -> tuple[float, int]:
+    """Seconds of a round on the current cluster, and its messages."""
+    executor = dataset.executor()
+    seconds = repeated(lambda: executor.map_reduce(dataset, REDUCTIONS[shared.power], shared), MESSAGE_ROUNDS)
+    return median(seconds), executor.tasks_per_round
+
+
+def row_seconds(client: Any, sample: Sample, shared: RoundInput, n_threads: int) -> float:
+    """Of a worker thread for each training row, while n_threads of them compute."""
+    n_groups = len(sample.groups)
+    runs = [run.tolist() for run in np.array_split(np.arange(n_groups), min(n_threads, n_groups))]
+    shards = [Shard(tuple(run), (tuple(sample.groups[i] for i in run),)) for run in runs]
+    held = client.scatter(shards, hash=False)
+    packed = cloudpickle.dumps((REDUCTIONS[shared.power], shared))
+    seconds: list[float] = []
+    repeated(
+        lambda: seconds.append(sum(client.gather(client.map(timed_reduce, held, part=0, n_groups=n_groups, packed=packed, pure=False)))),
+        COMPUTED_ROUNDS,
+    )
+    return median(seconds[WARM_UP:]) / sample.n_train_rows
+
+
+def repeated(run: Callable[[], Any], most: int) -> list[float]:
+    """Seconds of each call: `most` of them, or fewer that took ROUND_SECONDS together, not counting the first ones."""
+    seconds: list[float] = []
+    while len(seconds) <= WARM_UP or (len(seconds) < WARM_UP + most and sum(seconds[WARM_UP:]) < ROUND_SECONDS):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds[WARM_UP:]

@@ -1,0 +1,126 @@
+"""A few whole groups of a lazy dataset, in this process, and what they say of all of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import dask
+import numpy as np
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.schema import Schema, make_schema
+from pipeline.data.sources import Source
+from pipeline.execution.executors import Executor
+from tasks.checking import CHECK
+from tasks.loading import ShardLoad, load_on_worker
+from tasks.partition import Group, Shard
+from tasks.threads import single_blas_thread
+
+SAMPLE_BYTES: Final = 128 << 20
+"""Far more than a processor's caches hold, so that rounds on the sample read memory as rounds on all rows do."""
+SAMPLE_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """dataset: the train part of the sampled groups, resident in this process; shard: all parts of them.
+
+    numbers: of the groups.
+    """
+
+    dataset: Dataset
+    shard: Shard
+    numbers: tuple[int, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the sample is all there is."""
+        return len(self.numbers) == self.dataset.source.n_groups
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Of the train part."""
+        return self.shard.parts[self.dataset.part]
+
+    @property
+    def n_partitions(self) -> int:
+        return sum(len(group.offsets) - 1 for group in self.groups)
+
+    @property
+    def n_train_rows(self) -> int:
+        return sum(group.n_rows for group in self.groups)
+
+    @property
+    def n_rows(self) -> int:
+        """Of all parts."""
+        return sum(group.n_rows for part in self.shard.parts for group in part)
+
+    @property
+    def row_bytes(self) -> float:
+        """Bytes that a row of any part holds: X, y and its weight."""
+        return self.shard.__sizeof__() / max(self.n_rows, 1)
+
+    def group_rows(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Rows of each group of the whole dataset, all parts together: known, or as many as the sampled partitions have on average."""
+        source = self.dataset.source
+        sizes = np.asarray(source.group_sizes, np.float64)
+        return sizes if source.partition_rows is not None else sizes * (self.n_rows / self.n_partitions)
+
+    def schema(self, executor: Executor) -> Schema:
+        """That of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the first
+        thing that is wrong in the sampled rows."""
+        dataset = self.dataset
+        found = make_schema(executor.map_reduce(dataset, CHECK, None), dataset.columns, dataset.dtype)
+        factor = 1.0 if self.whole else float(self.group_rows().sum()) / self.n_rows
+        return replace(
+            found,
+            n_rows=round(found.n_rows * factor),
+            weight_sum=found.weight_sum * factor,
+            class_rows=np.round(found.class_rows * factor).astype(np.int64),
+            class_weights=found.class_weights * factor,
+        )
+
+
+def take_sample(dataset: Dataset, n_threads: int) -> Sample:
+    """Groups from all over the dataset, one after the other, until there are enough bytes, or it took long; at least one for each thread
+    if there are so many. Raises what reading them does."""
+    source = dataset.source
+    shards: dict[int, Shard] = {}
+    n_bytes, start = 0, time.perf_counter()
+    for number in spread(source.n_groups):
+        load, values = plan_load(source, number)
+        shards[number] = load_on_worker(load, *values)
+        n_bytes += shards[number].__sizeof__()
+        enough = n_bytes >= SAMPLE_BYTES or time.perf_counter() - start > SAMPLE_SECONDS
+        if enough and len(shards) >= n_threads:
+            break
+    numbers = tuple(sorted(shards))
+    parts = tuple(zip(*([groups for (groups,) in shards[number].parts] for number in numbers), strict=True))
+    shard = Shard(numbers, parts)
+    resident = replace(source, resident={"threads": shard})
+    sampled = Dataset(resident, columns=dataset.columns, dtype=dataset.dtype, n_columns=dataset.n_columns, part=dataset.part)
+    return Sample(sampled, shard, numbers)
+
+
+def plan_load(source: Source, number: int) -> tuple[ShardLoad, Sequence[Any]]:
+    """How a worker makes one group, and the values of what a cluster would make first, made here as far as this group needs it."""
+    first: dict[Any, Any] = {}
+    (load,) = source.load_plans([(number,)], lambda graph, keys: first.update(graph))
+    keys: list[Any] = list(load.keys)
+    with single_blas_thread():
+        return load, dask.get(first, keys) if keys else ()
+
+
+def spread(n: int) -> Iterator[int]:
+    """0 to n - 1, each once, so that the first few lie all over: the numbers with their bits reversed."""
+    width = (n - 1).bit_length()
+    return filter(n.__gt__, map(partial(reverse_bits, width=width), range(1 << width)))
+
+
+def reverse_bits(number: int, width: int) -> int:
+    """The lowest `width` bits, the last one first."""
+    return int(f"{number:0{width}b}"[::-1], 2) if width else 0
