@@ -1,4 +1,4 @@
-"""python -m pipeline train | plan | submit | status | logs | certificates | predict | make-data | jobs | bench: arguments in, exit status out.
+"""python -m pipeline train | plan | submit | ... (see `parser`): arguments in, exit status out.
 
 Exit status: 0 when done, 2 for a mistake of the user's (the message on stderr says what to do), 130 when interrupted.
 """

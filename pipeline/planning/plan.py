@@ -174,7 +174,7 @@ def refusal(found: Probe, name: str, asked: Asked, memory: Memory) -> str:
     n_partitions = source.group_starts[number + 1] - source.group_starts[number]
     rows = size(math.ceil(sample.group_rows()[number] * sample.row_bytes))
     unit = f"a single partition holds {rows}" if n_partitions == 1 else f"the smallest share, {n_partitions} partitions, holds {rows}"
-    cures = [enough] + ["smaller partitions"] * (n_partitions == 1 or source.n_groups < 256) + ["fewer cores a job"] * (asked.cores > 1)
+    cures = [enough] + ["smaller partitions"] * (n_partitions == 1) + ["fewer cores a job"] * (asked.cores > 1)
     return f"{problem}; more jobs do not help, for {unit}; use {', or '.join(cures)}"
 
 
