@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import pipeline
-from pipeline.cluster.connect import Connection, connect
+from pipeline.cluster.connect import connect
+from pipeline.cluster.connection import Connection
 from pipeline.cluster.interrupts import spared_interrupts
 from pipeline.data.dataset import Dataset
 from pipeline.data_sections import DATA, Data
