@@ -82,9 +82,13 @@ class Connection:
     def _rows(self) -> dict[str, str]:
         if self.client is None:
             return {"where": self._kind}
-        rows = {
+        rows: dict[str, str | None] = {
             "where": self._kind,
-            "client": repr(self.client),  # it tells address, workers, threads and memory without asking anybody
+            "client": repr(self.client),
+        }  # tells of workers and memory without asking anybody
+        if self.client.status != "running":
+            return {name: text for name, text in rows.items() if text}
+        rows |= {
             "network": "encrypted" if self.encrypted else "plain",
             "dashboard": self.dashboard_link,
             "tunnel": self.tunnel_command,

@@ -40,6 +40,7 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
     queue = Queue(cluster, plan.system, Path(keywords["log_directory"]))
     cluster.scale(jobs=plan.options.jobs)
     await_workers(queue, plan.options.min_workers, timeout)
+    client.scheduler_info()  # the client's repr tells of the last it heard
     Keeper(queue).start()
     patience = max(timeout, float(dask.config.get(WAIT_FOR_WORKERS, 0.0)))  # a fit outlives the wait for replacements
     opened.enter_context(dask.config.set({WAIT_FOR_WORKERS: patience}))

@@ -15,7 +15,8 @@ from dask.callbacks import Callback
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import DATA, Estimator, InProcess, Job, Local, Scheduler, Split, bundled_jobs, estimators, read_job
+from pipeline.cluster_sections import InProcess, Local, Scheduler
+from pipeline.config import DATA, Estimator, Job, Split, bundled_jobs, estimators, read_job
 from pipeline.data_sections import BundledData, GeneratedData
 from pipeline.sections import ConfigError, plain_value, to_toml
 from tasks.synthetic import LinearRows
