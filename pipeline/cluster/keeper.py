@@ -35,6 +35,7 @@ class Keeper:
     def start(self) -> None:
         """Begin; the cluster's end is its end."""
         cluster = self.queue.cluster
+        self._had_workers |= self.queue.workers(cluster.worker_spec).keys()
         periodic = cluster.periodic_callbacks["keeper"] = PeriodicCallback(self.check, CHECK_EVERY * 1000)
         cluster.loop.add_callback(periodic.start)
 
@@ -72,5 +73,5 @@ class Keeper:
         for name in lost:
             self._successors += 1
             del cluster.worker_spec[name]
-            cluster.worker_spec[f"{cluster.name}-r{self._successors}"] = cluster.new_spec
+            cluster.worker_spec[f"{type(cluster).__name__}-r{self._successors}"] = cluster.new_spec
         cluster.scale(jobs=len(cluster.worker_spec))  # also closes those that are wanted no longer

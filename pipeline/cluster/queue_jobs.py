@@ -121,7 +121,7 @@ class Queue:
             if self.system.nothing is None or self.system.nothing not in str(error):
                 return {}
             listing = ""
-        listed = {name for name, job in jobs.items() if re.search(rf"(?<![\d.]){re.escape(str(job.job_id))}(?!\d)", listing)}
+        listed = {name for name, job in jobs.items() if re.search(rf"(?<!\d){re.escape(str(job.job_id))}(?!\d)", listing)}
         missing = jobs.keys() - listed - self.workers(jobs).keys()
         gone, self.suspects = missing & self.suspects, missing
         return {name: jobs[name] for name in gone}

@@ -198,17 +198,20 @@ class JobPlan:
 
     def worker_arguments(self) -> list[str]:
         """Of `dask worker`; those of jobqueue.yaml come last, and so win."""
+        configured = self.config["worker-extra-args"]
         arguments = ["--dashboard-address", LOCALHOST]
         if self.options.ports is not None:
             low, high = port_range(self.options.ports)
             middle = (low + high) // 2
             arguments += ["--worker-port", f"{low}:{middle - 1}", "--nanny-port", f"{middle}:{high - 1}"]
-        if self.walltime is not None:  # a worker that retires hands its rows over; one that is killed loses them
+        if (
+            self.walltime is not None and "--lifetime" not in configured
+        ):  # a worker that retires hands its rows over; one that is killed loses them
             margin = min(300, max(5, self.walltime // 12))
             arguments += ["--lifetime", f"{max(1, self.walltime - 2 * margin)}s", "--lifetime-stagger", f"{margin}s"]
         if self.gpu_workers:
             arguments += ["--preload", "tasks.devices", "--nthreads", str(self.threads_per_worker or 1)]
-        return [*arguments, *self.config["worker-extra-args"]]
+        return [*arguments, *configured]
 
     def scheduler(self) -> Keywords:
         """Options of the scheduler, which runs in this process: where it listens. Raises ValueError for an interface that is not there."""

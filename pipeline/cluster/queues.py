@@ -33,9 +33,8 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
     keywords = checked(plan, job_class)
     if security is not None:
         security = with_worker_files(security, opened.enter_context(private_directory(plan)))
-    cluster = opened.enter_context(
-        closing(cluster_class(job_cls=reporting(job_class), security=security, scheduler_options=plan.scheduler(), **keywords))
-    )
+    keywords |= {"security": security, "scheduler_options": plan.scheduler(), "silence_logs": "warning"}  # as a LocalCluster has it
+    cluster = opened.enter_context(closing(cluster_class(job_cls=reporting(job_class), **keywords)))
     client = opened.enter_context(closing(Client(cluster, timeout=min(timeout, 30.0))))
     queue = Queue(cluster, plan.system, Path(keywords["log_directory"]))
     cluster.scale(jobs=plan.options.jobs)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import dask
+
 from pipeline.sections import unknown
 
 # What an option becomes: keywords of the dask-jobqueue class, and "directives", which are gathered.
@@ -55,6 +57,8 @@ class System:
             cluster = vars(importlib.import_module("dask_jobqueue"))[self.cluster]
         except ModuleNotFoundError as error:
             raise ValueError(f"queue={self.name!r} needs dask-jobqueue ({error}): pip install 'dask-descent[hpc]'") from error
+        if "job-directives-skip" not in dask.config.get(f"jobqueue.{self.name}", {}):  # lost with a dask.config.set
+            importlib.import_module("dask_jobqueue.config").reconfigure()
         command = cluster.job_cls.submit_command.split()[0]
         if shutil.which(command) is None:
             raise FileNotFoundError(
