@@ -29,7 +29,7 @@ def _reads(read: Callable[[str], Any]) -> Callable[[Any], bool]:
 
 
 def seconds(text: str) -> int:
-    """Of "HH:MM:SS", "D-HH:MM:SS", or what Dask reads as a time: "2h", "90 min". Raises ValueError for anything else."""
+    """Of "HH:MM:SS", "D-HH:MM:SS", or what Dask reads as a time: "2h", "90 minutes". Raises ValueError for anything else."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", text)
     if found:
         days, hours, minutes, rest = (int(part or 0) for part in found.groups())
@@ -49,7 +49,7 @@ def port_range(text: str) -> tuple[int, int]:
 
 
 Size: TypeAlias = Annotated[str, Rule('a size such as "16GB"', _reads(lambda text: re.search("[A-Za-z]", text) and parse_bytes(text) > 0))]
-Time: TypeAlias = Annotated[str, Rule('a time such as "01:30:00" or "90 min"', _reads(seconds))]
+Time: TypeAlias = Annotated[str, Rule('a time such as "01:30:00" or "90 minutes"', _reads(seconds))]
 Ports: TypeAlias = Annotated[str, Rule('a range of at least five ports, such as "40000:40100"', _reads(port_range))]
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import dask
 from distributed import Client, Security
@@ -22,6 +22,17 @@ CERTIFICATES: Final = (
 )
 
 
+class CleanClient(Client):
+    """A client that, when it cannot start, is gone; Dask's own stays the current one after some errors, and every later fit would fail."""
+
+    def start(self, **options: Any) -> None:
+        try:
+            super().start(**options)
+        except BaseException:
+            self.close()
+            raise
+
+
 def open_client(address: str, security: Security | None, timeout: float, *, require_tls: bool) -> Client:
     """A client of the scheduler at this address; security: None for what Dask's configuration says.
 
@@ -32,11 +43,16 @@ def open_client(address: str, security: Security | None, timeout: float, *, requ
         address = f"{dask.config.get('distributed.comm.default-scheme')}://{address}"
     if require_tls:
         check_secure(address)
+    if not address.startswith(SECURE) and (security or Security()).require_encryption:
+        raise InsecureConnectionError(
+            f"the certificates or Dask's configuration here require encryption, and {address} is a plain address;"
+            " if the scheduler speaks TLS, its address begins with tls://"
+        )
     loaded = security is None and dask.config.get("distributed.client.security-loader")  # then the Client asks that function
     if address.startswith("tls://") and not loaded and not is_complete(security or Security(), "client"):
         raise InsecureConnectionError(f"{address} takes TLS only, and there are no certificates here; give {CERTIFICATES}")
     with _explained(address):
-        return Client(address, security=security, timeout=timeout)
+        return CleanClient(address, security=security, timeout=timeout)
 
 
 def check_secure(address: str) -> None:
@@ -50,18 +66,12 @@ def check_secure(address: str) -> None:
 def _explained(address: str) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        if "encryption required" not in str(error):
-            raise
-        raise InsecureConnectionError(
-            f"the certificates or Dask's configuration here require encryption, and {address} is a plain address;"
-            " if the scheduler speaks TLS, its address begins with tls://"
-        ) from error
-    except (OSError, AssertionError, TypeError) as error:
+    except (OSError, AssertionError, TypeError, ValueError) as error:
         chain = list(_causes(error))
         if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in chain):
             raise CertificateError(f"{address} has a certificate of another authority than {CERTIFICATES} names here") from error
-        if address.startswith("tls://") and any("WRONG_VERSION_NUMBER" in str(cause) for cause in chain):
+        plain = ("WRONG_VERSION_NUMBER", "IOStream is not idle")  # it may have sent its greeting before the handshake, or not
+        if address.startswith("tls://") and any(words in str(cause) for cause in chain for words in plain):
             raise InsecureConnectionError(
                 f"the scheduler at {address} speaks plain TCP; start it with certificates: {CERTIFICATES}"
             ) from error
@@ -72,7 +82,7 @@ def _explained(address: str) -> Iterator[None]:
             ) from error
         if any(isinstance(cause, ssl.SSLError) for cause in chain):
             raise CertificateError(f"{address} refused these certificates, of another authority than its own: {error}") from error
-        if not isinstance(error, OSError):
+        if isinstance(error, AssertionError | TypeError):
             raise ConnectionError(f"{address} answered, but not as a Dask scheduler: {error!r}") from error
         raise
 
