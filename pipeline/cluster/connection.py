@@ -100,7 +100,7 @@ class Connection:
 
     def _repr_html_(self) -> str:
         cells = {name: html.escape(text) for name, text in self._rows().items()}
-        if self.dashboard_link:
+        if "dashboard" in cells:
             cells["dashboard"] = f'<a href="{cells["dashboard"]}" target="_blank">{cells["dashboard"]}</a>'
         lines = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in cells.items())
         return f"<table><caption>dask-descent connection</caption>{lines}</table>"

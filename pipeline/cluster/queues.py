@@ -11,7 +11,9 @@ from typing import Any, Final
 
 import dask
 from distributed import Client, Security
+from distributed.deploy import Cluster
 
+from pipeline.cluster.interrupts import quiet_logs
 from pipeline.cluster.keeper import Keeper
 from pipeline.cluster.queue_jobs import Queue, await_workers, reporting
 from pipeline.cluster.queue_options import JobPlan
@@ -34,7 +36,8 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
     if security is not None:
         security = with_worker_files(security, opened.enter_context(private_directory(plan)))
     keywords |= {"security": security, "scheduler_options": plan.scheduler(), "silence_logs": "warning"}  # as a LocalCluster has it
-    cluster = opened.enter_context(closing(cluster_class(job_cls=reporting(job_class), **keywords)))
+    cluster = cluster_class(job_cls=reporting(job_class), **keywords)
+    opened.callback(close_quietly, cluster)
     client = opened.enter_context(closing(Client(cluster, timeout=min(timeout, 30.0))))
     queue = Queue(cluster, plan.system, Path(keywords["log_directory"]))
     cluster.scale(jobs=plan.options.jobs)
@@ -44,6 +47,12 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
     patience = max(timeout, float(dask.config.get(WAIT_FOR_WORKERS, 0.0)))  # a fit outlives the wait for replacements
     opened.enter_context(dask.config.set({WAIT_FOR_WORKERS: patience}))
     return client, queue
+
+
+def close_quietly(cluster: Cluster) -> None:
+    """Workers that are cancelled leave connections that would be complained of."""
+    with quiet_logs():
+        cluster.close()
 
 
 def checked(plan: JobPlan, job_class: Any) -> Keywords:

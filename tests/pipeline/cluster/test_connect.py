@@ -99,8 +99,9 @@ def test_what_a_connection_shows(cluster: LocalCluster, monkeypatch: pytest.Monk
         assert repr(connection).startswith("Connection(processes on this machine, <") and f"plain, {link})" in repr(connection)
         page = connection._repr_html_()
         assert "<Client" not in page and "&lt;" in page and f'<a href="{link}"' in page
-    assert "No scheduler connected" in repr(connection) and link not in repr(connection) and "<table>" in connection._repr_html_()
-    assert "this process" in connect()._repr_html_()
+    assert "No scheduler connected" in repr(connection) and link not in repr(connection) and "<table" in connection._repr_html_()
+    with connect() as connection:
+        assert "this process" in connection._repr_html_()
     monkeypatch.setenv("SSH_CONNECTION", "10.1.1.1 5000 10.0.0.1 22")
     with connect(cluster.scheduler_address) as connection:
         port = str(connection.dashboard_link).split(":")[2].split("/")[0]

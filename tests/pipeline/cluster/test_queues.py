@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import psutil
 import pytest
 from distributed import Client
 
+import pipeline
 from pipeline import Dataset, LogisticRegression, connect
 from pipeline.cluster.keeper import Keeper
 from pipeline.cluster.queue_jobs import JobEndedError, JobRefusedError, QueueTimeoutError
@@ -221,6 +223,23 @@ def test_each_process_sees_one_gpu_of_its_job(job: dict[str, Any]) -> None:
         seen = connection.client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
         assert sorted(seen.values()) == ["0", "1"]
         assert [worker["nthreads"] for worker in connection.client.scheduler_info()["workers"].values()] == [1, 1]
+
+
+def test_train_in_a_queue(job: dict[str, Any], tmp_path: Path) -> None:
+    of_jobs = ["--cores", "1", "--memory", "500MB", "--walltime", "00:10:00", "--set", "cluster.log_directory=logs"]
+    command = [sys.executable, "-m", "pipeline", "train", "breast_cancer", "--quiet"]
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(pipeline.__file__).parents[1]),
+        "DASK_JOBQUEUE__SLURM__SHARED_TEMP_DIRECTORY": str(tmp_path / "shared"),
+    }
+    digests = []
+    for where in (["--queue", "slurm", "--jobs", "2", *of_jobs], ["--in-process"]):
+        done = subprocess.run([*command, *where], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=80, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        digests.append(next(line for line in done.stdout.splitlines() if line.startswith("digest")))
+    assert digests[0] == digests[1]
+    done = subprocess.run([*command, "--cores", "2"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "'cores' is not known" in done.stderr
 
 
 def test_without_the_queue_s_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
