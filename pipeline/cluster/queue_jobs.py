@@ -104,7 +104,7 @@ class Queue:
 
     def workers(self, names: Iterable[str]) -> dict[str, list[str]]:
         """The addresses of the workers of each of these jobs that has any. A job of several processes has workers NAME-0, NAME-1."""
-        found: dict[str, list[str]] = {name: [] for name in names}
+        found: dict[str, list[str]] = {name: [] for name in list(names)}  # they may change meanwhile
         for worker in list(self.cluster.scheduler.workers.values()):
             for name in (str(worker.name), str(worker.name).rpartition("-")[0]):
                 if name in found:
