@@ -16,6 +16,7 @@ from typing import Any, Final, get_args
 
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.interrupts import imports_done
+from pipeline.cluster.systems import SYSTEMS
 from pipeline.config import bundled_jobs, read_job
 from pipeline.jobs.pixels import Format, make_pixels
 from pipeline.models.model_files import MODEL_FILE, load_model
@@ -26,6 +27,15 @@ from pipeline.runs import Metrics, run_job
 from pipeline.submission.commands import ADD_COMMANDS
 
 DATA_MAKERS: Final = {"pixels": make_pixels}
+OF_JOBS: Final = {
+    "jobs": (int, "N", "how many (default: 1)"),
+    "cores": (int, "N", "of each job"),
+    "memory": (str, "SIZE", "of each job, 16GB"),
+    "walltime": (str, "TIME", "of each job, 01:00:00 or 2h"),
+    "gpus": (int, "N", "of each job"),
+    "account": (str, "NAME", "who pays"),
+    "partition": (str, "NAME", "where it runs"),
+}
 USER_ERRORS: Final = (ValueError, TypeError, OSError, VersionMismatchError)
 
 
@@ -69,6 +79,11 @@ def add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     where.add_argument("--in-process", action="store_true", help="threads in this process, no cluster")
     where.add_argument("--scheduler", metavar="ADDRESS", help="a running scheduler, e.g. tcp://10.0.0.1:8786")
     where.add_argument("--scheduler-file", metavar="FILE", help="a running scheduler's file")
+    where.add_argument("--queue", metavar="SYSTEM", help=f"jobs in a queue: {', '.join(SYSTEMS)}")
+    command.add_argument("--tls", metavar="DIR", help="the directory of the certificates (python -m pipeline certificates DIR)")
+    of_jobs = command.add_argument_group("with --queue (more of them: --set cluster.KEY=VALUE)")
+    for name, (kind, metavar, words) in OF_JOBS.items():
+        of_jobs.add_argument(f"--{name}", type=kind, metavar=metavar, help=words)
     command.add_argument("--out", metavar="DIR", help="the run's directory (default: runs/NAME)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.set_defaults(run=train)
@@ -133,17 +148,14 @@ def add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """Run a job and say how it went."""
     replace: dict[str, dict[str, Any]] = {}
-    if arguments.in_process:
-        replace["cluster"] = {"kind": "in-process"}
-    elif arguments.n_workers is not None:
-        replace["cluster"] = {"kind": "local", "n_workers": arguments.n_workers}
-    elif arguments.scheduler is not None:
-        replace["cluster"] = {"kind": "scheduler", "address": arguments.scheduler}
-    elif arguments.scheduler_file is not None:
-        replace["cluster"] = {"kind": "scheduler", "scheduler_file": arguments.scheduler_file}
+    of_cluster = {key: vars(arguments)[key] for key in ("tls", *OF_JOBS) if vars(arguments)[key] is not None}
+    cluster = chosen_cluster(arguments)
+    if cluster is not None:
+        replace["cluster"] = cluster | of_cluster
+    overrides = arguments.overrides if cluster else [*arguments.overrides, *(f"cluster.{key}={of_cluster[key]}" for key in of_cluster)]
     if arguments.out is not None:
         replace["output"] = {"directory": arguments.out}
-    run = run_job(read_job(arguments.job, arguments.overrides, replace), RoundProgress(quiet=arguments.quiet))
+    run = run_job(read_job(arguments.job, overrides, replace), RoundProgress(quiet=arguments.quiet))
     print(report(run.metrics, run.directory))
     return 0
 
@@ -154,6 +166,19 @@ def plan(arguments: argparse.Namespace) -> int:
     found = make_plan(job, arguments.jobs, parse_memory(arguments.memory), arguments.cores)
     print(json.dumps(asdict(found)) if arguments.json else plan_text(found))
     return 0
+
+
+def chosen_cluster(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The [cluster] section that the arguments name in place of the job's own."""
+    if arguments.in_process:
+        return {"kind": "in-process"}
+    if arguments.n_workers is not None:
+        return {"kind": "local", "n_workers": arguments.n_workers}
+    if arguments.scheduler is not None:
+        return {"kind": "scheduler", "address": arguments.scheduler}
+    if arguments.scheduler_file is not None:
+        return {"kind": "scheduler", "scheduler_file": arguments.scheduler_file}
+    return None if arguments.queue is None else {"kind": "queue", "system": arguments.queue}
 
 
 def predict(arguments: argparse.Namespace) -> int:

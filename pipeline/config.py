@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import tomllib
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -13,16 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import pipeline
-from pipeline.cluster.connect import Connection, connect
-from pipeline.cluster.interrupts import spared_interrupts
+from pipeline.cluster_sections import CLUSTERS, Cluster
 from pipeline.data.dataset import Dataset
 from pipeline.data_sections import DATA, Data
 from pipeline.estimators.base import LinearModel
 from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS
-from pipeline.execution.executors import default_threads
-from pipeline.sections import ConfigError, Count, Seconds, Section, Share, Table, Text, Whole, plain_value, read_kind, to_toml, unknown
+from pipeline.sections import ConfigError, Section, Share, Table, Text, Whole, plain_value, read_kind, to_toml, unknown
 
-# -- [split], [estimator], [cluster], [output] ---------------------------------------------------------------------------------------
+# -- [split], [estimator], [output] --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,66 +83,6 @@ class Estimator(Section):
 
     def table(self) -> dict[str, Any]:
         return {"name": self.name, **self.parameters}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster(Section):
-    """Where the job runs."""
-
-    title: ClassVar[str] = "cluster"
-
-    @abstractmethod
-    def connect(self) -> Connection:
-        """Start or reach it; the connection is a context manager. Raises OSError when it does not answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Local(Cluster):
-    """Processes on this machine, by default as many as make one thread a core."""
-
-    kind: ClassVar[str] = "local"
-    n_workers: Count | None = None
-    threads_per_worker: Count = 1
-
-    def connect(self) -> Connection:
-        n_workers = self.n_workers or max(1, default_threads() // self.threads_per_worker)
-        with spared_interrupts():
-            return connect(n_workers=n_workers, threads_per_worker=self.threads_per_worker)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InProcess(Cluster):
-    """Threads in the command's own process."""
-
-    kind: ClassVar[str] = "in-process"
-
-    def connect(self) -> Connection:
-        return connect()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scheduler(Cluster):
-    """A running scheduler, by its address or its scheduler file; timeout: seconds to wait for its answer, and then for n_workers."""
-
-    kind: ClassVar[str] = "scheduler"
-    address: Text | None = None
-    scheduler_file: Text | None = None
-    n_workers: Count | None = None
-    timeout: Seconds = 10.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.address is None) == (self.scheduler_file is None):
-            raise ConfigError('[cluster] with kind = "scheduler" needs address or scheduler_file, and not both')
-
-    def connect(self) -> Connection:
-        connection = connect(self.address, scheduler_file=self.scheduler_file, timeout=self.timeout)
-        if self.n_workers is not None:
-            connection.await_workers(self.n_workers, self.timeout)
-        return connection
-
-
-CLUSTERS: Mapping[str, type[Cluster]] = {cls.kind: cls for cls in (Local, InProcess, Scheduler)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ Counts: TypeAlias = Annotated[
     tuple[int, ...],
     Rule("a list of whole numbers of at least 0", lambda value: is_list(value, lambda n: is_whole(n) and n >= 0)),
 ]
+Flag: TypeAlias = Annotated[bool, Rule("true or false", lambda value: isinstance(value, bool))]
 Share: TypeAlias = Annotated[float, Rule("a number of at least 0 and below 1", lambda value: is_number(value) and 0 <= value < 1)]
 Seconds: TypeAlias = Annotated[float, Rule("a number of seconds above 0", lambda value: is_number(value) and value > 0)]
 Table: TypeAlias = Annotated[Mapping[str, Any], Rule("a table of keys", lambda value: isinstance(value, Mapping))]

@@ -2,129 +2,149 @@
 
 from __future__ import annotations
 
-import time
-import warnings
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Final
 
-from pipeline.cluster.interrupts import quiet_imports, quiet_logs
+from pipeline.cluster.interrupts import quiet_imports
 
 quiet_imports()  # this is the package's first import that takes long
 
 import dask  # noqa: E402
-from distributed import Client, LocalCluster  # noqa: E402
+from distributed import Client, LocalCluster, Security  # noqa: E402
 from distributed.deploy import Cluster  # noqa: E402
 
+from pipeline.cluster.connection import Connection, scheduler_address  # noqa: E402
+from pipeline.cluster.gpus import VARIABLE, local_gpus  # noqa: E402
+from pipeline.cluster.queue_options import LOCALHOST, JobPlan, QueueOptions  # noqa: E402
+from pipeline.cluster.queues import queue_security, start_queue  # noqa: E402
+from pipeline.cluster.schedulers import check_secure, open_client, read_scheduler_file  # noqa: E402
+from pipeline.cluster.security import as_security  # noqa: E402
+from pipeline.cluster.systems import find_system  # noqa: E402
+from pipeline.sections import rules, unknown  # noqa: E402
 
-class Connection:
-    """A context in which `client` is the current client; what was opened here, and nothing else, is closed at its end, or by `close`.
-
-    client: None when the work stays in this process. cluster: the Dask cluster behind it, None when only its scheduler is known.
-    """
-
-    def __init__(self, client: Client | None, cluster: Cluster | None, opened: ExitStack) -> None:
-        self.client = client
-        self.cluster = cluster
-        self._opened = opened
-
-    @property
-    def dashboard_link(self) -> str | None:
-        """Where the cluster shows itself to a browser; None in this process."""
-        return None if self.client is None else self.client.dashboard_link
-
-    def scale(self, n: int) -> None:
-        """Ask for n workers. Raises ValueError where the cluster is not ours to scale."""
-        self._scalable().scale(n)
-
-    def adapt(self, minimum: int, maximum: int) -> None:
-        """Let the number of workers follow the work. Raises ValueError where the cluster is not ours to scale."""
-        self._scalable().adapt(minimum=minimum, maximum=maximum)
-
-    def await_workers(self, n: int, timeout: float) -> None:
-        """Wait for n workers, timeout seconds at most; fewer, but one at least, are warned of.
-
-        Raises TimeoutError, and closes the connection, when there is none; ValueError in this process, which has no workers.
-        """
-        if self.client is None:
-            raise ValueError(f"{self!r} has no workers to wait for")
-        try:
-            self.client.wait_for_workers(n, timeout=timeout)
-        except TimeoutError as error:
-            if (found := len(self.client.scheduler_info(n_workers=-1)["workers"])) == 0:
-                self.close()
-                raise TimeoutError(f"no worker has come to the scheduler in {timeout:g} s") from error
-            warnings.warn(f"{found} of {n} workers came in {timeout:g} s; going on with them", stacklevel=2)
-
-    def _scalable(self) -> Cluster:
-        if self.cluster is None:
-            raise ValueError(f"{self!r} has no cluster object to scale; connect to a Dask Cluster, or use n_workers=")
-        return self.cluster
-
-    def close(self) -> None:
-        self._opened.close()
-
-    def __enter__(self) -> Self:
-        if self.client is not None:  # also inside the with block of another client
-            self._opened.enter_context(self.client.as_current())
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with quiet_logs() if kind is KeyboardInterrupt else nullcontext():  # what was under way complains of closed connections
-            self.close()
-
-    def __repr__(self) -> str:
-        return f"Connection({'this process' if self.client is None else self.client})"  # a client tells its workers without asking
+QUEUE_TIMEOUT: Final = 600.0
+TIMEOUT: Final = 10.0
+TLS = Security | str | Path | bool | None
 
 
 def connect(
     to: str | Client | Cluster | None = None,
     *,
     n_workers: int | None = None,
-    threads_per_worker: int = 1,
+    threads_per_worker: int | None = None,
     scheduler_file: str | None = None,
-    timeout: float = 10.0,
+    queue: str | None = None,
+    gpu: bool = False,
+    tls: TLS = None,
+    require_tls: bool = False,
+    timeout: float | None = None,
+    **job: Any,
 ) -> Connection:
     """Connect to a scheduler's address, to a Client or Cluster object of Dask's (any, also of dask-kubernetes or dask-jobqueue), to the
-    scheduler of a `scheduler_file`, or start n_workers processes on this machine.
+    scheduler of a `scheduler_file`, start n_workers processes on this machine, or submit jobs to a `queue`: "slurm", "pbs", "lsf", "sge",
+    "oar", "moab" or "htcondor".
 
-    Without any of these the work stays in this process, whatever client is current. timeout: seconds to wait for the scheduler, and
-    for the file that it writes. Objects that were given stay open.
-    Raises ValueError for more than one of them, TypeError for something else, OSError when no scheduler answers, FileNotFoundError when
-    the file does not come.
+    Without any of these the work stays in this process, whatever client is current. Objects that were given stay open.
+    job: of a queue's jobs: jobs, cores, memory, walltime and so on, see `pipeline.cluster.queue_options.QueueOptions`.
+    gpu: one worker, of one thread, for each GPU of this machine or of each job.
+    tls: a distributed.Security, a directory of `python -m pipeline certificates`, or True for temporary keys, with n_workers= and queue=,
+    which is encrypted by default; False turns that off. None: what Dask's configuration says. require_tls: refuse what is not encrypted.
+    timeout: seconds to wait for the scheduler and for the file that it writes, by default 10; for a queue's first worker, by default 600.
+
+    Raises ValueError for arguments that are wrong or go not together (JobRefusedError when the queue refuses the jobs), TypeError for
+    another object, OSError when no scheduler answers, FileNotFoundError when the file does not come, InsecureConnectionError and
+    CertificateError for TLS on one side only or of two authorities, JobEndedError and QueueTimeoutError when a queue's workers do not come.
     """
-    if sum(given is not None for given in (to, n_workers, scheduler_file)) > 1:
-        raise ValueError("give an address (or a Client or Cluster), n_workers= or scheduler_file=, not several of them")
+    if sum(given is not None for given in (to, n_workers, scheduler_file, queue)) > 1:
+        raise ValueError("give an address (or a Client or Cluster), n_workers=, scheduler_file= or queue=, not several of them")
     if not isinstance(to, str | Client | Cluster | None):
         raise TypeError(f"connect takes the address of a scheduler, a distributed.Client or a Dask Cluster, got {to!r}")
+    if queue is None and job:
+        raise unknown(
+            next(iter(job)), _KEYWORDS, "connect", "keywords", f"; those of jobs ({', '.join(rules(QueueOptions))}) are for queue="
+        )
+    starts_workers = queue is not None or (to is None and scheduler_file is None)
+    if gpu and not starts_workers:
+        raise ValueError("gpu=True is for workers that are started here, n_workers= or queue=; start those of a running cluster with GPUs")
+    if tls is True and not starts_workers:
+        raise ValueError("tls=True makes temporary keys, which a running scheduler does not know; give the directory of its certificates")
+    if tls is False and require_tls:
+        raise ValueError("tls=False and require_tls=True contradict each other")
+    security = as_security(tls)
     with ExitStack() as opening:  # closes the cluster when the client fails
-        client: Client | None = None
-        cluster: Cluster | None = None
-        if isinstance(to, Client):
-            return Connection(to, to.cluster, opening.pop_all())
-        if isinstance(to, Cluster):
-            client = Client(to, timeout=timeout)
-            cluster = to
-        elif n_workers is not None:
-            cluster = LocalCluster(n_workers=n_workers, threads_per_worker=threads_per_worker, processes=True, dashboard_address=":0")
-            client = Client(opening.enter_context(closing(cluster)))
-        elif to is not None or scheduler_file is not None:
-            if scheduler_file is not None:
-                await_file(scheduler_file, timeout)
-            client = Client(address=to, scheduler_file=scheduler_file, timeout=timeout)
-        else:  # a client of the caller's would take the work
-            opening.enter_context(dask.config.set(scheduler="threads"))
-        if client is not None:
-            opening.enter_context(closing(client))
-        return Connection(client, cluster, opening.pop_all())
+        if queue is not None:
+            used = None if tls is False else queue_security(security)
+            return _queue(_plan(queue, job, threads_per_worker, gpu), used, timeout or QUEUE_TIMEOUT, opening)
+        if n_workers is not None or (gpu and to is None and scheduler_file is None):
+            return _local(n_workers, threads_per_worker or 1, gpu, security or as_security(require_tls), opening)
+        if to is not None or scheduler_file is not None:
+            return _running(to, scheduler_file, security, require_tls, timeout or TIMEOUT, opening)
+        opening.enter_context(dask.config.set(scheduler="threads"))  # a client of the caller's would take the work
+        return Connection("this process", None, None, opening.pop_all())
 
 
-def await_file(path: str, timeout: float) -> None:
-    """Wait for a scheduler that is starting to write its file; distributed.Client would wait for ever."""
-    deadline = time.monotonic() + timeout
-    while not Path(path).exists():
-        if time.monotonic() > deadline:
-            cure = f"start one with: dask scheduler --scheduler-file {path}"
-            raise FileNotFoundError(f"no scheduler file {path} after {timeout:.0f} s; {cure}")
-        time.sleep(0.1)
+_KEYWORDS: Final = ("n_workers", "threads_per_worker", "scheduler_file", "queue", "gpu", "tls", "require_tls", "timeout")
+
+
+def _running(
+    to: str | Client | Cluster | None,
+    scheduler_file: str | None,
+    security: Security | None,
+    require_tls: bool,
+    timeout: float,
+    opening: ExitStack,
+) -> Connection:
+    """To a scheduler that runs already."""
+    if isinstance(to, Client):
+        if security is not None:
+            raise ValueError("a Client has its connection already; give the certificates to it: Client(address, security=...)")
+        address = scheduler_address(to)
+        if require_tls and address is not None:
+            check_secure(address)
+        return Connection("a client", to, to.cluster, opening.pop_all())
+    if isinstance(to, Cluster):
+        if require_tls:
+            check_secure(to.scheduler_address)
+        client = opening.enter_context(closing(Client(to, timeout=timeout, security=security)))
+        return Connection(f"a {type(to).__name__}", client, to, opening.pop_all())
+    address = to if scheduler_file is None else read_scheduler_file(scheduler_file, timeout)
+    assert address is not None
+    client = opening.enter_context(closing(open_client(address, security, timeout, require_tls=require_tls)))
+    return Connection("a scheduler", client, None, opening.pop_all())
+
+
+def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | None, opening: ExitStack) -> Connection:
+    """Processes on this machine."""
+    options: dict[str, Any] = {} if security is None else {"security": security, "protocol": "tls://"}
+    if gpu:
+        devices = local_gpus()
+        if n_workers is not None and n_workers > len(devices):
+            raise ValueError(
+                f"n_workers={n_workers} with gpu=True, and this machine has {len(devices)} GPUs; leave n_workers out for one each"
+            )
+        n_workers = n_workers or len(devices)
+        options |= {"preload": ["tasks.devices"], "env": {VARIABLE: ",".join(devices)}}
+    cluster = LocalCluster(
+        n_workers=n_workers,
+        threads_per_worker=threads,
+        processes=True,
+        dashboard_address=LOCALHOST,
+        worker_dashboard_address=LOCALHOST,
+        **options,
+    )
+    client = Client(opening.enter_context(closing(cluster)))
+    opening.enter_context(closing(client))
+    return Connection("processes on this machine", client, cluster, opening.pop_all())
+
+
+def _plan(queue: str, job: Mapping[str, Any], threads_per_worker: int | None, gpu: bool) -> JobPlan:
+    options = QueueOptions.read({key: str(value) if isinstance(value, Path) else value for key, value in job.items()})
+    return JobPlan(find_system(queue), options, threads_per_worker, gpu)
+
+
+def _queue(plan: JobPlan, security: Security | None, timeout: float, opening: ExitStack) -> Connection:
+    """Jobs in a queue."""
+    client, queue = start_queue(plan, security, timeout, opening)
+    return Connection(f"{plan.system.name} jobs", client, queue.cluster, opening.pop_all(), queue)

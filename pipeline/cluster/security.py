@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import ipaddress
 import os
@@ -24,6 +25,10 @@ ENVIRONMENT: Final = "DASK_DISTRIBUTED__COMM__TLS__"
 
 class InsecureConnectionError(ConnectionError):
     """The scheduler speaks plain TCP where TLS was required, or TLS where no certificates were given."""
+
+
+class CertificateError(ConnectionError):
+    """The two sides hold certificates of different authorities."""
 
 
 def make_certificates(directory: str | Path, *, hosts: Sequence[str] = (), days: int = DAYS) -> Path:
@@ -141,6 +146,30 @@ def as_security(tls: Security | str | Path | bool | None) -> Security | None:
     if isinstance(tls, str | Path):
         return read_certificates(tls)
     raise TypeError(f"tls must be a distributed.Security, a directory of certificates, True, False or None, got {tls!r}")
+
+
+def is_complete(security: Security, *roles: str) -> bool:
+    """Whether it has an authority, and a certificate and key for each of these roles."""
+    configs = [security.get_tls_config_for_role(role) for role in roles]
+    return all(config[part] is not None for config in configs for part in ("ca_file", "cert", "key"))
+
+
+def configured() -> Security | None:
+    """The Security of Dask's configuration when it has all that a scheduler, its workers and a client need."""
+    security = Security()
+    return security if is_complete(security, *ROLES) else None
+
+
+def with_worker_files(security: Security, directory: str | Path) -> Security:
+    """The same Security, with what workers on other machines need from it as files in `directory`, readable by their owner alone."""
+    copied = copy.copy(security)
+    for option, role_key in (("tls_ca_file", "ca_file"), ("tls_worker_cert", "cert"), ("tls_worker_key", "key")):
+        content = security.get_tls_config_for_role("worker")[role_key]
+        if content is not None and "\n" in content:  # else it is a path
+            path = Path(directory) / f"{option.removeprefix('tls_')}.pem"
+            _write(path, content.encode(), mode=0o600)
+            setattr(copied, option, str(path))
+    return copied
 
 
 def tls_environment(directory: str | Path) -> dict[str, str]:

@@ -15,7 +15,8 @@ from dask.callbacks import Callback
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import DATA, Estimator, InProcess, Job, Local, Scheduler, Split, bundled_jobs, estimators, read_job
+from pipeline.cluster_sections import InProcess, Local, Queue, Scheduler
+from pipeline.config import DATA, Estimator, Job, Split, bundled_jobs, estimators, read_job
 from pipeline.data_sections import BundledData, GeneratedData
 from pipeline.sections import ConfigError, plain_value, to_toml
 from tasks.synthetic import LinearRows
@@ -95,6 +96,8 @@ def test_written_toml_is_what_python_reads(table: dict[str, Any]) -> None:
         ("cluster.kind=locale", "did you mean 'local'"),
         ("cluster.workers=2", "did you mean 'n_workers'"),
         ("cluster.kind=scheduler", "needs address or scheduler_file"),
+        ("cluster.gpu=1", r"\[cluster\] gpu must be true or false, got 1"),
+        ("cluster.tls=2", r"\[cluster\] tls must be true, false, or a directory of certificates, got 2"),
         ("output.directory=3", r"\[output\] directory must be a string, got 3"),
         ("name=up/there", r"it names the run's directory; got 'up/there'"),
         ("nam=mine", "write it as section.key=value or name=value, data.n_partitions=8 or name=mine for instance"),
@@ -250,3 +253,31 @@ def test_generated_rows_follow_their_model() -> None:
         assert abs(y[inside].mean() - (1 / (1 + np.exp(-raw[inside]))).mean()) < 4 * np.sqrt(0.25 / inside.sum())
     X, y = linear(0)
     np.testing.assert_allclose(np.linalg.lstsq(X, y)[0], linear.coef, atol=4 / np.sqrt(100_000))
+
+
+def test_a_job_for_a_queue() -> None:
+    table = {
+        "kind": "queue",
+        "system": "slurm",
+        "jobs": 8,
+        "cores": 4,
+        "memory": "16GB",
+        "prologue": ["module load x"],
+        "tls": "certificates",
+    }
+    read = read_job("digits", replace={"cluster": table})
+    assert isinstance(read.cluster, Queue)
+    assert read.cluster.options == {"jobs": 8, "cores": 4, "memory": "16GB", "prologue": ["module load x"]}
+    assert Job.read(tomllib.loads(read.toml()), "digits") == read
+    for key, value, message in (
+        ("core", 4, r"\[cluster\] with kind = \"queue\": 'core' is not known; did you mean 'cores'"),
+        ("timout", 4, "did you mean 'timeout'"),
+        ("options", {"cores": 4}, "'options' is not known"),
+        ("cores", "4", r"\[cluster\] cores must be a whole number of at least 1, got '4'"),
+        ("system", "slrum", "did you mean 'slurm'"),
+        ("disk", "1GB", "slurm is not asked for disk this way"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_job("digits", replace={"cluster": table | {key: value}})
+    with pytest.raises(ConfigError, match=r"with kind = \"queue\" needs system"):
+        read_job("digits", replace={"cluster": {"kind": "queue"}})

@@ -18,7 +18,8 @@ from sklearn.datasets import load_linnerud
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
-from pipeline.config import Job, Local, read_job
+from pipeline.cluster_sections import Local
+from pipeline.config import Job, read_job
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.history import digest, finite
 from pipeline.models.files import replace_file, write_beside

@@ -10,6 +10,7 @@ from distributed import Client, LocalCluster, default_client
 
 import pipeline.cluster.connect as module
 from pipeline import connect
+from pipeline.cluster.connection import tunnel
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import ThreadExecutor, current_executor
 
@@ -101,3 +102,23 @@ def test_a_connection_waits_for_workers_within_bounds(cluster: LocalCluster) -> 
         pytest.raises(TimeoutError, match=r"no worker has come to the scheduler in 0\.2 s"),
     ):
         connection.await_workers(1, timeout=0.2)
+
+
+def test_what_a_connection_shows(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    with connect(n_workers=1) as connection:
+        link = str(connection.dashboard_link)
+        assert link.startswith("http://127.0.0.1:") and connection.tunnel_command is None
+        assert repr(connection).startswith("Connection(processes on this machine, <") and f"plain, {link})" in repr(connection)
+        page = connection._repr_html_()
+        assert "<Client" not in page and "&lt;" in page and f'<a href="{link}"' in page
+    assert "No scheduler connected" in repr(connection) and link not in repr(connection) and "<table" in connection._repr_html_()
+    with connect() as connection:
+        assert "this process" in connection._repr_html_()
+    monkeypatch.setenv("SSH_CONNECTION", "10.1.1.1 5000 10.0.0.1 22")
+    with connect(cluster.scheduler_address) as connection:
+        port = str(connection.dashboard_link).split(":")[2].split("/")[0]
+        assert str(connection.tunnel_command).startswith(f"ssh -N -L {port}:localhost:{port} ")
+        assert str(connection.tunnel_command) in repr(connection)
+    assert tunnel("tls://203.0.113.9:8786", "http://203.0.113.9:8787/status") == "ssh -N -L 8787:localhost:8787 203.0.113.9"
+    assert tunnel("tls://203.0.113.9:8786", None) is None
