@@ -22,7 +22,7 @@ from pipeline import Dataset, LogisticRegression, connect
 from pipeline.cluster.keeper import Keeper
 from pipeline.cluster.queue_jobs import JobEndedError, JobRefusedError, QueueTimeoutError
 from pipeline.cluster.security import InsecureConnectionError
-from pipeline.execution.cluster import WAIT_FOR_WORKERS
+from pipeline.execution.workers import WAIT_FOR_WORKERS
 from tests.rounds import AfterRounds
 
 pytestmark = pytest.mark.timeout(90)
