@@ -26,10 +26,14 @@ def client(cluster: LocalCluster) -> Iterator[Client]:
         yield client
 
 
+def slurm_is_installed() -> bool:
+    return shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin") is not None
+
+
 @pytest.fixture(scope="session")
 def slurm_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A running SLURM of one node with 8 CPUs. Skipped where Debian's slurmctld, slurmd, slurm-client and munge are not installed."""
-    if shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin") is None:
+    if not slurm_is_installed():
         assert "REQUIRE_SLURM" not in os.environ, "slurmctld is not installed"
         pytest.skip("needs slurmctld, slurmd, slurm-client and munge")
     directory = tmp_path_factory.mktemp("slurm")

@@ -15,6 +15,8 @@ from jupyter_client.manager import AsyncKernelManager
 from matplotlib import font_manager  # noqa: F401  a first import of this fills a cache and says so: here, not in the notebook
 from nbclient import NotebookClient
 
+from tests.conftest import slurm_is_installed
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LOCAL = re.compile(r"(?<![\w.])(/(home|root|work|tmp|usr|opt|mnt|var|Users)/|tcp://|https?://|127\.0\.0\.1|localhost)|0x[0-9a-f]{8,}")
 
@@ -58,7 +60,9 @@ def test_there_are_notebooks() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_from_a_clean_kernel_as_stored(path: Path, tmp_path: Path) -> None:
+def test_runs_from_a_clean_kernel_as_stored(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if "SLURM" in path.read_text() and slurm_is_installed():
+        request.getfixturevalue("slurm")  # without it the notebook says that there is none
     stored = code_cells(nbformat.read(path, as_version=4))
     found = code_cells(executed(path, tmp_path))
     for cell in found:
