@@ -32,9 +32,9 @@ def users_modules(value: Any) -> set[str]:
     waiting = {name.partition(".")[0] for name in recorder.modules}
     while waiting:
         name = waiting.pop()
-        if name not in found and is_users(name):
+        if name not in found and is_users(name) and (sources := sources_of(name)):
             found.add(name)
-            waiting |= imported(sources_of(name).values())
+            waiting |= imported(sources.values())
     return found
 
 
