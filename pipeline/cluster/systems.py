@@ -6,8 +6,10 @@ import getpass
 import importlib
 import math
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Final
 
 import dask
@@ -54,7 +56,7 @@ class System:
     def classes(self) -> tuple[Any, Any]:
         """dask-jobqueue's cluster and job class. Raises ValueError without dask-jobqueue, FileNotFoundError without the queue's command."""
         try:
-            cluster = vars(importlib.import_module("dask_jobqueue"))[self.cluster]
+            cluster = vars(_dask_jobqueue())[self.cluster]
         except ModuleNotFoundError as error:
             raise ValueError(f"queue={self.name!r} needs dask-jobqueue ({error}): pip install 'dask-descent[hpc]'") from error
         if "job-directives-skip" not in dask.config.get(f"jobqueue.{self.name}", {}):  # lost with a dask.config.set
@@ -73,6 +75,16 @@ class System:
     def status_command(self, job_id: str) -> list[str]:
         """The words of `status`."""
         return self.status.format(id=job_id).split(" ")
+
+
+def _dask_jobqueue() -> ModuleType:
+    """The package. Where Ctrl-C was a KeyboardInterrupt it stays one: the import would have it end Python, or a notebook's kernel."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return importlib.import_module("dask_jobqueue")
+    finally:
+        if before is not None and signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
 
 
 def _account(name: str) -> Keywords:
