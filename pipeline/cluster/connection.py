@@ -18,7 +18,7 @@ from distributed.deploy import Cluster
 from distributed.utils import format_dashboard_link
 
 from pipeline.cluster.interrupts import quiet_logs
-from pipeline.cluster.network import is_here
+from pipeline.cluster.network import answers, is_here
 from pipeline.cluster.queue_jobs import Queue
 from pipeline.cluster.queues import scale_jobs
 from pipeline.cluster.schedulers import SECURE
@@ -60,7 +60,9 @@ class Connection:
             cluster.scale(n)
 
     def adapt(self, minimum: int, maximum: int) -> None:
-        """Let the number of workers follow the work. Raises ValueError where the cluster is not ours to scale."""
+        """Let the number of workers follow the work. Raises ValueError where the cluster is not ours to scale, and for a minimum of 0."""
+        if minimum < 1:
+            raise ValueError(f"adapt needs a minimum of at least 1, got {minimum}: a fit waits for a first worker before it has tasks")
         self._adaptive = self._scalable().adapt(minimum=minimum, maximum=maximum)
 
     def await_workers(self, n: int, timeout: float) -> None:
@@ -134,9 +136,13 @@ def dashboard(client: Client | None, queue: Queue | None) -> str | None:
     try:
         if queue is not None:
             return str(format_dashboard_link("localhost", queue.cluster.scheduler_info["services"]["dashboard"]))
-        return client.dashboard_link or None
+        link: str | None = client.dashboard_link or None
     except KeyError:  # a scheduler without one
         return None
+    place = urlsplit(link or "")
+    if place.hostname and place.port and is_here(place.hostname) and not answers(place.hostname, place.port):
+        return place._replace(netloc=f"localhost:{place.port}").geturl()  # it listens for this machine alone
+    return link
 
 
 def tunnel(address: str | None, link: str | None) -> str | None:

@@ -64,6 +64,15 @@ def free_port(host: str, low: int, high: int) -> int:
     raise ValueError(f'ports="{low}:{high}": none of them is free on {host}')
 
 
+def answers(host: str, port: int) -> bool:
+    """Whether something listens there, asked for half a second."""
+    try:
+        with socket.create_connection((host, port), 0.5):
+            return True
+    except OSError:
+        return False
+
+
 def speaks_tls(address: str) -> bool:
     """Whether a server at this Dask address answers a TLS handshake. Takes at most a few seconds."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

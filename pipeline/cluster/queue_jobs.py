@@ -84,6 +84,11 @@ class ReportingJob(ProcessInterface):
         return await call([word.removesuffix(" 2> /dev/null") for word in command], shell=shell)  # LSF's words would be lost there
 
 
+def is_listed(job_id: str, listing: str) -> bool:
+    """Whether a line begins with this job: 12, 12.server, Moab.12 or, for HTCondor, 12.0."""
+    return re.search(rf"^\s*(?:[A-Za-z][\w-]*\.)?{re.escape(job_id)}(?!\d)", listing, re.MULTILINE) is not None
+
+
 def reporting(job_class: Any) -> Any:
     """The job class with `ReportingJob` before it."""
     return type(job_class.__name__, (ReportingJob, job_class), {})
@@ -121,7 +126,7 @@ class Queue:
             if self.system.nothing is None or self.system.nothing not in str(error):
                 return {}
             listing = ""
-        listed = {name for name, job in jobs.items() if re.search(rf"(?<!\d){re.escape(str(job.job_id))}(?!\d)", listing)}
+        listed = {name for name, job in jobs.items() if is_listed(str(job.job_id), listing)}
         missing = jobs.keys() - listed - self.workers(jobs).keys()
         gone, self.suspects = missing & self.suspects, missing
         return {name: jobs[name] for name in gone}
@@ -138,7 +143,7 @@ class Queue:
             except CommandError as error:
                 answer = str(error)
             said.append(f"job {job.job_id}: " + "\n".join(answer.replace("|", " ").strip().splitlines()[-QUOTED_LINES:]))
-        return "\n".join(said)
+        return "\n".join(said) or "none is submitted yet"
 
     def log_tail(self, job_id: str) -> str:
         """The last lines that the job wrote."""

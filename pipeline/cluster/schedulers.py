@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import dask
-from distributed import Client, Security
+import distributed
+from distributed import Security
 
 from pipeline.cluster.network import speaks_tls
 from pipeline.cluster.security import CertificateError, InsecureConnectionError, is_complete
@@ -22,7 +23,7 @@ CERTIFICATES: Final = (
 )
 
 
-class CleanClient(Client):
+class Client(distributed.Client):
     """A client that, when it cannot start, is gone; Dask's own stays the current one after some errors, and every later fit would fail."""
 
     def start(self, **options: Any) -> None:
@@ -52,7 +53,7 @@ def open_client(address: str, security: Security | None, timeout: float, *, requ
     if address.startswith("tls://") and not loaded and not is_complete(security or Security(), "client"):
         raise InsecureConnectionError(f"{address} takes TLS only, and there are no certificates here; give {CERTIFICATES}")
     with _explained(address):
-        return CleanClient(address, security=security, timeout=timeout)
+        return Client(address, security=security, timeout=timeout)
 
 
 def check_secure(address: str) -> None:

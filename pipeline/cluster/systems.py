@@ -6,8 +6,10 @@ import getpass
 import importlib
 import math
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Final
 
 import dask
@@ -54,11 +56,9 @@ class System:
     def classes(self) -> tuple[Any, Any]:
         """dask-jobqueue's cluster and job class. Raises ValueError without dask-jobqueue, FileNotFoundError without the queue's command."""
         try:
-            cluster = vars(importlib.import_module("dask_jobqueue"))[self.cluster]
+            cluster = vars(dask_jobqueue())[self.cluster]
         except ModuleNotFoundError as error:
             raise ValueError(f"queue={self.name!r} needs dask-jobqueue ({error}): pip install 'dask-descent[hpc]'") from error
-        if "job-directives-skip" not in dask.config.get(f"jobqueue.{self.name}", {}):  # lost with a dask.config.set
-            importlib.import_module("dask_jobqueue.config").reconfigure()
         command = cluster.job_cls.submit_command.split()[0]
         if shutil.which(command) is None:
             raise FileNotFoundError(
@@ -73,6 +73,22 @@ class System:
     def status_command(self, job_id: str) -> list[str]:
         """The words of `status`."""
         return self.status.format(id=job_id).split(" ")
+
+
+def dask_jobqueue() -> ModuleType:
+    """The package, with its defaults in Dask's configuration, also where a `with dask.config.set(...)` took them along.
+
+    Where Ctrl-C was a KeyboardInterrupt it stays one: the import would have it end Python, or a notebook's kernel.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        package = importlib.import_module("dask_jobqueue")
+    finally:
+        if before is not None and signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
+    if any("job-directives-skip" not in dask.config.get(f"jobqueue.{name}", {}) for name in SYSTEMS):
+        importlib.import_module("dask_jobqueue.config").reconfigure()
+    return package
 
 
 def _account(name: str) -> Keywords:

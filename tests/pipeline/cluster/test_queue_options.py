@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import dask
-import dask_jobqueue
 import psutil
 import pytest
 
 from pipeline import connect
 from pipeline.cluster.network import check_interface, free_port, interfaces, is_here, scheduler_host
+from pipeline.cluster.queue_jobs import is_listed
 from pipeline.cluster.queue_options import JobPlan, QueueOptions, seconds
 from pipeline.cluster.queues import checked
-from pipeline.cluster.systems import SYSTEMS, find_system
+from pipeline.cluster.systems import SYSTEMS, dask_jobqueue, find_system
 from pipeline.sections import ConfigError
 
 pytestmark = pytest.mark.timeout(60)
@@ -48,8 +49,13 @@ WORKER = (
 )
 
 
+@pytest.fixture(autouse=True)
+def defaults() -> None:
+    dask_jobqueue()
+
+
 def job_class(system: str) -> Any:
-    return vars(dask_jobqueue)[find_system(system).cluster].job_cls
+    return vars(dask_jobqueue())[find_system(system).cluster].job_cls
 
 
 def script(system: str, gpu: bool = False, threads: int | None = None, **options: Any) -> str:
@@ -151,6 +157,12 @@ def test_what_cannot_be_is_refused_at_once(options: dict[str, Any], message: str
         script("slurm", **options)
 
 
+def test_without_dask_jobqueue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(ValueError, match=r"queue='slurm' needs dask-jobqueue .*: pip install 'dask-descent\[hpc\]'"):
+        connect(queue="slurm", cores=1, memory="1GB")
+
+
 def test_systems_that_do_not_know_an_option() -> None:
     with pytest.raises(ConfigError, match="htcondor has no partitions; leave partition out, or say where with directives"):
         script("htcondor", cores=1, memory="1GB", partition="long")
@@ -169,6 +181,25 @@ def test_systems_that_do_not_know_an_option() -> None:
 @pytest.mark.parametrize(("text", "expected"), [("01:30:00", 5400), ("2-00:00:10", 172810), ("2h", 7200), ("90 minutes", 5400)])
 def test_times(text: str, expected: int) -> None:
     assert seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("job_id", "line"),
+    [
+        ("123", "123|PENDING|Resources"),
+        ("123", "123.server      user     workq    dask-worker   5512   1   4   16gb 02:00 R 00:12"),
+        ("123", "    123 0.55500 dask-worke user         r     11/21/2026 12:12:12 all.q@node1    4"),
+        ("123", "123     user    PEND  normal     login1      -           dask-worker Nov 21 12:12"),
+        ("123", "123       R user     dask-worker"),
+        ("123", "Moab.123     user    Running     4     1:59:12  Sat Nov 21 12:12:12"),
+        ("123.0", " 123.0   user           11/21 12:12   0+00:00:12 R  0    0.0 sh -c"),
+    ],
+)
+def test_a_job_in_the_listing_of_its_queue(job_id: str, line: str) -> None:
+    listing = f"Job id  User  Queue\n-------\n{line}\n"
+    assert is_listed(job_id, listing)
+    for other in ("12", "23", "1", "4", "02", "12.0", "23.0"):  # parts of it, and other columns
+        assert not is_listed(other, listing)
 
 
 # -- the network ---------------------------------------------------------------------------------------------------------------------

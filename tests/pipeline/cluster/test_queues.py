@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -186,7 +187,9 @@ def test_a_cluster_that_adapts_is_left_to_itself(job: dict[str, Any]) -> None:
         assert connection.cluster is not None
         keeper = Keeper(connection._queue)  # type: ignore[arg-type]
         assert not keeper.idle
-        connection.adapt(0, 2)
+        with pytest.raises(ValueError, match="adapt needs a minimum of at least 1, got 0"):
+            connection.adapt(0, 2)
+        connection.adapt(1, 2)
         assert keeper.idle
         connection.scale(1)
         until(lambda: not keeper.idle)
@@ -240,6 +243,27 @@ def test_train_in_a_queue(job: dict[str, Any], tmp_path: Path) -> None:
     assert digests[0] == digests[1]
     done = subprocess.run([*command, "--cores", "2"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "'cores' is not known" in done.stderr
+
+
+def test_an_interrupt_while_jobs_wait_leaves_nothing(job: dict[str, Any], tmp_path: Path) -> None:
+    """In a process of its own: importing dask-jobqueue changes what Ctrl-C does, once."""
+    code = """if True:
+        import sys
+        from pipeline import connect
+        try:
+            connect(queue="slurm", cores=1, memory="500MB", directives=["--begin=now+1hour"], log_directory="logs")
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(pipeline.__file__).parents[1]),
+        "DASK_JOBQUEUE__SLURM__SHARED_TEMP_DIRECTORY": str(tmp_path / "shared"),
+    }
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    until(squeue)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == "interrupted\n" and process.returncode == 0
 
 
 def test_without_the_queue_s_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
