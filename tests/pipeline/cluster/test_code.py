@@ -21,6 +21,7 @@ from pipeline import Dataset, LogisticRegression, connect
 from pipeline.cluster.code import check_workers
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.modules import imported, users_modules
+from pipeline.cluster.security import make_certificates, tls_environment
 from pipeline.cluster.shipping import digest_of, look, sources_of
 from pipeline.cluster.versions import differences
 from tests.data import breast_cancer
@@ -65,10 +66,15 @@ def from_dask() -> Dataset:
     return Dataset.from_dask(da.from_array(X, chunks=(50, -1)), da.from_array(y, chunks=50))
 
 
-def test_workers_without_this_library(bare_python: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encrypted", [False, True], ids=["tcp", "tls"])
+def test_workers_without_this_library(bare_python: Path, cache: Path, tmp_path: Path, encrypted: bool) -> None:
     """From the command line; by address and by scheduler file; workers that join, machine code that stays."""
-    with command_line_cluster(bare_python, directory=tmp_path) as file:
-        with connect(scheduler_file=str(file)) as connection:
+    tls = make_certificates(tmp_path / "certificates") if encrypted else None
+    variables = {} if tls is None else tls_environment(tls)
+    options = () if tls is None else ("--protocol", "tls")
+    X, y = breast_cancer()
+    with command_line_cluster(bare_python, directory=tmp_path, options=options, variables=variables) as file:
+        with connect(scheduler_file=str(file), tls=tls, require_tls=encrypted) as connection:
             assert connection.client is not None
             connection.client.wait_for_workers(2, timeout=30)
             assert fit(from_arrays()) == here(from_arrays)
@@ -80,12 +86,12 @@ def test_workers_without_this_library(bare_python: Path, cache: Path, tmp_path: 
             connection.client.restart()  # new processes: they find code and machine code again
             assert fit(from_dask()) == here(from_dask)
             assert sorted(path.name for path in folder.rglob("*.nbc")) == machine_code
-            X, y = breast_cancer()
             model = LogisticRegression().fit(from_dask())
             np.testing.assert_array_equal(model.predict(da.from_array(X, chunks=(50, -1))).compute(), model.predict(X))
             assert model.score(from_dask()) == model.score(X, y)
             assert from_dask().X.sum().compute() == pytest.approx(X.sum())
-        with connect(json.loads(file.read_text())["address"]):
+        with connect(json.loads(file.read_text())["address"], tls=tls) as connection:
+            assert connection.encrypted == encrypted
             assert fit(from_dask()) == here(from_dask)
 
 
