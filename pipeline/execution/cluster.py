@@ -133,11 +133,13 @@ class ClusterExecutor(Executor):
         """Every now and then: see which workers there are and where the pieces are, and move some to whom they are better with."""
         if not resident.located:
             self.workers.wait(resident.futures)
-        elif time.monotonic() - resident.followed < FOLLOW_EVERY:
+        elif time.monotonic() < resident.follow_at:
             return
+        start = time.monotonic()
         threads = self.workers.threads()
         with resident.lock:
-            resident.followed = time.monotonic()
+            now = time.monotonic()
+            resident.follow_at = now + FOLLOW_EVERY * (1 + 50 * (now - start))  # of a thousand workers the scheduler has much to say
             changed = resident.seat(threads)
             if not resident.located and not any(future.status == "error" for future in resident.futures):
                 check_workers(self.client, threads)

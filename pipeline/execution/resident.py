@@ -30,8 +30,8 @@ class Resident:
     """numbers: of each piece, its groups; sizes: of each, on any scale; futures: they hold the pieces as Shards, each of which Dask, or
     the client, makes again when its worker dies. workers: of each thread; assigned: the pieces of each thread.
 
-    located: whether every piece is known to be where it is assigned, so that workers can be called; last_round: its seconds; followed:
-    when the threads that there are were last looked up. lock: for whoever changes what is assigned, while others' rounds go on.
+    located: whether every piece is known to be where it is assigned, so that workers can be called; last_round: its seconds; follow_at:
+    when to look up the threads that there are. lock: for whoever changes what is assigned, while others' rounds go on.
     """
 
     n_groups: int
@@ -44,7 +44,7 @@ class Resident:
     n_partials: int = field(init=False)
     located: bool = False
     last_round: float = np.inf
-    followed: float = -np.inf
+    follow_at: float = -np.inf
     speeds: Speeds = field(default_factory=Speeds)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
