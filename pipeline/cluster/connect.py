@@ -50,14 +50,42 @@ def connect(
     Without any of these the work stays in this process, whatever client is current. Objects that were given stay open.
     job: of a queue's jobs: jobs, cores, memory, walltime and so on, see `pipeline.cluster.queue_options.QueueOptions`.
     gpu: one worker, of one thread, for each GPU of this machine or of each job.
-    tls: a distributed.Security, a directory of `python -m pipeline certificates`, or True for temporary keys, with n_workers= and queue=,
-    which is encrypted by default; False turns that off. None: what Dask's configuration says. require_tls: refuse what is not encrypted.
+    tls: a distributed.Security, a directory of `python -m pipeline certificates`, or True for temporary keys of workers that are started
+    here. None: what Dask's configuration says; a queue= is encrypted then too, and with False is not. require_tls: refuse what is plain.
     timeout: seconds to wait for the scheduler and for the file that it writes, by default 10; for a queue's first worker, by default 600.
 
     Raises ValueError for arguments that are wrong or go not together (JobRefusedError when the queue refuses the jobs), TypeError for
     another object, OSError when no scheduler answers, FileNotFoundError when the file does not come, InsecureConnectionError and
     CertificateError for TLS on one side only or of two authorities, JobEndedError and QueueTimeoutError when a queue's workers do not come.
     """
+    _check(to, n_workers, scheduler_file, queue, gpu, tls, require_tls, job)
+    security = as_security(tls)
+    with ExitStack() as opening:  # closes the cluster when the client fails
+        if queue is not None:
+            used = None if tls is False else queue_security(security)
+            return _queue(_plan(queue, job, threads_per_worker, gpu), used, timeout or QUEUE_TIMEOUT, opening)
+        if n_workers is not None or gpu:
+            return _local(n_workers, threads_per_worker or 1, gpu, security or as_security(require_tls), opening)
+        if to is not None or scheduler_file is not None:
+            return _running(to, scheduler_file, security, require_tls, timeout or TIMEOUT, opening)
+        opening.enter_context(dask.config.set(scheduler="threads"))  # a client of the caller's would take the work
+        return Connection("this process", None, None, opening.pop_all())
+
+
+_KEYWORDS: Final = ("n_workers", "threads_per_worker", "scheduler_file", "queue", "gpu", "tls", "require_tls", "timeout")
+
+
+def _check(
+    to: Any,
+    n_workers: int | None,
+    scheduler_file: str | None,
+    queue: str | None,
+    gpu: bool,
+    tls: TLS,
+    require_tls: bool,
+    job: Mapping[str, Any],
+) -> None:
+    """Raise for arguments that go not together, before anything is started."""
     if sum(given is not None for given in (to, n_workers, scheduler_file, queue)) > 1:
         raise ValueError("give an address (or a Client or Cluster), n_workers=, scheduler_file= or queue=, not several of them")
     if not isinstance(to, str | Client | Cluster | None):
@@ -73,20 +101,6 @@ def connect(
         raise ValueError("tls=True makes temporary keys, which a running scheduler does not know; give the directory of its certificates")
     if tls is False and require_tls:
         raise ValueError("tls=False and require_tls=True contradict each other")
-    security = as_security(tls)
-    with ExitStack() as opening:  # closes the cluster when the client fails
-        if queue is not None:
-            used = None if tls is False else queue_security(security)
-            return _queue(_plan(queue, job, threads_per_worker, gpu), used, timeout or QUEUE_TIMEOUT, opening)
-        if n_workers is not None or (gpu and to is None and scheduler_file is None):
-            return _local(n_workers, threads_per_worker or 1, gpu, security or as_security(require_tls), opening)
-        if to is not None or scheduler_file is not None:
-            return _running(to, scheduler_file, security, require_tls, timeout or TIMEOUT, opening)
-        opening.enter_context(dask.config.set(scheduler="threads"))  # a client of the caller's would take the work
-        return Connection("this process", None, None, opening.pop_all())
-
-
-_KEYWORDS: Final = ("n_workers", "threads_per_worker", "scheduler_file", "queue", "gpu", "tls", "require_tls", "timeout")
 
 
 def _running(

@@ -13,6 +13,7 @@ from typing import Any, Final
 import dask
 import distributed
 from distributed import Security
+from distributed.comm import CommClosedError
 
 from pipeline.cluster.network import speaks_tls
 from pipeline.cluster.security import CertificateError, InsecureConnectionError, is_complete
@@ -81,7 +82,7 @@ def _explained(address: str) -> Iterator[None]:
             raise InsecureConnectionError(
                 f"the scheduler at {address} takes TLS only; connect to {secure} and give {CERTIFICATES}"
             ) from error
-        if any(isinstance(cause, ssl.SSLError) for cause in chain):
+        if address.startswith("tls://") and isinstance(error, CommClosedError | ssl.SSLError):  # it hung up in the handshake, or after
             raise CertificateError(f"{address} refused these certificates, of another authority than its own: {error}") from error
         if isinstance(error, AssertionError | TypeError):
             raise ConnectionError(f"{address} answered, but not as a Dask scheduler: {error!r}") from error

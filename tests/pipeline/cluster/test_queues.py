@@ -20,6 +20,7 @@ from distributed import Client
 
 import pipeline
 from pipeline import Dataset, LogisticRegression, connect
+from pipeline.cli import main
 from pipeline.cluster.keeper import Keeper
 from pipeline.cluster.queue_jobs import JobEndedError, JobRefusedError, QueueTimeoutError
 from pipeline.cluster.security import InsecureConnectionError
@@ -228,21 +229,22 @@ def test_each_process_sees_one_gpu_of_its_job(job: dict[str, Any]) -> None:
         assert [worker["nthreads"] for worker in connection.client.scheduler_info()["workers"].values()] == [1, 1]
 
 
-def test_train_in_a_queue(job: dict[str, Any], tmp_path: Path) -> None:
-    of_jobs = ["--cores", "1", "--memory", "500MB", "--walltime", "00:10:00", "--set", "cluster.log_directory=logs"]
-    command = [sys.executable, "-m", "pipeline", "train", "breast_cancer", "--quiet"]
+def test_train_in_a_queue(job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    of_jobs = ["--jobs", "2", "--cores", "1", "--memory", "500MB", "--walltime", "00:10:00", "--set", "cluster.log_directory=logs"]
+    train = ["train", "breast_cancer", "--quiet"]
     environment = os.environ | {
         "PYTHONPATH": str(Path(pipeline.__file__).parents[1]),
         "DASK_JOBQUEUE__SLURM__SHARED_TEMP_DIRECTORY": str(tmp_path / "shared"),
     }
-    digests = []
-    for where in (["--queue", "slurm", "--jobs", "2", *of_jobs], ["--in-process"]):
-        done = subprocess.run([*command, *where], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=80, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        digests.append(next(line for line in done.stdout.splitlines() if line.startswith("digest")))
-    assert digests[0] == digests[1]
-    done = subprocess.run([*command, "--cores", "2"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "'cores' is not known" in done.stderr
+    command = [sys.executable, "-m", "pipeline", *train, "--queue", "slurm", *of_jobs]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=80, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    monkeypatch.chdir(tmp_path)
+    assert main([*train, "--in-process"]) == 0
+    here = capsys.readouterr().out
+    assert next(line for line in here.splitlines() if line.startswith("digest")) in done.stdout
+    assert main([*train, "--cores", "2"]) == 2
+    assert "'cores' is not known" in capsys.readouterr().err
 
 
 def test_an_interrupt_while_jobs_wait_leaves_nothing(job: dict[str, Any], tmp_path: Path) -> None:
