@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -113,19 +114,20 @@ def held_back(pids: Sequence[int], shares: Sequence[float]) -> Iterator[None]:
 
 
 def hold_back(pids: Sequence[int], shares: Sequence[float], begun: Any, done: Any) -> None:
-    """Stop and continue processes until `done`."""
+    """Stop and continue processes until `done`: the first of them begins each period, the others follow evenly."""
+    events = []
+    for i, (pid, share) in enumerate(zip(pids, shares, strict=True)):
+        begin = i / len(pids)
+        events += [(begin, pid, signal.SIGCONT), ((begin + share) % 1, pid, signal.SIGSTOP)]
+    start = time.perf_counter()
     begun.set()
-    running = dict.fromkeys(pids, True)
-    begin = time.perf_counter()
     try:
-        while not done.is_set():
-            now = (time.perf_counter() - begin) / PERIOD
-            for i, (pid, share) in enumerate(zip(pids, shares, strict=True)):
-                wanted = (now + i / len(pids)) % 1 < share
-                if wanted != running[pid]:
-                    os.kill(pid, signal.SIGCONT if wanted else signal.SIGSTOP)
-                    running[pid] = wanted
-            time.sleep(PERIOD / 100)
+        for period in itertools.count():
+            for moment, pid, what in sorted(events):
+                time.sleep(max(0.0, start + (period + moment) * PERIOD - time.perf_counter()))
+                os.kill(pid, what)
+            if done.is_set():
+                return
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
