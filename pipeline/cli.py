@@ -16,12 +16,13 @@ from typing import Any, Final, get_args
 
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.interrupts import imports_done
+from pipeline.cluster.queue_options import parse_memory
 from pipeline.cluster.systems import SYSTEMS
 from pipeline.config import bundled_jobs, read_job
 from pipeline.jobs.pixels import Format, make_pixels
 from pipeline.models.model_files import MODEL_FILE, load_model
 from pipeline.models.predictions import predict_files
-from pipeline.planning import make_plan, parse_memory, plan_text
+from pipeline.planning import make_plan, plan_text
 from pipeline.progress import RoundProgress
 from pipeline.runs import Metrics, run_job
 from pipeline.submission.commands import ADD_COMMANDS

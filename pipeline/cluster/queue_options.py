@@ -39,6 +39,16 @@ def seconds(text: str) -> int:
     return round(given)
 
 
+def parse_memory(text: str) -> int:
+    """Bytes of a size as Dask reads it, "16GB" or "512MiB". Raises ValueError for anything else."""
+    try:
+        if re.search("[A-Za-z]", text) and (found := int(parse_bytes(text))) > 0:
+            return found
+    except ValueError:
+        pass
+    raise ValueError(f"memory must be a size such as 4GB or 512MiB, got {text!r}")
+
+
 def port_range(text: str) -> tuple[int, int]:
     """Of "40000:40100". Raises ValueError when it holds fewer than five ports."""
     first, _, last = text.partition(":")
@@ -48,7 +58,7 @@ def port_range(text: str) -> tuple[int, int]:
     return ports
 
 
-Size: TypeAlias = Annotated[str, Rule('a size such as "16GB"', _reads(lambda text: re.search("[A-Za-z]", text) and parse_bytes(text) > 0))]
+Size: TypeAlias = Annotated[str, Rule('a size such as "16GB"', _reads(parse_memory))]
 Time: TypeAlias = Annotated[str, Rule('a time such as "01:30:00" or "90 minutes"', _reads(seconds))]
 Ports: TypeAlias = Annotated[str, Rule('a range of at least five ports, such as "40000:40100"', _reads(port_range))]
 

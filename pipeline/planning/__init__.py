@@ -1,6 +1,6 @@
 """What a job would take on a cluster, from a short probe in this process: `python -m pipeline plan`."""
 
 from pipeline.planning.plan import Plan, PlanError, make_plan
-from pipeline.planning.text import parse_memory, plan_text
+from pipeline.planning.text import plan_text
 
-__all__ = ["Plan", "PlanError", "make_plan", "parse_memory", "plan_text"]
+__all__ = ["Plan", "PlanError", "make_plan", "plan_text"]

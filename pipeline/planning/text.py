@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dask.utils import parse_bytes
-
 from pipeline.planning.plan import Plan, duration, parts_of, size
 
 
@@ -27,11 +25,3 @@ def plan_text(plan: Plan) -> str:
         "scales to": f"{plan.scales_to} job{'s' * (plan.scales_to > 1)}: {plan.scaling_limit}",
     }
     return "\n".join(f"{name:17}{text}" for name, text in lines.items())
-
-
-def parse_memory(text: str) -> int:
-    """Bytes of a size as Dask writes them. Raises ValueError."""
-    try:
-        return int(parse_bytes(text))
-    except ValueError as error:
-        raise ValueError(f"memory must be a size such as 4GB or 512MiB, got {text!r}") from error

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from dask.utils import parse_bytes
-
+from pipeline.cluster.queue_options import parse_memory, seconds
 from pipeline.cluster.security import make_certificates
 from pipeline.config import Job, read_job
 from pipeline.submission.records import SCHEDULER_FILE, SUBMITTED_FILE, Log, log_file
@@ -31,7 +30,7 @@ def add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("--cores", type=int, default=1, metavar="C", help="threads of each worker (default: 1)")
     command.add_argument("--memory", default="4GiB", metavar="M", help="memory of each worker (default: 4GiB)")
     command.add_argument("--gpus", type=int, default=0, metavar="G", help="GPUs of each worker (default: 0)")
-    command.add_argument("--walltime", metavar="TIME", help="HH:MM:SS, D-HH:MM:SS or minutes (default: the partition's)")
+    command.add_argument("--walltime", metavar="TIME", help="HH:MM:SS, D-HH:MM:SS, or 2h (default: the partition's)")
     command.add_argument("--account", metavar="A", help="whom to charge")
     command.add_argument("--partition", metavar="P", help="where to run")
     command.add_argument(
@@ -114,15 +113,15 @@ def batch_job(arguments: argparse.Namespace) -> tuple[Job, BatchJob]:
 def resources(arguments: argparse.Namespace) -> Resources:
     """What to ask for. Raises ValueError for what cannot be."""
     try:
-        memory = parse_bytes(arguments.memory)
-    except ValueError as error:
-        raise ValueError(f"--memory must be a size, 4GiB or 16000MB for instance, got {arguments.memory!r}") from error
+        walltime = None if arguments.walltime is None else seconds(arguments.walltime)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"--walltime must be a time, 01:30:00 or 90m for instance, got {arguments.walltime!r}") from error
     return Resources(
         jobs=arguments.jobs,
         cores=arguments.cores,
-        memory=memory,
+        memory=parse_memory(arguments.memory),
         gpus=arguments.gpus,
-        walltime=arguments.walltime,
+        walltime=walltime,
         account=arguments.account,
         partition=arguments.partition,
         directives=tuple(arguments.directive),

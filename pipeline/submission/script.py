@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.cluster.security import tls_environment
+from pipeline.cluster.systems import clock
 from pipeline.submission.records import SCHEDULER_FILE, TLS_DIRECTORY, log_file
 
 MIB: Final = 2**20
 LEAST_MEMORY: Final = 512 * MIB  # what the scheduler and the training need beside a single worker
 WORKER_SHARE: Final = 0.9  # the rest is for nannies, and on the first node for the scheduler and the training
 BODY: Final = (resources.files("pipeline.submission") / "batch.sh").read_text()
-WALLTIME: Final = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """What the queue is asked for.
 
-    jobs: workers; cores: threads of each; memory: bytes of each; gpus: of each; walltime: as SLURM writes it, minutes, [D-]HH:MM:SS, or
+    jobs: workers; cores: threads of each; memory: bytes of each; gpus: of each; walltime: seconds, or
     None for the partition's default; directives: further #SBATCH options.
     Raises ValueError, naming the option, for what cannot be.
     """
@@ -32,7 +32,7 @@ class Resources:
     cores: int = 1
     memory: int = 4096 * MIB
     gpus: int = 0
-    walltime: str | None = None
+    walltime: int | None = None
     account: str | None = None
     partition: str | None = None
     directives: tuple[str, ...] = ()
@@ -43,8 +43,6 @@ class Resources:
                 raise ValueError(f"--{option} must be at least {least}, got {given}")
         if self.memory < LEAST_MEMORY:
             raise ValueError(f"--memory is each worker's, 4GiB or 16000MB for instance, at least 512MiB; got {self.memory} bytes")
-        if self.walltime is not None and not WALLTIME.fullmatch(self.walltime):
-            raise ValueError(f"--walltime must be minutes, HH:MM:SS or D-HH:MM:SS, got {self.walltime!r}")
         for directive in self.directives:
             if not directive.startswith("-"):
                 raise ValueError(f"--directive takes an option of sbatch, --directive=--constraint=ib for instance, got {directive!r}")
@@ -114,7 +112,7 @@ def options(job: BatchJob) -> list[str]:
         f"--mem-per-cpu={-(-asked.memory // (asked.cores * MIB))}M",
     ]
     found += [f"--gpus-per-task={asked.gpus}"] if asked.gpus else []
-    found += [f"--time={asked.walltime}"] if asked.walltime else []
+    found += [f"--time={clock(asked.walltime)}"] if asked.walltime else []
     found += [f"--account={sbatch_quoted(asked.account)}"] if asked.account else []
     found += [f"--partition={sbatch_quoted(asked.partition)}"] if asked.partition else []
     return [*found, *asked.directives]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipeline.cluster.queue_jobs import JobRefusedError
+
 ANSWER_SECONDS: Final = 30.0  # SLURM's own commands wait for minutes for a controller that is down
 SETTLING_SECONDS: Final = 3.0
 ENDED: Final = frozenset(
@@ -24,10 +26,6 @@ NEVER: Final = frozenset(
         *("PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"),
     )
 )
-
-
-class JobRefusedError(ValueError):
-    """The queue does not take the job; the message has the queue's own words."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from pipeline.submission.status import ACTIVE, RunStatus, run_status
 
 pytestmark = pytest.mark.timeout(120)
 REPOSITORY = Path(pipeline.__file__).parents[1]
-SMALL = ("--jobs", "2", "--memory", "512MiB", "--walltime", "10")
+SMALL = ("--jobs", "2", "--memory", "512MiB", "--walltime", "00:10:00")
 # gradient descent on classes that can be told apart has no end within minutes
 ENDLESS = ("estimator.solver=gradient-descent", "estimator.C=1e6", "estimator.tol=0", "estimator.max_iter=100_000_000")
 
@@ -214,7 +214,7 @@ def test_a_run_that_slurm_kills_for_its_memory_has_failed(here: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_run_that_has_no_time_left_is_out_of_time(here: Path) -> None:
-    assert main(["submit", "digits", *(word for change in ENDLESS for word in ("--set", change)), *SMALL[:4], "--walltime", "1"]) == 0
+    assert main(["submit", "digits", *(word for change in ENDLESS for word in ("--set", change)), *SMALL[:4], "--walltime", "1m"]) == 0
     status = until(Path("runs/digits"), lambda status: status.state not in ACTIVE, 200)
     assert status.state == "out of time"
     assert json.loads(Path("runs/digits/ended.json").read_text())["exit_status"] == 143
@@ -227,7 +227,7 @@ def test_what_slurm_refuses_is_told_in_its_words_and_leaves_nothing(here: Path, 
             (["--memory", "4000GiB"], "SLURM refuses the job: Memory specification can not be satisfied"),
             (["--partition", "nowhere"], "invalid partition specified: nowhere"),
             (["--directive=--constraint=ib"], "Invalid feature specification"),
-            (["--partition", "short", "--walltime", "60"], "SLURM would let the job wait for ever: PartitionTimeLimit"),
+            (["--partition", "short", "--walltime", "1h"], "SLURM would let the job wait for ever: PartitionTimeLimit"),
         ):
             start = time.monotonic()
             assert main(["submit", "breast_cancer", *arguments]) == 2
