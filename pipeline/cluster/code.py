@@ -2,98 +2,116 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from distributed import Client
 
 from pipeline.cluster.identity import VersionMismatchError
-from pipeline.cluster.modules import users_modules
-from pipeline.cluster.shipping import Found, ModuleForWorkers, digest_of, look, put_on_scheduler, sources_of
+from pipeline.cluster.modules import own_sources, users_modules
+from pipeline.cluster.shipping import Found, Look, ModuleForWorkers, Sources, digest_of, look, put_on_scheduler
 from pipeline.cluster.versions import compare_versions, some
 from tasks.direct import prepare_worker
 from tasks.fingerprint import numeric_digest
 
-OURS: Final = "tasks"
+TASKS: Final = "tasks"
 
 
 @dataclass(eq=False)
 class Known:
-    """What one client knows of its cluster: the workers that were looked at, and the modules that they must have."""
+    """What one client knows of its cluster: the workers that were looked at, those among them that cannot be used, and the user's modules
+    that all must have, by their digests."""
 
     workers: set[str] = field(default_factory=set)
-    modules: set[str] = field(default_factory=lambda: {OURS})
+    unusable: set[str] = field(default_factory=set)
+    modules: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 _known: WeakKeyDictionary[Client, Known] = WeakKeyDictionary()
 
 
-def check_workers(client: Client, workers: Iterable[str]) -> None:
-    """Compare the workers at these addresses with this process, send them the code that they lack, and make them ready for calls, each
-    once. Workers that join later get that code, too.
+def usable_workers(client: Client, workers: Sequence[str], *, late: bool = False) -> list[str]:
+    """Those of these addresses (of worker threads) that can be used: each worker is compared with this process once, gets the code that
+    it lacks, and is made ready for calls. Workers that join later get that code, too.
 
-    Raises VersionMismatchError, listing what differs; warns when their CPUs give other bits.
+    Raises VersionMismatchError, listing what differs; late: warns instead, and leaves workers that joined a running fit out. Warns of
+    workers whose CPUs give other bits.
     """
     known = _known.setdefault(client, Known())
     with known.lock:
-        new = sorted(set(workers) - known.workers)
-        if not new:
-            return
-        compare_versions(client, new)
-        supply(client, new, known.modules)
-        digests = ask(client, prepare_worker, new)
-        known.workers |= digests.keys()
+        new = sorted(set(workers) - known.workers - known.unusable)
+        if new:
+            for some_new in [[worker] for worker in new] if late else [new]:
+                try:
+                    _compare(client, known, some_new)
+                except VersionMismatchError as error:
+                    if not late:
+                        raise
+                    known.unusable |= set(some_new)
+                    warnings.warn(f"a worker that joined cannot be used: {error}", stacklevel=2)
+    return [worker for worker in workers if worker not in known.unusable]
+
+
+def _compare(client: Client, known: Known, new: list[str]) -> None:
+    compare_versions(client, new)
+    users = users_modules(known.modules)
+    supply(client, new, {TASKS: own_sources(TASKS), **users})
+    digests = ask(client, prepare_worker, new)
+    known.workers |= digests.keys()
     own = numeric_digest()
     other = [worker for worker, digest in digests.items() if digest != own]
     if other:
         warnings.warn(
             f"{some(other)}: the CPU or BLAS there rounds differently from this process's; results will not be bit-identical",
-            stacklevel=2,
+            stacklevel=3,
         )
 
 
-def send_users_modules(client: Client, value: Any) -> None:
-    """Send the user's own modules that `value` needs to be unpickled and run (a loss, a function that makes partitions) to workers that
-    lack them, or have other ones."""
+def send_users_modules(client: Client, names: Iterable[str]) -> None:
+    """Send those of these modules that are the user's own (a loss, a function that makes partitions) to workers that lack them, or have
+    other ones: an older one, after a reload here."""
+    modules = users_modules(names)
+    if not modules:
+        return
     known = _known.setdefault(client, Known())
-    names = users_modules(value)
+    digests = {module: digest_of(sources) for module, sources in modules.items()}
     with known.lock:
-        new = names - known.modules
+        new = {module: modules[module] for module in modules if known.modules.get(module) != digests[module]}
         if new:
             supply(client, sorted(known.workers), new)
-            known.modules |= new
+            known.modules |= {module: digests[module] for module in new}
 
 
-def supply(client: Client, workers: Sequence[str], modules: Collection[str]) -> None:
+def supply(client: Client, workers: Sequence[str], modules: Mapping[str, Sources]) -> None:
     """Send what some of these workers, or the scheduler, lack. Raises VersionMismatchError for a worker that has another `tasks`."""
-    sources = {module: own_sources(module) for module in modules}
-    digests = {module: digest_of(sources[module]) for module in modules}
+    digests = {module: digest_of(sources) for module, sources in modules.items()}
     lacking = set()
     for worker, found in ask(client, look, workers, sorted(modules)).items():
-        differ = {module for module in modules if found[module].digest != digests[module]}
-        if OURS in differ and found[OURS].digest is not None:
-            raise VersionMismatchError(f"worker {worker} {other_tasks(found[OURS])}")
+        differ = lacking_there(found, digests)
+        if TASKS in differ and found.modules[TASKS].digest is not None:
+            raise VersionMismatchError(f"worker {worker} {other_tasks(found.modules[TASKS])}")
         lacking |= differ
     for module in sorted(lacking):
-        plugin = ModuleForWorkers(module, sources[module], first=module != OURS)
-        client.register_plugin(plugin, name=f"dask-descent-{module}-{digests[module][:12]}")
+        plugin = ModuleForWorkers(module, modules[module], first=module != TASKS)
+        client.register_plugin(plugin, name=f"dask-descent-{module}")
     with suppress(TypeError, ValueError):  # a scheduler that runs no functions
-        there = client.run_on_scheduler(look, sorted(modules))
-        for module in [module for module in sorted(modules) if there[module].digest != digests[module]]:
-            client.run_on_scheduler(put_on_scheduler, module, dict(sources[module]), module != OURS)
+        for module in sorted(lacking_there(client.run_on_scheduler(look, sorted(modules)), digests)):
+            client.run_on_scheduler(put_on_scheduler, module, dict(modules[module]), module != TASKS)
 
 
-@cache
-def own_sources(module: str) -> Mapping[str, bytes]:
-    """Of a module imported here, as it was when first asked for."""
-    return sources_of(module)
+def lacking_there(found: Look, digests: Mapping[str, str]) -> set[str]:
+    """Modules that the process lacks, or has otherwise. This process itself lacks nothing."""
+    if found.process == (socket.gethostname(), os.getpid()):
+        return set()
+    return {module for module, digest in digests.items() if found.modules[module].digest != digest}
 
 
 def other_tasks(found: Found) -> str:

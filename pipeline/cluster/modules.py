@@ -1,4 +1,4 @@
-"""Which modules of the user's own a round needs: those that its objects come from, and that no package manager would install."""
+"""Which modules of the user's own a round needs: those that its objects come from, and that no package manager installed."""
 
 from __future__ import annotations
 
@@ -15,34 +15,26 @@ from typing import Any, Final
 
 import cloudpickle
 
-from pipeline.cluster.shipping import sources_of
+from pipeline.cluster.shipping import Sources, reloaded, sources_of, specs_of
 
-OURS: Final = ("tasks", "pipeline", "__main__")
+NEVER_SENT: Final = ("tasks", "pipeline", "__main__")
+
+_sources: dict[str, tuple[dict[str, Any], Sources]] = {}
 
 
-def users_modules(value: Any) -> set[str]:
-    """Top-level names of the modules that the workers need to unpickle this and to run what it imports; without those of this library, of
-    the standard library, and of installed packages. {} for what cannot be pickled here: Dask has ways of its own."""
-    recorder = _Recorder()
-    try:
+def dumps(value: Any) -> tuple[bytes, frozenset[str]]:
+    """A pickle, and the top-level names of the modules that unpickling it imports."""
+    with io.BytesIO() as file:
+        recorder = _Recorder(file)
         recorder.dump(value)
-    except Exception:  # noqa: BLE001  whatever it is, the round itself will raise it, or not
-        return set()
-    found: set[str] = set()
-    waiting = {name.partition(".")[0] for name in recorder.modules}
-    while waiting:
-        name = waiting.pop()
-        if name not in found and is_users(name) and (sources := sources_of(name)):
-            found.add(name)
-            waiting |= imported(sources.values())
-    return found
+        return file.getvalue(), frozenset(name.partition(".")[0] for name in recorder.modules)
 
 
 class _Recorder(cloudpickle.Pickler):
-    """Notes the modules of all classes and functions that it meets; arrays are not copied."""
+    """Notes the modules of all classes and functions that it meets."""
 
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO(), protocol=5, buffer_callback=lambda buffer: None)
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=5)
         self.modules: set[str] = set()
 
     def reducer_override(self, obj: Any) -> Any:
@@ -51,13 +43,35 @@ class _Recorder(cloudpickle.Pickler):
         return super().reducer_override(obj)
 
 
+def users_modules(names: Iterable[str]) -> dict[str, Sources]:
+    """The sources of those of these modules that are the user's, and of what they import that is."""
+    found: dict[str, Sources] = {}
+    waiting = set(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and is_users(name) and (sources := own_sources(name)):
+            found[name] = sources
+            waiting |= imported(content for relative, content in sources.items() if relative.endswith(".py"))
+    return found
+
+
+def own_sources(name: str) -> Sources:
+    """Of a module imported here, as they were when it was first asked for, or when it was last reloaded: what this process runs."""
+    specs = specs_of(name)
+    before, sources = _sources.get(name, ({}, {}))
+    if not sources or reloaded(before, specs):
+        sources = sources_of(name)
+        _sources[name] = (specs, sources)
+    return sources
+
+
 def imported(sources: Iterable[bytes]) -> set[str]:
     """Top-level names that these files import."""
     names: set[str] = set()
     for source in sources:
         try:
             tree = ast.parse(source)
-        except SyntaxError:
+        except (SyntaxError, ValueError):
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
@@ -67,14 +81,18 @@ def imported(sources: Iterable[bytes]) -> set[str]:
     return names
 
 
-@cache
 def is_users(name: str) -> bool:
-    """Whether a top-level module is a file or package of the user's, imported here, and not installed."""
+    """Whether a top-level module is a file or package of the user's, imported here, and not copied to where packages are installed."""
     module = sys.modules.get(name)
-    if module is None or name in OURS or name in sys.stdlib_module_names:
+    if module is None or name in NEVER_SENT or name in sys.stdlib_module_names:
         return False
     places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
-    files = [Path(place).resolve() for place in places if place]
+    return _is_users_place(tuple(str(place) for place in places if place))
+
+
+@cache
+def _is_users_place(places: tuple[str, ...]) -> bool:
+    files = [Path(place).resolve() for place in places]
     return bool(files) and not any(file.is_relative_to(folder) for file in files for folder in installed_folders())
 
 

@@ -19,7 +19,7 @@ from pipeline.cluster.queue_jobs import Queue, await_workers, reporting
 from pipeline.cluster.queue_options import JobPlan
 from pipeline.cluster.security import configured, with_worker_files
 from pipeline.cluster.systems import Keywords
-from pipeline.execution.workers import WAIT_FOR_WORKERS
+from pipeline.cluster.workers import WAIT_FOR_WORKERS
 from pipeline.sections import ConfigError
 
 PRIVATE: Final = "~/.dask-descent"

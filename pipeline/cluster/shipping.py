@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import socket
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, Final, NamedTuple
 
 import cloudpickle
 from distributed import WorkerPlugin
@@ -22,29 +24,50 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 Sources = Mapping[str, bytes]
 """Of a module: path relative to the folder that it is imported from -> content."""
+MOST_BYTES: Final = 64 << 20
+NOTES: Final = "_dask_descent_modules"
+"""Of a process, as a module, because functions that are sent by value have no globals that stay."""
 
 
 class Found(NamedTuple):
-    """What an import of a module would find: the digest of its sources, None for nothing, and its place."""
+    """What a module is in a process: the digest of its sources, None when there is none, and its place."""
 
     digest: str | None
     place: str
 
 
+class Look(NamedTuple):
+    """What `look` found, and in which process: its host and number."""
+
+    process: tuple[str, int]
+    modules: dict[str, Found]
+
+
 def sources_of(name: str) -> dict[str, bytes]:
-    """The files of a module, or of a package with all that is below it; {} when there is none that could be read."""
+    """The file of a module, or all files of a package; {} when there is none that could be read.
+
+    Raises ValueError for a package of more than 64 MiB.
+    """
     try:
         spec = find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return {}
     if spec is None:
         return {}
-    if spec.submodule_search_locations:
-        roots = [Path(place) for place in spec.submodule_search_locations]
-        files = {path.relative_to(root.parent).as_posix(): path for root in reversed(roots) for path in sorted(root.rglob("*.py"))}
-    else:
-        files = {Path(spec.origin).name: Path(spec.origin)} if spec.origin and spec.origin.endswith(".py") else {}
+    files: dict[str, Path] = {}
+    if not spec.submodule_search_locations:
+        origin = Path(spec.origin or "")
+        files = {origin.name: origin} if origin.suffix == ".py" else {}
+    for root in map(Path, reversed(list(spec.submodule_search_locations or ()))):
+        files |= {path.relative_to(root.parent).as_posix(): path for path in sorted(root.rglob("*")) if is_source(path)}
+    if (size := sum(path.stat().st_size for path in files.values() if path.is_file())) > MOST_BYTES:
+        raise ValueError(f"package {name} has {size >> 20} MiB, too much to send; install it where the workers run")
     return {relative: path.read_bytes() for relative, path in files.items() if path.is_file()}
+
+
+def is_source(path: Path) -> bool:
+    """Whether a file of a package belongs to it: data and extension modules do, caches and hidden files do not."""
+    return path.is_file() and path.suffix not in (".pyc", ".nbi", ".nbc") and not any(part.startswith(".") for part in path.parts[-3:])
 
 
 def digest_of(sources: Sources) -> str:
@@ -56,24 +79,51 @@ def digest_of(sources: Sources) -> str:
     return digest.hexdigest()
 
 
-def look(names: Sequence[str]) -> dict[str, Found]:
-    """What imports of these modules find in this process."""
+def specs_of(name: str) -> dict[str, Any]:
+    """Of the module and all below it that are imported here: others after a reload."""
+    loaded = [(each, module) for each, module in list(sys.modules.items()) if each.partition(".")[0] == name]
+    return {each: getattr(module, "__spec__", None) for each, module in loaded}
+
+
+def reloaded(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether any of these modules was imported anew, or is gone."""
+    return any(now.get(name) is not spec for name, spec in before.items())
+
+
+def notes() -> Any:
+    """What this process remembers: `digests` {module: (specs, digest)} of what it imported, `roots` {module: folder} of what was sent."""
+    if NOTES not in sys.modules:
+        made: Any = ModuleType(NOTES)
+        made.digests, made.roots = {}, {}
+        sys.modules[NOTES] = made
+    return sys.modules[NOTES]
+
+
+def look(names: Sequence[str]) -> Look:
+    """What these modules are in this process. What is imported counts, as its files were when it was first looked at, not what they are
+    now."""
     importlib.invalidate_caches()
     found = {}
     for name in names:
-        sources = sources_of(name)
-        spec = find_spec(name) if sources else None
-        found[name] = Found(digest_of(sources) if sources else None, str(spec.origin) if spec else "")
-    return found
+        specs, (before, digest) = specs_of(name), notes().digests.get(name, ({}, None))
+        if digest is None or reloaded(before, specs):
+            sources = sources_of(name)
+            digest = digest_of(sources) if sources else None
+        if specs:
+            notes().digests[name] = (specs, digest)
+        spec = find_spec(name) if digest is not None else None
+        found[name] = Found(digest, str(spec.origin) if spec else "")
+    return Look((socket.gethostname(), os.getpid()), found)
 
 
-def put(module: str, sources: Sources, first: bool, scratch: Path) -> None:
+def put(module: str, sources: Sources, first: bool, scratch: Callable[[], Path]) -> None:
     """Write the files where this process imports them from. first: before what is installed, and instead of what was imported already.
 
     The folder is the user's own, named by the digest, and stays: machine code that numba keeps there is found again. Without a home that
-    can be written, it is in `scratch`. Raises OSError where neither can be.
+    can be written, it is in `scratch()`. Raises OSError where neither can be.
     """
-    root = folder(digest_of(sources), scratch)
+    digest = digest_of(sources)
+    root = folder(digest, scratch)
     for relative, content in sources.items():
         path = root / relative
         if not path.is_file() or path.read_bytes() != content:
@@ -82,25 +132,40 @@ def put(module: str, sources: Sources, first: bool, scratch: Path) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
             Path(beside).replace(path)  # other processes of this machine may read it at this moment
-    if str(root) not in sys.path:
-        sys.path.insert(0 if first else len(sys.path), str(root))
+    for old in (notes().roots.get(module), str(root)):
+        if old in sys.path:
+            sys.path.remove(old)
+    notes().roots[module] = str(root)
+    sys.path.insert(0 if first else len(sys.path), str(root))
     importlib.invalidate_caches()
-    for name in [name for name in sys.modules if first and name.partition(".")[0] == module]:
-        if not str(getattr(sys.modules[name], "__file__", "")).startswith(str(root)):
+    if first and notes().digests.pop(module, ({}, None))[1] != digest:
+        for name in [name for name in sys.modules if name.partition(".")[0] == module]:
             del sys.modules[name]
 
 
-def folder(digest: str, scratch: Path) -> Path:
-    """The first of the two places that can be written."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    for root in (Path(cache) / "dask-descent" / digest, scratch / f"dask-descent-{digest}"):
+def folder(digest: str, scratch: Callable[[], Path]) -> Path:
+    """In the user's cache, or where that is not theirs alone, or cannot be written, in `scratch()`."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    for root in private_folders(cache, scratch):
         try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for each in (root, root / digest):
+                each.mkdir(exist_ok=True, mode=0o700)
+            states = [each.stat() for each in (root, root / digest)]
         except OSError:  # no home on this node
             continue
-        if os.access(root, os.W_OK):
-            return root
-    raise OSError(f"neither {cache} nor {scratch} can be written, to put modules there that the client sends")
+        if all(state.st_uid == os.getuid() and not state.st_mode & 0o022 for state in states) and os.access(root / digest, os.W_OK):
+            return root / digest
+    raise OSError(f"there is no folder under {cache}, nor for scratch, that is this user's alone, to put modules that the client sends")
+
+
+def private_folders(cache: Path, scratch: Callable[[], Path]) -> Iterator[Path]:
+    """Where folders of modules may be, best first."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        yield cache / "dask-descent"
+    except OSError:
+        pass
+    yield scratch() / "dask-descent"
 
 
 class ModuleForWorkers(WorkerPlugin):
@@ -112,9 +177,9 @@ class ModuleForWorkers(WorkerPlugin):
         self.first = first
 
     def setup(self, worker: Any) -> None:
-        put(self.module, self.sources, self.first, Path(worker.local_directory))
+        put(self.module, self.sources, self.first, lambda: Path(worker.local_directory))
 
 
 def put_on_scheduler(module: str, sources: Sources, first: bool) -> None:
     """The scheduler unpickles the graphs of lazy predictions."""
-    put(module, sources, first, Path(tempfile.mkdtemp(prefix="dask-descent-")))
+    put(module, sources, first, lambda: Path(tempfile.mkdtemp(prefix="dask-descent-")))

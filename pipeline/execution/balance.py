@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
+
+import numpy as np
 
 ROUNDS: Final = 5
 """Speeds are medians over this many rounds, and not known before FEWEST."""
@@ -32,10 +34,13 @@ class Speeds:
         if max(seconds, default=0.0) < LEAST or min(seconds) <= 0 or min(sizes) <= 0:
             return
         mean = sum(sizes) / sum(seconds)
-        rates = [size / time for size, time in zip(sizes, seconds, strict=True)]
-        for worker, rate in zip(workers, rates, strict=True):
-            self._recent[worker].append(rate / mean)
-        self.lost += max(seconds) - sum(sizes) / sum(rates)
+        done: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for worker, size, time in zip(workers, sizes, seconds, strict=True):
+            done[worker][0] += size
+            done[worker][1] += time
+        for worker, (size, time) in done.items():  # of all threads of a worker together: a round is one observation
+            self._recent[worker].append(size / time / mean)
+        self.lost += max(seconds) - sum(sizes) / sum(size / time for size, time in zip(sizes, seconds, strict=True))
 
     def known(self, workers: Sequence[str]) -> bool:
         """Whether there is something to go by."""
@@ -54,31 +59,57 @@ class Speeds:
         self.lost = 0.0
 
 
-def balanced(assigned: Sequence[Sequence[int]], sizes: Sequence[float], speeds: Sequence[float]) -> list[list[int]]:
+class Room(NamedTuple):
+    """workers: of each thread; n_bytes: of each piece; limits: bytes of pieces that a worker should hold at most."""
+
+    workers: Sequence[str]
+    n_bytes: Sequence[float]
+    limits: Mapping[str, float]
+
+    def left(self, assigned: Sequence[Sequence[int]]) -> dict[str, float]:
+        """Bytes that each worker could take besides what it has."""
+        left = {worker: self.limits.get(worker, np.inf) for worker in self.workers}
+        for worker, pieces in zip(self.workers, assigned, strict=True):
+            left[worker] -= sum(self.n_bytes[piece] for piece in pieces)
+        return left
+
+    def fits(self, piece: int, source: int, target: int, left: Mapping[str, float]) -> bool:
+        """Whether a piece can go from one thread to another."""
+        same = self.workers[source] == self.workers[target]
+        return same or self.n_bytes[piece] <= left[self.workers[target]]
+
+
+def balanced(
+    assigned: Sequence[Sequence[int]], sizes: Sequence[float], speeds: Sequence[float], room: Room | None = None
+) -> list[list[int]]:
     """Pieces for each thread, moved one by one away from the thread that ends last, as long as the round gets shorter.
 
-    assigned: the pieces of each thread now; sizes: of the pieces; speeds: of the threads, in size per time, on any scale.
+    assigned: the pieces of each thread now; sizes: of the pieces; speeds: of the threads, in size per time, on any scale; room: what the
+    workers' memory can take.
     Returns the same pieces unless the round gets `GAIN` times shorter.
     """
     found = [list(pieces) for pieces in assigned]
     ends = [sum(sizes[p] for p in pieces) / speed for pieces, speed in zip(found, speeds, strict=True)]
     longest = max(ends)
+    left = dict(room.left(assigned)) if room is not None else {}
     while True:
         last = max(range(len(found)), key=ends.__getitem__)
         best = ends[last]
         move = None
-        for piece in reversed(found[last]):
-            to = min((i for i in range(len(found)) if i != last), key=lambda i: ends[i] + sizes[piece] / speeds[i], default=last)
+        for piece in {sizes[p]: p for p in found[last]}.values():  # of one size, one is as good as another
+            able = [i for i in range(len(found)) if i != last and (room is None or room.fits(piece, last, i, left))]
+            to = min(able, key=lambda i: ends[i] + sizes[piece] / speeds[i], default=last)
             end = max(ends[to] + sizes[piece] / speeds[to], ends[last] - sizes[piece] / speeds[last])
             if to != last and end < best * (1 - 1e-9):
                 best, move = end, (piece, to)
-            if len({sizes[p] for p in found[last]}) == 1:
-                break  # one piece is as good as another
         if move is None:
             break
         piece, to = move
         found[last].remove(piece)
         found[to].append(piece)
+        if room is not None:
+            left[room.workers[to]] -= room.n_bytes[piece]
+            left[room.workers[last]] += room.n_bytes[piece]
         ends[last] -= sizes[piece] / speeds[last]
         ends[to] += sizes[piece] / speeds[to]
     return [sorted(pieces) for pieces in found] if longest >= GAIN * max(ends) else [list(pieces) for pieces in assigned]

@@ -12,13 +12,14 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import cloudpickle
 import distributed
 import numpy as np
 from dask.task_spec import List, TaskRef
 from distributed import Client
 
-from pipeline.cluster.code import check_workers, send_users_modules
+from pipeline.cluster.code import send_users_modules, usable_workers
+from pipeline.cluster.modules import dumps
+from pipeline.cluster.workers import StuckError, Workers, lost_client
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Executor, in_task
@@ -26,7 +27,6 @@ from pipeline.execution.loader import Loader
 from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
 from pipeline.execution.resident import Resident, Work
-from pipeline.execution.workers import StuckError, Workers, lost_client
 from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker
 from tasks.threads import single_blas_thread
 
@@ -69,7 +69,6 @@ class ClusterExecutor(Executor):
         self.loader = Loader(client, self.workers)
         self._tasks = 0
         self._held: list[Any] = []
-        self._sent: set[Any] = set()
 
     @property
     def tasks_per_round(self) -> int:
@@ -136,53 +135,65 @@ class ClusterExecutor(Executor):
         elif time.monotonic() < resident.follow_at:
             return
         start = time.monotonic()
-        threads = self.workers.threads()
+        threads = usable_workers(self.client, self.workers.threads(), late=True)
         with resident.lock:
             now = time.monotonic()
             resident.follow_at = now + FOLLOW_EVERY * (1 + 50 * (now - start))  # of a thousand workers the scheduler has much to say
+            if resident.moving:  # some other fit on these rows is at it
+                return
             changed = resident.seat(threads)
             if not resident.located and not any(future.status == "error" for future in resident.futures):
-                check_workers(self.client, threads)
                 resident.settle(self.client.who_has(resident.futures))
-            if resident.located and (changed or (resident.speeds.lost > LOST and resident.speeds.known(resident.workers))):
+            slow = resident.speeds.lost > LOST and resident.speeds.known(resident.workers)
+            ours = resident.moving = resident.located and (changed or slow)
+        if ours:
+            try:
                 self._balance(resident, at_once=changed)
+            finally:
+                resident.moving = False
 
     def _balance(self, resident: Resident, at_once: bool) -> None:
         """Move pieces to new and to fast workers: at once, or when rounds have lost as much time as the move will take."""
-        better = resident.better()
-        moves = resident.moves(better)
-        if not moves:
-            resident.speeds.lost = 0.0
-            return
-        keys = [resident.futures[piece].key for piece, _, _ in moves]
+        keys = [future.key for future in resident.futures]
         try:
-            n_bytes = sum(self.client.nbytes(keys, summary=False).values())
+            sizes = self.client.nbytes(keys, summary=False)
         except KeyError:  # some worker has just died
             return
-        if at_once or resident.speeds.lost > LOST + n_bytes / BYTES_PER_SECOND:
-            logger.info("move %d of %d pieces (%.3g MB) to faster workers", len(moves), len(resident.futures), n_bytes / 1e6)
-            if move(self.client, [(key, source, target) for key, (_, source, target) in zip(keys, moves, strict=True)]):
+        with resident.lock:
+            before = resident.work
+            better = resident.better([sizes[key] for key in keys], self.workers.limits)
+            moves = resident.moves(better)
+            if not moves:
+                resident.speeds.lost = 0.0
+                return
+        n_bytes = sum(sizes[keys[piece]] for piece, _, _ in moves)
+        if not at_once and resident.speeds.lost < LOST + n_bytes / BYTES_PER_SECOND:
+            return
+        logger.info("move %d of %d pieces (%.3g MB)", len(moves), len(keys), n_bytes / 1e6)
+        move(self.client, [(keys[piece], source, target) for piece, source, target in moves])
+        holders = self.client.who_has(resident.futures)
+        with resident.lock:
+            if resident.work is before:
                 resident.assign(better)
             resident.speeds.moved(resident.workers)
-            resident.settle(self.client.who_has(resident.futures))
+            resident.settle(holders)
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
 
     def _round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         start = time.monotonic()
-        kinds = (reduction.map, type(shared), *map(type, shared if isinstance(shared, tuple) else ()))
-        if kinds not in self._sent:
-            send_users_modules(self.client, (reduction, shared))
-            self._sent.add(kinds)
         with resident.lock:
             work, n_partials = resident.work, resident.n_partials
         n_floats = reduction.floats(shared, dataset.n_columns) * n_partials
         results = None
         if self._callable(resident, work, 8 * (floats(shared) * len(work) + n_floats)):
-            packed = cloudpickle.dumps((reduction, shared))
+            packed, needs = dumps((reduction, shared))
+            send_users_modules(self.client, needs)
             results = call_workers(self.client, work, dataset.part, resident.n_groups, packed)
-            resident.located = results is not None
             self._tasks = max(self._tasks, len(work))
+            if results is None:
+                with resident.lock:
+                    resident.located = False
         if results is None:
             results = self._by_tasks(work, dataset, reduction, shared, 8 * n_floats)
         with single_blas_thread():
@@ -202,15 +213,18 @@ class ClusterExecutor(Executor):
         n_groups = dataset.source.n_groups
         token = uuid.uuid4().hex
         graph: dict[Any, Any] = {}
+        needs: set[str] = set()
         large = []
         if floats(shared) > INLINE_FLOATS:  # one copy to the cluster, from where each worker fetches it once
-            graph[f"parameters-{token}"] = value(f"parameters-{token}", shared)
+            graph[f"parameters-{token}"] = value(f"parameters-{token}", shared, needs=needs)
             large = [TaskRef(f"parameters-{token}")]
-        packed = cloudpickle.dumps((reduction, None if large else shared))
+        packed, modules = dumps((reduction, None if large else shared))
+        send_users_modules(self.client, needs | modules)
         names = []
         for slot, _, keys in work:
             name = (f"{reduction.name}-{token}", slot)
-            graph[name] = call(name, reduce_on_worker, List(*map(TaskRef, keys)), slot, dataset.part, n_groups, packed, *large)
+            pieces = List(*map(TaskRef, keys))
+            graph[name] = call(name, reduce_on_worker, pieces, slot, dataset.part, n_groups, packed, *large, needs=needs)
             names.append(name)
         if len(names) > 1 and result_bytes > CLIENT_COMBINE_BYTES:
             names = self._combine_on_cluster(graph, names, n_groups, reduction, token)
@@ -224,7 +238,7 @@ class ClusterExecutor(Executor):
             merged = []
             for i in range(0, len(names), FAN_IN):
                 name = (f"tree-reduce-{token}", level, i // FAN_IN)
-                graph[name] = call(name, merge, List(*map(TaskRef, names[i : i + FAN_IN])))
+                graph[name] = call(name, merge, List(*map(TaskRef, names[i : i + FAN_IN])), needs=set())
                 merged.append(name)
             names, level = merged, level + 1
         return names

@@ -13,12 +13,12 @@ import numpy as np
 from dask.task_spec import TaskRef
 from distributed import Client, Future
 
-from pipeline.cluster.code import check_workers, send_users_modules
+from pipeline.cluster.code import send_users_modules, usable_workers
+from pipeline.cluster.workers import Workers
 from pipeline.data.sources import Source
 from pipeline.execution.opaque import call
 from pipeline.execution.placement import pieces, place
 from pipeline.execution.resident import Resident
-from pipeline.execution.workers import Workers
 from tasks.loading import load_on_worker
 from tasks.partition import Shard
 
@@ -35,8 +35,7 @@ class Loader:
 
     def load(self, source: Source) -> Resident:
         """Ask for all pieces of a source; rows of this process are sent."""
-        threads = self.workers.threads()
-        check_workers(self.client, threads)
+        threads = usable_workers(self.client, self.workers.threads())
         messages: Any = self.client.scheduler_comm
         messages.interval = min(messages.interval, MESSAGE_INTERVAL)
         sizes = source.group_sizes
@@ -75,18 +74,17 @@ class Loader:
             first.extend(self.client.get(graph, keys, sync=False))
 
         name = f"load-{uuid.uuid4().hex}"
-        loads = source.load_plans(numbers, persist)
-        send_users_modules(self.client, loads[0])
-        futures: dict[int, Future[Shard]] = {}
-        for slot in sorted(set(homes)):
-            chosen = [i for i, home in enumerate(homes) if home == slot]
-            graph: dict[Any, Any] = {}
-            for i in chosen:
-                given: Sequence[Any] = loads[i].keys
-                graph[name, i] = call((name, i), partial(load_on_worker, loads[i]), *map(TaskRef, given))
+        graphs: dict[int, dict[Any, Any]] = defaultdict(dict)
+        needs: set[str] = set()
+        for i, load in enumerate(source.load_plans(numbers, persist)):
+            given: Sequence[Any] = load.keys
+            graphs[homes[i]][name, i] = call((name, i), partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
+        send_users_modules(self.client, needs)
+        futures: dict[Any, Future[Shard]] = {}
+        for slot, graph in graphs.items():
             found = self.client.get(graph, list(graph), workers=[threads[slot]], allow_other_workers=True, sync=False)
-            futures.update(zip(chosen, found, strict=True))
-        return [futures[i] for i in range(len(numbers))]
+            futures.update(zip(graph, found, strict=True))
+        return [futures[name, i] for i in range(len(numbers))]
 
     def _send(
         self, source: Source, numbers: Sequence[tuple[int, ...]], homes: Sequence[int], threads: Sequence[str]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-import cloudpickle
 from dask.task_spec import List, Task
 from dask.utils import apply
 
-
-def call(name: Any, function: Any, *arguments: Any) -> Task:
-    """function(*arguments), where the function is unpickled on the worker; arguments: references to other tasks, and plain values."""
-    return Task(name, apply, value(None, function), List(*arguments))
+from pipeline.cluster.modules import dumps
 
 
-def value(name: Any, held: Any) -> Task:
-    """A value that is unpickled on the worker."""
-    return Task(name, pickle.loads, cloudpickle.dumps(held, protocol=5))
+def call(name: Any, function: Any, *arguments: Any, needs: set[str]) -> Task:
+    """function(*arguments), where the function is unpickled on the worker; arguments: references to other tasks, and plain values. needs:
+    gains the modules that unpickling imports."""
+    return Task(name, apply, value(None, function, needs=needs), List(*arguments))
+
+
+def value(name: Any, held: Any, *, needs: set[str]) -> Task:
+    """A value that is unpickled on the worker. needs: as in `call`."""
+    packed, modules = dumps(held)
+    needs |= modules
+    return Task(name, pickle.loads, packed)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from distributed import Future
 
-from pipeline.execution.balance import Speeds, balanced, settled
+from pipeline.execution.balance import Room, Speeds, balanced, settled
 from tasks.partition import Shard
 from tasks.reductions import n_nodes
 
@@ -31,7 +31,8 @@ class Resident:
     the client, makes again when its worker dies. workers: of each thread; assigned: the pieces of each thread.
 
     located: whether every piece is known to be where it is assigned, so that workers can be called; last_round: its seconds; follow_at:
-    when to look up the threads that there are. lock: for whoever changes what is assigned, while others' rounds go on.
+    when to look up the threads that there are; moving: whether some fit moves pieces just now. lock: for whoever changes what is
+    assigned, while others' rounds go on.
     """
 
     n_groups: int
@@ -45,6 +46,7 @@ class Resident:
     located: bool = False
     last_round: float = np.inf
     follow_at: float = -np.inf
+    moving: bool = False
     speeds: Speeds = field(default_factory=Speeds)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -97,9 +99,10 @@ class Resident:
         sizes = [sum(self.sizes[p] for p in self.assigned[each.slot]) for each in work]
         self.speeds.add([each.worker for each in work], sizes, [seconds.get(each.slot, 0.0) for each in work])
 
-    def better(self) -> list[list[int]]:
-        """What should be assigned, by the speeds that are known."""
-        return balanced(self.assigned, self.sizes, [self.speeds.of(worker) for worker in self.workers])
+    def better(self, n_bytes: Sequence[float], limits: Mapping[str, float]) -> list[list[int]]:
+        """What should be assigned, by the speeds that are known. n_bytes: of each piece; limits: of the workers, bytes of rows."""
+        speeds = [self.speeds.of(worker) for worker in self.workers]
+        return balanced(self.assigned, self.sizes, speeds, Room(self.workers, n_bytes, limits))
 
     def moves(self, assigned: Sequence[Sequence[int]]) -> list[tuple[int, str, str]]:
         """(piece, from, to) for every piece that this would take to another worker."""

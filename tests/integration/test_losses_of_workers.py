@@ -20,7 +20,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from pipeline import Dataset, LogisticRegression
-from pipeline.execution.workers import WorkersUnavailableError
+from pipeline.cluster.workers import WorkersUnavailableError
 from tests.data import breast_cancer
 from tests.rounds import AfterRounds
 

@@ -18,9 +18,9 @@ from distributed import Client
 
 import tasks
 from pipeline import Dataset, LogisticRegression, connect
-from pipeline.cluster.code import check_workers
+from pipeline.cluster.code import usable_workers
 from pipeline.cluster.identity import VersionMismatchError
-from pipeline.cluster.modules import imported, users_modules
+from pipeline.cluster.modules import dumps, imported, users_modules
 from pipeline.cluster.security import make_certificates, tls_environment
 from pipeline.cluster.shipping import digest_of, look, sources_of
 from pipeline.cluster.versions import differences
@@ -143,11 +143,15 @@ def test_a_users_own_module_travels(bare_python: Path, cache: Path, tmp_path: Pa
         assert digest() == expected
 
 
+def travelling(value: Any) -> set[str]:
+    return set(users_modules(dumps(value)[1]))
+
+
 def test_modules_that_travel(own_module: ModuleType) -> None:
-    assert users_modules(own_module.Scaled) == {"my_losses", "my_paths"}
-    assert users_modules([own_module.make, np.ones(3), fit]) >= {"my_losses", "my_paths"}
-    assert users_modules(LogisticRegression()) == set()
-    assert users_modules([np.ones(3), print, Path(), (i for i in range(3))]) == set()  # a generator cannot be pickled
+    assert travelling(own_module.Scaled) == {"my_losses", "my_paths"}
+    assert travelling([own_module.make, np.ones(3), fit]) >= {"my_losses", "my_paths"}
+    assert travelling(LogisticRegression()) == set()
+    assert travelling([np.ones(3), print, Path(), dask.delayed(sum)([1])]) == set()
     assert imported([b"import a.b, c\nfrom d.e import f\nfrom . import g\n", b"not python"]) == {"a", "c", "d"}
 
 
@@ -157,7 +161,7 @@ def test_sources_and_digests(tmp_path: Path) -> None:
     assert set(sources_of("this")) == {"this.py"}
     assert sources_of("no_such_module") == sources_of("sys") == {}
     assert digest_of({"a": b"bc"}) != digest_of({"ab": b"c"}) != digest_of({})
-    found = look(["tasks", "no_such_module"])
+    found = look(["tasks", "no_such_module"]).modules
     assert found["tasks"] == (digest_of(sources), tasks.__file__)
     assert found["no_such_module"].digest is None
 
@@ -186,7 +190,7 @@ def test_a_worker_with_other_packages(tmp_path: Path, bare_python: Path) -> None
         client.run(lambda folder: sys.path.insert(0, folder), str(tmp_path / "fake"))
         client.run(lambda: importlib.import_module("distributed.versions")._version_cached.cache_clear())
         with pytest.raises(VersionMismatchError, match=r"numba .* here, 0\.1 on tcp://.*\ninstall the same versions on both"):
-            check_workers(client, list(client.scheduler_info()["workers"]))
+            usable_workers(client, list(client.scheduler_info()["workers"]))
 
 
 def test_a_worker_whose_blas_rounds_differently(tmp_path: Path) -> None:

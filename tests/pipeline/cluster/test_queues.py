@@ -24,7 +24,7 @@ from pipeline.cli import main
 from pipeline.cluster.keeper import Keeper
 from pipeline.cluster.queue_jobs import JobEndedError, JobRefusedError, QueueTimeoutError
 from pipeline.cluster.security import InsecureConnectionError
-from pipeline.execution.workers import WAIT_FOR_WORKERS
+from pipeline.cluster.workers import WAIT_FOR_WORKERS
 from tests.rounds import AfterRounds
 
 pytestmark = pytest.mark.timeout(90)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.balance import FEWEST, GAIN, LEAST, Speeds, balanced, settled
+from pipeline.execution.balance import FEWEST, GAIN, LEAST, Room, Speeds, balanced, settled
 from pipeline.execution.placement import PIECES, pieces, place
 
 SPEEDS = st.lists(st.floats(0.05, 1.0), min_size=1, max_size=6)
@@ -70,6 +70,24 @@ def test_speeds_are_medians_of_rounds() -> None:
     for _ in range(FEWEST):
         speeds.add(["a", "b"], [8.0, 8.0], [1.0, 1.0])
     assert speeds.of("a") == speeds.of("b") == 1.0
+
+
+def test_a_round_is_one_observation_however_many_threads() -> None:
+    speeds = Speeds()
+    speeds.add(["a"] * 4 + ["b"] * 2, [8.0] * 6, [2.0] * 4 + [1.0] * 2)
+    assert not speeds.known(["a", "b"])
+    for _ in range(FEWEST - 1):
+        speeds.add(["a"] * 4 + ["b"] * 2, [8.0] * 6, [2.0] * 4 + [1.0] * 2)
+    assert speeds.of("b") / speeds.of("a") == pytest.approx(2.0)
+
+
+def test_memory_is_a_limit() -> None:
+    """The fast worker has room for two more pieces, and the slow one cannot get rid of more."""
+    found = balanced(equal(2), [1.0] * 16, [0.1, 1.0], Room(["a", "b"], [10.0] * 16, {"b": 100.0}))
+    assert [len(run) for run in found] == [6, 10]
+    assert balanced(equal(2), [1.0] * 16, [0.1, 1.0], Room(["a", "b"], [10.0] * 16, {"b": 50.0})) == equal(2)
+    within = balanced([list(range(8)), []], [1.0] * 8, [1.0, 1.0], Room(["a", "a"], [10.0] * 8, {"a": 1.0}))
+    assert [len(run) for run in within] == [4, 4]  # between threads of one worker nothing is held twice
 
 
 def test_rounds_that_say_nothing() -> None:

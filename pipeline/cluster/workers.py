@@ -25,11 +25,15 @@ class WorkersUnavailableError(TimeoutError):
 
 
 class Workers:
-    """Waits at most `dask-descent.wait-for-workers` (Dask configuration, seconds, default 30) for a first worker."""
+    """Waits at most `dask-descent.wait-for-workers` (Dask configuration, seconds, default 30) for a first worker.
+
+    limits: bytes that each worker may hold before Dask begins to spill, of those that have a limit, as of the last `threads`.
+    """
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.patience = float(dask.config.get(WAIT_FOR_WORKERS, 30.0))
+        self.limits: dict[str, float] = {}
 
     def threads(self) -> list[str]:
         """The address of each worker thread, workers in turn grouped together.
@@ -43,6 +47,8 @@ class Workers:
                 raise ConnectionError("the connection to the scheduler is lost; connect again and repeat the fit")
             running = {address: w for address, w in workers.items() if w.get("status", "running") == "running"}
             if running:
+                share = float(dask.config.get("distributed.worker.memory.target") or 1.0)
+                self.limits = {address: share * w["memory_limit"] for address, w in running.items() if w.get("memory_limit")}
                 return [address for address in sorted(running) for _ in range(running[address]["nthreads"])]
             if time.monotonic() > deadline:
                 raise WorkersUnavailableError(
