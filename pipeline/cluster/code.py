@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -16,12 +17,13 @@ from distributed import Client
 
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.modules import own_sources, users_modules
-from pipeline.cluster.shipping import Found, Look, ModuleForWorkers, Sources, digest_of, look, put_on_scheduler
+from pipeline.cluster.shipping import Found, Look, ModuleForWorkers, Sources, clients_of, digest_of, look, put_on_scheduler
 from pipeline.cluster.versions import compare_versions, some
 from tasks.direct import prepare_worker
 from tasks.fingerprint import numeric_digest
 
 TASKS: Final = "tasks"
+ANSWER_SECONDS: Final = 10.0
 
 
 @dataclass(eq=False)
@@ -75,36 +77,55 @@ def _compare(client: Client, known: Known, new: list[str]) -> None:
         )
 
 
-def send_users_modules(client: Client, names: Iterable[str]) -> None:
+def send_users_modules(client: Client, names: Iterable[str], *, anew: bool = False) -> None:
     """Send those of these modules that are the user's own (a loss, a function that makes partitions) to workers that lack them, or have
-    other ones: an older one, after a reload here."""
+    other ones: an older one, after a reload here. anew: look again at what was sent already, for other clients send, too.
+
+    Raises VersionMismatchError when another client that is connected uses another version of one.
+    """
     modules = users_modules(names)
     if not modules:
         return
     known = _known.setdefault(client, Known())
     digests = {module: digest_of(sources) for module, sources in modules.items()}
     with known.lock:
-        new = {module: modules[module] for module in modules if known.modules.get(module) != digests[module]}
-        if new:
-            supply(client, sorted(known.workers), new)
-            known.modules |= {module: digests[module] for module in new}
+        wanted = {module: modules[module] for module in modules if anew or known.modules.get(module) != digests[module]}
+        if wanted:
+            supply(client, sorted(known.workers), wanted)
+            known.modules |= {module: digests[module] for module in wanted}
 
 
 def supply(client: Client, workers: Sequence[str], modules: Mapping[str, Sources]) -> None:
-    """Send what some of these workers, or the scheduler, lack. Raises VersionMismatchError for a worker that has another `tasks`."""
+    """Send what some of these workers, or the scheduler, lack. Raises VersionMismatchError for a worker that has another `tasks`, and for
+    modules that another client has sent and still uses."""
     digests = {module: digest_of(sources) for module, sources in modules.items()}
-    lacking = set()
+    lacking: dict[str, Found] = {}
     for worker, found in ask(client, look, workers, sorted(modules)).items():
-        differ = lacking_there(found, digests)
-        if TASKS in differ and found.modules[TASKS].digest is not None:
-            raise VersionMismatchError(f"worker {worker} {other_tasks(found.modules[TASKS])}")
-        lacking |= differ
+        for module in lacking_there(found, digests):
+            lacking[module] = found.modules[module]
+            if module == TASKS and lacking[module].digest is not None:
+                raise VersionMismatchError(f"worker {worker} {other_tasks(lacking[module])}")
+    check_owners(client, lacking)
     for module in sorted(lacking):
-        plugin = ModuleForWorkers(module, modules[module], first=module != TASKS)
+        plugin = ModuleForWorkers(module, modules[module], client.id, first=module != TASKS)
         client.register_plugin(plugin, name=f"dask-descent-{module}")
     with suppress(TypeError, ValueError):  # a scheduler that runs no functions
         for module in sorted(lacking_there(client.run_on_scheduler(look, sorted(modules)), digests)):
-            client.run_on_scheduler(put_on_scheduler, module, dict(modules[module]), module != TASKS)
+            client.run_on_scheduler(put_on_scheduler, module, dict(modules[module]), client.id, module != TASKS)
+
+
+def check_owners(client: Client, lacking: Mapping[str, Found]) -> None:
+    """Raises VersionMismatchError when the version that is there is another connected client's."""
+    owned = {module: found.owner for module, found in lacking.items() if found.digest is not None and found.owner not in ("", client.id)}
+    if not owned:
+        return
+    with suppress(TypeError, ValueError):
+        connected = client.run_on_scheduler(clients_of)
+        for module, owner in owned.items():
+            if owner in connected:
+                raise VersionMismatchError(
+                    f"another client of this cluster, {owner}, uses another version of {module}; close it, or rename the module here"
+                )
 
 
 def lacking_there(found: Look, digests: Mapping[str, str]) -> set[str]:
@@ -124,8 +145,23 @@ def other_tasks(found: Found) -> str:
 
 
 def ask(client: Client, function: Any, workers: Sequence[str], *arguments: Any) -> dict[str, Any]:
-    """What the function returns on each of these workers; those that have just gone are left out, for the scheduler knows or will soon."""
-    answers = client.run(function, *arguments, workers=list(workers), on_error="return") if workers else {}
+    """What the function returns on each of these workers. Those that have just gone, or do not answer in time, are left out: the scheduler
+    knows or will soon."""
+    if not workers:
+        return {}
+
+    async def run(asked: Sequence[str]) -> dict[str, Any]:
+        return await asyncio.wait_for(client._run(function, *arguments, workers=list(asked), on_error="return"), ANSWER_SECONDS)
+
+    async def run_each() -> dict[str, Any]:
+        """One that is dead holds up an answer for all."""
+        found = await asyncio.gather(*(run([worker]) for worker in workers), return_exceptions=True)
+        return {worker: answer for each in found if isinstance(each, dict) for worker, answer in each.items()}
+
+    try:
+        answers: dict[str, Any] = client.sync(run, workers)
+    except TimeoutError:
+        answers = client.sync(run_each)
     for answer in answers.values():
         if isinstance(answer, Exception) and not isinstance(answer, OSError):
             raise answer

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import dis
 import io
 import site
 import sys
 import sysconfig
 from collections.abc import Iterable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 import cloudpickle
@@ -38,9 +40,19 @@ class _Recorder(cloudpickle.Pickler):
         self.modules: set[str] = set()
 
     def reducer_override(self, obj: Any) -> Any:
-        named = obj if isinstance(obj, type | FunctionType) else type(obj)
-        self.modules.add(named.__module__ or "")
+        if isinstance(obj, ModuleType):
+            self.modules.add(obj.__name__)
+        elif isinstance(obj, FunctionType):
+            self.modules |= {obj.__module__ or "", *imported_in(obj.__code__)}
+        else:
+            self.modules.add((obj if isinstance(obj, type) else type(obj)).__module__ or "")
         return super().reducer_override(obj)
+
+
+def imported_in(code: CodeType) -> set[str]:
+    """Modules that a function's body imports."""
+    found = {step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME" and step.argval}
+    return found.union(*(imported_in(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
 
 
 def users_modules(names: Iterable[str]) -> dict[str, Sources]:
@@ -82,17 +94,19 @@ def imported(sources: Iterable[bytes]) -> set[str]:
 
 
 def is_users(name: str) -> bool:
-    """Whether a top-level module is a file or package of the user's, imported here, and not copied to where packages are installed."""
-    module = sys.modules.get(name)
-    if module is None or name in NEVER_SENT or name in sys.stdlib_module_names:
+    """Whether a top-level module is a file or package of the user's: one that is not where packages are installed."""
+    if name in NEVER_SENT or name in sys.stdlib_module_names:
         return False
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
-    return _is_users_place(tuple(str(place) for place in places if place))
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return False
+    return spec is not None and _is_users_place((spec.origin or "", *map(str, spec.submodule_search_locations or ())))
 
 
 @cache
 def _is_users_place(places: tuple[str, ...]) -> bool:
-    files = [Path(place).resolve() for place in places]
+    files = [Path(place).resolve() for place in places if Path(place).exists()]  # not "built-in" or ""
     return bool(files) and not any(file.is_relative_to(folder) for file in files for folder in installed_folders())
 
 

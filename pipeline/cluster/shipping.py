@@ -30,10 +30,11 @@ NOTES: Final = "_dask_descent_modules"
 
 
 class Found(NamedTuple):
-    """What a module is in a process: the digest of its sources, None when there is none, and its place."""
+    """What a module is in a process: the digest of its sources, None when there is none; its place; the client that sent it, if any."""
 
     digest: str | None
     place: str
+    owner: str
 
 
 class Look(NamedTuple):
@@ -91,10 +92,11 @@ def reloaded(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def notes() -> Any:
-    """What this process remembers: `digests` {module: (specs, digest)} of what it imported, `roots` {module: folder} of what was sent."""
+    """What this process remembers: `digests` {module: (specs, digest)} of what it imported; of what was sent, `roots` {module: folder} and
+    `owners` {module: client}."""
     if NOTES not in sys.modules:
         made: Any = ModuleType(NOTES)
-        made.digests, made.roots = {}, {}
+        made.digests, made.roots, made.owners = {}, {}, {}
         sys.modules[NOTES] = made
     return sys.modules[NOTES]
 
@@ -112,12 +114,13 @@ def look(names: Sequence[str]) -> Look:
         if specs:
             notes().digests[name] = (specs, digest)
         spec = find_spec(name) if digest is not None else None
-        found[name] = Found(digest, str(spec.origin) if spec else "")
+        found[name] = Found(digest, str(spec.origin) if spec else "", notes().owners.get(name, ""))
     return Look((socket.gethostname(), os.getpid()), found)
 
 
-def put(module: str, sources: Sources, first: bool, scratch: Callable[[], Path]) -> None:
-    """Write the files where this process imports them from. first: before what is installed, and instead of what was imported already.
+def put(module: str, sources: Sources, owner: str, first: bool, scratch: Callable[[], Path]) -> None:
+    """Write the files where this process imports them from. owner: the client that sends them. first: before what is installed, and instead
+    of what was imported already.
 
     The folder is the user's own, named by the digest, and stays: machine code that numba keeps there is found again. Without a home that
     can be written, it is in `scratch()`. Raises OSError where neither can be.
@@ -135,7 +138,7 @@ def put(module: str, sources: Sources, first: bool, scratch: Callable[[], Path])
     for old in (notes().roots.get(module), str(root)):
         if old in sys.path:
             sys.path.remove(old)
-    notes().roots[module] = str(root)
+    notes().roots[module], notes().owners[module] = str(root), owner
     sys.path.insert(0 if first else len(sys.path), str(root))
     importlib.invalidate_caches()
     if first and notes().digests.pop(module, ({}, None))[1] != digest:
@@ -171,15 +174,21 @@ def private_folders(cache: Path, scratch: Callable[[], Path]) -> Iterator[Path]:
 class ModuleForWorkers(WorkerPlugin):
     """Puts a module on workers, those that start later too."""
 
-    def __init__(self, module: str, sources: Sources, *, first: bool) -> None:
+    def __init__(self, module: str, sources: Sources, owner: str, *, first: bool) -> None:
         self.module = module
         self.sources = dict(sources)
+        self.owner = owner
         self.first = first
 
     def setup(self, worker: Any) -> None:
-        put(self.module, self.sources, self.first, lambda: Path(worker.local_directory))
+        put(self.module, self.sources, self.owner, self.first, lambda: Path(worker.local_directory))
 
 
-def put_on_scheduler(module: str, sources: Sources, first: bool) -> None:
+def put_on_scheduler(module: str, sources: Sources, owner: str, first: bool) -> None:
     """The scheduler unpickles the graphs of lazy predictions."""
-    put(module, sources, first, lambda: Path(tempfile.mkdtemp(prefix="dask-descent-")))
+    put(module, sources, owner, first, lambda: Path(tempfile.mkdtemp(prefix="dask-descent-")))
+
+
+def clients_of(dask_scheduler: Any) -> list[str]:
+    """Those that are connected."""
+    return list(dask_scheduler.clients)

@@ -24,7 +24,7 @@ from tasks.typing import Array, Design, Float64
 Persist = Callable[[dict[Any, Any], list[Any]], None]
 
 # A group is what a worker thread has at least, and costs a call in every round: (groups, bytes of each) from where more only cost.
-# Where the size is not known, there are at most 1024: enough for as many threads, and 15 ms of calls on two.
+# Where sizes are not known, a partition counts as 8 MiB.
 GROUP_LIMITS = ((16, 1 << 19), (256, 1 << 25), (4096, np.inf))
 
 
@@ -51,7 +51,7 @@ class Source(ABC):
         return [*range(0, self.n_partitions, 1 << level), self.n_partitions]
 
     def _too_many(self, groups: int) -> bool:
-        n_bytes = self.n_bytes if np.isfinite(self.n_bytes) else 1024 * GROUP_LIMITS[1][1]
+        n_bytes = self.n_bytes if np.isfinite(self.n_bytes) else self.n_partitions * (8 << 20)
         return any(groups > limit and n_bytes < groups * size for limit, size in GROUP_LIMITS)
 
     @property

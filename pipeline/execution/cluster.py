@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -69,6 +69,7 @@ class ClusterExecutor(Executor):
         self.loader = Loader(client, self.workers)
         self._tasks = 0
         self._held: list[Any] = []
+        self._sent: set[str] = set()
 
     @property
     def tasks_per_round(self) -> int:
@@ -188,7 +189,7 @@ class ClusterExecutor(Executor):
         results = None
         if self._callable(resident, work, 8 * (floats(shared) * len(work) + n_floats)):
             packed, needs = dumps((reduction, shared))
-            send_users_modules(self.client, needs)
+            self._send_modules(needs)
             results = call_workers(self.client, work, dataset.part, resident.n_groups, packed)
             self._tasks = max(self._tasks, len(work))
             if results is None:
@@ -219,7 +220,7 @@ class ClusterExecutor(Executor):
             graph[f"parameters-{token}"] = value(f"parameters-{token}", shared, needs=needs)
             large = [TaskRef(f"parameters-{token}")]
         packed, modules = dumps((reduction, None if large else shared))
-        send_users_modules(self.client, needs | modules)
+        self._send_modules(needs | modules)
         names = []
         for slot, _, keys in work:
             name = (f"{reduction.name}-{token}", slot)
@@ -230,6 +231,11 @@ class ClusterExecutor(Executor):
             names = self._combine_on_cluster(graph, names, n_groups, reduction, token)
         self._tasks = max(self._tasks, len(graph))
         return self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
+
+    def _send_modules(self, names: Set[str]) -> None:
+        """Those of the user's; each once more at its first use in a fit."""
+        send_users_modules(self.client, names, anew=not names <= self._sent)
+        self._sent |= names
 
     def _combine_on_cluster(self, graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:
         merge = partial(merge_sums, n_groups=n_groups, combine=reduction.combine)

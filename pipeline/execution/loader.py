@@ -79,7 +79,7 @@ class Loader:
         for i, load in enumerate(source.load_plans(numbers, persist)):
             given: Sequence[Any] = load.keys
             graphs[homes[i]][name, i] = call((name, i), partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
-        send_users_modules(self.client, needs)
+        send_users_modules(self.client, needs, anew=True)
         futures: dict[Any, Future[Shard]] = {}
         for slot, graph in graphs.items():
             found = self.client.get(graph, list(graph), workers=[threads[slot]], allow_other_workers=True, sync=False)

@@ -14,7 +14,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 import tasks
 from pipeline import Dataset, LogisticRegression, connect
@@ -23,6 +23,7 @@ from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.modules import dumps, imported, users_modules
 from pipeline.cluster.security import make_certificates, tls_environment
 from pipeline.cluster.shipping import digest_of, look, sources_of
+from pipeline.cluster.shipping import folder as place
 from pipeline.cluster.versions import differences
 from tests.data import breast_cancer
 from tests.pipeline.cluster.bare import command_line_cluster, make_bare_python
@@ -162,8 +163,130 @@ def test_sources_and_digests(tmp_path: Path) -> None:
     assert sources_of("no_such_module") == sources_of("sys") == {}
     assert digest_of({"a": b"bc"}) != digest_of({"ab": b"c"}) != digest_of({})
     found = look(["tasks", "no_such_module"]).modules
-    assert found["tasks"] == (digest_of(sources), tasks.__file__)
+    assert found["tasks"] == (digest_of(sources), tasks.__file__, "")
     assert found["no_such_module"].digest is None
+
+
+@pytest.fixture
+def two_bare_workers(bare_python: Path, cache: Path, tmp_path: Path) -> Iterator[str]:
+    with command_line_cluster(bare_python, directory=tmp_path) as file:
+        with Client(scheduler_file=str(file)) as client:
+            client.wait_for_workers(2, timeout=30)
+        yield json.loads(file.read_text())["address"]
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True, parents=True)
+    (folder / name).write_text(text)
+
+
+def mean_of(make: Any) -> float:
+    dataset = Dataset.from_function(make, n_partitions=4, n_columns=2)
+    return float(dataset.describe().mean.iloc[0])
+
+
+MAKE = "import numpy as np\nVALUE = {}\ndef make(i):\n    return np.full((3, 2), VALUE), np.arange(3)\n"
+
+
+def test_modules_that_are_edited_reloaded_and_put_back(two_bare_workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "beside"
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    write(folder, "my_values.py", MAKE.format(1.0))
+    module: Any = importlib.import_module("my_values")
+    try:
+        for value in (1.0, 2.0, 1.0):  # the last has the digest of the first
+            write(folder, "my_values.py", MAKE.format(value))
+            importlib.reload(module)
+            with Client(two_bare_workers):
+                assert mean_of(module.make) == value
+        with Client(two_bare_workers):
+            write(folder, "my_values.py", MAKE.format(3.0))
+            assert mean_of(module.make) == 1.0  # what this process runs
+            importlib.reload(module)
+            assert mean_of(module.make) == 3.0  # and by the same client
+    finally:
+        del sys.modules["my_values"]
+
+
+def test_two_clients_with_different_modules(two_bare_workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "beside"
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    write(folder, "my_values.py", MAKE.format(1.0))
+    module: Any = importlib.import_module("my_values")
+    try:
+        with Client(two_bare_workers):
+            assert mean_of(module.make) == 1.0
+            write(folder, "my_values.py", MAKE.format(2.0))
+            importlib.reload(module)
+            with (
+                Client(two_bare_workers),
+                pytest.raises(VersionMismatchError, match=r"another client .* uses another version of my_values"),
+            ):
+                mean_of(module.make)
+        with Client(two_bare_workers):
+            assert mean_of(module.make) == 2.0
+    finally:
+        del sys.modules["my_values"]
+
+
+def test_modules_that_functions_name_or_import(two_bare_workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function of the script itself, by value: what it refers to, what it imports when it runs, and a package with a data file."""
+    folder = tmp_path / "beside"
+    monkeypatch.syspath_prepend(str(folder))
+    write(
+        folder,
+        "my_package/__init__.py",
+        "from importlib import resources\nVALUE = float((resources.files(__name__) / 'value.txt').read_text())\n",
+    )
+    write(folder, "my_package/value.txt", "4.0")
+    write(
+        folder,
+        "my_values.py",
+        MAKE.format(1.0) + "def lazily(i):\n    import my_package\n    return np.full((3, 2), my_package.VALUE), None\n",
+    )
+    script: dict[str, Any] = {"__name__": "__main__"}
+    exec(  # as a script's own functions are
+        "import my_values\n"
+        "def by_name(i):\n    return my_values.make(i)\n"
+        "def by_import(i):\n    import my_values\n    return my_values.make(i)\n"
+        "def by_package(i):\n    return my_values.lazily(i)\n",
+        script,
+    )
+    try:
+        with Client(two_bare_workers):
+            assert [mean_of(script[name]) for name in ("by_package", "by_name", "by_import")] == [4.0, 1.0, 1.0]
+    finally:
+        for name in ("my_values", "my_package"):
+            sys.modules.pop(name, None)
+
+
+def test_this_process_stays_as_it_is(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler of a LocalCluster lives in it."""
+    folder = tmp_path / "beside"
+    monkeypatch.syspath_prepend(str(folder))
+    write(folder, "my_values.py", MAKE.format(1.0))
+    module: Any = importlib.import_module("my_values")
+    try:
+        path = list(sys.path)
+        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
+            write(folder, "my_values.py", MAKE.format(2.0))
+            assert mean_of(module.make) == 1.0
+        assert sys.path == path
+        assert importlib.import_module("my_values") is module
+    finally:
+        del sys.modules["my_values"]
+
+
+def test_folders_of_modules_are_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = place("0" * 64, lambda: tmp_path / "scratch")
+    assert root == tmp_path / "cache" / "dask-descent" / ("0" * 64)
+    assert [path.stat().st_mode & 0o777 for path in (root, root.parent)] == [0o700, 0o700]
+    root.parent.chmod(0o777)  # somebody else could put modules there
+    (tmp_path / "scratch").mkdir()
+    assert place("0" * 64, lambda: tmp_path / "scratch").is_relative_to(tmp_path / "scratch")
 
 
 PACKAGES = {"python": "3.11.7.final.0", "numpy": "2.4.6", "scipy": "1.17.1", "numba": "0.68.1", "dask": "2026.8.0"}

@@ -151,7 +151,16 @@ def test_any_number_of_partitions(n_partitions: int) -> None:
 
 @pytest.mark.parametrize(
     ("n_partitions", "mib_each", "n_groups"),
-    [(16, 0.001, 16), (1000, 0.001, 16), (1000, 8, 250), (10_000, 0.1, 157), (10_000, 128, 2500), (100, 128, 100), (10_000, np.inf, 625)],
+    [
+        (16, 0.001, 16),
+        (1000, 0.001, 16),
+        (1000, 8, 250),
+        (10_000, 0.1, 157),
+        (10_000, 128, 2500),
+        (100, 128, 100),
+        (10_000, np.inf, 2500),
+        (1000, np.inf, 250),
+    ],
 )
 def test_groups_are_as_many_as_workers_may_need(n_partitions: int, mib_each: float, n_groups: int) -> None:
     """A thousand workers have something to do when there is much; little data are few groups."""
