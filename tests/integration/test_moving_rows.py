@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +13,11 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, wait
 
 from pipeline import Dataset, LogisticRegression
 from pipeline.execution import cluster as module
+from pipeline.execution.moving import move
 from tasks.objectives import LinearObjective
 from tests.rounds import AfterRounds
 
@@ -133,3 +136,65 @@ def test_rows_that_cannot_be_moved_stay(two_workers: tuple[LocalCluster, Client]
     model = LogisticRegression(solver="lbfgs", tol=1e-8).set_callbacks(join).fit(dataset)
     assert len(pieces(dataset, client)) == 2
     assert model.parameters_sha256_ == here("dask", LogisticRegression(solver="lbfgs", tol=1e-8))
+
+
+class Slow:
+    """Bytes that take a second to be unpickled: a move of them can be caught in the act."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __reduce__(self) -> Any:
+        return wait_then_make, (self.seconds,)
+
+
+def wait_then_make(seconds: float) -> Slow:
+    time.sleep(seconds)
+    return Slow(seconds)
+
+
+@pytest.mark.parametrize("dies", ["source", "target"])
+def test_a_worker_that_dies_within_a_move(dies: str) -> None:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
+        source, target = sorted(client.scheduler_info(n_workers=-1)["workers"])
+        pids = client.run(os.getpid)
+        futures = [client.submit(Slow, 1.0, key=("slow", i), workers=[source], allow_other_workers=True) for i in range(3)]
+        wait(futures)
+        timer = threading.Timer(0.5, os.kill, (pids[source if dies == "source" else target], signal.SIGKILL))
+        timer.start()
+        move(client, [(future.key, source, target) for future in futures])  # ends, whatever became of it
+        timer.join()
+        wait(futures, timeout=30)
+        assert all(future.status == "finished" for future in futures)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+def test_workers_that_join_and_die_at_once(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two fits on one dataset, and a worker that is killed just after it joined, again and again."""
+    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    cluster, client = two_workers
+    dataset = make(kind)
+    dataset.schema  # noqa: B018
+    own = set(client.scheduler_info(n_workers=-1)["workers"])
+
+    def join_and_die() -> None:
+        cluster.scale(3)
+        client.wait_for_workers(3, timeout=30)
+        (new,) = set(client.scheduler_info(n_workers=-1)["workers"]) - own
+        (pid,) = client.run(os.getpid, workers=[new]).values()
+        threading.Timer(0.02, os.kill, (pid, signal.SIGKILL)).start()
+
+    found: list[str] = []
+
+    def fit(callbacks: bool) -> None:
+        model = LogisticRegression(solver="gradient-descent", tol=1e-8)
+        if callbacks:
+            model.set_callbacks(AfterRounds((3,), join_and_die))
+        found.append(str(model.fit(dataset).parameters_sha256_))
+
+    threads = [threading.Thread(target=fit, args=(callbacks,)) for callbacks in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [here(kind, LogisticRegression(solver="gradient-descent", tol=1e-8))] * 2

@@ -271,8 +271,10 @@ def test_this_process_stays_as_it_is(cache: Path, tmp_path: Path, monkeypatch: p
     try:
         path = list(sys.path)
         with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
-            write(folder, "my_values.py", MAKE.format(2.0))
             assert mean_of(module.make) == 1.0
+            write(folder, "my_values.py", MAKE.format(2.0))
+            with Client(cluster):
+                assert mean_of(module.make) == 1.0  # as long as it is not reloaded here
         assert sys.path == path
         assert importlib.import_module("my_values") is module
     finally:
