@@ -1,4 +1,4 @@
-"""Rows where they live: a group of partitions, and the shard of groups that one worker thread holds."""
+"""Rows where they live: a group of partitions, and the shard of groups that lives, and moves, as one piece of what a worker has."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ class Group:
 
 @dataclass(eq=False)
 class Shard:
-    """The groups held by one worker thread. numbers: which they are of all groups, ascending; mostly neighbours, but whatever was there.
+    """Groups that live, are made again and move together: a piece of what a worker thread has. numbers: which they are of all groups,
+    ascending; mostly neighbours, but whatever was there.
 
     `parts[0]` are the groups of the dataset itself; a split dataset has its training groups in `parts[0]` and its test groups in
     `parts[1]`, made in one read of the source and without a second copy of the rows.

@@ -39,9 +39,9 @@ class Loader:
         messages: Any = self.client.scheduler_comm
         messages.interval = min(messages.interval, MESSAGE_INTERVAL)
         sizes = source.group_sizes
-        numbers, homes = pieces(place(sizes, threads, self._held_bytes(source)), sizes, threads)
-        assigned = [[i for i, home in enumerate(homes) if home == slot] for slot in range(len(threads))]
-        futures = self._send(source, numbers, homes, threads) if source.in_client else self._submit(source, numbers, homes, threads)
+        numbers, slots = pieces(place(sizes, threads, self._held_bytes(source)), sizes, threads)
+        assigned = [[i for i, own in enumerate(slots) if own == slot] for slot in range(len(threads))]
+        futures = self._send(source, numbers, slots, threads) if source.in_client else self._submit(source, numbers, slots, threads)
         weights = [float(sum(sizes[number] for number in each)) for each in numbers]
         return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
 
@@ -66,7 +66,7 @@ class Loader:
         return held
 
     def _submit(
-        self, source: Source, numbers: Sequence[tuple[int, ...]], homes: Sequence[int], threads: Sequence[str]
+        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str]
     ) -> list[Future[Shard]]:
         first: list[Future[Any]] = []  # held until the pieces that need them are asked for; then the scheduler knows how to remake them
 
@@ -78,7 +78,7 @@ class Loader:
         needs: set[str] = set()
         for i, load in enumerate(source.load_plans(numbers, persist)):
             given: Sequence[Any] = load.keys
-            graphs[homes[i]][name, i] = call((name, i), partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
+            graphs[slots[i]][name, i] = call((name, i), partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
         send_users_modules(self.client, needs, anew=True)
         futures: dict[Any, Future[Shard]] = {}
         for slot, graph in graphs.items():
@@ -87,13 +87,13 @@ class Loader:
         return [futures[name, i] for i in range(len(numbers))]
 
     def _send(
-        self, source: Source, numbers: Sequence[tuple[int, ...]], homes: Sequence[int], threads: Sequence[str]
+        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str]
     ) -> list[Future[Shard]]:
         """The pieces of each worker thread in one message."""
         loads = source.load_plans(numbers, lambda graph, keys: None)
         sent: dict[int, Future[Shard]] = {}
-        for slot in sorted(set(homes)):
-            chosen = [i for i, home in enumerate(homes) if home == slot]
+        for slot in sorted(set(slots)):
+            chosen = [i for i, own in enumerate(slots) if own == slot]
             shards = [loads[i].function(*loads[i].arguments) for i in chosen]
             try:
                 futures = self.client.scatter(shards, workers=[threads[slot]], hash=False)
