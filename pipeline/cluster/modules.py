@@ -43,12 +43,15 @@ class _Recorder(cloudpickle.Pickler):
         if isinstance(obj, ModuleType):
             self.modules.add(obj.__name__)
         elif isinstance(obj, FunctionType):
-            self.modules |= {obj.__module__ or "", *imported_in(obj.__code__)}
+            self.modules.add(obj.__module__ or "")
+            if obj.__module__ in (None, "__main__") or "<locals>" in obj.__qualname__:  # pickled by value
+                self.modules |= imported_in(obj.__code__)
         else:
             self.modules.add((obj if isinstance(obj, type) else type(obj)).__module__ or "")
         return super().reducer_override(obj)
 
 
+@cache
 def imported_in(code: CodeType) -> set[str]:
     """Modules that a function's body imports."""
     found = {step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME" and step.argval}
