@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from pipeline.cluster import slurm
 from pipeline.runs import METRICS_FILE, ROUNDS_FILE
-from pipeline.submission import slurm
 from pipeline.submission.records import ENDED_FILE, SUBMITTED_FILE, Ended, Submission, last_line, log_file
 
 State: TypeAlias = Literal["waiting", "running", "requeued", "finished", "failed", "cancelled", "out of time", "unknown to the queue"]

@@ -119,6 +119,16 @@ def test_a_refusal_has_the_words_of_the_queue(job: dict[str, Any], wrong: dict[s
     assert time.monotonic() - start < 20
 
 
+def test_jobs_that_could_never_run_are_refused_at_once(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")  # as inside another job, for which these speak
+    monkeypatch.setenv("SLURM_TIMELIMIT", "1")
+    start = time.monotonic()
+    with pytest.raises(JobRefusedError, match=r"the slurm queue would let its jobs wait for ever, job \d+ PENDING \w+; ask for less"):
+        connect(**job | {"cores": 1000})
+    assert time.monotonic() - start < 20
+    until(lambda: not squeue())
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.cluster.security import read_certificates
+from pipeline.cluster.slurm import QueueState, shown_state
 from pipeline.submission.records import SUBMITTED_FILE, Submission, last_line
-from pipeline.submission.slurm import QueueState, shown_state
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,8 @@ from distributed import Client
 import pipeline
 from pipeline.cli import main
 from pipeline.cluster.security import read_certificates
+from pipeline.cluster.slurm import job_state
 from pipeline.submission.records import SUBMITTED_FILE, Submission
-from pipeline.submission.slurm import job_state
 from pipeline.submission.status import ACTIVE, RunStatus, run_status
 
 pytestmark = pytest.mark.timeout(120)
