@@ -156,11 +156,11 @@ class Queue:
         return "\n".join(said) or "none is submitted yet"
 
     def log_tail(self, job_id: str) -> str:
-        """The last lines that the job wrote."""
+        """The last lines that the job wrote, "" when it wrote none."""
         number = re.compile(rf"(?<!\d){re.escape(job_id)}(?!\d)")
         files = sorted(path for path in self.log_directory.glob("*") if number.search(path.name) and path.is_file())
         lines = [line for path in files for line in path.read_text(errors="replace").splitlines()[-QUOTED_LINES:]]
-        return "\n".join(lines) or f"(nothing in {self.log_directory})"
+        return "\n".join(lines)
 
 
 def await_workers(queue: Queue, n: int, timeout: float) -> None:
@@ -195,7 +195,9 @@ def raise_for_lost(queue: Queue, listing: str | None) -> None:
         return
     if gone:
         job_id = str(next(iter(gone.values())).job_id)
-        raise JobEndedError(f"job {job_id} ended before its worker joined; the end of its log:\n{queue.log_tail(job_id)}")
+        tail = queue.log_tail(job_id)
+        silent = f"it wrote nothing to {queue.log_directory}; a line of the prologue may have ended it, or its python"
+        raise JobEndedError(f"job {job_id} ended before its worker joined; " + (f"the end of its log:\n{tail}" if tail else silent))
     if hopeless is not None:
         raise JobRefusedError(
             f"the {queue.system.name} queue would let its jobs wait for ever, {hopeless}; ask for less, or for another partition"

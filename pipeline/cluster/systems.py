@@ -40,8 +40,8 @@ def _mib(size: int) -> int:
 class System:
     """cluster: its class in dask_jobqueue. account, partition, walltime (seconds), disk: how it is told; None where it knows no such thing.
     gpus: the same, of their number, the job's cores and its bytes of memory. listing: the command that lists the user's own jobs, an id in
-    each line; nothing: what it says, with an error, when there are none. status: the command that says how one job is. never: words of the listing
-    for jobs that can never run, though they were taken."""
+    each line; nothing: what it says, with an error, when there are none. status: the command that says how one job is. never:
+    words of the listing for jobs that were taken and can never run."""
 
     name: str
     cluster: str

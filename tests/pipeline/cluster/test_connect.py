@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import dask
@@ -53,6 +54,41 @@ def test_objects_of_dask_are_used_and_left_open(client: Client, cluster: LocalCl
     for wrong in (5, ["tcp://127.0.0.1:1"]):
         with pytest.raises(TypeError, match=r"address of a scheduler, a distributed\.Client or a Dask Cluster, got"):
             connect(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        *(({"n_workers": n}, TypeError, f"n_workers must be a whole number of at least 1, got {n!r}") for n in (True, "2", 2.0)),
+        *(({"n_workers": n}, ValueError, f"n_workers must be a whole number of at least 1, got {n}") for n in (0, -1)),
+        ({"n_workers": 1, "threads_per_worker": 0}, ValueError, "threads_per_worker must be a whole number of at least 1, got 0"),
+        ({"n_workers": 1, "threads_per_worker": "1"}, TypeError, "threads_per_worker must be a whole number"),
+        ({"threads_per_worker": 2}, ValueError, "threads_per_worker is for workers that are started here: give n_workers=, queue= or"),
+        ({"to": "tcp://127.0.0.1:1", "threads_per_worker": 2}, ValueError, "threads_per_worker is for workers that are started here"),
+        *(({"timeout": t}, ValueError, "timeout must be a number of seconds above 0, got") for t in (0, -1.5, float("nan"))),
+        *(({"timeout": t}, TypeError, "timeout must be a number of seconds above 0, got") for t in ("5", True)),
+        ({"queue": "slurm", "timeout": 0}, ValueError, "timeout must be a number of seconds above 0, got 0"),
+        ({"scheduler_file": ""}, ValueError, "scheduler_file must be a file that a scheduler writes, got ''"),
+        ({"scheduler_file": "/"}, ValueError, "scheduler_file must be a file that a scheduler writes, got a directory, '/'"),
+        ({"scheduler_file": 5}, TypeError, "scheduler_file must be the path of a file that a scheduler writes, got 5"),
+        *(
+            ({"to": address}, ValueError, f"to={address!r} is no address of a scheduler: it needs a host and a port")
+            for address in (
+                "",
+                "localhost",
+                "tcp://10.0.0.1",
+                "tls://:8786",
+                ":8786",
+                "tcp://host:port",
+                "tcp://host:0",
+                "tcp://host:70000",
+            )
+        ),
+    ],
+)
+def test_arguments_are_refused_by_their_names(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        connect(**arguments)
 
 
 @pytest.mark.timeout(60)

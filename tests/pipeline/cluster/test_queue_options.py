@@ -149,12 +149,28 @@ def test_without_a_log_directory_it_is_queue_logs_here(tmp_path: Path, monkeypat
         ({"gpus": 1}, "gpus needs cores and memory, of each job"),
         ({}, "You must specify how much cores and memory per job"),
         ({"cores": 1, "memory": "1GB", "processes": 2}, "cores=1 is less than the 2 processes of a job"),
+        ({"memory": "10MB"}, "memory, of each job, must be at least 64MiB, got '10MB'"),
+        ({"log_directory": "a b"}, r"log_directory must not have spaces, .*, got 'a b'"),
+        ({"local_directory": "/scratch/a\tb"}, r"local_directory must not have spaces"),
+        ({"python": "/my python"}, r"python must not have spaces"),
+        ({"account": "me\n#SBATCH --exclusive"}, r"account must not have line breaks, got 'me\\n#SBATCH --exclusive'"),
+        ({"partition": "long\r"}, r"partition must not have line breaks"),
+        ({"interface": "ib0\n"}, r"interface must not have line breaks"),
+        ({"prologue": ["true", "exit 1\ntrue"]}, r"prologue must not have line breaks, got 'exit 1\\ntrue'"),
+        ({"directives": ["--exclusive\n"]}, r"directives must not have line breaks"),
         ({"cores": 1, "memory": "1GB", "min_workers": 2}, "min_workers=2, and 1 jobs have 1 workers"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         script("slurm", **options)
+
+
+def test_a_working_directory_with_spaces_is_no_place_for_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my work").mkdir()
+    monkeypatch.chdir(tmp_path / "my work")
+    with pytest.raises(ConfigError, match=r"log_directory must not have spaces, .*my work/queue-logs'"):
+        script("slurm", cores=1, memory="1GB")
 
 
 def test_without_dask_jobqueue(monkeypatch: pytest.MonkeyPatch) -> None:

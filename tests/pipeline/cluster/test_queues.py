@@ -141,6 +141,11 @@ def test_a_job_that_ends_early_shows_its_log(job: dict[str, Any], wrong: dict[st
         connect(**job | wrong)
 
 
+def test_a_job_that_ends_without_a_word_says_what_may_have_ended_it(job: dict[str, Any]) -> None:
+    with pytest.raises(JobEndedError, match=r"job \d+ ended before its worker joined; it wrote nothing to .*a line of the prologue"):
+        connect(**job, prologue=["exit 3"])
+
+
 def test_a_job_that_waits_is_waited_for_so_long(job: dict[str, Any]) -> None:
     start = time.monotonic()
     with pytest.raises(QueueTimeoutError, match=r"no worker joined in 4 s.* job \d+: PENDING: (BeginTime|None)"):
