@@ -20,8 +20,7 @@ from pipeline.cluster.connection import Connection, scheduler_address  # noqa: E
 from pipeline.cluster.gpus import VARIABLE, local_gpus  # noqa: E402
 from pipeline.cluster.queue_options import LOCALHOST, JobPlan, QueueOptions  # noqa: E402
 from pipeline.cluster.queues import queue_security, start_queue  # noqa: E402
-from pipeline.cluster.schedulers import Client as CleanClient  # noqa: E402
-from pipeline.cluster.schedulers import check_secure, open_client, read_scheduler_file  # noqa: E402
+from pipeline.cluster.schedulers import ClosingClient, check_secure, open_client, read_scheduler_file  # noqa: E402
 from pipeline.cluster.security import as_security  # noqa: E402
 from pipeline.cluster.systems import find_system  # noqa: E402
 
@@ -98,7 +97,7 @@ def _running(
     if isinstance(to, Cluster):
         if require_tls:
             check_secure(to.scheduler_address)
-        client = opening.enter_context(closing(CleanClient(to, timeout=timeout, security=security)))
+        client = opening.enter_context(closing(ClosingClient(to, timeout=timeout, security=security)))
         return Connection(f"a {type(to).__name__}", client, to, opening.pop_all())
     address = to if scheduler_file is None else read_scheduler_file(scheduler_file, timeout)
     assert address is not None
@@ -125,7 +124,7 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
         worker_dashboard_address=LOCALHOST,
         **options,
     )
-    client = Client(opening.enter_context(closing(cluster)))
+    client = ClosingClient(opening.enter_context(closing(cluster)))
     opening.enter_context(closing(client))
     return Connection("processes on this machine", client, cluster, opening.pop_all())
 

@@ -121,7 +121,7 @@ def test_a_cluster_whose_client_fails_is_closed(monkeypatch: pytest.MonkeyPatch)
             raise OSError("no answer")
 
     monkeypatch.setattr(module, "LocalCluster", Cluster)
-    monkeypatch.setattr(module, "Client", Refusing)
+    monkeypatch.setattr(module, "ClosingClient", Refusing)
     with pytest.raises(OSError, match="no answer"):
         connect(n_workers=2)
     assert len(closed) == 1
