@@ -14,11 +14,12 @@ ENDED: Final = frozenset(
 )
 WAITING: Final = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 # Unless a site enforces its limits when jobs are submitted, those that can never run wait for ever for these reasons.
+UNSPECIFIC: Final = "PartitionConfig"
 NEVER: Final = frozenset(
     (
         *("AssocMaxCpuPerJobLimit", "AssocMaxMemPerJob", "AssocMaxWallDurationPerJobLimit", "InvalidAccount", "AccountNotAllowed"),
         *("QOSMaxCpuPerJobLimit", "QOSMaxMemoryPerJob", "QOSMaxWallDurationPerJobLimit", "InvalidQOS", "QOSNotAllowed"),
-        *("PartitionNodeLimit", "PartitionTimeLimit", "PartitionConfig", "BadConstraints"),
+        *("PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints", UNSPECIFIC),
     )
 )
 

@@ -85,13 +85,16 @@ def submit_script(script: Path) -> str:
 
 
 def never_reason(job_id: str) -> str | None:
-    """Why a new job can never run, as far as SLURM says so within SETTLING_SECONDS: only its scheduler's first look at the job tells."""
+    """Why a new job can never run, as far as SLURM says so within SETTLING_SECONDS: only its scheduler's first look at the job tells, and
+    says more than the UNSPECIFIC reason before it."""
     deadline = time.monotonic() + SETTLING_SECONDS
+    reason = None
     while (found := slurm.job_state(job_id)) is not None and found.state == "PENDING" and time.monotonic() < deadline:
-        if found.reason in slurm.NEVER:
-            return found.reason
+        reason = found.reason if found.reason in slurm.NEVER else None
+        if reason not in (None, slurm.UNSPECIFIC):
+            break
         time.sleep(0.2)
-    return None
+    return reason
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def test_mistakes_are_known_before_the_queue_is_asked(
     monkeypatch.setenv("PATH", "")
     assert "did you mean 'digits'?" in refused(capsys, "submit", "digit")
     assert "no file matches" in refused(capsys, "submit", "pixels")
-    assert "--memory must be a size" in refused(capsys, "submit", "digits", "--memory", "much")
+    assert "memory must be a size" in refused(capsys, "submit", "digits", "--memory", "much")
     for walltime in ("long", "90", "01:00:00\n"):
         assert "--walltime must be a time" in refused(capsys, "submit", "digits", "--walltime", walltime)
     assert "--queue pbs: submit speaks to slurm only" in refused(capsys, "submit", "digits", "--queue", "pbs")
