@@ -11,13 +11,13 @@ from pipeline.cluster.interrupts import quiet_imports
 
 quiet_imports()  # this is the package's first import that takes long
 
-import dask  # noqa: E402
 from distributed import Client, LocalCluster, Security  # noqa: E402
 from distributed.deploy import Cluster  # noqa: E402
 
 from pipeline.cluster.arguments import Arguments, Tls  # noqa: E402
 from pipeline.cluster.connection import Connection, scheduler_address  # noqa: E402
 from pipeline.cluster.gpus import VARIABLE, local_gpus  # noqa: E402
+from pipeline.cluster.in_process import IN_PROCESS  # noqa: E402
 from pipeline.cluster.queue_options import LOCALHOST, JobPlan, QueueOptions  # noqa: E402
 from pipeline.cluster.queues import queue_security, start_queue  # noqa: E402
 from pipeline.cluster.schedulers import ClosingClient, check_secure, open_client, read_scheduler_file  # noqa: E402
@@ -74,7 +74,7 @@ def _open(asked: Arguments, opening: ExitStack) -> Connection:
         return _local(asked.n_workers, asked.threads_per_worker or 1, asked.gpu, security, opening)
     if asked.to is not None or asked.scheduler_file is not None:
         return _running(asked.to, asked.scheduler_file, security, asked.require_tls, asked.timeout or TIMEOUT, opening)
-    opening.enter_context(dask.config.set(scheduler="threads"))  # a client of the caller's would take the work
+    opening.enter_context(IN_PROCESS.connection())  # a client of the caller's would take the work
     return Connection("this process", None, None, opening.pop_all())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from typing import Any
 
 import dask
@@ -105,6 +107,42 @@ def test_the_scheduler_of_the_configuration_comes_back(cluster: LocalCluster) ->
             with connect(address):
                 assert dask.config.get("scheduler") != "synchronous"
             assert dask.config.get("scheduler") == "synchronous"
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("before", [None, "synchronous"])
+def test_connections_in_this_process_close_in_any_order(before: str | None, order: tuple[int, ...]) -> None:
+    with dask.config.set({} if before is None else {"scheduler": before}):
+        connections = [connect() for _ in order]
+        for i in order:
+            assert dask.config.get("scheduler") == "threads"
+            connections[i].close()
+            connections[i].close()
+        assert dask.config.get("scheduler", None) == before
+
+
+def test_a_connection_in_this_process_inside_one_of_a_cluster_inside_another(cluster: LocalCluster) -> None:
+    before = dask.config.get("scheduler", None)
+    with connect():
+        with connect(cluster.scheduler_address):
+            assert isinstance(current_executor(), ClusterExecutor)
+            with connect(), connect():
+                assert isinstance(current_executor(), ThreadExecutor)
+            assert isinstance(current_executor(), ClusterExecutor)
+        assert isinstance(current_executor(), ThreadExecutor)
+    assert dask.config.get("scheduler", None) == before
+
+
+def test_connections_in_this_process_of_several_threads() -> None:
+    before = dask.config.get("scheduler", None)
+
+    def work(_: int) -> bool:
+        with connect(), connect():
+            return all(dask.config.get("scheduler", None) == "threads" for _ in range(100))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(400)))
+    assert dask.config.get("scheduler", None) == before
 
 
 def test_a_cluster_whose_client_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
