@@ -16,13 +16,14 @@ from distributed.deploy import Cluster  # noqa: E402
 
 from pipeline.cluster.arguments import Arguments, Tls  # noqa: E402
 from pipeline.cluster.connection import Connection, scheduler_address  # noqa: E402
-from pipeline.cluster.gpus import VARIABLE, local_gpus  # noqa: E402
+from pipeline.cluster.gpus import local_gpus  # noqa: E402
 from pipeline.cluster.in_process import IN_PROCESS  # noqa: E402
 from pipeline.cluster.queue_options import LOCALHOST, JobPlan, QueueOptions  # noqa: E402
 from pipeline.cluster.queues import queue_security, start_queue  # noqa: E402
 from pipeline.cluster.schedulers import ClosingClient, check_secure, open_client, read_scheduler_file  # noqa: E402
 from pipeline.cluster.security import as_security  # noqa: E402
 from pipeline.cluster.systems import find_system  # noqa: E402
+from tasks.devices import VARIABLE  # noqa: E402
 
 QUEUE_TIMEOUT: Final = 600.0
 TIMEOUT: Final = 10.0

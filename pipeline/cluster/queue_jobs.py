@@ -163,7 +163,7 @@ class Queue:
         return "\n".join(lines)
 
 
-def await_workers(queue: Queue, n: int, timeout: float) -> None:
+def await_jobs(queue: Queue, n: int, timeout: float) -> None:
     """Wait for n workers to join.
 
     Raises JobRefusedError, JobEndedError or QueueTimeoutError. Says on the log what it waits for when that lasts.

@@ -19,7 +19,7 @@ from distributed.deploy import Cluster
 
 from pipeline.cluster.interrupts import quiet_logs
 from pipeline.cluster.keeper import Keeper
-from pipeline.cluster.queue_jobs import Queue, await_workers, reporting
+from pipeline.cluster.queue_jobs import Queue, await_jobs, reporting
 from pipeline.cluster.queue_options import JobPlan, one_word
 from pipeline.cluster.schedulers import ClosingClient
 from pipeline.cluster.security import configured, with_worker_files
@@ -46,7 +46,7 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
     client = opened.enter_context(closing(ClosingClient(cluster, timeout=min(timeout, 30.0))))
     queue = Queue(cluster, plan.system, Path(keywords["log_directory"]))
     cluster.scale(jobs=plan.options.jobs)
-    await_workers(queue, plan.options.min_workers, timeout)
+    await_jobs(queue, plan.options.min_workers, timeout)
     client.scheduler_info()  # the client's repr tells of the last it heard
     Keeper(queue).start()
     patience = max(timeout, float(dask.config.get(WAIT_FOR_WORKERS, 0.0)))  # a fit outlives the wait for replacements
