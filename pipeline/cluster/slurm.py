@@ -26,12 +26,20 @@ NEVER: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class QueueState:
-    """state: SLURM's, PENDING for instance; reason: why it waits, or ended; since: when it started, if it has; restarts: by requeues."""
+    """state: SLURM's, PENDING for instance; reason: why it waits, or ended; since: when it started, if it has; restarts: by requeues;
+    exit_code: how it ended, STATUS:SIGNAL."""
 
     state: str
     reason: str = ""
     since: str = ""
     restarts: int = 0
+    exit_code: str = "0:0"
+
+    @property
+    def ending(self) -> str:
+        """The exit status or the signal, in words; "" for an exit status of 0."""
+        status, _, signal = self.exit_code.partition(":")
+        return f"signal {signal}" if signal.strip("0") else f"exit status {status}" if status.strip("0") else ""
 
     @property
     def active(self) -> bool:
@@ -54,23 +62,27 @@ def job_state(job_id: str) -> QueueState | None:
 
 def shown_state(text: str) -> QueueState:
     """From `scontrol -o show job`; the job's name, which comes before the other fields, has no spaces."""
-    found = dict(re.findall(r"\b(JobState|Reason|StartTime|Restarts)=(\S*)", text)[::-1])  # the first of each
+    found = dict(re.findall(r"\b(JobState|Reason|StartTime|Restarts|ExitCode)=(\S*)", text)[::-1])  # the first of each
     return QueueState(
         state=found["JobState"],
         reason=found.get("Reason", "").replace("None", ""),
         since=found.get("StartTime", "").replace("Unknown", ""),
         restarts=int(found.get("Restarts", 0)),
+        exit_code=found.get("ExitCode", "0:0"),
     )
 
 
 def accounted_state(job_id: str) -> QueueState | None:
     """From `sacct`; None on sites without accounting too."""
     try:
-        done = ask("sacct", "-n", "-X", "-P", "-o", "State,Start", "-j", job_id)
+        done = ask("sacct", "-n", "-X", "-P", "-o", "State,Start,ExitCode", "-j", job_id)
     except FileNotFoundError:
         return None
-    state, _, since = done.stdout.strip().partition("\n")[0].partition("|")
-    return QueueState(state=state.split()[0], since=since) if done.returncode == 0 and state else None  # "CANCELLED by 1000"
+    state, _, rest = done.stdout.strip().partition("\n")[0].partition("|")
+    since, _, exit_code = rest.partition("|")
+    if done.returncode != 0 or not state:
+        return None
+    return QueueState(state=state.split()[0], since=since, exit_code=exit_code)  # "CANCELLED by 1000"
 
 
 def ask(*command: str) -> subprocess.CompletedProcess[str]:

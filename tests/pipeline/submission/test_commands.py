@@ -106,6 +106,10 @@ def test_what_scontrol_shows_is_read() -> None:
     waiting = shown_state(SHOWN.format("Resources", "2026-11-21T14:03:39"))
     assert waiting == QueueState(state="PENDING", reason="Resources", since="2026-11-21T14:03:39", restarts=1)
     assert shown_state(SHOWN.format("None", "Unknown")) == QueueState(state="PENDING", restarts=1)
+    failed = shown_state("JobId=12 JobName=clicks JobState=FAILED Reason=NonZeroExitCode ExitCode=3:0 DerivedExitCode=0:9")
+    assert (failed.exit_code, failed.ending) == ("3:0", "exit status 3")
+    for exit_code, ending in (("0:9", "signal 9"), ("0:15", "signal 15"), ("0:0", ""), ("10:0", "exit status 10")):
+        assert QueueState(state="FAILED", exit_code=exit_code).ending == ending
     assert waiting.active and not QueueState(state="TIMEOUT").active
 
 
