@@ -11,23 +11,22 @@ from pipeline.cluster.interrupts import quiet_imports
 
 quiet_imports()  # this is the package's first import that takes long
 
-import dask  # noqa: E402
 from distributed import Client, LocalCluster, Security  # noqa: E402
 from distributed.deploy import Cluster  # noqa: E402
 
+from pipeline.cluster.arguments import Arguments, Tls  # noqa: E402
 from pipeline.cluster.connection import Connection, scheduler_address  # noqa: E402
-from pipeline.cluster.gpus import VARIABLE, local_gpus  # noqa: E402
+from pipeline.cluster.gpus import local_gpus  # noqa: E402
+from pipeline.cluster.in_process import IN_PROCESS  # noqa: E402
 from pipeline.cluster.queue_options import LOCALHOST, JobPlan, QueueOptions  # noqa: E402
 from pipeline.cluster.queues import queue_security, start_queue  # noqa: E402
-from pipeline.cluster.schedulers import Client as CleanClient  # noqa: E402
-from pipeline.cluster.schedulers import check_secure, open_client, read_scheduler_file  # noqa: E402
+from pipeline.cluster.schedulers import ClosingClient, check_secure, open_client, read_scheduler_file  # noqa: E402
 from pipeline.cluster.security import as_security  # noqa: E402
 from pipeline.cluster.systems import find_system  # noqa: E402
-from pipeline.sections import rules, unknown  # noqa: E402
+from tasks.devices import VARIABLE  # noqa: E402
 
 QUEUE_TIMEOUT: Final = 600.0
 TIMEOUT: Final = 10.0
-TLS = Security | str | Path | bool | None
 
 
 def connect(
@@ -38,7 +37,7 @@ def connect(
     scheduler_file: str | None = None,
     queue: str | None = None,
     gpu: bool = False,
-    tls: TLS = None,
+    tls: Tls = None,
     require_tls: bool = False,
     timeout: float | None = None,
     **job: Any,
@@ -54,53 +53,30 @@ def connect(
     here. None: what Dask's configuration says; a queue= is encrypted then too, and with False is not. require_tls: refuse what is plain.
     timeout: seconds to wait for the scheduler and for the file that it writes, by default 10; for a queue's first worker, by default 600.
 
-    Raises ValueError for arguments that are wrong or go not together (JobRefusedError when the queue refuses the jobs), TypeError for
-    another object, OSError when no scheduler answers, FileNotFoundError when the file does not come, InsecureConnectionError and
+    Raises ValueError and TypeError for arguments that are wrong or go not together, before anything is started, JobRefusedError when the
+    queue refuses the jobs, OSError when no scheduler answers, FileNotFoundError when the file does not come, InsecureConnectionError and
     CertificateError for TLS on one side only or of two authorities, JobEndedError and QueueTimeoutError when a queue's workers do not come.
     """
-    _check(to, n_workers, scheduler_file, queue, gpu, tls, require_tls, job)
-    security = as_security(tls)
+    asked = Arguments(to, n_workers, threads_per_worker, scheduler_file, queue, gpu, tls, require_tls, timeout, job)
+    asked.check()
     with ExitStack() as opening:  # closes the cluster when the client fails
-        if queue is not None:
-            used = None if tls is False else queue_security(security)
-            return _queue(_plan(queue, job, threads_per_worker, gpu), used, timeout or QUEUE_TIMEOUT, opening)
-        if n_workers is not None or gpu:
-            return _local(n_workers, threads_per_worker or 1, gpu, security or as_security(require_tls), opening)
-        if to is not None or scheduler_file is not None:
-            return _running(to, scheduler_file, security, require_tls, timeout or TIMEOUT, opening)
-        opening.enter_context(dask.config.set(scheduler="threads"))  # a client of the caller's would take the work
-        return Connection("this process", None, None, opening.pop_all())
+        return _open(asked, opening)
 
 
-_KEYWORDS: Final = ("n_workers", "threads_per_worker", "scheduler_file", "queue", "gpu", "tls", "require_tls", "timeout")
-
-
-def _check(
-    to: Any,
-    n_workers: int | None,
-    scheduler_file: str | None,
-    queue: str | None,
-    gpu: bool,
-    tls: TLS,
-    require_tls: bool,
-    job: Mapping[str, Any],
-) -> None:
-    """Raise for arguments that go not together, before anything is started."""
-    if sum(given is not None for given in (to, n_workers, scheduler_file, queue)) > 1:
-        raise ValueError("give an address (or a Client or Cluster), n_workers=, scheduler_file= or queue=, not several of them")
-    if not isinstance(to, str | Client | Cluster | None):
-        raise TypeError(f"connect takes the address of a scheduler, a distributed.Client or a Dask Cluster, got {to!r}")
-    if queue is None and job:
-        raise unknown(
-            next(iter(job)), _KEYWORDS, "connect", "keywords", f"; those of jobs ({', '.join(rules(QueueOptions))}) are for queue="
-        )
-    starts_workers = queue is not None or (to is None and scheduler_file is None)
-    if gpu and not starts_workers:
-        raise ValueError("gpu=True is for workers that are started here, n_workers= or queue=; start those of a running cluster with GPUs")
-    if tls is True and not starts_workers:
-        raise ValueError("tls=True makes temporary keys, which a running scheduler does not know; give the directory of its certificates")
-    if tls is False and require_tls:
-        raise ValueError("tls=False and require_tls=True contradict each other")
+def _open(asked: Arguments, opening: ExitStack) -> Connection:
+    """What was asked for; `opening` closes it."""
+    security = as_security(asked.tls)
+    if asked.queue is not None:
+        used = None if asked.tls is False else queue_security(security)
+        plan = _plan(asked.queue, asked.job, asked.threads_per_worker, asked.gpu)
+        return _queue(plan, used, asked.timeout or QUEUE_TIMEOUT, opening)
+    if asked.starts_workers:
+        security = security or as_security(asked.require_tls)
+        return _local(asked.n_workers, asked.threads_per_worker or 1, asked.gpu, security, opening)
+    if asked.to is not None or asked.scheduler_file is not None:
+        return _running(asked.to, asked.scheduler_file, security, asked.require_tls, asked.timeout or TIMEOUT, opening)
+    opening.enter_context(IN_PROCESS.connection())  # a client of the caller's would take the work
+    return Connection("this process", None, None, opening.pop_all())
 
 
 def _running(
@@ -122,7 +98,7 @@ def _running(
     if isinstance(to, Cluster):
         if require_tls:
             check_secure(to.scheduler_address)
-        client = opening.enter_context(closing(CleanClient(to, timeout=timeout, security=security)))
+        client = opening.enter_context(closing(ClosingClient(to, timeout=timeout, security=security)))
         return Connection(f"a {type(to).__name__}", client, to, opening.pop_all())
     address = to if scheduler_file is None else read_scheduler_file(scheduler_file, timeout)
     assert address is not None
@@ -149,7 +125,7 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
         worker_dashboard_address=LOCALHOST,
         **options,
     )
-    client = Client(opening.enter_context(closing(cluster)))
+    client = ClosingClient(opening.enter_context(closing(cluster)))
     opening.enter_context(closing(client))
     return Connection("processes on this machine", client, cluster, opening.pop_all())
 

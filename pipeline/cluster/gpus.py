@@ -6,9 +6,8 @@ import os
 import re
 import shutil
 import subprocess
-from typing import Final
 
-VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
+from tasks.devices import VARIABLE
 
 
 def local_gpus() -> list[str]:

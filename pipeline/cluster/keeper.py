@@ -55,7 +55,7 @@ class Keeper:
         jobs = self.queue.jobs()
         refused = {name: job.refusal for name, job in jobs.items() if job.refusal is not None}
         forgotten = cluster.worker_spec.keys() - jobs.keys()
-        gone = await self.queue.gone()
+        gone = self.queue.gone(await self.queue.listing())
         lost = (gone.keys() | refused.keys() | (forgotten & self._missing)) & cluster.worker_spec.keys()
         self._missing = forgotten  # or being submitted just now
         if cluster.worker_spec.keys() <= self._had_workers:

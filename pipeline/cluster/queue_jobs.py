@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from distributed.deploy.spec import ProcessInterface
 
+from pipeline.cluster.slurm import environment
 from pipeline.cluster.systems import System
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ async def call(command: list[str], *, shell: bool = False) -> str:
     """What a command prints. Raises CommandError, with its words, when it fails or takes more than a minute."""
     create: Any = asyncio.create_subprocess_shell if shell else asyncio.create_subprocess_exec
     try:
-        process = await create(*command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
+        process = await create(*command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=environment())
     except OSError as error:
         raise CommandError(f"{command[0]}: {error}") from error
     try:
@@ -116,20 +117,29 @@ class Queue:
                     found[name].append(worker.address)
         return {name: addresses for name, addresses in found.items() if addresses}
 
-    async def gone(self) -> dict[str, ReportingJob]:
+    async def listing(self) -> str | None:
+        """What the queue lists of the user's jobs; None when it does not answer."""
+        try:
+            return await call(self.system.list_command())
+        except CommandError as error:
+            return "" if self.system.nothing is not None and self.system.nothing in str(error) else None
+
+    def gone(self, listing: str | None) -> dict[str, ReportingJob]:
         """Jobs that are neither in the queue nor have a worker, twice in a row: a listing may be older than what was submitted.
         Nothing is known to be gone when the queue does not answer."""
+        if listing is None:
+            return {}
         jobs = {name: job for name, job in self.jobs().items() if job.job_id is not None}
-        try:
-            listing = await call(self.system.list_command())
-        except CommandError as error:
-            if self.system.nothing is None or self.system.nothing not in str(error):
-                return {}
-            listing = ""
         listed = {name for name, job in jobs.items() if is_listed(str(job.job_id), listing)}
         missing = jobs.keys() - listed - self.workers(jobs).keys()
         gone, self.suspects = missing & self.suspects, missing
         return {name: jobs[name] for name in gone}
+
+    def hopeless(self, listing: str | None) -> str | None:
+        """What the queue says of a job that it took and that can never run; None when it says so of none."""
+        lines = [line for line in (listing or "").splitlines() if self.system.never & set(re.findall(r"\w+", line))]
+        ids = [str(job.job_id) for job in self.jobs().values() if job.job_id is not None]
+        return next(("job " + line.replace("|", " ") for line in lines if any(is_listed(job_id, line) for job_id in ids)), None)
 
     async def words(self) -> str:
         """What the queue says of the jobs, of a few of them."""
@@ -146,14 +156,14 @@ class Queue:
         return "\n".join(said) or "none is submitted yet"
 
     def log_tail(self, job_id: str) -> str:
-        """The last lines that the job wrote."""
+        """The last lines that the job wrote, "" when it wrote none."""
         number = re.compile(rf"(?<!\d){re.escape(job_id)}(?!\d)")
         files = sorted(path for path in self.log_directory.glob("*") if number.search(path.name) and path.is_file())
         lines = [line for path in files for line in path.read_text(errors="replace").splitlines()[-QUOTED_LINES:]]
-        return "\n".join(lines) or f"(nothing in {self.log_directory})"
+        return "\n".join(lines)
 
 
-def await_workers(queue: Queue, n: int, timeout: float) -> None:
+def await_jobs(queue: Queue, n: int, timeout: float) -> None:
     """Wait for n workers to join.
 
     Raises JobRefusedError, JobEndedError or QueueTimeoutError. Says on the log what it waits for when that lasts.
@@ -171,14 +181,27 @@ def await_workers(queue: Queue, n: int, timeout: float) -> None:
             raise QueueTimeoutError(f"{_so_many(n)} joined in {timeout:.0f} s, raise timeout= to wait longer; {cluster.sync(queue.words)}")
         if now > asked + ASK_EVERY:
             asked = now
-            gone = cluster.sync(queue.gone)
-            if gone and not cluster.scheduler.workers:
-                job_id = str(next(iter(gone.values())).job_id)
-                raise JobEndedError(f"job {job_id} ended before its worker joined; the end of its log:\n{queue.log_tail(job_id)}")
+            raise_for_lost(queue, cluster.sync(queue.listing))
             if now > start + SAY_AFTER and (words := cluster.sync(queue.words)) != said:
                 said = words
                 logger.warning("waiting for the first of %d jobs in the %s queue; %s", len(cluster.worker_spec), queue.system.name, words)
         time.sleep(0.1)
+
+
+def raise_for_lost(queue: Queue, listing: str | None) -> None:
+    """Raise JobEndedError or JobRefusedError when a job has ended, or can never run, before any worker has joined."""
+    gone, hopeless = queue.gone(listing), queue.hopeless(listing)
+    if queue.cluster.scheduler.workers:
+        return
+    if gone:
+        job_id = str(next(iter(gone.values())).job_id)
+        tail = queue.log_tail(job_id)
+        silent = f"it wrote nothing to {queue.log_directory}; a line of the prologue may have ended it, or its python"
+        raise JobEndedError(f"job {job_id} ended before its worker joined; " + (f"the end of its log:\n{tail}" if tail else silent))
+    if hopeless is not None:
+        raise JobRefusedError(
+            f"the {queue.system.name} queue would let its jobs wait for ever, {hopeless}; ask for less, or for another partition"
+        )
 
 
 def _so_many(n: int) -> str:

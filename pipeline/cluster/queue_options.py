@@ -15,6 +15,7 @@ from pipeline.cluster.network import check_interface, free_port, scheduler_host
 from pipeline.cluster.systems import Keywords, System
 from pipeline.sections import ConfigError, Count, Rule, Section, Text, Texts, is_text
 
+LEAST_MEMORY: Final = "64MiB"  # less than a worker takes to start
 LOCALHOST: Final = "127.0.0.1:0"  # dashboards: a free port, reached by nobody on another machine
 
 
@@ -47,6 +48,13 @@ def parse_memory(text: str) -> int:
     except ValueError:
         pass
     raise ValueError(f"memory must be a size such as 4GB or 512MiB, got {text!r}")
+
+
+def one_word(name: str, text: str | None) -> str:
+    """The same text, "" for None. Raises ConfigError when it has spaces: jobs' commands and directives are joined without quotes."""
+    if re.search(r"\s", text or ""):
+        raise ConfigError(f"[cluster] {name} must not have spaces, which the queue would take for the ends of words, got {text!r}")
+    return text or ""
 
 
 def port_range(text: str) -> tuple[int, int]:
@@ -99,6 +107,14 @@ class QueueOptions(Section):
             raise ConfigError(f"{system.name} has no partitions; leave partition out, or say where with directives, as system.name has it")
         if self.disk is not None and system.disk is None:
             raise ConfigError(f"{system.name} is not asked for disk this way; leave disk out, or ask with directives")
+        if self.memory is not None and parse_memory(self.memory) < parse_memory(LEAST_MEMORY):
+            raise ConfigError(f"[cluster] memory, of each job, must be at least {LEAST_MEMORY}, got {self.memory!r}")
+        for key in ("account", "partition", "interface", "prologue", "directives"):
+            for text in [given] if isinstance(given := vars(self)[key], str) else given or ():
+                if text.splitlines() != [text]:
+                    raise ConfigError(f"[cluster] {key} must not have line breaks, got {text!r}")
+        for key in ("log_directory", "local_directory", "python"):
+            one_word(key, vars(self)[key])
         if system.name == "htcondor":
             for line in self.directives or ():
                 if not re.fullmatch(r"\s*[\w.+]+\s*=.*", line):
@@ -204,7 +220,7 @@ class JobPlan:
     def log_directory(self) -> str:
         """Where the jobs' output goes."""
         chosen = self.options.log_directory or self.config.get("log-directory") or "queue-logs"
-        return str(Path(chosen).expanduser().resolve())
+        return one_word("log_directory", str(Path(chosen).expanduser().resolve()))
 
     def worker_arguments(self) -> list[str]:
         """Of `dask worker`; those of jobqueue.yaml come last, and so win."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import socket
 import stat
 import tempfile
 from contextlib import ExitStack, closing
@@ -10,13 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import dask
+import psutil
 from distributed import Client, Security
 from distributed.deploy import Cluster
 
 from pipeline.cluster.interrupts import quiet_logs
 from pipeline.cluster.keeper import Keeper
-from pipeline.cluster.queue_jobs import Queue, await_workers, reporting
-from pipeline.cluster.queue_options import JobPlan
+from pipeline.cluster.queue_jobs import Queue, await_jobs, reporting
+from pipeline.cluster.queue_options import JobPlan, one_word
+from pipeline.cluster.schedulers import ClosingClient
 from pipeline.cluster.security import configured, with_worker_files
 from pipeline.cluster.systems import Keywords
 from pipeline.cluster.workers import WAIT_FOR_WORKERS
@@ -38,10 +43,10 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
     keywords |= {"security": security, "scheduler_options": plan.scheduler(), "silence_logs": "warning"}  # as a LocalCluster has it
     cluster = cluster_class(job_cls=reporting(job_class), **keywords)
     opened.callback(close_quietly, cluster)
-    client = opened.enter_context(closing(Client(cluster, timeout=min(timeout, 30.0))))
+    client = opened.enter_context(closing(ClosingClient(cluster, timeout=min(timeout, 30.0))))
     queue = Queue(cluster, plan.system, Path(keywords["log_directory"]))
     cluster.scale(jobs=plan.options.jobs)
-    await_workers(queue, plan.options.min_workers, timeout)
+    await_jobs(queue, plan.options.min_workers, timeout)
     client.scheduler_info()  # the client's repr tells of the last it heard
     Keeper(queue).start()
     patience = max(timeout, float(dask.config.get(WAIT_FOR_WORKERS, 0.0)))  # a fit outlives the wait for replacements
@@ -78,14 +83,28 @@ def queue_security(given: Security | None) -> Security:
 
 def private_directory(plan: JobPlan) -> tempfile.TemporaryDirectory[str]:
     """A new directory for keys that only their owner can read and that nodes see: in jobqueue.yaml's shared-temp-directory, else in the
-    home directory. Raises ValueError when others can write where it is to be."""
+    home directory. Those that killed processes of this machine left there go.
+
+    Raises ValueError when others could put theirs in its place."""
     chosen = plan.config.get("shared-temp-directory")
-    parent = Path(os.path.expandvars(chosen or PRIVATE)).expanduser()
+    parent = Path(one_word("shared-temp-directory of jobqueue.yaml", str(Path(os.path.expandvars(chosen or PRIVATE)).expanduser())))
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = parent.stat()
-    if state.st_mode & stat.S_IWOTH and not state.st_mode & stat.S_ISVTX:
-        raise ValueError(f"{parent} can be written by everybody, who could put keys of their own there; chmod o-w it")
-    return tempfile.TemporaryDirectory(prefix="tls-", dir=parent)
+    if state.st_uid not in (os.getuid(), 0):
+        raise ValueError(f"{parent} belongs to another user, who could put keys of their own there; choose another shared-temp-directory")
+    if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not state.st_mode & stat.S_ISVTX:
+        raise ValueError(f"{parent} can be written by others, who could put keys of their own there; chmod go-w it")
+    prefix = f"tls-{socket.gethostname()}-"
+    sweep(parent, prefix)
+    return tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=parent)
+
+
+def sweep(parent: Path, prefix: str) -> None:
+    """Remove this user's directories PREFIX<process>-... of processes that are gone."""
+    for path in parent.glob(f"{prefix}*"):
+        found = re.match(r"(\d+)-", path.name.removeprefix(prefix))
+        if found is not None and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)  # others' cannot be removed
 
 
 def scale_jobs(queue: Queue, client: Client, jobs: int) -> None:

@@ -24,7 +24,7 @@ CERTIFICATES: Final = (
 )
 
 
-class Client(distributed.Client):
+class ClosingClient(distributed.Client):
     """A client that, when it cannot start, is gone; Dask's own stays the current one after some errors, and every later fit would fail."""
 
     def start(self, **options: Any) -> None:
@@ -35,7 +35,7 @@ class Client(distributed.Client):
             raise
 
 
-def open_client(address: str, security: Security | None, timeout: float, *, require_tls: bool) -> Client:
+def open_client(address: str, security: Security | None, timeout: float, *, require_tls: bool) -> ClosingClient:
     """A client of the scheduler at this address; security: None for what Dask's configuration says.
 
     Raises InsecureConnectionError when one side speaks TLS and the other does not, CertificateError when they trust different authorities,
@@ -54,7 +54,7 @@ def open_client(address: str, security: Security | None, timeout: float, *, requ
     if address.startswith("tls://") and not loaded and not is_complete(security or Security(), "client"):
         raise InsecureConnectionError(f"{address} takes TLS only, and there are no certificates here; give {CERTIFICATES}")
     with _explained(address):
-        return Client(address, security=security, timeout=timeout)
+        return ClosingClient(address, security=security, timeout=timeout)
 
 
 def check_secure(address: str) -> None:

@@ -37,12 +37,14 @@ def make_certificates(directory: str | Path, *, hosts: Sequence[str] = (), days:
     Files: ca.pem, ca-key.pem, and scheduler.pem, scheduler-key.pem, worker.pem and so on. Keys are readable by their owner alone; whoever
     can read one of them may connect and run code. ca-key.pem is needed for further certificates only. hosts: names and addresses written
     into the certificates, for programs that look (Dask does not).
-    Returns the directory. Raises FileExistsError when an authority is there already: a new one would lock out all that trust the old.
+    Returns the directory. Raises FileExistsError when an authority is there already: a new one would lock out all that trust the old;
+    PermissionError for a directory that others can write.
     """
     directory = Path(directory)
     if (directory / CA).exists():
         raise FileExistsError(f"{directory / CA} is there already; choose another directory, or remove this one and all its certificates")
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_unwritable(directory)
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"dask-descent authority {os.urandom(8).hex()}")])
     ca = _certificate(ca_name, ca_key, ca_name, ca_key, days).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -113,7 +115,7 @@ def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
 def read_certificates(directory: str | Path) -> Security:
     """The Security of a directory that `make_certificates` made, whose connections must be encrypted.
 
-    Raises FileNotFoundError for files that are missing, PermissionError for keys that others can read.
+    Raises FileNotFoundError for files that are missing, PermissionError for keys that others can read and for what others can write.
     """
     directory = Path(directory)
     files = {"tls_ca_file": CA}
@@ -125,10 +127,20 @@ def read_certificates(directory: str | Path) -> Security:
             f"tls={str(directory)!r}: needs {CA}, client.pem and client-key.pem there;"
             f" `python -m pipeline certificates {directory}` makes them"
         )
+    for written in (directory, *map(Path, present.values())):
+        check_unwritable(written)
     for option, path in present.items():
         if option.endswith("_key") and Path(path).stat().st_mode & 0o077:
             raise PermissionError(f"{path} can be read by others, who could run code on the cluster with it; chmod 600 it")
     return Security(require_encryption=True, **present)
+
+
+def check_unwritable(path: Path) -> None:
+    """Raise PermissionError for a file or directory that others can write: who puts an authority there is trusted."""
+    if path.stat().st_mode & 0o022:
+        raise PermissionError(
+            f"{path} can be written by others, who could let themselves in with an authority of their own; chmod go-w {path}"
+        )
 
 
 def as_security(tls: Security | str | Path | bool | None) -> Security | None:

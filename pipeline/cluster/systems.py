@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import dask
 
+from pipeline.cluster.slurm import NEVER
 from pipeline.sections import unknown
 
 # What an option becomes: keywords of the dask-jobqueue class, and "directives", which are gathered.
@@ -39,7 +40,8 @@ def _mib(size: int) -> int:
 class System:
     """cluster: its class in dask_jobqueue. account, partition, walltime (seconds), disk: how it is told; None where it knows no such thing.
     gpus: the same, of their number, the job's cores and its bytes of memory. listing: the command that lists the user's own jobs, an id in
-    each line; nothing: what it says, with an error, when there are none. status: the command that says how one job is."""
+    each line; nothing: what it says, with an error, when there are none. status: the command that says how one job is. never:
+    words of the listing for jobs that were taken and can never run."""
 
     name: str
     cluster: str
@@ -52,6 +54,7 @@ class System:
     disk: Callable[[str], Keywords] | None = None
     logs: Callable[[str], Keywords] = lambda directory: {}
     nothing: str | None = None
+    never: frozenset[str] = frozenset()
 
     def classes(self) -> tuple[Any, Any]:
         """dask-jobqueue's cluster and job class. Raises ValueError without dask-jobqueue, FileNotFoundError without the queue's command."""
@@ -107,6 +110,7 @@ _SYSTEMS = (
         gpus=lambda n, cores, memory: {"directives": [f"--gres=gpu:{n}"]},
         listing="squeue -h -u {user} -o %i|%T|%r",
         status="squeue -h -j {id} -o %T:|%r",
+        never=NEVER,
     ),
     System(
         name="pbs",

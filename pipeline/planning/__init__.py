@@ -1,4 +1,5 @@
-"""What a job would take on a cluster, from a short probe in this process: `python -m pipeline plan`."""
+"""What a job would take on a cluster, from a short probe in this process and on one worker process that it starts on this machine:
+`python -m pipeline plan`."""
 
 from pipeline.planning.plan import Plan, PlanError, make_plan
 from pipeline.planning.text import plan_text

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from pipeline.cluster.queue_options import LEAST_MEMORY, parse_memory
 from pipeline.config import Job
 from pipeline.planning.probe import Probe, probe
 from pipeline.planning.shares import (
@@ -89,6 +90,8 @@ def make_plan(job: Job, jobs: int, memory: int, cores: int = 1) -> Plan:
     for name, value in (("jobs", jobs), ("memory", memory), ("cores", cores)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if memory < parse_memory(LEAST_MEMORY):
+        raise ValueError(f"memory, of each job, must be at least {LEAST_MEMORY}, got {size(memory)}")
     found = probe(job, cores)
     shares = share_rows(found, jobs, cores)
     needed = memory_of(found, shares, cores)

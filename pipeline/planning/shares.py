@@ -27,7 +27,8 @@ class Shares(NamedTuple):
 
 
 def share_out(group_rows: Sequence[float], jobs: int, cores: int) -> Shares:
-    """As the cluster does when nobody holds any rows yet."""
+    """As the cluster does when nobody holds any rows yet. More jobs than groups, or threads of a job, have nothing to do."""
+    jobs, cores = (min(n, len(group_rows)) for n in (jobs, cores))
     threads = [f"job-{job:07}" for job in range(jobs) for _ in range(cores)]
     places = place(group_rows, threads, [{}] * len(group_rows))
     shards: dict[str, list[float]] = defaultdict(list)

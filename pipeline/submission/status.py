@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from pipeline.cluster import slurm
 from pipeline.runs import METRICS_FILE, ROUNDS_FILE
-from pipeline.submission import slurm
-from pipeline.submission.records import ENDED_FILE, SUBMITTED_FILE, Ended, Submission, last_line, log_file
+from pipeline.submission.records import ENDED_FILE, SUBMITTED_FILE, Ended, Log, Submission, last_line, log_file
 
 State: TypeAlias = Literal["waiting", "running", "requeued", "finished", "failed", "cancelled", "out of time", "unknown to the queue"]
 
 ENDINGS: Final[dict[str, State]] = {"CANCELLED": "cancelled", "TIMEOUT": "out of time", "DEADLINE": "out of time"}
 ACTIVE: Final = ("waiting", "running", "requeued")
 LOG_LINES: Final = 8
+LOGS: Final[tuple[Log, ...]] = ("batch", "train")  # of which status shows the ends
 BY_QUEUE: Final = 143  # the script's exit status when the queue ended it
 
 
@@ -100,9 +102,11 @@ def over(directory: Path, submission: Submission, queue: slurm.QueueState | None
         return RunStatus(directory=directory, state="unknown to the queue", detail=f"{job}, submitted {submission.time}", lines=lines)
     reasons = [] if ended is None else [f"exit status {ended.exit_status}"]
     if queue is not None and (ended is None or queue.state != "FAILED"):
-        reasons.append(f"SLURM says {queue.state}")
+        reasons += [f"SLURM says {queue.state}"] + [queue.ending] * (ended is None and queue.ending != "")
     elif ended is not None and ended.exit_status == BY_QUEUE:
         reasons.append("ended by the queue")
+    if ended is None and not has_words(directory):
+        reasons.append("nothing was logged: a line of the prologue may be the reason")
     return RunStatus(directory=directory, state="failed", detail=f"{job}: {', '.join(reasons)}", lines=lines)
 
 
@@ -121,12 +125,21 @@ def number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.6g}"
 
 
+def has_words(directory: Path) -> bool:
+    """Whether the logs of the batch script and of the training have more than the line that the script begins with."""
+    return any(not re.match(r"(job \d+, start \d+, on | *$)", line) for log in LOGS for line in log_lines(directory, log))
+
+
+def log_lines(directory: Path, log: Log) -> list[str]:
+    """Of a log; none when it is not there."""
+    path = log_file(directory, log)
+    return path.read_text(errors="replace").rstrip().splitlines() if path.is_file() else []
+
+
 def log_end(directory: Path) -> tuple[str, ...]:
     """The last lines of the logs of the batch script and of the training."""
     found: list[str] = []
-    for log in ("batch", "train"):
-        path = log_file(directory, log)
-        text = path.read_text(errors="replace") if path.is_file() else ""
-        if text.strip():
-            found += [f"{path}:", *(f"  {line}" for line in text.rstrip().splitlines()[-LOG_LINES:])]
+    for log in LOGS:
+        if lines := log_lines(directory, log):
+            found += [f"{log_file(directory, log)}:", *(f"  {line}" for line in lines[-LOG_LINES:])]
     return tuple(found)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import datetime as dt
 import platform
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from pipeline.cluster import slurm
+from pipeline.cluster.queue_jobs import JobRefusedError
 from pipeline.config import Job
 from pipeline.models.files import replace_file
-from pipeline.submission import slurm
 from pipeline.submission.records import SCRIPT_FILE, SUBMITTED_FILE, Submission, log_file
 from pipeline.submission.script import BatchJob, slurm_script
 
 JOB_FILE: Final = "job.toml"
 WORKERS_SECONDS: Final = 300.0  # for the workers to come; after that the run goes on with those that are there
+SETTLING_SECONDS: Final = 3.0
 ADVICE: Final = "start Dask in a script of your own, as the README shows under 'In a batch job'"
 
 
@@ -45,7 +48,7 @@ def check_not_active(directory: Path) -> None:
 def submit_job(job: Job, batch: BatchJob, command: Sequence[str]) -> Submission:
     """Write the run's directory and submit its script to SLURM; command: what the user typed.
 
-    Raises what `check_data`, `check_not_active` and `slurm.submit` raise; the directory is then as it was.
+    Raises what `check_data`, `check_not_active` and `submit_script` raise; the directory is then as it was.
     """
     check_data(job)
     check_not_active(batch.directory)
@@ -55,11 +58,43 @@ def submit_job(job: Job, batch: BatchJob, command: Sequence[str]) -> Submission:
     with unchanged_on_error(files):
         replace_file(files[0], job.toml())
         replace_file(files[1], slurm_script(batch))
-        job_id = slurm.submit(files[1])
+        job_id = submit_script(files[1])
     now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     submission = Submission(job_id=job_id, queue="slurm", command=list(command), time=now, host=platform.node())
     submission.write(batch.directory / SUBMITTED_FILE)
     return submission
+
+
+def submit_script(script: Path) -> str:
+    """Submit a script and return the job's id.
+
+    Raises JobRefusedError, within seconds, for a job that SLURM refuses or that could only wait for ever; FileNotFoundError without
+    sbatch; TimeoutError when SLURM does not answer.
+    """
+    done = slurm.ask("sbatch", "--parsable", str(script))
+    if done.returncode != 0:
+        raise JobRefusedError(f"SLURM refuses the job: {slurm.words(done.stderr)}")
+    job_id = done.stdout.strip().partition(";")[0]
+    try:
+        if (reason := never_reason(job_id)) is not None:
+            raise JobRefusedError(f"SLURM would let the job wait for ever: {reason}; ask for less, or for another --partition")
+    except BaseException:
+        slurm.ask("scancel", job_id)  # nobody would know of it
+        raise
+    return job_id
+
+
+def never_reason(job_id: str) -> str | None:
+    """Why a new job can never run, as far as SLURM says so within SETTLING_SECONDS: only its scheduler's first look at the job tells, and
+    says more than the UNSPECIFIC reason before it."""
+    deadline = time.monotonic() + SETTLING_SECONDS
+    reason = None
+    while (found := slurm.job_state(job_id)) is not None and found.state == "PENDING" and time.monotonic() < deadline:
+        reason = found.reason if found.reason in slurm.NEVER else None
+        if reason not in (None, slurm.UNSPECIFIC):
+            break
+        time.sleep(0.2)
+    return reason
 
 
 @contextmanager

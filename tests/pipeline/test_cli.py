@@ -131,9 +131,9 @@ def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_plan_that_does_not_fit_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "generated", "--jobs", "1", "--memory", "1MB", *SMALL]) == 2
+    assert main(["plan", "generated", "--jobs", "1", "--memory", "70MB", *SMALL]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: generated does not fit 1 job of 1MB: each needs ") and "use --memory " in err
+    assert out == "" and err.startswith("error: generated does not fit 1 job of 70MB: each needs ") and "use --memory " in err
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,7 @@ def test_a_plan_that_does_not_fit_ends_with_2(capsys: pytest.CaptureFixture[str]
     [
         (["generated", "--jobs", "0", "--memory", "4GB"], "jobs must be at least 1, got 0"),
         (["generated", "--jobs", "1", "--memory", "much"], "memory must be a size such as 4GB or 512MiB, got 'much'"),
+        (["generated", "--jobs", "1", "--memory", "1MB"], "memory, of each job, must be at least 64MiB, got 1MB"),
         (["generate", "--jobs", "1", "--memory", "4GB"], "generated"),
         (["pixels", "--jobs", "1", "--memory", "4GB"], "make the files with: python -m pipeline make-data pixels"),
     ],

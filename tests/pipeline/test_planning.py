@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.cluster.queue_options import parse_memory
 from pipeline.config import Job
 from pipeline.execution.executors import ThreadExecutor
-from pipeline.planning import PlanError, make_plan, parse_memory, plan_text
+from pipeline.planning import PlanError, make_plan, plan_text
 from pipeline.planning import plan as planning
 from pipeline.planning import sample as sampling
 from pipeline.planning.plan import duration, round_up, scaling, size
@@ -119,11 +120,39 @@ def test_where_a_partition_is_too_large_smaller_ones_are_the_cure(found: Probe, 
         make_plan(make_job(), 2, 80_000_000)
 
 
-@pytest.mark.parametrize("arguments", [(0, GB, 1), (1, 0, 1), (1, GB, 0)])
-def test_mistakes_are_found_before_anything_is_measured(arguments: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, GB, 1), "jobs must be at least 1, got 0"),
+        ((1, 0, 1), "memory must be at least 1, got 0"),
+        ((1, GB, 0), "cores must be at least 1, got 0"),
+        ((1, 64 * 2**20 - 1, 1), "memory, of each job, must be at least 64MiB, got 67.1MB"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_measured(
+    arguments: tuple[int, int, int], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(planning, "probe", lambda job, cores: pytest.fail("measured"))
-    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=message):
         make_plan(make_job(), *arguments)
+
+
+@pytest.mark.timeout(60)
+def test_jobs_beyond_the_groups_are_idle(found: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "probe", lambda job, cores: found)
+    enough = make_plan(make_job(), 64, 4 * GB)
+    plan = make_plan(make_job(), 100_000_000_000, 4 * GB)
+    assert plan == replace(enough, jobs=plan.jobs, core_hours=plan.core_hours)
+    assert plan.core_hours == pytest.approx(enough.core_hours * plan.jobs / 64)
+    assert "100000000000 x 1 thread, 4GB each; 99,999,999,936 idle" in plan_text(plan) and "idle" not in plan_text(enough)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("jobs", [1, 3, 8, 20])
+def test_threads_beyond_the_groups_change_nothing(jobs: int) -> None:
+    rows = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
+    assert share_out(rows, jobs, 10**11) == share_out(rows, jobs, 8)
+    assert share_out(rows, 8, 1) == share_out(rows, 8 * jobs, 1)
 
 
 def test_rows_that_cannot_be_used_are_the_usual_error(tmp_path: Path) -> None:

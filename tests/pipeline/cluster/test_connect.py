@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from typing import Any
 
 import dask
@@ -55,6 +58,41 @@ def test_objects_of_dask_are_used_and_left_open(client: Client, cluster: LocalCl
             connect(wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        *(({"n_workers": n}, TypeError, f"n_workers must be a whole number of at least 1, got {n!r}") for n in (True, "2", 2.0)),
+        *(({"n_workers": n}, ValueError, f"n_workers must be a whole number of at least 1, got {n}") for n in (0, -1)),
+        ({"n_workers": 1, "threads_per_worker": 0}, ValueError, "threads_per_worker must be a whole number of at least 1, got 0"),
+        ({"n_workers": 1, "threads_per_worker": "1"}, TypeError, "threads_per_worker must be a whole number"),
+        ({"threads_per_worker": 2}, ValueError, "threads_per_worker is for workers that are started here: give n_workers=, queue= or"),
+        ({"to": "tcp://127.0.0.1:1", "threads_per_worker": 2}, ValueError, "threads_per_worker is for workers that are started here"),
+        *(({"timeout": t}, ValueError, "timeout must be a number of seconds above 0, got") for t in (0, -1.5, float("nan"))),
+        *(({"timeout": t}, TypeError, "timeout must be a number of seconds above 0, got") for t in ("5", True)),
+        ({"queue": "slurm", "timeout": 0}, ValueError, "timeout must be a number of seconds above 0, got 0"),
+        ({"scheduler_file": ""}, ValueError, "scheduler_file must be a file that a scheduler writes, got ''"),
+        ({"scheduler_file": "/"}, ValueError, "scheduler_file must be a file that a scheduler writes, got a directory, '/'"),
+        ({"scheduler_file": 5}, TypeError, "scheduler_file must be the path of a file that a scheduler writes, got 5"),
+        *(
+            ({"to": address}, ValueError, f"to={address!r} is no address of a scheduler: it needs a host and a port")
+            for address in (
+                "",
+                "localhost",
+                "tcp://10.0.0.1",
+                "tls://:8786",
+                ":8786",
+                "tcp://host:port",
+                "tcp://host:0",
+                "tcp://host:70000",
+            )
+        ),
+    ],
+)
+def test_arguments_are_refused_by_their_names(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        connect(**arguments)
+
+
 @pytest.mark.timeout(60)
 def test_scale() -> None:
     with connect(n_workers=1) as connection:
@@ -71,6 +109,42 @@ def test_the_scheduler_of_the_configuration_comes_back(cluster: LocalCluster) ->
             assert dask.config.get("scheduler") == "synchronous"
 
 
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("before", [None, "synchronous"])
+def test_connections_in_this_process_close_in_any_order(before: str | None, order: tuple[int, ...]) -> None:
+    with dask.config.set({} if before is None else {"scheduler": before}):
+        connections = [connect() for _ in order]
+        for i in order:
+            assert dask.config.get("scheduler") == "threads"
+            connections[i].close()
+            connections[i].close()
+        assert dask.config.get("scheduler", None) == before
+
+
+def test_a_connection_in_this_process_inside_one_of_a_cluster_inside_another(cluster: LocalCluster) -> None:
+    before = dask.config.get("scheduler", None)
+    with connect():
+        with connect(cluster.scheduler_address):
+            assert isinstance(current_executor(), ClusterExecutor)
+            with connect(), connect():
+                assert isinstance(current_executor(), ThreadExecutor)
+            assert isinstance(current_executor(), ClusterExecutor)
+        assert isinstance(current_executor(), ThreadExecutor)
+    assert dask.config.get("scheduler", None) == before
+
+
+def test_connections_in_this_process_of_several_threads() -> None:
+    before = dask.config.get("scheduler", None)
+
+    def work(_: int) -> bool:
+        with connect(), connect():
+            return all(dask.config.get("scheduler", None) == "threads" for _ in range(100))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(400)))
+    assert dask.config.get("scheduler", None) == before
+
+
 def test_a_cluster_whose_client_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
 
@@ -85,7 +159,7 @@ def test_a_cluster_whose_client_fails_is_closed(monkeypatch: pytest.MonkeyPatch)
             raise OSError("no answer")
 
     monkeypatch.setattr(module, "LocalCluster", Cluster)
-    monkeypatch.setattr(module, "Client", Refusing)
+    monkeypatch.setattr(module, "ClosingClient", Refusing)
     with pytest.raises(OSError, match="no answer"):
         connect(n_workers=2)
     assert len(closed) == 1

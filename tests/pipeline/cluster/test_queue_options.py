@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from pipeline import connect
 from pipeline.cluster.network import check_interface, free_port, interfaces, is_here, scheduler_host
 from pipeline.cluster.queue_jobs import is_listed
 from pipeline.cluster.queue_options import JobPlan, QueueOptions, seconds
-from pipeline.cluster.queues import checked
+from pipeline.cluster.queues import checked, private_directory
 from pipeline.cluster.systems import SYSTEMS, dask_jobqueue, find_system
 from pipeline.sections import ConfigError
 
@@ -149,12 +153,28 @@ def test_without_a_log_directory_it_is_queue_logs_here(tmp_path: Path, monkeypat
         ({"gpus": 1}, "gpus needs cores and memory, of each job"),
         ({}, "You must specify how much cores and memory per job"),
         ({"cores": 1, "memory": "1GB", "processes": 2}, "cores=1 is less than the 2 processes of a job"),
+        ({"memory": "10MB"}, "memory, of each job, must be at least 64MiB, got '10MB'"),
+        ({"log_directory": "a b"}, r"log_directory must not have spaces, .*, got 'a b'"),
+        ({"local_directory": "/scratch/a\tb"}, r"local_directory must not have spaces"),
+        ({"python": "/my python"}, r"python must not have spaces"),
+        ({"account": "me\n#SBATCH --exclusive"}, r"account must not have line breaks, got 'me\\n#SBATCH --exclusive'"),
+        ({"partition": "long\r"}, r"partition must not have line breaks"),
+        ({"interface": "ib0\n"}, r"interface must not have line breaks"),
+        ({"prologue": ["true", "exit 1\ntrue"]}, r"prologue must not have line breaks, got 'exit 1\\ntrue'"),
+        ({"directives": ["--exclusive\n"]}, r"directives must not have line breaks"),
         ({"cores": 1, "memory": "1GB", "min_workers": 2}, "min_workers=2, and 1 jobs have 1 workers"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         script("slurm", **options)
+
+
+def test_a_working_directory_with_spaces_is_no_place_for_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my work").mkdir()
+    monkeypatch.chdir(tmp_path / "my work")
+    with pytest.raises(ConfigError, match=r"log_directory must not have spaces, .*my work/queue-logs'"):
+        script("slurm", cores=1, memory="1GB")
 
 
 def test_without_dask_jobqueue(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +220,47 @@ def test_a_job_in_the_listing_of_its_queue(job_id: str, line: str) -> None:
     assert is_listed(job_id, listing)
     for other in ("12", "23", "1", "4", "02", "12.0", "23.0"):  # parts of it, and other columns
         assert not is_listed(other, listing)
+
+
+# -- the directory of temporary keys --------------------------------------------------------------------------------------------------
+
+
+def keys_in(place: Path) -> tempfile.TemporaryDirectory[str]:
+    with dask.config.set({"jobqueue.slurm.shared-temp-directory": str(place)}):
+        return private_directory(JobPlan(find_system("slurm"), QueueOptions(), None, False))
+
+
+def test_keys_lie_where_nobody_else_can_put_theirs(tmp_path: Path) -> None:
+    place = tmp_path / "shared"
+    place.mkdir()
+    for mode in (0o775, 0o757, 0o777):
+        place.chmod(mode)
+        with pytest.raises(ValueError, match=r"shared can be written by others, .*; chmod go-w it"):
+            keys_in(place)
+    for mode in (0o755, 0o1777):
+        place.chmod(mode)
+        with keys_in(place) as keys:
+            assert stat.S_IMODE(Path(keys).stat().st_mode) == 0o700
+    if os.getuid() == 0:
+        os.chown(place, 12345, -1)
+        with pytest.raises(ValueError, match="shared belongs to another user"):
+            keys_in(place)
+    with pytest.raises(ConfigError, match=r"shared-temp-directory of jobqueue\.yaml must not have spaces"):
+        keys_in(tmp_path / "my keys")
+
+
+def test_what_a_killed_client_left_goes_with_the_next(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host = socket.gethostname()
+    left = tmp_path / f"tls-{host}-{ended.pid}-abc"
+    stay = [tmp_path / name for name in (f"tls-{host}-{os.getppid()}-abc", f"tls-{host}x-{ended.pid}-abc", f"tls-{host}-mine", "other")]
+    for path in (left, *stay):
+        path.mkdir()
+        (path / "key.pem").write_text("")
+    with keys_in(tmp_path) as keys, keys_in(tmp_path) as more:
+        assert Path(keys).name.startswith(f"tls-{host}-{os.getpid()}-")
+        assert sorted(tmp_path.iterdir()) == sorted([*stay, Path(keys), Path(more)])
 
 
 # -- the network ---------------------------------------------------------------------------------------------------------------------

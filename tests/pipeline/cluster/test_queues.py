@@ -119,6 +119,16 @@ def test_a_refusal_has_the_words_of_the_queue(job: dict[str, Any], wrong: dict[s
     assert time.monotonic() - start < 20
 
 
+def test_jobs_that_could_never_run_are_refused_at_once(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")  # as inside another job, for which these speak
+    monkeypatch.setenv("SLURM_TIMELIMIT", "1")
+    start = time.monotonic()
+    with pytest.raises(JobRefusedError, match=r"the slurm queue would let its jobs wait for ever, job \d+ PENDING \w+; ask for less"):
+        connect(**job | {"cores": 1000})
+    assert time.monotonic() - start < 20
+    until(lambda: not squeue())
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -129,6 +139,11 @@ def test_a_refusal_has_the_words_of_the_queue(job: dict[str, Any], wrong: dict[s
 def test_a_job_that_ends_early_shows_its_log(job: dict[str, Any], wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(JobEndedError, match=rf"job \d+ ended before its worker joined; the end of its log:\n(?s:.*){words}"):
         connect(**job | wrong)
+
+
+def test_a_job_that_ends_without_a_word_says_what_may_have_ended_it(job: dict[str, Any]) -> None:
+    with pytest.raises(JobEndedError, match=r"job \d+ ended before its worker joined; it wrote nothing to .*a line of the prologue"):
+        connect(**job, prologue=["exit 3"])
 
 
 def test_a_job_that_waits_is_waited_for_so_long(job: dict[str, Any]) -> None:

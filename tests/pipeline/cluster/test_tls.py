@@ -215,6 +215,26 @@ def test_certificates_are_not_overwritten_and_keys_stay_private(tmp_path: Path) 
         read_certificates(made)
 
 
+def test_what_others_can_write_is_no_certificate(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    for mode in (0o775, 0o757, 0o1777):
+        shared.chmod(mode)
+        with pytest.raises(PermissionError, match=rf"{shared} can be written by others, .*; chmod go-w {shared}$"):
+            make_certificates(shared)
+    assert list(shared.iterdir()) == []
+    shared.chmod(0o755)
+    make_certificates(shared)
+    for path in (shared, shared / "ca.pem", shared / "client.pem", shared / "worker.pem"):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        for wrong in (mode | 0o020, mode | 0o002):
+            path.chmod(wrong)
+            with pytest.raises(PermissionError, match=rf"chmod go-w {path}$"):
+                read_certificates(shared)
+        path.chmod(mode)
+    assert read_certificates(shared).require_encryption
+
+
 def test_workers_files_are_private(tmp_path: Path) -> None:
     security = with_worker_files(Security.temporary(), tmp_path)
     worker = security.get_tls_config_for_role("worker")

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.cluster.security import read_certificates
+from pipeline.cluster.slurm import QueueState, shown_state
 from pipeline.submission.records import SUBMITTED_FILE, Submission, last_line
-from pipeline.submission.slurm import QueueState, shown_state
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_mistakes_are_known_before_the_queue_is_asked(
     monkeypatch.setenv("PATH", "")
     assert "did you mean 'digits'?" in refused(capsys, "submit", "digit")
     assert "no file matches" in refused(capsys, "submit", "pixels")
-    assert "--memory must be a size" in refused(capsys, "submit", "digits", "--memory", "much")
+    assert "memory must be a size" in refused(capsys, "submit", "digits", "--memory", "much")
     for walltime in ("long", "90", "01:00:00\n"):
         assert "--walltime must be a time" in refused(capsys, "submit", "digits", "--walltime", walltime)
     assert "--queue pbs: submit speaks to slurm only" in refused(capsys, "submit", "digits", "--queue", "pbs")
@@ -106,6 +106,10 @@ def test_what_scontrol_shows_is_read() -> None:
     waiting = shown_state(SHOWN.format("Resources", "2026-11-21T14:03:39"))
     assert waiting == QueueState(state="PENDING", reason="Resources", since="2026-11-21T14:03:39", restarts=1)
     assert shown_state(SHOWN.format("None", "Unknown")) == QueueState(state="PENDING", restarts=1)
+    failed = shown_state("JobId=12 JobName=clicks JobState=FAILED Reason=NonZeroExitCode ExitCode=3:0 DerivedExitCode=0:9")
+    assert (failed.exit_code, failed.ending) == ("3:0", "exit status 3")
+    for exit_code, ending in (("0:9", "signal 9"), ("0:15", "signal 15"), ("0:0", ""), ("10:0", "exit status 10")):
+        assert QueueState(state="FAILED", exit_code=exit_code).ending == ending
     assert waiting.active and not QueueState(state="TIMEOUT").active
 
 

@@ -24,8 +24,8 @@ from distributed import Client
 import pipeline
 from pipeline.cli import main
 from pipeline.cluster.security import read_certificates
+from pipeline.cluster.slurm import job_state
 from pipeline.submission.records import SUBMITTED_FILE, Submission
-from pipeline.submission.slurm import job_state
 from pipeline.submission.status import ACTIVE, RunStatus, run_status
 
 pytestmark = pytest.mark.timeout(120)
@@ -203,11 +203,21 @@ def test_a_run_whose_scheduler_cannot_start_fails_soon(here: Path) -> None:
     assert any("the scheduler did not start" in line for line in status.lines)
 
 
+def test_a_run_whose_prologue_ends_it_shows_how_slurm_saw_it_end(here: Path) -> None:
+    run = submit("breast_cancer", "--prologue", "exit 3")
+    status = ended(run)
+    words = "SLURM says FAILED, exit status 3, nothing was logged: a line of the prologue may be the reason"
+    assert (status.state, status.detail) == ("failed", f"job {job_id(run)}: {words}")
+    run = submit("breast_cancer", "--prologue", "echo no such module >&2; exit 4")
+    status = ended(run)
+    assert (status.detail, status.lines[-1]) == (f"job {job_id(run)}: SLURM says FAILED, exit status 4", "  no such module")
+
+
 def test_a_run_that_slurm_kills_for_its_memory_has_failed(here: Path) -> None:
     greedy = "x = bytearray(2 << 30); x[::4096] = x[::4096]; __import__('time').sleep(60)"
     run = submit("breast_cancer", "--prologue", shlex.join([sys.executable, "-c", greedy]))
     status = ended(run)
-    assert (status.state, status.detail) == ("failed", f"job {job_id(run)}: SLURM says FAILED"), status
+    assert (status.state, status.detail) == ("failed", f"job {job_id(run)}: SLURM says FAILED, signal 9"), status
     assert any("exceeded memory limit" in line for line in status.lines)
 
 

@@ -1,75 +1,50 @@
-"""SLURM by its commands: sbatch submits, scontrol and sacct tell what became of it."""
+"""SLURM by its commands: scontrol and sacct tell what became of a job, and some of the reasons why jobs wait never end."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from pipeline.cluster.queue_jobs import JobRefusedError
-
 ANSWER_SECONDS: Final = 30.0  # SLURM's own commands wait for minutes for a controller that is down
-SETTLING_SECONDS: Final = 3.0
 ENDED: Final = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 )
 WAITING: Final = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 # Unless a site enforces its limits when jobs are submitted, those that can never run wait for ever for these reasons.
+UNSPECIFIC: Final = "PartitionConfig"
 NEVER: Final = frozenset(
     (
         *("AssocMaxCpuPerJobLimit", "AssocMaxMemPerJob", "AssocMaxWallDurationPerJobLimit", "InvalidAccount", "AccountNotAllowed"),
         *("QOSMaxCpuPerJobLimit", "QOSMaxMemoryPerJob", "QOSMaxWallDurationPerJobLimit", "InvalidQOS", "QOSNotAllowed"),
-        *("PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"),
+        *("PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints", UNSPECIFIC),
     )
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueState:
-    """state: SLURM's, PENDING for instance; reason: why it waits, or ended; since: when it started, if it has; restarts: by requeues."""
+    """state: SLURM's, PENDING for instance; reason: why it waits, or ended; since: when it started, if it has; restarts: by requeues;
+    exit_code: how it ended, STATUS:SIGNAL."""
 
     state: str
     reason: str = ""
     since: str = ""
     restarts: int = 0
+    exit_code: str = "0:0"
+
+    @property
+    def ending(self) -> str:
+        """The exit status or the signal, in words; "" for an exit status of 0."""
+        status, _, signal = self.exit_code.partition(":")
+        return f"signal {signal}" if signal.strip("0") else f"exit status {status}" if status.strip("0") else ""
 
     @property
     def active(self) -> bool:
         """Whether it waits or runs."""
         return self.state not in ENDED
-
-
-def submit(script: Path) -> str:
-    """Submit a script and return the job's id.
-
-    Raises JobRefusedError, within seconds, for a job that SLURM refuses or that could only wait for ever; FileNotFoundError without
-    sbatch; TimeoutError when SLURM does not answer.
-    """
-    done = ask("sbatch", "--parsable", str(script))
-    if done.returncode != 0:
-        raise JobRefusedError(f"SLURM refuses the job: {words(done.stderr)}")
-    job_id = done.stdout.strip().partition(";")[0]
-    try:
-        if (reason := never_reason(job_id)) is not None:
-            raise JobRefusedError(f"SLURM would let the job wait for ever: {reason}; ask for less, or for another --partition")
-    except BaseException:
-        ask("scancel", job_id)  # nobody would know of it
-        raise
-    return job_id
-
-
-def never_reason(job_id: str) -> str | None:
-    """Why a new job can never run, as far as SLURM says so within SETTLING_SECONDS: only its scheduler's first look at the job tells."""
-    deadline = time.monotonic() + SETTLING_SECONDS
-    while (found := job_state(job_id)) is not None and found.state == "PENDING" and time.monotonic() < deadline:
-        if found.reason in NEVER:
-            return found.reason
-        time.sleep(0.2)
-    return None
 
 
 def job_state(job_id: str) -> QueueState | None:
@@ -87,37 +62,44 @@ def job_state(job_id: str) -> QueueState | None:
 
 def shown_state(text: str) -> QueueState:
     """From `scontrol -o show job`; the job's name, which comes before the other fields, has no spaces."""
-    found = dict(re.findall(r"\b(JobState|Reason|StartTime|Restarts)=(\S*)", text)[::-1])  # the first of each
+    found = dict(re.findall(r"\b(JobState|Reason|StartTime|Restarts|ExitCode)=(\S*)", text)[::-1])  # the first of each
     return QueueState(
         state=found["JobState"],
         reason=found.get("Reason", "").replace("None", ""),
         since=found.get("StartTime", "").replace("Unknown", ""),
         restarts=int(found.get("Restarts", 0)),
+        exit_code=found.get("ExitCode", "0:0"),
     )
 
 
 def accounted_state(job_id: str) -> QueueState | None:
     """From `sacct`; None on sites without accounting too."""
     try:
-        done = ask("sacct", "-n", "-X", "-P", "-o", "State,Start", "-j", job_id)
+        done = ask("sacct", "-n", "-X", "-P", "-o", "State,Start,ExitCode", "-j", job_id)
     except FileNotFoundError:
         return None
-    state, _, since = done.stdout.strip().partition("\n")[0].partition("|")
-    return QueueState(state=state.split()[0], since=since) if done.returncode == 0 and state else None  # "CANCELLED by 1000"
+    state, _, rest = done.stdout.strip().partition("\n")[0].partition("|")
+    since, _, exit_code = rest.partition("|")
+    if done.returncode != 0 or not state:
+        return None
+    return QueueState(state=state.split()[0], since=since, exit_code=exit_code)  # "CANCELLED by 1000"
 
 
 def ask(*command: str) -> subprocess.CompletedProcess[str]:
     """Run one of SLURM's commands. Raises FileNotFoundError and TimeoutError."""
-    # inside another job, that job's variables would speak for the new one
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS, env=environment())
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"there is no {command[0]} on this machine; run this where SLURM's commands are, on a login node"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"SLURM did not answer `{' '.join(command)}` in {ANSWER_SECONDS:.0f} s") from error
+
+
+def environment() -> dict[str, str]:
+    """This process's, for commands of a queue: inside a job of SLURM's, that job's variables would speak for the new one."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
 
 
 def words(stderr: str) -> str:
