@@ -12,8 +12,8 @@ import numpy as np
 # Rows stay on a worker that holds up to this much more than its share: moving them costs more than they hold up a round.
 SLACK: Final = 1.1
 SUBTREES: Final = 4  # for each thread
-PIECES: Final = 8
-"""Of a thread's groups: enough to follow speeds to an eighth."""
+PIECES: Final = 16
+"""Of a thread's groups: enough to follow speeds to a sixteenth."""
 
 
 class Place(NamedTuple):

@@ -18,7 +18,7 @@ def ends(assigned: list[list[int]], sizes: list[float], speeds: list[float]) -> 
     return max(sum(sizes[p] for p in run) / speed for run, speed in zip(assigned, speeds, strict=True))
 
 
-def equal(n_threads: int, each: int = PIECES) -> list[list[int]]:
+def equal(n_threads: int, each: int = 8) -> list[list[int]]:
     return [list(range(i * each, (i + 1) * each)) for i in range(n_threads)]
 
 
