@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -16,6 +17,8 @@ GAIN: Final = 1.1
 """The round must get this much shorter; less is noise."""
 LEAST: Final = 0.005
 """Seconds of a round that says something."""
+SIMILAR: Final = 1.03
+"""A round may take this much longer for fewer sums."""
 SLOWEST: Final = 1e-3
 """Of the mean speed: what nearly stands still gets nothing, and divides nothing by zero."""
 
@@ -112,7 +115,19 @@ def balanced(
             left[room.workers[last]] += room.n_bytes[piece]
         ends[last] -= sizes[piece] / speeds[last]
         ends[to] += sizes[piece] / speeds[to]
-    return [sorted(pieces) for pieces in found] if longest >= GAIN * max(ends) else [list(pieces) for pieces in assigned]
+    if longest < GAIN * max(ends):
+        return [list(pieces) for pieces in assigned]
+    neighbours = in_runs(assigned, found)
+    again = [sum(sizes[p] for p in pieces) / speed for pieces, speed in zip(neighbours, speeds, strict=True)]
+    fits = room is None or min(room.left(neighbours).values()) >= min(0.0, *room.left(found).values())
+    return neighbours if fits and max(again) <= SIMILAR * max(ends) else [sorted(pieces) for pieces in found]
+
+
+def in_runs(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> list[list[int]]:
+    """As many pieces for each thread, those that move as runs of neighbours, which come back as few sums."""
+    kept = [sorted(set(now) & set(then)) for now, then in zip(after, before, strict=True)]
+    moved = iter(sorted(set().union(*after) - set().union(*kept)))
+    return [sorted([*own, *islice(moved, len(now) - len(own))]) for own, now in zip(kept, after, strict=True)]
 
 
 def settled(

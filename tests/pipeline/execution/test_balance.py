@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.balance import FEWEST, GAIN, LEAST, Room, Speeds, balanced, settled
+from pipeline.execution.balance import FEWEST, GAIN, LEAST, SIMILAR, Room, Speeds, balanced, settled
 from pipeline.execution.placement import PIECES, pieces, place
 
 SPEEDS = st.lists(st.floats(0.05, 1.0), min_size=1, max_size=6)
@@ -37,9 +37,17 @@ def test_every_piece_stays_and_no_round_gets_longer(speeds: list[float], data: s
     found = balanced(assigned, sizes, speeds)
     assert sorted(chain.from_iterable(found)) == list(range(len(sizes)))
     if found != assigned:
-        assert ends(found, sizes, speeds) * GAIN <= ends(assigned, sizes, speeds) * (1 + 1e-9)
+        assert ends(found, sizes, speeds) * GAIN <= ends(assigned, sizes, speeds) * (SIMILAR + 1e-9)
         smallest = max(sizes) / min(speeds)
-        assert ends(found, sizes, speeds) <= sum(sizes) / sum(speeds) + smallest
+        assert ends(found, sizes, speeds) <= SIMILAR * (sum(sizes) / sum(speeds) + smallest)
+
+
+def test_what_moves_stays_together() -> None:
+    """Of runs come few sums: 11 of 16 pieces leave the slow thread, in one run for each of the others."""
+    found = balanced(equal(4, 16), [1.0] * 64, [0.25, 1.0, 1.0, 1.0])
+    assert len(found[0]) in (4, 5)
+    assert sum(b - a > 1 for run in found for a, b in pairwise(run)) <= 3
+    assert 64 / ends(found, [1.0] * 64, [0.25, 1.0, 1.0, 1.0]) >= 0.95 * 3.25
 
 
 def test_small_differences_move_nothing() -> None:
