@@ -10,14 +10,13 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 import cloudpickle
 
-from pipeline.cluster.shipping import Sources, reloaded, sources_of, specs_of
+from pipeline.cluster.shipping import Sources, reloaded, sources_of, spec_of, specs_of
 
 NEVER_SENT: Final = ("tasks", "pipeline", "__main__")
 
@@ -100,10 +99,7 @@ def is_users(name: str) -> bool:
     """Whether a top-level module is a file or package of the user's: one that is not where packages are installed."""
     if name in NEVER_SENT or name in sys.stdlib_module_names:
         return False
-    try:
-        spec = find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return False
+    spec = spec_of(name)
     return spec is not None and _is_users_place((spec.origin or "", *map(str, spec.submodule_search_locations or ())))
 
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -44,16 +45,20 @@ class Look(NamedTuple):
     modules: dict[str, Found]
 
 
+def spec_of(name: str) -> ModuleSpec | None:
+    """What an import of a top-level module finds; None for nothing, and for modules that were made without an import."""
+    try:
+        return find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
 def sources_of(name: str) -> dict[str, bytes]:
     """The file of a module, or all files of a package; {} when there is none that could be read.
 
     Raises ValueError for a package of more than 64 MiB.
     """
-    try:
-        spec = find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return {}
-    if spec is None:
+    if (spec := spec_of(name)) is None:
         return {}
     files: dict[str, Path] = {}
     if not spec.submodule_search_locations:
@@ -113,7 +118,7 @@ def look(names: Sequence[str]) -> Look:
             digest = digest_of(sources) if sources else None
         if specs:
             notes().digests[name] = (specs, digest)
-        spec = find_spec(name) if digest is not None else None
+        spec = spec_of(name)
         found[name] = Found(digest, str(spec.origin) if spec else "", notes().owners.get(name, ""))
     return Look((socket.gethostname(), os.getpid()), found)
 

@@ -82,9 +82,12 @@ class Room(NamedTuple):
         return same or self.n_bytes[piece] <= left[self.workers[target]]
 
 
-def balanced(
-    assigned: Sequence[Sequence[int]], sizes: Sequence[float], speeds: Sequence[float], room: Room | None = None
-) -> list[list[int]]:
+def ends_of(assigned: Sequence[Sequence[int]], sizes: Sequence[float], speeds: Sequence[float]) -> list[float]:
+    """When each thread has done its pieces."""
+    return [sum(sizes[p] for p in pieces) / speed for pieces, speed in zip(assigned, speeds, strict=True)]
+
+
+def balanced(assigned: Sequence[Sequence[int]], sizes: Sequence[float], speeds: Sequence[float], room: Room) -> list[list[int]]:
     """Pieces for each thread, moved one by one away from the thread that ends last, as long as the round gets shorter.
 
     assigned: the pieces of each thread now; sizes: of the pieces; speeds: of the threads, in size per time, on any scale; room: what the
@@ -92,15 +95,15 @@ def balanced(
     Returns the same pieces unless the round gets `GAIN` times shorter.
     """
     found = [list(pieces) for pieces in assigned]
-    ends = [sum(sizes[p] for p in pieces) / speed for pieces, speed in zip(found, speeds, strict=True)]
+    ends = ends_of(found, sizes, speeds)
     longest = max(ends)
-    left = dict(room.left(assigned)) if room is not None else {}
+    left = room.left(assigned)
     while True:
         last = max(range(len(found)), key=ends.__getitem__)
         best = ends[last]
         move = None
         for piece in {sizes[p]: p for p in found[last]}.values():  # of one size, one is as good as another
-            able = [i for i in range(len(found)) if i != last and (room is None or room.fits(piece, last, i, left))]
+            able = [i for i in range(len(found)) if i != last and room.fits(piece, last, i, left)]
             to = min(able, key=lambda i: ends[i] + sizes[piece] / speeds[i], default=last)
             end = max(ends[to] + sizes[piece] / speeds[to], ends[last] - sizes[piece] / speeds[last])
             if to != last and end < best * (1 - 1e-9):
@@ -110,17 +113,15 @@ def balanced(
         piece, to = move
         found[last].remove(piece)
         found[to].append(piece)
-        if room is not None:
-            left[room.workers[to]] -= room.n_bytes[piece]
-            left[room.workers[last]] += room.n_bytes[piece]
+        left[room.workers[to]] -= room.n_bytes[piece]
+        left[room.workers[last]] += room.n_bytes[piece]
         ends[last] -= sizes[piece] / speeds[last]
         ends[to] += sizes[piece] / speeds[to]
     if longest < GAIN * max(ends):
         return [list(pieces) for pieces in assigned]
     neighbours = in_runs(assigned, found)
-    again = [sum(sizes[p] for p in pieces) / speed for pieces, speed in zip(neighbours, speeds, strict=True)]
-    fits = room is None or min(room.left(neighbours).values()) >= min(0.0, *room.left(found).values())
-    return neighbours if fits and max(again) <= SIMILAR * max(ends) else [sorted(pieces) for pieces in found]
+    fits = min(room.left(neighbours).values()) >= min(0.0, *room.left(found).values())
+    return neighbours if fits and max(ends_of(neighbours, sizes, speeds)) <= SIMILAR * max(ends) else [sorted(pieces) for pieces in found]
 
 
 def in_runs(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -188,47 +188,47 @@ def mean_of(make: Any) -> float:
 MAKE = "import numpy as np\nVALUE = {}\ndef make(i):\n    return np.full((3, 2), VALUE), np.arange(3)\n"
 
 
-def test_modules_that_are_edited_reloaded_and_put_back(two_bare_workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "beside"
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    write(folder, "my_values.py", MAKE.format(1.0))
-    module: Any = importlib.import_module("my_values")
-    try:
-        for value in (1.0, 2.0, 1.0):  # the last has the digest of the first
-            write(folder, "my_values.py", MAKE.format(value))
-            importlib.reload(module)
-            with Client(two_bare_workers):
-                assert mean_of(module.make) == value
-        with Client(two_bare_workers):
-            write(folder, "my_values.py", MAKE.format(3.0))
-            assert mean_of(module.make) == 1.0  # what this process runs
-            importlib.reload(module)
-            assert mean_of(module.make) == 3.0  # and by the same client
-    finally:
-        del sys.modules["my_values"]
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that this process imports from."""
+    monkeypatch.syspath_prepend(str(tmp_path / "beside"))
+    return tmp_path / "beside"
 
 
-def test_two_clients_with_different_modules(two_bare_workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "beside"
-    monkeypatch.syspath_prepend(str(folder))
+@pytest.fixture
+def my_values(beside: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module of the user's that is going to be edited, faster than the clock of files ticks."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    write(folder, "my_values.py", MAKE.format(1.0))
-    module: Any = importlib.import_module("my_values")
-    try:
+    write(beside, "my_values.py", MAKE.format(1.0))
+    yield importlib.import_module("my_values")
+    del sys.modules["my_values"]
+
+
+def test_modules_that_are_edited_reloaded_and_put_back(two_bare_workers: str, beside: Path, my_values: Any) -> None:
+    for value in (1.0, 2.0, 1.0):  # the last has the digest of the first
+        write(beside, "my_values.py", MAKE.format(value))
+        importlib.reload(my_values)
         with Client(two_bare_workers):
-            assert mean_of(module.make) == 1.0
-            write(folder, "my_values.py", MAKE.format(2.0))
-            importlib.reload(module)
-            with (
-                Client(two_bare_workers),
-                pytest.raises(VersionMismatchError, match=r"another client .* uses another version of my_values"),
-            ):
-                mean_of(module.make)
-        with Client(two_bare_workers):
-            assert mean_of(module.make) == 2.0
-    finally:
-        del sys.modules["my_values"]
+            assert mean_of(my_values.make) == value
+    with Client(two_bare_workers):
+        write(beside, "my_values.py", MAKE.format(3.0))
+        assert mean_of(my_values.make) == 1.0  # what this process runs
+        importlib.reload(my_values)
+        assert mean_of(my_values.make) == 3.0  # and by the same client
+
+
+def test_two_clients_with_different_modules(two_bare_workers: str, beside: Path, my_values: Any) -> None:
+    with Client(two_bare_workers):
+        assert mean_of(my_values.make) == 1.0
+        write(beside, "my_values.py", MAKE.format(2.0))
+        importlib.reload(my_values)
+        with (
+            Client(two_bare_workers),
+            pytest.raises(VersionMismatchError, match=r"another client .* uses another version of my_values"),
+        ):
+            mean_of(my_values.make)
+    with Client(two_bare_workers):
+        assert mean_of(my_values.make) == 2.0
 
 
 def test_modules_that_functions_name_or_import(two_bare_workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,23 +262,16 @@ def test_modules_that_functions_name_or_import(two_bare_workers: str, tmp_path: 
             sys.modules.pop(name, None)
 
 
-def test_this_process_stays_as_it_is(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_process_stays_as_it_is(cache: Path, beside: Path, my_values: Any) -> None:
     """The scheduler of a LocalCluster lives in it."""
-    folder = tmp_path / "beside"
-    monkeypatch.syspath_prepend(str(folder))
-    write(folder, "my_values.py", MAKE.format(1.0))
-    module: Any = importlib.import_module("my_values")
-    try:
-        path = list(sys.path)
-        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
-            assert mean_of(module.make) == 1.0
-            write(folder, "my_values.py", MAKE.format(2.0))
-            with Client(cluster):
-                assert mean_of(module.make) == 1.0  # as long as it is not reloaded here
-        assert sys.path == path
-        assert importlib.import_module("my_values") is module
-    finally:
-        del sys.modules["my_values"]
+    path = list(sys.path)
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
+        assert mean_of(my_values.make) == 1.0
+        write(beside, "my_values.py", MAKE.format(2.0))
+        with Client(cluster):
+            assert mean_of(my_values.make) == 1.0  # as long as it is not reloaded here
+    assert sys.path == path
+    assert importlib.import_module("my_values") is my_values
 
 
 def test_folders_of_modules_are_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,18 @@ def ends(assigned: list[list[int]], sizes: list[float], speeds: list[float]) -> 
     return max(sum(sizes[p] for p in run) / speed for run, speed in zip(assigned, speeds, strict=True))
 
 
+def rebalanced(assigned: list[list[int]], sizes: list[float], speeds: list[float]) -> list[list[int]]:
+    """A worker for each thread, and no limits of memory."""
+    return balanced(assigned, sizes, speeds, Room([str(i) for i in range(len(speeds))], [1.0] * len(sizes), {}))
+
+
 def equal(n_threads: int, each: int = 8) -> list[list[int]]:
     return [list(range(i * each, (i + 1) * each)) for i in range(n_threads)]
 
 
 def test_one_of_four_is_four_times_slower() -> None:
     speeds = [0.25, 1.0, 1.0, 1.0]
-    found = balanced(equal(4), [1.0] * 32, speeds)
+    found = rebalanced(equal(4), [1.0] * 32, speeds)
     assert len(found[0]) in (2, 3)
     assert 32 / ends(found, [1.0] * 32, speeds) >= 0.95 * sum(speeds)
 
@@ -34,7 +39,7 @@ def test_every_piece_stays_and_no_round_gets_longer(speeds: list[float], data: s
     sizes = data.draw(st.lists(st.floats(0.5, 2.0), min_size=len(speeds), max_size=40))
     where = data.draw(st.lists(st.integers(0, len(speeds) - 1), min_size=len(sizes), max_size=len(sizes)))
     assigned = [[p for p, i in enumerate(where) if i == slot] for slot in range(len(speeds))]
-    found = balanced(assigned, sizes, speeds)
+    found = rebalanced(assigned, sizes, speeds)
     assert sorted(chain.from_iterable(found)) == list(range(len(sizes)))
     if found != assigned:
         assert ends(found, sizes, speeds) * GAIN <= ends(assigned, sizes, speeds) * (SIMILAR + 1e-9)
@@ -44,22 +49,22 @@ def test_every_piece_stays_and_no_round_gets_longer(speeds: list[float], data: s
 
 def test_what_moves_stays_together() -> None:
     """Of runs come few sums: 11 of 16 pieces leave the slow thread, in one run for each of the others."""
-    found = balanced(equal(4, 16), [1.0] * 64, [0.25, 1.0, 1.0, 1.0])
+    found = rebalanced(equal(4, 16), [1.0] * 64, [0.25, 1.0, 1.0, 1.0])
     assert len(found[0]) in (4, 5)
     assert sum(b - a > 1 for run in found for a, b in pairwise(run)) <= 3
     assert 64 / ends(found, [1.0] * 64, [0.25, 1.0, 1.0, 1.0]) >= 0.95 * 3.25
 
 
 def test_small_differences_move_nothing() -> None:
-    assert balanced(equal(3), [1.0] * 24, [1.0, 0.95, 1.05]) == equal(3)
+    assert rebalanced(equal(3), [1.0] * 24, [1.0, 0.95, 1.05]) == equal(3)
 
 
 def test_who_joins_gets_a_share() -> None:
-    assert [len(run) for run in balanced([*equal(3), []], [1.0] * 24, [1.0] * 4)] == [6, 6, 6, 6]
+    assert [len(run) for run in rebalanced([*equal(3), []], [1.0] * 24, [1.0] * 4)] == [6, 6, 6, 6]
 
 
 def test_what_stands_still_loses_everything() -> None:
-    found = balanced(equal(2), [1.0] * 16, [1e-3, 1.0])
+    found = rebalanced(equal(2), [1.0] * 16, [1e-3, 1.0])
     assert found == [[], list(range(16))]
 
 
