@@ -1,13 +1,15 @@
 """A model as the workers see it: a layout of its parameters, sums of loss and derivatives over a group, predictions.
 
-Parameters are one flat float64 vector a model, with a leading model axis: (k, n). All k models share one pass over the rows.
+Parameters are one flat vector a model, with a leading model axis: (k, n). All k models share one pass over the rows.
 An objective returns *sums* and weights; the client divides once (`evaluate`) and adds the penalty there.
 """
 
 from __future__ import annotations
 
+import math
 import operator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -25,13 +27,13 @@ from tasks.typing import Array, Design, Float64, Int64
 class Partial(NamedTuple):
     """Sums over some rows for k models: they add up along the tree.
 
-    loss_sum (k,), weight_sum (a float), gradient_sum (k, n), hessian_sum (k, n, n) or None. Of a Hessian-vector round,
+    loss_sum (k,), weight_sum (a float), gradient_sum (k, n) in the dtype of the parameters, hessian_sum (k, n, n) or None. Of a Hessian-vector round,
     gradient_sum holds the products and loss_sum is zero.
     """
 
     loss_sum: Float64
     weight_sum: float
-    gradient_sum: Float64
+    gradient_sum: Array
     hessian_sum: Float64 | None = None
 
 
@@ -46,31 +48,35 @@ def add_partials(left: Partial, right: Partial) -> Partial:
 
 @dataclass(frozen=True)
 class Layout:
-    """Names -> slices of the flat vector: coef (n_outputs, n_columns) row by row, then intercept (n_outputs,)."""
+    """Names -> slices of the flat vector (n,): first the arrays of `coef`, which penalties see, then those of `free`, which they do not.
 
-    n_columns: int
-    n_outputs: int
-    fit_intercept: bool
+    coef, free: shapes by name, in order; dtype: of the vector, "float64" or "float32".
+    """
 
-    @property
+    coef: Mapping[str, tuple[int, ...]]
+    free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dtype: str = "float64"
+
+    @cached_property
     def n_coef(self) -> int:
-        return self.n_outputs * self.n_columns
+        return sum(math.prod(shape) for shape in self.coef.values())
 
-    @property
+    @cached_property
     def size(self) -> int:
-        return self.n_coef + (self.n_outputs if self.fit_intercept else 0)
+        return self.n_coef + sum(math.prod(shape) for shape in self.free.values())
 
-    def split(self, parameters: Float64) -> tuple[Float64, Float64]:
-        """(..., n) -> coef (..., n_outputs, n_columns), intercept (..., n_outputs), zeros when none is fitted."""
-        lead = parameters.shape[:-1]
-        coef = parameters[..., : self.n_coef].reshape(*lead, self.n_outputs, self.n_columns)
-        intercept = parameters[..., self.n_coef :] if self.fit_intercept else np.zeros((*lead, self.n_outputs))
-        return coef, intercept
+    def split(self, parameters: Array) -> dict[str, Array]:
+        """(..., n) -> views (..., *shape) by name."""
+        views, start = {}, 0
+        for name, shape in [*self.coef.items(), *self.free.items()]:
+            stop = start + math.prod(shape)
+            views[name] = parameters[..., start:stop].reshape(*parameters.shape[:-1], *shape)
+            start = stop
+        return views
 
-    def join(self, coef: Array, intercept: Array) -> Float64:
-        """The flat float64 vector (n,) of one model."""
-        pieces = [np.ravel(coef), np.ravel(intercept)] if self.fit_intercept else [np.ravel(coef)]
-        return np.concatenate(pieces).astype(np.float64)
+    def join(self, arrays: Mapping[str, Array]) -> Array:
+        """The flat vector (n,) of one model, in the layout's dtype."""
+        return np.concatenate([np.ravel(arrays[name]) for name in [*self.coef, *self.free]]).astype(self.dtype)
 
 
 @runtime_checkable
@@ -80,11 +86,11 @@ class Objective(Protocol):
     @property
     def layout(self) -> Layout: ...
 
-    def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
+    def loss_and_gradient(self, group: Group, parameters: Array) -> Partial:
         """Sums over the group for parameters (k, n)."""
         ...
 
-    def predict(self, parameters: Float64, X: Design) -> Float64:
+    def predict(self, parameters: Array, X: Design) -> Array:
         """Raw predictions (rows, n_outputs) of one model, parameters (n,)."""
         ...
 
@@ -124,7 +130,17 @@ class LinearObjective:
 
     @cached_property
     def layout(self) -> Layout:
-        return Layout(self.n_columns, self.n_outputs, self.fit_intercept)
+        free: dict[str, tuple[int, ...]] = {"intercept": (self.n_outputs,)} if self.fit_intercept else {}
+        return Layout({"coef": (self.n_outputs, self.n_columns)}, free)
+
+    def split(self, parameters: Float64) -> tuple[Float64, Float64]:
+        """(..., n) -> coef (..., n_outputs, n_columns), intercept (..., n_outputs), zeros when none is fitted."""
+        arrays = self.layout.split(parameters)
+        return arrays["coef"], arrays.get("intercept", np.zeros((*parameters.shape[:-1], self.n_outputs)))
+
+    def join(self, coef: Array, intercept: Array) -> Float64:
+        """The flat vector (n,) of one model."""
+        return self.layout.join({"coef": coef, "intercept": intercept})
 
     @cached_property
     def _labels(self) -> tuple[Any, ...]:
@@ -192,8 +208,8 @@ class LinearObjective:
         """Of all parameters (n,) that predict the same, the ones that are reported: softmax intercepts that add up to zero."""
         if self.n_outputs == 1 or not self.loss.classification or not self.fit_intercept:
             return parameters
-        coef, intercept = self.layout.split(parameters)
-        return self.layout.join(coef, intercept - intercept.mean())
+        coef, intercept = self.split(parameters)
+        return self.join(coef, intercept - intercept.mean())
 
     def _stacked(self, parameters: Float64) -> tuple[Float64, Float64]:
         """(k, n) -> coef (k c, p), intercept (k c,), the rows of all models one below the other.
@@ -202,7 +218,7 @@ class LinearObjective:
         """
         if not parameters.flags.aligned:
             parameters = parameters.copy()
-        coef, intercept = self.layout.split(parameters)
+        coef, intercept = self.split(parameters)
         return coef.reshape(-1, self.n_columns), intercept.reshape(-1)
 
     def _flat(self, coef: Float64, intercept: Float64, k: int) -> Float64:
@@ -231,16 +247,18 @@ def encode(y: Any, classes: Any) -> Array:
 class Evaluation(NamedTuple):
     """The objective of one model at the parameters asked for, after the one division: mean loss plus penalty.
 
-    value, gradient (n,), hessian (n, n) or None, n_free: that many trailing parameters (the intercepts) are not penalised.
+    value, gradient (n,), hessian (n, n) or None, n_free: that many trailing parameters (the intercepts) are not penalised; weight: of the
+    rows together, 0 when there was none.
     """
 
     value: float
-    gradient: Float64
+    gradient: Array
     hessian: Float64 | None
     n_free: int
+    weight: float = np.nan
 
 
-def evaluate(partial: Partial, model: int, layout: Layout, penalty: L2, parameters: Float64) -> Evaluation:
+def evaluate(partial: Partial, model: int, layout: Layout, penalty: L2, parameters: Array) -> Evaluation:
     """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the partial, at parameters (n,).
 
     Rows of no weight at all (they can make up a sample) give NaN, never an exception.
@@ -255,7 +273,7 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: L2, paramete
         diagonal = np.arange(layout.n_coef)
         hessian[diagonal, diagonal] += penalty.curvature(coef)
     value = float(partial.loss_sum[model] / weight) + penalty.value(coef)
-    return Evaluation(value, gradient, hessian, layout.size - layout.n_coef)
+    return Evaluation(value, gradient, hessian, layout.size - layout.n_coef, partial.weight_sum)
 
 
 def evaluate_product(partial: Partial, model: int, layout: Layout, penalty: L2, direction: Float64) -> Evaluation:

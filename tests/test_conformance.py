@@ -82,7 +82,7 @@ def test_sums_equal_the_definition(loss: Loss, sparse: bool, fit_intercept: bool
     residual = weight[:, None] * loss.gradient(y, raw)
     X = group.X.toarray() if isinstance(group.X, sp.csr_array) else group.X
     np.testing.assert_allclose(partial.loss_sum, [weight @ loss.value(y, raw)], rtol=1e-12)
-    np.testing.assert_allclose(partial.gradient_sum[0], model.layout.join(residual.T @ X, residual.sum(axis=0)), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(partial.gradient_sum[0], model.join(residual.T @ X, residual.sum(axis=0)), rtol=1e-10, atol=1e-12)
     assert partial.weight_sum == pytest.approx(weight.sum(), rel=1e-14)
 
 

@@ -152,21 +152,20 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
 
     def _start(self, objective: LinearObjective) -> Float64:
         """Zeros, or with warm_start the last fit's parameters."""
-        layout = objective.layout
         if self.get_params().get("warm_start") and "coef_" in vars(self):
             coef, intercept = self._coef()
-            if coef.shape != (layout.n_outputs, layout.n_columns):
+            if coef.shape != (objective.n_outputs, objective.n_columns):
                 raise ValueError(
-                    f"warm_start: the last fit has coef_ of shape {coef.shape} but this data needs {(layout.n_outputs, layout.n_columns)};"
+                    f"warm_start: the last fit has coef_ of shape {coef.shape}, this data needs {(objective.n_outputs, objective.n_columns)};"
                     " set warm_start=False"
                 )
-            return layout.join(coef, intercept)
-        return np.zeros(layout.size)
+            return objective.join(coef, intercept)
+        return np.zeros(objective.layout.size)
 
     def _store(self, result: Result, objective: LinearObjective, dataset: Dataset) -> None:
         (self.status_,) = result.statuses
         parameters = objective.centred(result.parameters[0])
-        coef, intercept = objective.layout.split(parameters)
+        coef, intercept = objective.split(parameters)
         if not (np.all(np.isfinite(coef)) and np.all(np.isfinite(intercept))):
             raise ValueError(f"the fit diverged: {self.status_.reason}")
         self._set_coef(coef.astype(dataset.dtype), intercept.astype(dataset.dtype), dataset)
@@ -186,7 +185,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         objective = self._predictor()
         coef, intercept = self._coef()
         names = vars(self).get("feature_names_in_")
-        return ScoreInput(objective, objective.layout.join(coef, intercept), None if names is None else tuple(names))
+        return ScoreInput(objective, objective.join(coef, intercept), None if names is None else tuple(names))
 
     def _predict(self, X: Any, kind: str) -> Any:
         """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""
