@@ -27,8 +27,8 @@ from tasks.typing import Array, Design, Float64, Int64
 class Partial(NamedTuple):
     """Sums over some rows for k models: they add up along the tree.
 
-    loss_sum (k,), weight_sum (a float), gradient_sum (k, n) in the dtype of the parameters, hessian_sum (k, n, n) or None. Of a Hessian-vector round,
-    gradient_sum holds the products and loss_sum is zero.
+    loss_sum (k,), weight_sum (a float), gradient_sum (k, n) in the dtype of the parameters, hessian_sum (k, n, n) or None. Of a
+    Hessian-vector round, gradient_sum holds the products and loss_sum is zero.
     """
 
     loss_sum: Float64

@@ -154,10 +154,10 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         """Zeros, or with warm_start the last fit's parameters."""
         if self.get_params().get("warm_start") and "coef_" in vars(self):
             coef, intercept = self._coef()
-            if coef.shape != (objective.n_outputs, objective.n_columns):
+            shape = (objective.n_outputs, objective.n_columns)
+            if coef.shape != shape:
                 raise ValueError(
-                    f"warm_start: the last fit has coef_ of shape {coef.shape}, this data needs {(objective.n_outputs, objective.n_columns)};"
-                    " set warm_start=False"
+                    f"warm_start: the last fit has coef_ of shape {coef.shape} but this data needs {shape}; set warm_start=False"
                 )
             return objective.join(coef, intercept)
         return np.zeros(objective.layout.size)
