@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
 
+from tasks.fitting import Report
 from tasks.strategies.base import Power
 from tasks.typing import Float64
 
@@ -36,15 +37,16 @@ class History:
         self.rows: list[Row] = []
         self._start = time.perf_counter()
 
-    def add(self, power: Power, row_step: int, states: Sequence[Any]) -> Row:
+    def add(self, report: Report, began: float) -> Row:
+        """began: when the rounds that this is one of began, by time.perf_counter."""
         row = Row(
             round=len(self.rows) + 1,
-            power=power,
-            row_step=row_step,
-            iteration=max(state.iteration for state in states),
-            objective=float(np.max([state.accepted.value for state in states])),  # unlike max, NaN wins
-            gradient_norm=float(np.max([np.max(np.abs(state.accepted.gradient), initial=0.0) for state in states])),
-            seconds=time.perf_counter() - self._start,
+            power=report.power,
+            row_step=report.row_step,
+            iteration=report.iteration,
+            objective=report.objective,
+            gradient_norm=report.gradient_norm,
+            seconds=began + report.elapsed - self._start,
         )
         self.rows.append(row)
         return row

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from numba import njit
 
 from tasks.partition import Group
-from tasks.reductions import Reduction, tree_sum
+from tasks.reductions import Reduction, of_group, tree_sum
 from tasks.targets import Form, form_of, require_same_form
 from tasks.typing import Array, Float64, Int64
 
@@ -106,7 +106,7 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
     )
 
 
-CHECK: Final = Reduction("check", summary, add_summaries, lambda shared, n_columns: n_columns)
+CHECK: Final = Reduction("check", of_group(summary), add_summaries, lambda shared, n_columns: n_columns)
 
 
 def _largest(X: Any) -> Float64:

@@ -244,6 +244,16 @@ def encode(y: Any, classes: Any) -> Array:
     return np.asarray(y == classes[1]) if len(classes) == 2 else np.searchsorted(classes, y)
 
 
+@runtime_checkable
+class Scored(Objective, Protocol):
+    """A further power: what its predictions mean."""
+
+    @property
+    def classes(self) -> Array | None:
+        """The labels in order; None for numbers."""
+        ...
+
+
 class Evaluation(NamedTuple):
     """The objective of one model at the parameters asked for, after the one division: mean loss plus penalty.
 
@@ -274,6 +284,13 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: L2, paramete
         hessian[diagonal, diagonal] += penalty.curvature(coef)
     value = float(partial.loss_sum[model] / weight) + penalty.value(coef)
     return Evaluation(value, gradient, hessian, layout.size - layout.n_coef, partial.weight_sum)
+
+
+def evaluate_difference(partial: Partial, model: int, layout: Layout, penalty: L2, parameters: Array, reference: Array) -> Evaluation:
+    """As `evaluate`, with the gradient less the gradient at `reference` (n,), of which the partial has the difference of the sums."""
+    found = evaluate(partial, model, layout, penalty, parameters)
+    found.gradient[: layout.n_coef] -= penalty.gradient(reference[: layout.n_coef])
+    return found
 
 
 def evaluate_product(partial: Partial, model: int, layout: Layout, penalty: L2, direction: Float64) -> Evaluation:

@@ -46,6 +46,7 @@ class Group:
     y             (n,) or (n, t), in the user's own dtype (labels stay labels), or None
     sample_weight (n,) float64, or None for ones
     offsets       (q + 1,) int64: partition `first_partition + j` is rows offsets[j]:offsets[j + 1]
+    draw          counters that key random numbers of this batch (seed, epoch, round, first partition), empty outside of mini-batches
     """
 
     X: Design
@@ -53,6 +54,7 @@ class Group:
     sample_weight: Array | None
     offsets: Int64
     first_partition: int
+    draw: tuple[int, ...] = ()
     _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -71,10 +73,18 @@ class Group:
             self._derived[key] = make(self)
         return self._derived[key]
 
+    def latest(self, name: str, key: Any, make: Callable[[Group], Any]) -> Any:
+        """As `derived`, but of one name only the last key's value is kept."""
+        found = self._derived.get(name)
+        if found is None or found[0] != key:
+            found = self._derived[name] = (key, make(self))
+        return found[1]
+
     @property
     def derived_nbytes(self) -> int:
         """Bytes of the arrays and groups that `derived` keeps here."""
-        values = [value for value in self._derived.values() if value is not self.y]
+        values = [part for value in self._derived.values() for part in (value if isinstance(value, tuple) else (value,))]
+        values = [value for value in values if value is not self.y]
         groups = [value for value in values if isinstance(value, Group)]
         arrays = sum(value.nbytes for value in values if isinstance(value, np.ndarray))
         return int(arrays) + sum(sys.getsizeof(group) + group.derived_nbytes for group in groups)

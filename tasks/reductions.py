@@ -8,9 +8,11 @@ right sibling does not exist passes up unchanged. Whoever computes a leaf, and w
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -20,19 +22,36 @@ from tasks.threads import single_blas_thread
 Node = tuple[int, int]
 
 
+def single_groups(shared: Any) -> int:
+    """The level of lanes that are groups."""
+    return 0
+
+
 class Reduction(NamedTuple):
     """What to compute on each group and how partial results add up.
 
     name     what the dashboard shows, e.g. "gradient"
-    map      (group, shared) -> partial, a pure function
+    map      (groups, shared) -> partial, a pure function of one lane: a whole subtree of groups, mostly a single one
     combine  (left, right) -> partial, plain addition wherever it can be; may reuse the memory of `left`
     floats   (shared, n_columns) -> about how many floats a partial holds: large ones meet on the cluster, not in the client
+    level    (shared) -> lanes are subtrees of 2^level groups, which one worker thread has together
     """
 
     name: str
-    map: Callable[[Group, Any], Any]
+    map: Callable[[Sequence[Group], Any], Any]
     combine: Callable[[Any, Any], Any]
     floats: Callable[[Any, int], int]
+    level: Callable[[Any], int] = single_groups
+
+
+def of_group(function: Callable[[Group, Any], Any]) -> Callable[[Sequence[Group], Any], Any]:
+    """The map of a reduction whose lanes are single groups."""
+    return partial(_map_group, function)
+
+
+def _map_group(function: Callable[[Group, Any], Any], groups: Sequence[Group], shared: Any) -> Any:
+    (group,) = groups
+    return function(group, shared)
 
 
 class Tree:
@@ -90,11 +109,19 @@ def tree_sum(leaves: Sequence[Any], combine: Callable[[Any, Any], Any]) -> Any:
     return tree.result()
 
 
+def lanes(groups: Iterable[tuple[int, Group]], n_groups: int, level: int) -> Iterator[tuple[Node, list[Group]]]:
+    """The numbered groups, ascending, as whole subtrees of 2^level."""
+    for index, members in itertools.groupby(groups, key=lambda numbered: numbered[0] >> level):
+        lane = [group for _, group in members]
+        assert len(lane) == min(1 << level, n_groups - (index << level)), "a lane is on one worker thread"
+        yield (level, index), lane
+
+
 def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
-    """Map the numbered groups and add them up as far as they are whole subtrees."""
+    """Map the numbered groups, ascending, and add them up as far as they are whole subtrees."""
     tree = Tree(n_groups, reduction.combine)
-    for index, group in groups:
-        tree.add((0, index), reduction.map(group, shared))
+    for node, lane in lanes(groups, n_groups, reduction.level(shared)):
+        tree.add(node, reduction.map(lane, shared))
     return tree.nodes
 
 
@@ -106,16 +133,22 @@ class Sums(NamedTuple):
 
 
 def reduce_on_worker(shards: Sequence[Shard], slot: int, part: int, n_groups: int, packed: bytes, shared: Any = None) -> Sums:
-    """Task: the partials of the largest whole subtrees that these shards hold together. slot: the number of the worker thread.
+    """Task: `reduce_shards`.
 
     packed: a pickle of the reduction and of what is shared. As objects, the client and the scheduler would search, hash and pickle them
     anew for each task, which costs more than a short round computes. None is packed for what comes as `shared`, from another task.
     """
-    start = time.perf_counter()
     reduction, here = pickle.loads(packed)
-    groups = chain.from_iterable(zip(shard.numbers, shard.parts[part], strict=True) for shard in shards)
+    return reduce_shards(shards, slot, part, n_groups, reduction, shared if here is None else here)
+
+
+def reduce_shards(shards: Sequence[Shard], slot: int, part: int, n_groups: int, reduction: Reduction, shared: Any) -> Sums:
+    """The partials of the largest whole subtrees that these shards hold together. slot: the number of the worker thread."""
+    start = time.perf_counter()
+    in_order = sorted(shards, key=lambda shard: shard.numbers)
+    groups = chain.from_iterable(zip(shard.numbers, shard.parts[part], strict=True) for shard in in_order)
     with single_blas_thread():
-        nodes = reduce_groups(groups, n_groups, reduction, shared if here is None else here)
+        nodes = reduce_groups(groups, n_groups, reduction, shared)
     return Sums(nodes, {slot: time.perf_counter() - start})
 
 

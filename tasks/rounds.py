@@ -2,42 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
+from tasks.batches import Batch, select
 from tasks.local_models import local_hessian
 from tasks.objectives import Partial, add_partials
 from tasks.partition import Group
 from tasks.penalties import L2
 from tasks.reductions import Reduction
 from tasks.rows import sample
+from tasks.scoring import ScoreInput, ScoreSums, add_scores, score_sums
 from tasks.strategies.base import Power
-from tasks.typing import Float64
+from tasks.typing import Array
 
 
 class RoundInput(NamedTuple):
-    """Sent once a round: the objective and the parameters (k, n) of its k models; direction (k, n) for Hessian-vector rounds; penalties (k)
-    for what workers solve themselves. row_step: only every row_step-th row of each partition counts, in all sums."""
+    """Sent once a round: the objective and the parameters (k, n) of its k models; direction (k, n) for rounds that need a second vector;
+    penalties (k) for what workers solve themselves. row_step: only every row_step-th row of each partition counts, in all sums; batch:
+    only its rows do."""
 
     objective: Any  # has the powers that its strategy asks for: checked once, when the fit starts
     power: Power
-    parameters: Float64
-    direction: Float64 | None
+    parameters: Array
+    direction: Array | None
     row_step: int
     penalties: tuple[L2, ...] = ()
+    batch: Batch | None = None
 
 
-def compute_partial(group: Group, shared: RoundInput) -> Partial:
-    """The sums of one group."""
-    objective = shared.objective
-    if shared.row_step > 1:
-        group = sample(group, shared.row_step)
+def compute_partial(groups: Sequence[Group], shared: RoundInput) -> Partial:
+    """The sums of one lane."""
+    objective, group = shared.objective, chosen_rows(groups, shared)
     if shared.power == "hessian":
         return objective.hessian(group, shared.parameters)
     if shared.power == "local_hessian":
         return local_hessian(objective, group, shared.parameters, shared.penalties)
     if shared.power == "hessian_vector":
         return objective.hessian_vector(group, shared.parameters, shared.direction)
+    if shared.power == "gradient_difference":
+        return gradient_difference(objective, group, shared)
     return objective.loss_and_gradient(group, shared.parameters)
+
+
+def chosen_rows(groups: Sequence[Group], shared: RoundInput) -> Group:
+    """The rows that a round is about."""
+    if shared.batch is not None:
+        return select(groups, shared.batch)
+    (group,) = groups
+    return sample(group, shared.row_step) if shared.row_step > 1 else group
+
+
+def gradient_difference(objective: Any, group: Group, shared: RoundInput) -> Partial:
+    """Losses and gradients at `parameters`, less the gradients at `direction`, in one pass over the rows."""
+    assert shared.direction is not None
+    both = objective.loss_and_gradient(group, np.concatenate([shared.parameters, shared.direction]))
+    k = len(shared.parameters)
+    return Partial(both.loss_sum[:k], both.weight_sum, both.gradient_sum[:k] - both.gradient_sum[k:])
+
+
+def compute_scores(groups: Sequence[Group], shared: RoundInput) -> tuple[ScoreSums, ...]:
+    """What a score of each model is made from."""
+    group = chosen_rows(groups, shared)
+    return tuple(score_sums(group, ScoreInput(shared.objective, parameters)) for parameters in shared.parameters)
+
+
+def add_all_scores(left: Sequence[ScoreSums], right: Sequence[ScoreSums]) -> tuple[ScoreSums, ...]:
+    """Of each model."""
+    return tuple(map(add_scores, left, right))
 
 
 def vector_floats(shared: RoundInput, n_columns: int) -> int:
@@ -50,9 +84,21 @@ def matrix_floats(shared: RoundInput, n_columns: int) -> int:
     return shared.parameters.size * shared.parameters.shape[1]
 
 
+def score_floats(shared: RoundInput, n_columns: int) -> int:
+    """Floats of a score's sums: few."""
+    return len(shared.parameters)
+
+
+def lane_level(shared: RoundInput) -> int:
+    """Of the subtrees of groups that draw rows together."""
+    return 0 if shared.batch is None else shared.batch.level
+
+
 REDUCTIONS: Final[dict[Power, Reduction]] = {
-    "loss_and_gradient": Reduction("gradient", compute_partial, add_partials, vector_floats),
-    "hessian": Reduction("hessian", compute_partial, add_partials, matrix_floats),
-    "local_hessian": Reduction("local-hessian", compute_partial, add_partials, matrix_floats),
-    "hessian_vector": Reduction("hessian-vector", compute_partial, add_partials, vector_floats),
+    "loss_and_gradient": Reduction("gradient", compute_partial, add_partials, vector_floats, lane_level),
+    "gradient_difference": Reduction("gradient-difference", compute_partial, add_partials, vector_floats, lane_level),
+    "hessian": Reduction("hessian", compute_partial, add_partials, matrix_floats, lane_level),
+    "local_hessian": Reduction("local-hessian", compute_partial, add_partials, matrix_floats, lane_level),
+    "hessian_vector": Reduction("hessian-vector", compute_partial, add_partials, vector_floats, lane_level),
+    "score": Reduction("score", compute_scores, add_all_scores, score_floats, lane_level),
 }

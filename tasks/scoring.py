@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from tasks.blocks import as_design
 from tasks.objectives import LinearObjective
 from tasks.partition import Block, Group, normalise
-from tasks.reductions import Reduction
+from tasks.reductions import Reduction, of_group
 from tasks.threads import single_blas_thread
 from tasks.typing import Array, Design, Float64
 
@@ -76,7 +76,7 @@ def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
     return ScoreSums(weight, left.correct + right.correct, left.residual + right.residual, mean, scatter)
 
 
-SCORE: Final = Reduction("score", score_sums, add_scores, lambda shared, n_columns: 0)
+SCORE: Final = Reduction("score", of_group(score_sums), add_scores, lambda shared, n_columns: 0)
 
 
 def predicted_classes(raw: Float64, classes: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tasks.partition import Group
-from tasks.reductions import Reduction, tree_sum
+from tasks.reductions import Reduction, of_group, tree_sum
 from tasks.typing import Float64
 
 
@@ -50,4 +50,4 @@ def add_moments(left: Moments, right: Moments) -> Moments:
     )
 
 
-MOMENTS: Final = Reduction("moments", moments, add_moments, lambda shared, n_columns: n_columns * n_columns)
+MOMENTS: Final = Reduction("moments", of_group(moments), add_moments, lambda shared, n_columns: n_columns * n_columns)

@@ -22,11 +22,12 @@ from pipeline.cluster.modules import dumps
 from pipeline.cluster.workers import StuckError, Workers, lost_client
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
-from pipeline.execution.executors import LOADING, Executor, in_task
+from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round
 from pipeline.execution.loader import Loader
 from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
 from pipeline.execution.resident import Resident, Work
+from tasks.fitting import Fit
 from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker
 from tasks.threads import single_blas_thread
 
@@ -82,6 +83,9 @@ class ClusterExecutor(Executor):
                 yield
             finally:
                 self._held.clear()
+
+    def advance(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance:
+        return one_round(self, dataset, fit, states)
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         source = dataset.source

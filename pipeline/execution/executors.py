@@ -6,18 +6,20 @@ import concurrent.futures
 import os
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import dask
 import distributed
 
+from tasks.fitting import Fit, Report
 from tasks.partition import Group, Shard
-from tasks.reductions import Reduction, Tree
+from tasks.reductions import Reduction, Tree, lanes
 from tasks.threads import single_blas_thread
 
 if TYPE_CHECKING:
@@ -27,12 +29,23 @@ LOADING: Final = threading.Lock()  # two fits on one dataset load it once
 IN_PROCESS_SCHEDULERS = ("threads", "threading", "sync", "synchronous", "single-threaded", "processes", "multiprocessing")
 
 
+class Advance(NamedTuple):
+    """The states after some rounds, and what there is to say of each."""
+
+    states: list[Any]
+    reports: list[Report]
+
+
 class Executor(ABC):
     """Runs rounds on a dataset that it makes resident first, once. Same tree whatever the executor, hence the same bits."""
 
     @abstractmethod
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         """One barrier round: the reduction's partial over all groups of the dataset."""
+
+    @abstractmethod
+    def advance(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance:
+        """The next round of a fit, or several, at most `limit`. There must be one to do."""
 
     @abstractmethod
     def span(self, name: str) -> Any:
@@ -70,10 +83,13 @@ class ThreadExecutor(Executor):
         if shard is not None:
             shard.release()
 
+    def advance(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance:
+        return one_round(self, dataset, fit, states)
+
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         groups = self._resident(dataset).parts[dataset.part]
-        run = GroupQueue(groups, Tree(len(groups), reduction.combine), reduction, shared)
-        n_threads = min(self.n_threads, len(groups))
+        run = LaneQueue(groups, Tree(len(groups), reduction.combine), reduction, shared)
+        n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(shared)))
         with single_blas_thread():
             others = [helpers(n_threads - 1).submit(run.drain) for _ in range(n_threads - 1)]
             try:
@@ -94,11 +110,21 @@ class ThreadExecutor(Executor):
         return shard
 
 
-class GroupQueue:
-    """Groups that several threads take one by one, and the tree that their partials go into."""
+def one_round(executor: Executor, dataset: Dataset, fit: Fit, states: list[Any]) -> Advance:
+    """The next round, moved on from here."""
+    start = time.perf_counter()
+    asked = fit.ask(states)
+    assert asked is not None
+    partial = executor.map_reduce(dataset, asked.reduction, asked.shared)
+    states = fit.update(states, asked, partial)
+    return Advance(states, [fit.report(asked, partial, states, time.perf_counter() - start)])
+
+
+class LaneQueue:
+    """Lanes of groups that several threads take one by one, and the tree that their partials go into."""
 
     def __init__(self, groups: tuple[Group, ...], tree: Tree, reduction: Reduction, shared: Any) -> None:
-        self.waiting = iter(enumerate(groups))
+        self.waiting = lanes(enumerate(groups), len(groups), reduction.level(shared))
         self.tree = tree
         self.reduction = reduction
         self.shared = shared
@@ -106,16 +132,16 @@ class GroupQueue:
         self.stopped = False
 
     def drain(self) -> None:
-        """Take groups until none is left, or until any thread failed."""
+        """Take lanes until none is left, or until any thread failed."""
         try:
             while not self.stopped:
                 with self.lock:
-                    index, group = next(self.waiting, (-1, None))
-                if group is None:
+                    node, lane = next(self.waiting, ((-1, -1), []))
+                if not lane:
                     return
-                partial = self.reduction.map(group, self.shared)
+                partial = self.reduction.map(lane, self.shared)
                 with self.lock:
-                    self.tree.add((0, index), partial)
+                    self.tree.add(node, partial)
         except BaseException:
             self.stopped = True
             raise

@@ -23,7 +23,8 @@ from pipeline.estimators.solvers import Choice, choose
 from pipeline.execution.executors import ThreadExecutor, default_threads
 from pipeline.history import Row
 from pipeline.planning.sample import Sample, plan_load, take_sample
-from pipeline.training import CUT_OFF, round_bytes, train
+from pipeline.training import CUT_OFF, train
+from tasks.fitting import round_bytes
 from tasks.objectives import LinearObjective, Partial
 from tasks.partition import Shard
 from tasks.penalties import L2

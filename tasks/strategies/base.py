@@ -13,12 +13,15 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checka
 
 import numpy as np
 
-from tasks.objectives import Evaluation, HessianSums, HessianVectorSums, Objective
-from tasks.typing import Float64
+from tasks.batches import Batch
+from tasks.objectives import Evaluation, HessianSums, HessianVectorSums, Objective, Scored
+from tasks.typing import Array, Float64
 
-Power: TypeAlias = Literal["loss_and_gradient", "hessian", "local_hessian", "hessian_vector"]
+Power: TypeAlias = Literal["loss_and_gradient", "gradient_difference", "hessian", "local_hessian", "hessian_vector", "score"]
 POWERS: Mapping[Power, Any] = {
     "loss_and_gradient": Objective,
+    "gradient_difference": Objective,
+    "score": Scored,
     "hessian": HessianSums,
     "local_hessian": HessianSums,
     "hessian_vector": HessianVectorSums,
@@ -26,15 +29,19 @@ POWERS: Mapping[Power, Any] = {
 
 
 class Round(NamedTuple):
-    """One request: sums of what, at which parameters (n,), along which direction (n,); row_step > 1: over a sample.
+    """One request: sums of what, at which parameters (n,), along which direction (n,); row_step > 1: over a sample; batch: over its rows;
+    weight: what sums are divided by, where that is not the weight of the rows.
 
     "local_hessian" asks for the quadratic models of `tasks.local_models`: their gradients and Hessians in place of those at `parameters`.
+    "gradient_difference" for the gradient less that at `direction`. "score" for accuracy or R² as the value.
     """
 
     power: Power
-    parameters: Float64
-    direction: Float64 | None = None
+    parameters: Array
+    direction: Array | None = None
     row_step: int = 1
+    batch: Batch | None = None
+    weight: float | None = None
 
 
 class Status(NamedTuple):
@@ -48,11 +55,12 @@ RUNNING = Status("running")
 
 
 class Accepted(NamedTuple):
-    """The last accepted point: parameters (n,), and the objective's value and gradient (n,) as evaluated at these parameters."""
+    """The last accepted point: parameters (n,), and the objective's value and gradient (n,) as evaluated at these parameters. With
+    mini-batches: the parameters that a fit which ended here would have, value and gradient of the last batch."""
 
-    parameters: Float64
+    parameters: Array
     value: float
-    gradient: Float64
+    gradient: Array
 
 
 @runtime_checkable
@@ -65,7 +73,7 @@ class Strategy(Protocol):
         """What the objective must be able to do."""
         ...
 
-    def init(self, parameters: Float64) -> Any:
+    def init(self, parameters: Array) -> Any:
         """The state before the first round, from parameters (n,)."""
         ...
 
