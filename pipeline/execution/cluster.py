@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -94,6 +94,8 @@ class ClusterExecutor(Executor):
             with thread_given_back(), lost_client(self.client):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
+                    with resident.lock:
+                        resident.keep_together(reduction.level(shared))
                     self._follow(resident)
                     return self._round(resident, dataset, reduction, shared)
                 except CancelledError as error:  # rows were lost with their worker, or futures with a restart: they are made again
@@ -147,13 +149,19 @@ class ClusterExecutor(Executor):
             if resident.moving:  # some other fit on these rows is at it
                 return
             changed = resident.seat(threads)
+            astray = []
             if not resident.located and not any(future.status == "error" for future in resident.futures):
-                resident.settle(self.client.who_has(resident.futures))
+                holders = self.client.who_has(resident.futures)
+                resident.settle(holders)
+                astray = resident.astray(holders)
             slow = resident.speeds.lost > LOST and resident.speeds.known(resident.workers)
-            ours = resident.moving = resident.located and (changed or slow)
+            ours = resident.moving = bool(astray) or (resident.located and (changed or slow))
         if ours:
             try:
-                self._balance(resident, at_once=changed)
+                if astray:
+                    self._move(resident, astray)
+                else:
+                    self._balance(resident, at_once=changed)
             finally:
                 resident.moving = False
 
@@ -175,11 +183,14 @@ class ClusterExecutor(Executor):
         if not at_once and resident.speeds.lost < LOST + n_bytes / BYTES_PER_SECOND:
             return
         logger.info("move %d of %d pieces (%.3g MB)", len(moves), len(keys), n_bytes / 1e6)
-        move(self.client, [(keys[piece], source, target) for piece, source, target in moves])
+        self._move(resident, moves, lambda: resident.assign(better) if resident.work is before else None)
+
+    def _move(self, resident: Resident, moves: list[tuple[int, str, str]], then: Callable[[], None] = lambda: None) -> None:
+        """Move pieces, and see where they are after that; `then` changes what is assigned."""
+        move(self.client, [(resident.futures[piece].key, source, target) for piece, source, target in moves])
         holders = self.client.who_has(resident.futures)
         with resident.lock:
-            if resident.work is before:
-                resident.assign(better)
+            then()
             resident.speeds.moved(resident.workers)
             resident.settle(holders)
 

@@ -17,7 +17,7 @@ from pipeline.cluster.code import send_users_modules, usable_workers
 from pipeline.cluster.workers import Workers
 from pipeline.data.sources import Source
 from pipeline.execution.opaque import call
-from pipeline.execution.placement import pieces, place
+from pipeline.execution.placement import pieces
 from pipeline.execution.resident import Resident
 from tasks.loading import load_on_worker
 from tasks.partition import Shard
@@ -39,7 +39,7 @@ class Loader:
         messages: Any = self.client.scheduler_comm
         messages.interval = min(messages.interval, MESSAGE_INTERVAL)
         sizes = source.group_sizes
-        numbers, slots = pieces(place(sizes, threads, self._held_bytes(source)), sizes, threads)
+        numbers, slots = pieces(sizes, threads, self._held_bytes(source))
         assigned = [[i for i, own in enumerate(slots) if own == slot] for slot in range(len(threads))]
         futures = self._send(source, numbers, slots, threads) if source.in_client else self._submit(source, numbers, slots, threads)
         weights = [float(sum(sizes[number] for number in each)) for each in numbers]

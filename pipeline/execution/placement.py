@@ -1,4 +1,7 @@
-"""Which worker thread gets which groups: equal shares, of what its worker holds already wherever it can be; in pieces that can move."""
+"""Which worker thread gets which groups: equal shares, of what its worker holds already wherever it can be; in pieces that can move.
+
+Pieces are whole subtrees of the fixed tree, so that larger subtrees, too, can be put together from them.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ import numpy as np
 # Rows stay on a worker that holds up to this much more than its share: moving them costs more than they hold up a round.
 SLACK: Final = 1.1
 SUBTREES: Final = 4  # for each thread
-PIECES: Final = 16
-"""Of a thread's groups: enough to follow speeds to a sixteenth."""
+PIECES: Final = 24
+"""At most, of a thread's groups, and no fewer than half of that where there are so many groups: enough to follow speeds."""
 
 
 class Place(NamedTuple):
-    """What a worker thread gets: the numbers of its groups, ascending, and the address of its worker."""
+    """What a worker thread gets: numbers of what is placed, ascending, and the address of its worker."""
 
     numbers: tuple[int, ...]
     worker: str
@@ -26,8 +29,8 @@ class Place(NamedTuple):
 def place(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping[str, float]]) -> list[Place]:
     """One for each worker thread, or fewer.
 
-    sizes: of the groups, on any scale; threads: the worker of each thread, workers in turn grouped together; held: for each group, the
-    bytes of it that workers hold already. Neighbouring groups go together where nobody holds them, so that they come back as few sums.
+    sizes: of what is placed, on any scale; threads: the worker of each thread, workers in turn grouped together; held: the bytes of each
+    that workers hold already. Neighbours go together where nobody holds them, so that they come back as few sums.
     """
     if any(held):
         return place_held(sizes, threads, held)
@@ -35,14 +38,20 @@ def place(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping
     return [Place(numbers, threads[i * len(threads) // len(runs)]) for i, numbers in enumerate(runs)]
 
 
-def pieces(places: Sequence[Place], sizes: Sequence[float], threads: Sequence[str]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The groups of every piece, and the number of the thread that it goes to. sizes, threads: as in `place`."""
+def pieces(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping[str, float]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The numbers of the groups of every piece, and the number of the thread that it goes to. sizes, held: of groups, as in `place`."""
+    width = 1
+    while len(sizes) > width * PIECES * len(threads):
+        width *= 2
+    runs = [tuple(range(start, min(start + width, len(sizes)))) for start in range(0, len(sizes), width)]
+    held_of_runs: list[Counter[str]] = [sum((Counter(held[number]) for number in run), Counter()) for run in runs]
+    places = place([sum(sizes[number] for number in run) for run in runs], threads, held_of_runs)
     free: dict[str, list[int]] = defaultdict(list)
     for slot, worker in enumerate(threads):
         free[worker].insert(0, slot)
     slots = [free[worker].pop() for _, worker in places]
-    runs = [cut(numbers, [sizes[number] for number in numbers], PIECES) for numbers, _ in places]
-    return list(chain.from_iterable(runs)), [slot for slot, run in zip(slots, runs, strict=True) for _ in run]
+    chosen = [(runs[i], slot) for (numbers, _), slot in zip(places, slots, strict=True) for i in numbers]
+    return [run for run, _ in chosen], [slot for _, slot in chosen]
 
 
 def place_held(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping[str, float]]) -> list[Place]:
