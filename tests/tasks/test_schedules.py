@@ -93,7 +93,7 @@ ALL = [
     Constant(0.1),
     StepDecay(0.1, 2),
     InverseScaling(0.1),
-    Cosine(np.float32(0.1), 5),
+    Cosine(np.float32(0.1), 5),  # type: ignore[arg-type]
     Optimal(0.1),
     WarmUp(Constant(np.float64(0.1)), 3),
 ]
