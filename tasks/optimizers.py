@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any, Final, NamedTuple, final
@@ -237,7 +236,7 @@ class AdamW(_WithMoments):
     weight_decay: float = field(default=1e-2, kw_only=True)
 
 
-OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {
+OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {
     "sgd": SGD,
     "momentum": Momentum,
     "nesterov": Nesterov,
