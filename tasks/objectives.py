@@ -158,7 +158,7 @@ class LinearObjective:
 
     def weight_sum(self, group: Group) -> float:
         """The sum of the row weights, which Hessian-vector passes do not form; once per group, not once per round."""
-        by_class = () if self.class_weight is None else tuple(self.class_weight.tolist())
+        by_class = () if self.class_weight is None or self.one_vs_rest else tuple(self.class_weight.tolist())
         return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
 
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
