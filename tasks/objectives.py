@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from tasks import kernels
-from tasks.losses import Loss
+from tasks.losses import BinaryLoss, Loss, MultinomialLoss
 from tasks.partition import Group
 from tasks.penalties import L2
 from tasks.reductions import tree_sum
@@ -118,7 +118,8 @@ class LinearObjective:
     """Σ_i s_i loss(y_i, coef @ x_i + intercept), the loss being any of tasks.losses.
 
     classes       the labels in order, for classification: y is encoded against them where it lives
-    class_weight  (n_classes,) factor of each row's weight by its class, or None
+    class_weight  (n_classes,) factor of each row's weight by its class, or None; in one-vs-rest it is the factor of the rows of class a
+                  in the problem of class a alone, where all others keep their weight, as in scikit-learn's SGDClassifier
     """
 
     loss: Loss
@@ -146,29 +147,49 @@ class LinearObjective:
     def _labels(self) -> tuple[Any, ...]:
         return () if self.classes is None else tuple(self.classes.tolist())
 
+    @property
+    def one_vs_rest(self) -> bool:
+        """Whether each output is a binary problem: one class against all others."""
+        return isinstance(self.loss, BinaryLoss) and self.n_outputs > 1
+
+    @property
+    def _positive_weight(self) -> Float64 | None:
+        return self.class_weight if self.one_vs_rest else None
+
     def target(self, group: Group) -> Array:
-        """y as the loss wants it: float64 values, 0.0/1.0 for two classes, int64 codes for more."""
+        """y as the loss wants it: float64 values; 0.0/1.0 for two classes, (n, n_outputs) for one-vs-rest; int64 codes for softmax."""
         if self.classes is None:
             return group.derived("float", float_target)
+        if self.one_vs_rest:
+            return group.derived(("one-vs-rest", self._labels), lambda g: one_hot(encode(g.y, self.classes), self.n_outputs))
         dtype = np.float64 if self.n_outputs == 1 else np.int64
         return group.derived((dtype, self._labels), lambda g: encode(g.y, self.classes).astype(dtype))
 
     def weight(self, group: Group) -> Float64 | None:
-        """Row weights (n,) with the class weights in, or None for ones."""
-        if self.class_weight is None:
+        """Row weights (n,) with the class weights in (without them for one-vs-rest), or None for ones."""
+        if self.class_weight is None or self.one_vs_rest:
             return group.sample_weight
         by_class = self.class_weight[self.target(group).astype(np.int64)]
         return by_class if group.sample_weight is None else by_class * group.sample_weight
 
     def weight_sum(self, group: Group) -> float:
         """The sum of the row weights, which Hessian-vector passes do not form; once per group, not once per round."""
-        by_class = () if self.class_weight is None else tuple(self.class_weight.tolist())
+        by_class = () if self.class_weight is None or self.one_vs_rest else tuple(self.class_weight.tolist())
         return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
 
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
         coef, intercept = self._stacked(parameters)
         loss, weight, coef_sum, intercept_sum = kernels.loss_and_gradient(
-            self.loss.code, group.X, self.target(group), self.weight(group), group.offsets, coef, intercept, len(parameters)
+            self.loss.code,
+            self.loss.parameter,
+            group.X,
+            self.target(group),
+            self.weight(group),
+            group.offsets,
+            coef,
+            intercept,
+            len(parameters),
+            self._positive_weight,
         )
         return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)))
 
@@ -176,6 +197,7 @@ class LinearObjective:
         coef, intercept = self._stacked(parameters)
         loss, weight, coef_sum, intercept_sum, hessian = kernels.hessian(
             self.loss.code,
+            self.loss.parameter,
             group.X,
             self.target(group),
             self.weight(group),
@@ -184,6 +206,7 @@ class LinearObjective:
             intercept,
             len(parameters),
             self.fit_intercept,
+            self._positive_weight,
         )
         return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)), hessian)
 
@@ -191,6 +214,7 @@ class LinearObjective:
         k = len(parameters)
         coef_sum, intercept_sum = kernels.hessian_vector(
             self.loss.code,
+            self.loss.parameter,
             group.X,
             self.target(group),
             self.weight(group),
@@ -198,6 +222,7 @@ class LinearObjective:
             *self._stacked(parameters),
             k,
             *self._stacked(direction),
+            self._positive_weight,
         )
         return Partial(np.zeros(k), self.weight_sum(group), self._flat(coef_sum, intercept_sum, k))
 
@@ -206,7 +231,7 @@ class LinearObjective:
 
     def centred(self, parameters: Float64) -> Float64:
         """Of all parameters (n,) that predict the same, the ones that are reported: softmax intercepts that add up to zero."""
-        if self.n_outputs == 1 or not self.loss.classification or not self.fit_intercept:
+        if not isinstance(self.loss, MultinomialLoss) or not self.fit_intercept:
             return parameters
         coef, intercept = self.split(parameters)
         return self.join(coef, intercept - intercept.mean())
@@ -252,6 +277,11 @@ class Scored(Objective, Protocol):
     def classes(self) -> Array | None:
         """The labels in order; None for numbers."""
         ...
+
+
+def one_hot(codes: Array, n_classes: int) -> Float64:
+    """Class codes (n,) -> (n, n_classes) with 1.0 in the column of each row's class."""
+    return np.asarray(codes[:, None] == np.arange(n_classes), dtype=np.float64)
 
 
 class Evaluation(NamedTuple):

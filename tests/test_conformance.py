@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ import pytest
 import scipy.sparse as sp
 from distributed import Client
 from numpy.typing import NDArray
-from scipy.optimize import approx_fprime
+from scipy.optimize import approx_fprime, minimize_scalar
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import SGDClassifier, SGDRegressor
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
 from pipeline.estimators.base import LinearModel
@@ -23,10 +25,10 @@ from pipeline.estimators.solvers import SOLVERS
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import Executor, ThreadExecutor
 from pipeline.training import train
-from tasks.losses import LOSSES, Loss
+from tasks.losses import LOSSES, EpsilonInsensitiveLoss, HuberLoss, Loss, SquaredEpsilonInsensitiveLoss
 from tasks.objectives import LinearObjective, evaluate
 from tasks.partition import Group
-from tasks.penalties import L2
+from tasks.penalties import L2, ElasticNet, Penalty, soft_threshold
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
@@ -34,63 +36,79 @@ from tests.data import breast_cancer, diabetes, largest_relative, uneven, weight
 
 Array = NDArray[Any]
 P = 4
-OUTPUTS = {"squared": 1, "logistic": 1, "multinomial": 3}
+ONE_VS_REST = ("logistic", "hinge", "modified_huber")
+CASES: dict[str, tuple[Loss, int]] = {
+    **{name: (loss, 3 if name == "multinomial" else 1) for name, loss in LOSSES.items()},
+    **{f"{name} one-vs-rest": (LOSSES[name], 3) for name in ONE_VS_REST},
+}
+every_loss = pytest.mark.parametrize(("loss", "c"), CASES.values(), ids=CASES)
 ESTIMATORS: list[LinearModel] = [LinearRegression(), Ridge(), LogisticRegression()]
 DATA = {"LinearRegression": diabetes, "Ridge": diabetes, "LogisticRegression": breast_cancer}
 
 
-def rows(loss: Loss, sparse: bool = False, n: int = 60) -> Group:
+def rows(loss: Loss, c: int, sparse: bool = False, n: int = 60) -> Group:
     random = np.random.default_rng(0)
     X = random.normal(size=(n, P)) * (random.random((n, P)) < 0.7)
     y: Array = random.normal(size=n)
     if loss.classification:
-        y = random.integers(0, max(2, OUTPUTS[loss.name]), n)
+        y = random.integers(0, max(2, c), n)
     offsets = np.array([0, 13, 13, 40, n], dtype=np.int64)
     return Group(sp.csr_array(X) if sparse else X, y, weights(n), offsets, 0)
 
 
-def objective(loss: Loss, fit_intercept: bool = True) -> LinearObjective:
-    classes = np.arange(max(2, OUTPUTS[loss.name])) if loss.classification else None
+def objective(loss: Loss, c: int, fit_intercept: bool = True) -> LinearObjective:
+    classes = np.arange(max(2, c)) if loss.classification else None
     class_weight = None if classes is None else np.linspace(0.5, 1.5, len(classes))
-    return LinearObjective(loss, P, OUTPUTS[loss.name], fit_intercept, classes, class_weight)
+    assert loss.n_outputs(1, 0 if classes is None else len(classes)) == c
+    return LinearObjective(loss, P, c, fit_intercept, classes, class_weight)
 
 
 # -- losses --------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_loss_gradient_equals_finite_differences(loss: Loss) -> None:
+@every_loss
+def test_loss_gradient_equals_finite_differences(loss: Loss, c: int) -> None:
     random = np.random.default_rng(1)
-    c = OUTPUTS[loss.name]
-    for y in (np.array([0]), np.array([1])):
+    model = objective(loss, c)
+    for _ in range(10):
         raw = random.normal(size=c) * 3
-        target = y if c > 1 else y.astype(float)
-        numeric = approx_fprime(raw, lambda r, t=target: float(loss.value(t, r[None])[0]), 1e-7)
-        np.testing.assert_allclose(loss.gradient(target, raw[None])[0], numeric, atol=1e-6)
+        for y in (0, 1):
+            target = model.target(Group(np.zeros((1, P)), np.array([y]), None, np.array([0, 1]), 0))
+            numeric = approx_fprime(raw, lambda r, t=target: float(loss.value(t, r[None])[0]), 1e-7)
+            np.testing.assert_allclose(loss.gradient(target, raw[None])[0], numeric, atol=1e-5)
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_sums_equal_the_definition(loss: Loss, sparse: bool, fit_intercept: bool) -> None:
+@every_loss
+def test_sums_equal_the_definition(loss: Loss, c: int, sparse: bool, fit_intercept: bool) -> None:
     """The hot loops against tasks.losses, row by row."""
-    model, group = objective(loss, fit_intercept), rows(loss, sparse)
+    model, group = objective(loss, c, fit_intercept), rows(loss, c, sparse)
     parameters = np.random.default_rng(2).normal(size=(1, model.layout.size))
     partial = model.loss_and_gradient(group, parameters)
     raw = model.predict(parameters[0], group.X)
     y, weight = model.target(group), model.weight(group)
     assert weight is not None
-    residual = weight[:, None] * loss.gradient(y, raw)
+    if model.one_vs_rest:
+        assert model.class_weight is not None
+        by_output = weight[:, None] * np.where(y == 1, model.class_weight, 1.0)
+        loss_sum = sum(by_output[:, a] @ loss.value(y[:, [a]], raw[:, [a]]) for a in range(c))
+    else:
+        by_output, loss_sum = weight[:, None], weight @ loss.value(y, raw)
+    residual = by_output * loss.gradient(y, raw)
     X = group.X.toarray() if isinstance(group.X, sp.csr_array) else group.X
-    np.testing.assert_allclose(partial.loss_sum, [weight @ loss.value(y, raw)], rtol=1e-12)
+    np.testing.assert_allclose(partial.loss_sum, [loss_sum], rtol=1e-12)
     np.testing.assert_allclose(partial.gradient_sum[0], model.join(residual.T @ X, residual.sum(axis=0)), rtol=1e-10, atol=1e-12)
     assert partial.weight_sum == pytest.approx(weight.sum(), rel=1e-14)
+    if c == 3:  # what another loss keeps with the same group is not taken for this one's
+        objective(LOSSES["logistic" if loss.name == "multinomial" else "multinomial"], c).weight_sum(group)
+    assert model.weight_sum(group) == pytest.approx(weight.sum(), rel=1e-14)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@every_loss
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
-def test_objective_derivatives_equal_finite_differences(loss: Loss, sparse: bool) -> None:
-    model, group = objective(loss), rows(loss, sparse)
+def test_objective_derivatives_equal_finite_differences(loss: Loss, c: int, sparse: bool) -> None:
+    model, group = objective(loss, c), rows(loss, c, sparse)
     penalty = L2(np.linspace(0.1, 0.9, model.layout.n_coef))
     start = np.random.default_rng(3).normal(size=model.layout.size)
 
@@ -102,39 +120,189 @@ def test_objective_derivatives_equal_finite_differences(loss: Loss, sparse: bool
     numeric = np.array([approx_fprime(start, lambda w, j=j: at(w).gradient[j], 1e-7) for j in range(len(start))])
     np.testing.assert_allclose(found.hessian, numeric, atol=1e-6)
     direction = np.random.default_rng(4).normal(size=(1, len(start)))
+    hessian = model.hessian(group, start[None]).hessian_sum[0]
+    assert bool(np.any(hessian)) == loss.smooth
     product = model.hessian_vector(group, start[None], direction).gradient_sum[0]
-    np.testing.assert_allclose(product, model.hessian(group, start[None]).hessian_sum[0] @ direction[0], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(product, hessian @ direction[0], rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_margins_of_ten_thousand_are_stable(loss: Loss) -> None:
-    c = OUTPUTS[loss.name]
+@every_loss
+def test_margins_of_ten_thousand_are_stable(loss: Loss, c: int) -> None:
     model = LinearObjective(loss, 1, c, False, np.arange(max(2, c)) if loss.classification else None)
     X = np.array([[1e4], [-1e4], [0.0]])
     y = np.array([0, 1, 1]) if loss.classification else np.array([0.0, 1.0, 1.0])
+    group = Group(X, y, None, np.array([0, 3]), 0)
     parameters = np.linspace(1.0, 0.5, c)[None]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        partial = model.hessian(Group(X, y, None, np.array([0, 3]), 0), parameters)
-        expected = loss.value(y if c > 1 else y.astype(float), X @ parameters.reshape(c, 1).T)
+        partial = model.hessian(group, parameters)
+        expected = loss.value(model.target(group), X @ parameters.reshape(c, 1).T)
     np.testing.assert_allclose(partial.loss_sum, [expected.sum()], rtol=1e-14)
     assert np.all(np.isfinite(partial.gradient_sum))
     assert partial.hessian_sum is not None
     assert np.all(np.isfinite(partial.hessian_sum))
 
 
+def of_scikit_learn(loss: Loss, y: float, raw: float) -> tuple[float, float]:
+    """Value and derivative by the object that scikit-learn's SGD estimators compute with; y as there."""
+    name = {"squared": "squared_error", "logistic": "log_loss"}.get(loss.name, loss.name)
+    kind, *arguments = (SGDClassifier if loss.classification else SGDRegressor).loss_functions[name]
+    theirs = kind(*([loss.parameter] if dataclasses.fields(loss) else arguments))
+    if name in ("squared_error", "log_loss", "huber"):  # these take arrays
+        value, slope = np.empty(1), np.empty(1)
+        theirs.loss_gradient(np.array([y]), np.array([raw]), None, value, slope, 1)
+        return float(value[0]), float(slope[0])
+    return theirs.py_loss(raw, y), theirs.py_dloss(raw, y)
+
+
+GRID = (-1e3, -2.5, -1.0, -0.75, -0.5, -0.1, -1e-9, 0.0, 1e-9, 0.1, 0.25, 0.5, 0.6, 0.75, 1.0, 1.5, 3.0, 1e3)
+PARAMETERS = [HuberLoss(0.5), EpsilonInsensitiveLoss(0.5), EpsilonInsensitiveLoss(0.0), SquaredEpsilonInsensitiveLoss(0.5), HuberLoss(0.0)]
+
+
+@pytest.mark.parametrize("loss", [*(loss for loss in LOSSES.values() if loss.name != "multinomial"), *PARAMETERS], ids=str)
+def test_losses_are_those_of_scikit_learn(loss: Loss) -> None:
+    """At the kinks, too: margins of -1, 0 and 1, errors of epsilon (0.5 is exact) and zero."""
+    model = LinearObjective(loss, 1, 1, False, np.arange(2) if loss.classification else None)
+    for y in (0.0, 1.0) if loss.classification else (0.0, 0.25, 0.5):
+        for raw in GRID:
+            label = 2 * y - 1 if loss.classification and loss.name != "logistic" else y
+            expected = of_scikit_learn(loss, label, raw)
+            defined = loss.value(np.array([y]), np.array([[raw]]))[0], loss.gradient(np.array([y]), np.array([[raw]]))[0, 0]
+            np.testing.assert_allclose(defined, expected, rtol=1e-13, atol=1e-15)
+            partial = model.loss_and_gradient(Group(np.ones((1, 1)), np.array([y]), None, np.array([0, 1]), 0), np.array([[raw]]))
+            np.testing.assert_allclose((partial.loss_sum[0], partial.gradient_sum[0, 0]), expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["logistic", "modified_huber"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_probabilities_are_those_of_scikit_learn(name: str, n_classes: int) -> None:
+    random = np.random.default_rng(6)
+    X, y = random.normal(size=(200, P)), np.arange(200) % n_classes
+    model = SGDClassifier(loss="log_loss" if name == "logistic" else name, random_state=0).fit(X, y)
+    model.coef_, model.intercept_ = random.normal(size=model.coef_.shape), np.full(len(model.coef_), -1.0)
+    raw = model.decision_function(X).reshape(len(X), -1)
+    assert np.any(raw.max(axis=1) < -1)  # of no class, to modified_huber: uniform
+    expected = model.predict_proba(X)
+    np.testing.assert_allclose(LOSSES[name].mean(raw), expected if n_classes > 2 else expected[:, 1:], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_who_gives_probabilities(loss: Loss) -> None:
+    raw = np.array([[-3.0, 0.2, 2.0], [0.0, 0.0, 0.0]])
+    if loss.classification and not loss.probabilistic:
+        with pytest.raises(ValueError, match=f"the {loss.name} loss gives no probabilities; use"):
+            loss.mean(raw)
+    elif loss.classification:
+        np.testing.assert_allclose(loss.mean(raw).sum(axis=1), 1.0)
+    else:
+        assert not loss.probabilistic
+        np.testing.assert_array_equal(loss.mean(raw), raw)
+
+
+@pytest.mark.parametrize("kind", [HuberLoss, EpsilonInsensitiveLoss, SquaredEpsilonInsensitiveLoss])
+@pytest.mark.parametrize("epsilon", [-0.1, float("nan")])
+def test_epsilon_is_not_negative(kind: Any, epsilon: float) -> None:
+    with pytest.raises(ValueError, match=f"the {kind.name} loss needs epsilon >= 0, got {epsilon}"):
+        kind(epsilon)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+@pytest.mark.parametrize("name", ONE_VS_REST)
+def test_one_vs_rest_is_one_binary_problem_a_class(name: str, sparse: bool) -> None:
+    """With class weights as in scikit-learn: the class of the problem has its weight, all others together have weight 1."""
+    model, group = objective(LOSSES[name], 3), rows(LOSSES[name], 3, sparse)
+    assert model.class_weight is not None
+    labelled = LinearObjective(model.loss, P, 3, True, np.array(["ham", "jam", "spam"]), model.class_weight)
+    labels = Group(group.X, np.array(["ham", "jam", "spam"])[group.y], group.sample_weight, group.offsets, 0)
+    parameters = np.random.default_rng(5).normal(size=(2, model.layout.size))  # two models share the pass
+    together = model.hessian(group, parameters)
+    assert (
+        labelled.loss_and_gradient(labels, parameters).gradient_sum.tobytes()
+        == model.loss_and_gradient(group, parameters).gradient_sum.tobytes()
+    )
+    loss_sum = np.zeros(2)
+    for a in range(3):
+        own = np.r_[a * P : (a + 1) * P, 3 * P + a]
+        binary = LinearObjective(model.loss, P, 1, True, np.array([False, True]), np.array([1.0, model.class_weight[a]]))
+        alone = binary.hessian(Group(group.X, group.y == a, group.sample_weight, group.offsets, 0), parameters[:, own])
+        loss_sum += alone.loss_sum
+        np.testing.assert_allclose(together.gradient_sum[:, own], alone.gradient_sum, rtol=1e-12, atol=1e-13)
+        assert together.hessian_sum is not None
+        assert alone.hessian_sum is not None
+        np.testing.assert_allclose(together.hessian_sum[:, own[:, None], own], alone.hessian_sum, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(together.loss_sum, loss_sum, rtol=1e-13)
+
+
+def test_only_softmax_intercepts_are_centred() -> None:
+    """Any shift of them all predicts the same there, and something else in one-vs-rest."""
+    parameters = np.arange(3.0 * P + 3)
+    assert objective(LOSSES["multinomial"], 3).centred(parameters)[3 * P :].tolist() == [-1.0, 0.0, 1.0]
+    assert objective(LOSSES["logistic"], 3).centred(parameters) is parameters
+
+
 # -- penalties -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("penalty", [L2(0.7), L2(np.array([0.1, 2.0, 0.0]))], ids=["one strength", "strengths"])
-def test_penalty(penalty: L2) -> None:
+STRENGTHS = np.array([0.1, 2.0, 0.0])
+PENALTIES: dict[str, Penalty] = {
+    "l2": L2(0.7),
+    "l2 strengths": L2(STRENGTHS),
+    "l1": ElasticNet(l1=0.3),
+    "elastic net": ElasticNet(0.3, 0.7),
+    "elastic net strengths": ElasticNet(STRENGTHS, STRENGTHS[::-1].copy()),
+}
+every_penalty = pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
+
+
+@every_penalty
+def test_penalty_derivatives_equal_finite_differences(penalty: Penalty) -> None:
+    """Those of the smooth part: what is left is Σ l1 |coef|."""
     coef = np.array([0.3, -2.0, 5.0])
-    np.testing.assert_allclose(penalty.gradient(coef), approx_fprime(coef, penalty.value, 1e-7), atol=1e-5)
+    kinks = penalty.l1 * np.sign(coef) if isinstance(penalty, ElasticNet) else 0.0
+    np.testing.assert_allclose(penalty.gradient(coef) + kinks, approx_fprime(coef, penalty.value, 1e-7), atol=1e-5)
     numeric = [approx_fprime(coef, lambda w, j=j: penalty.gradient(w)[j], 1e-7)[j] for j in range(3)]
     np.testing.assert_allclose(penalty.curvature(coef), numeric, atol=1e-5)
-    step = 0.4
-    prox = penalty.prox(coef, step)  # the minimiser: its own gradient vanishes
-    np.testing.assert_allclose(prox - coef + step * penalty.gradient(prox), 0.0, atol=1e-12)
+
+
+@every_penalty
+@pytest.mark.parametrize("step", [0.4, 3.0])
+def test_penalty_prox_is_the_minimiser(penalty: Penalty, step: float) -> None:
+    for coef in (np.array([0.3, -2.0, 5.0]), np.array([0.1, -0.2, 0.0]), np.array([-0.12, 0.8, -0.9])):
+        prox = penalty.prox(coef, step)
+        for j in range(3):
+
+            def at(u: float, j: int = j, coef: Array = coef) -> float:
+                moved = np.zeros(3)  # the value is a sum over coefficients, so one can be minimised alone
+                moved[j] = u
+                return 0.5 * (u - coef[j]) ** 2 + step * penalty.value(moved)
+
+            found = minimize_scalar(at, bounds=(-6.0, 6.0), method="bounded", options={"xatol": 1e-10})
+            assert prox[j] == pytest.approx(found.x, abs=2e-7)
+            assert at(prox[j]) <= found.fun + 1e-15
+
+
+@every_penalty
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_penalty_keeps_the_dtype(penalty: Penalty, dtype: Any) -> None:
+    coef = np.array([0.3, -2.0, 5.0], dtype=dtype)
+    step = np.float64(0.4)
+    for found in (
+        penalty.gradient(coef),
+        penalty.curvature(coef),
+        penalty.prox(coef, 0.4),
+        penalty.prox(coef, step),
+        soft_threshold(coef, step),
+    ):
+        assert found.dtype == dtype
+        assert found.shape == coef.shape
+    wide = coef.astype(np.float64)
+    np.testing.assert_allclose(penalty.gradient(coef), penalty.gradient(wide), rtol=1e-6)
+    np.testing.assert_allclose(penalty.prox(coef, 0.4), penalty.prox(wide, 0.4), rtol=1e-6)
+    assert penalty.value(coef) == penalty.value(wide)
+
+
+def test_soft_threshold_has_exact_zeros() -> None:
+    assert soft_threshold(np.array([0.5, -0.5, 0.25, -2.0, 0.0]), 0.5).tolist() == [0.0, 0.0, 0.0, -1.5, 0.0]
 
 
 # -- strategies and executors --------------------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """The hot loops: sums of losses and derivatives over a group of partitions, one pass over the rows.
 
 n rows in q partitions (offsets (q + 1,) int64), p columns, k models that share the pass, c raw predictions a row and model (classes
-for multinomial, targets for squared, else 1), m = k c.
+for multinomial and one-vs-rest, targets for regression, else 1), m = k c.
 
 X       (n, p) float32 or float64: C-contiguous aligned numpy.ndarray, scipy.sparse.csr_array, or an array of another namespace
-y       float64 (n,), or (n, t) for several targets; 0.0/1.0 for logistic; int64 class codes (n,) for multinomial
+parameter  threshold or epsilon of the losses that have one; the others ignore it
+y       float64 (n,), or (n, c) for several outputs, whose losses add up; 0.0/1.0 for binary losses; int64 class codes (n,) for multinomial
 weight  float64 (n,), or None for ones
+positive_weight  float64 (c,), or None for ones: in output a, rows with y_ia = 1 count that much more (the class weights of one-vs-rest);
+        no part of weight_sum. Not for multinomial
 coef    float64 (m, p); intercept float64 (m,)
 
 All arithmetic is float64. Sums run over the fixed tree of partitions: the bits are those of each partition computed alone and added
@@ -22,34 +25,70 @@ import numpy as np
 import scipy.sparse as sp
 
 from tasks.kernels import array_api, passes
-from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL, SQUARED
+from tasks.kernels.pointwise import (
+    EPSILON_INSENSITIVE,
+    HINGE,
+    HUBER,
+    LOGISTIC,
+    MODIFIED_HUBER,
+    MULTINOMIAL,
+    SQUARED,
+    SQUARED_EPSILON_INSENSITIVE,
+    SQUARED_HINGE,
+)
 from tasks.typing import Array, Float64, Int64
 
-__all__ = ["LOGISTIC", "MULTINOMIAL", "SQUARED", "hessian", "hessian_vector", "loss_and_gradient", "raw_prediction"]
+__all__ = [
+    "EPSILON_INSENSITIVE",
+    "HINGE",
+    "HUBER",
+    "LOGISTIC",
+    "MODIFIED_HUBER",
+    "MULTINOMIAL",
+    "SQUARED",
+    "SQUARED_EPSILON_INSENSITIVE",
+    "SQUARED_HINGE",
+    "hessian",
+    "hessian_vector",
+    "loss_and_gradient",
+    "raw_prediction",
+]
 
 _NO_WEIGHT: Final = np.empty(0)
 
 
 def loss_and_gradient(
-    loss: int, X: Any, y: Array, weight: Float64 | None, offsets: Int64, coef: Float64, intercept: Float64, n_models: int
+    loss: int,
+    parameter: float,
+    X: Any,
+    y: Array,
+    weight: Float64 | None,
+    offsets: Int64,
+    coef: Float64,
+    intercept: Float64,
+    n_models: int,
+    positive_weight: Float64 | None = None,
 ) -> tuple[Float64, float, Float64, Float64]:
     """loss_sum (k,), weight_sum, coef_gradient (m, p), intercept_gradient (m,): Σ_i weight_i times
 
     squared      ½ (raw_i - y_i)²
     logistic     log(1 + exp(raw_i)) - y_i raw_i
     multinomial  log Σ_a exp(raw_ia) - raw_i,y_i        with raw = X @ coef.T + intercept
+
+    or what tasks.losses says of the others.
     """
     if not isinstance(X, np.ndarray | sp.csr_array):
-        return array_api.loss_and_gradient(loss, X, y, weight, offsets, coef, intercept, n_models)
+        return array_api.loss_and_gradient(loss, parameter, X, y, weight, offsets, coef, intercept, n_models, positive_weight)
     rows, kind = _rows(X)
     sums = _compiled(passes.gradient_pass, kind)(
-        loss, rows, *_per_row(loss, X, y, weight, offsets), *_parameters(X, coef, intercept), n_models
+        loss, parameter, rows, *_per_row(loss, X, y, weight, positive_weight, offsets), *_parameters(X, coef, intercept), n_models
     )
     return _gradient_parts(sums, n_models, coef.shape)
 
 
 def hessian(
     loss: int,
+    parameter: float,
     X: Any,
     y: Array,
     weight: Float64 | None,
@@ -58,6 +97,7 @@ def hessian(
     intercept: Float64,
     n_models: int,
     fit_intercept: bool,
+    positive_weight: Float64 | None = None,
 ) -> tuple[Float64, float, Float64, Float64, Float64]:
     """What loss_and_gradient returns, and hessian_sum (k, N, N), exactly symmetric.
 
@@ -68,8 +108,9 @@ def hessian(
     rows, kind = _rows(X)
     sums = _compiled(passes.hessian_pass, kind)(
         loss,
+        parameter,
         rows,
-        *_per_row(loss, X, y, weight, offsets),
+        *_per_row(loss, X, y, weight, positive_weight, offsets),
         *_parameters(X, coef, intercept),
         n_models,
         fit_intercept,
@@ -81,6 +122,7 @@ def hessian(
 
 def hessian_vector(
     loss: int,
+    parameter: float,
     X: Any,
     y: Array,
     weight: Float64 | None,
@@ -90,15 +132,18 @@ def hessian_vector(
     n_models: int,
     coef_direction: Float64,
     intercept_direction: Float64,
+    positive_weight: Float64 | None = None,
 ) -> tuple[Float64, Float64]:
     """Sums of the Hessian of each model times its direction: coef part (m, p), intercept part (m,)."""
     if not isinstance(X, np.ndarray | sp.csr_array):
-        return array_api.hessian_vector(loss, X, y, weight, offsets, coef, intercept, n_models, coef_direction, intercept_direction)
+        directions = coef_direction, intercept_direction
+        return array_api.hessian_vector(loss, parameter, X, y, weight, offsets, coef, intercept, n_models, *directions, positive_weight)
     rows, kind = _rows(X)
     sums = _compiled(passes.product_pass, kind)(
         loss,
+        parameter,
         rows,
-        *_per_row(loss, X, y, weight, offsets),
+        *_per_row(loss, X, y, weight, positive_weight, offsets),
         *_parameters(X, coef, intercept),
         n_models,
         *_parameters(X, coef_direction, intercept_direction),
@@ -129,17 +174,21 @@ def _name(dtype: np.dtype[Any]) -> str:
     return dtype.name  # slow to make, and asked for at every call
 
 
-def _per_row(loss: int, X: Any, y: Array, weight: Float64 | None, offsets: Int64) -> tuple[Array, Array, Int64]:
-    """y as float64 (n, t), class codes as float64 bit patterns, so that one compiled version does; weight, empty for ones."""
+def _per_row(
+    loss: int, X: Any, y: Array, weight: Float64 | None, positive_weight: Float64 | None, offsets: Int64
+) -> tuple[Array, Array, Array, Int64]:
+    """y as float64 (n, t), class codes as float64 bit patterns, so that one compiled version does; weights, empty for ones."""
     y = np.ascontiguousarray(y, np.int64).view(np.float64) if loss == MULTINOMIAL else np.ascontiguousarray(y, np.float64)
     n = X.shape[0]
     if y.ndim == 1:
         y = y.reshape(-1, 1)
     weight = _NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64)
+    positive_weight = _NO_WEIGHT if positive_weight is None else np.ascontiguousarray(positive_weight, np.float64)
     assert len(y) == n  # a wrong length would read other memory
     assert len(weight) in (0, n)
+    assert len(positive_weight) in (0, y.shape[1])
     assert offsets[-1] <= n
-    return y, weight, np.ascontiguousarray(offsets, np.int64)
+    return y, weight, positive_weight, np.ascontiguousarray(offsets, np.int64)
 
 
 def _parameters(X: Any, coef: Float64, intercept: Float64) -> tuple[Float64, Float64]:
@@ -165,9 +214,9 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
         return numba.types.Array(getattr(numba.types, dtype), ndim, "C", readonly=True)
 
     rows = array(kind[0], 2) if len(kind) == 1 else numba.types.Tuple([array(dtype, 1) for dtype in kind])
-    integer, flag = numba.int64, numba.types.boolean
+    integer, real, flag = numba.int64, numba.float64, numba.types.boolean
     vector, matrix, offsets = array("float64", 1), array("float64", 2), array("int64", 1)
-    model = (integer, rows, matrix, vector, offsets, matrix, vector, integer)
+    model = (integer, real, rows, matrix, vector, vector, offsets, matrix, vector, integer)
     arguments = {
         passes.gradient_pass: model,
         passes.hessian_pass: (*model, flag),

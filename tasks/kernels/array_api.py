@@ -11,21 +11,31 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device, is_cupy_array
 
-from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL
+from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL, SQUARED, is_margin_loss, pieces
 from tasks.typing import Float64, Int64
 
 Sums = list[Any]
 
 
 def loss_and_gradient(
-    loss: int, X: Any, y: Any, weight: Any, offsets: Int64, coef: Float64, intercept: Float64, n_models: int
+    loss: int,
+    parameter: float,
+    X: Any,
+    y: Any,
+    weight: Any,
+    offsets: Int64,
+    coef: Float64,
+    intercept: Float64,
+    n_models: int,
+    positive_weight: Float64 | None = None,
 ) -> tuple[Float64, float, Float64, Float64]:
     """As tasks.kernels.loss_and_gradient."""
     xp = array_namespace(X)
     coef, intercept = _like(X, coef), _like(X, intercept)
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
-        value, residual, _ = _pointwise(xp, loss, _predict(xp, rows, coef, intercept, n_models), target, n_models)
+        raw = _predict(xp, rows, coef, intercept, n_models)
+        value, residual, _ = _pointwise(xp, loss, parameter, raw, target, positive_weight)
         residual = _flat(xp, residual * w[:, None, None])
         losses = xp.sum(value * w[:, None], axis=0)
         return [losses, xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
@@ -36,6 +46,7 @@ def loss_and_gradient(
 
 def hessian_vector(
     loss: int,
+    parameter: float,
     X: Any,
     y: Any,
     weight: Any,
@@ -45,13 +56,15 @@ def hessian_vector(
     n_models: int,
     coef_direction: Float64,
     intercept_direction: Float64,
+    positive_weight: Float64 | None = None,
 ) -> tuple[Float64, Float64]:
     """As tasks.kernels.hessian_vector."""
     xp = array_namespace(X)
     coef, intercept, coef_direction, intercept_direction = (_like(X, a) for a in (coef, intercept, coef_direction, intercept_direction))
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
-        _, _, curvature = _pointwise(xp, loss, _predict(xp, rows, coef, intercept, n_models), target, n_models)
+        raw = _predict(xp, rows, coef, intercept, n_models)
+        _, _, curvature = _pointwise(xp, loss, parameter, raw, target, positive_weight)
         direction = _predict(xp, rows, coef_direction, intercept_direction, n_models)
         if loss == MULTINOMIAL:
             direction = direction - xp.sum(curvature * direction, axis=2, keepdims=True)
@@ -68,8 +81,8 @@ def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
     return _to_numpy(_flat(xp, _predict(xp, xp.astype(X, xp.float64), _like(X, coef), _like(X, intercept), 1)))
 
 
-def _pointwise(xp: Any, loss: int, raw: Any, target: Any, k: int) -> tuple[Any, Any, Any]:
-    """Loss (n, k), dloss/draw (n, k, c), curvature (n, k, c) as in tasks.kernels.pointwise but without weights; raw (n, k, c)."""
+def _pointwise(xp: Any, loss: int, parameter: float, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any, Any]:
+    """Loss (n, k), dloss/draw (n, k, c), curvature (n, k, c) as in tasks.kernels.pointwise but without row weights; raw (n, k, c)."""
     if loss == MULTINOMIAL:
         codes = xp.arange(raw.shape[2], dtype=xp.int64, device=device(raw))
         indicator = xp.astype(target[:, None, None] == codes[None, None, :], xp.float64)
@@ -79,14 +92,44 @@ def _pointwise(xp: Any, loss: int, raw: Any, target: Any, k: int) -> tuple[Any, 
         chosen = xp.sum(xp.where(indicator == 1.0, raw, xp.zeros_like(raw)), axis=2)
         return top[:, :, 0] - chosen + xp.log(xp.sum(exponential, axis=2)), mean - indicator, mean
     y = xp.reshape(xp.astype(target, xp.float64), (raw.shape[0], 1, raw.shape[2]))
+    value, residual, curvature = _each_output(xp, loss, parameter, raw, y)
+    if positive_weight is not None:
+        factor = xp.where(y == 1.0, _like(raw, positive_weight)[None, None, :], xp.ones_like(y))
+        value, residual, curvature = value * factor, residual * factor, curvature * factor
+    return xp.sum(value, axis=2), residual, curvature
+
+
+def _each_output(xp: Any, loss: int, parameter: float, raw: Any, y: Any) -> tuple[Any, Any, Any]:
+    """Loss and derivatives (n, k, c) of losses that add up over the outputs; y (n, 1, c)."""
     if loss == LOGISTIC:
         small = xp.exp(-xp.abs(raw))
         positive = xp.where(raw < 0, xp.zeros_like(raw), raw)
         mean = xp.where(raw < 0, small, xp.ones_like(raw)) / (1.0 + small) + 0.0 * raw
         curvature = small / (1.0 + small) ** 2 + 0.0 * raw
-        return xp.sum(positive - y * raw + xp.log1p(small), axis=2), mean - y, curvature
-    difference = raw - y
-    return xp.sum(0.5 * difference * difference, axis=2), difference, xp.ones_like(raw)
+        return positive - y * raw + xp.log1p(small), mean - y, curvature
+    if loss == SQUARED:
+        difference = raw - y
+        return 0.5 * difference * difference, difference, xp.ones_like(raw)
+    return _piecewise(xp, loss, parameter, raw, y)
+
+
+def _piecewise(xp: Any, loss: int, parameter: float, raw: Any, y: Any) -> tuple[Any, Any, Any]:
+    """As tasks.kernels.pointwise has it, with 0 * raw to carry what is not finite."""
+    offset, scale, cap, slope = pieces(loss, parameter)
+    zero, one = xp.zeros_like(raw), xp.ones_like(raw)
+    if is_margin_loss(loss):
+        sign = one - 2.0 * y
+        u, at_cap = offset + sign * raw, slope
+    else:
+        sign = xp.where(raw < y, -one, one)
+        u, at_cap = sign * (raw - y) - offset, 2.0 * scale * cap
+    positive = xp.where(u < 0, zero, u)
+    v = xp.where(positive > cap, cap * one, positive)
+    beyond = xp.where(u == cap, at_cap * one, slope * one)
+    derivative = xp.where(u < 0, zero, xp.where(u < cap, 2.0 * scale * v, beyond))
+    curvature = xp.where((u < 0) | (u > cap), zero, 2.0 * scale * one)
+    check = 0.0 * raw
+    return scale * v * v + slope * (positive - v) + check, sign * derivative + check, curvature + check
 
 
 def _predict(xp: Any, rows: Any, coef: Any, intercept: Any, k: int) -> Any:

@@ -74,7 +74,18 @@ def _take_block(X: Any, start: Any, count: Any, block: Any) -> Any:
 
 
 @compiled
-def gradient_pass(loss: int, X: Any, y: Float64, weight: Float64, offsets: Int64, coef: Float64, intercept: Float64, k: int) -> Float64:
+def gradient_pass(
+    loss: int,
+    parameter: float,
+    X: Any,
+    y: Float64,
+    weight: Float64,
+    positive_weight: Float64,
+    offsets: Int64,
+    coef: Float64,
+    intercept: Float64,
+    k: int,
+) -> Float64:
     """Sums of loss, weight and gradient."""
     m, p = coef.shape
     rows = block_rows(X, m)
@@ -91,7 +102,7 @@ def gradient_pass(loss: int, X: Any, y: Float64, weight: Float64, offsets: Int64
             w, r = row_weight[:count], residual[: m * count]
             take_targets(loss, y, weight, start, count, target, w)
             predict_block(X, start, count, coef, intercept, raw, scratch)
-            pointwise(loss, raw, target, w, k, m // k, r, no_curvature, sums[:k])
+            pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, r, no_curvature, sums[:k])
             sums[k] += sum_of(w)
             add_block(X, start, count, r, sums[k + 1 : k + 1 + m * p], scratch, product)
             add_outputs(r, m, sums[k + 1 + m * p :])
@@ -110,9 +121,11 @@ def add_outputs(values: Float64, m: int, sums: Float64) -> None:
 @compiled
 def product_pass(
     loss: int,
+    parameter: float,
     X: Any,
     y: Float64,
     weight: Float64,
+    positive_weight: Float64,
     offsets: Int64,
     coef: Float64,
     intercept: Float64,
@@ -137,7 +150,7 @@ def product_pass(
             take_targets(loss, y, weight, start, count, target, w)
             predict_block(X, start, count, coef, intercept, raw, scratch)
             predict_block(X, start, count, coef_direction, intercept_direction, d, scratch)
-            pointwise(loss, raw, target, w, k, m // k, r, h, loss_sum)
+            pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, r, h, loss_sum)
             curvature_times(loss, h, w, k, m // k, d, r)
             add_block(X, start, count, r, sums[: m * p], scratch, product)
             add_outputs(r, m, sums[m * p :])
@@ -148,9 +161,11 @@ def product_pass(
 @compiled
 def hessian_pass(
     loss: int,
+    parameter: float,
     X: Any,
     y: Float64,
     weight: Float64,
+    positive_weight: Float64,
     offsets: Int64,
     coef: Float64,
     intercept: Float64,
@@ -177,7 +192,7 @@ def hessian_pass(
             take_targets(loss, y, weight, start, count, target, w)
             take_block(X, start, count, block)
             dense_predict(block, 0, count, coef, intercept, raw, none)
-            pointwise(loss, raw, target, w, k, c, r, h, sums[:k])
+            pointwise(loss, parameter, raw, target, w, positive_weight, k, c, r, h, sums[:k])
             sums[k] += sum_of(w)
             dense_add(block, 0, count, r, sums[k + 1 : k + 1 + m * p], none, product)
             add_outputs(r, m, sums[k + 1 + m * p : first])

@@ -28,6 +28,12 @@ from tasks.typing import Float64
 SQUARED: Final = 0
 LOGISTIC: Final = 1
 MULTINOMIAL: Final = 2
+HINGE: Final = 3
+SQUARED_HINGE: Final = 4
+MODIFIED_HUBER: Final = 5
+HUBER: Final = 6
+EPSILON_INSENSITIVE: Final = 7
+SQUARED_EPSILON_INSENSITIVE: Final = 8
 
 _SHIFT: Final = 1.5 * 2.0**52  # x + SHIFT has round(x) in its low mantissa bits
 _LOG2_E: Final = 1.4426950408889634
@@ -117,6 +123,66 @@ def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual:
 
 
 @compiled
+def is_margin_loss(loss: int) -> bool:
+    """Whether a loss of two pieces depends on the margin (2 y - 1) raw, else on the error raw - y."""
+    return loss in (HINGE, SQUARED_HINGE, MODIFIED_HUBER)
+
+
+@compiled
+def pieces(loss: int, parameter: float) -> tuple[float, float, float, float]:
+    """offset, scale, cap and slope of the losses in two pieces: 0 for u < 0, scale u² up to u = cap, from there on a line of that slope.
+
+    u is offset - margin or |error| - offset.
+    """
+    if loss == HINGE:
+        return parameter, 0.0, 0.0, 1.0
+    if loss == SQUARED_HINGE:
+        return 1.0, 1.0, np.inf, 0.0
+    if loss == MODIFIED_HUBER:
+        return 1.0, 1.0, 2.0, 4.0
+    if loss == HUBER:
+        return 0.0, 0.5, parameter, parameter
+    if loss == EPSILON_INSENSITIVE:
+        return parameter, 0.0, 0.0, 1.0
+    return parameter, 1.0, np.inf, 0.0
+
+
+@compiled
+def _piecewise(
+    loss: int, parameter: float, raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64
+) -> float:
+    """One output of a loss in `pieces`. At u = 0 the hinge has its slope and the epsilon-insensitive loss none, as in scikit-learn."""
+    count = len(weight)
+    offset, scale, cap, slope = pieces(loss, parameter)
+    margin = is_margin_loss(loss)
+    start, end, square, line = splat(offset), splat(cap), splat(scale), splat(slope)
+    second, at_end = splat(2.0 * scale), splat(slope if margin else 2.0 * scale * cap)
+    loss_sum, zero, one = splat(0.0), splat(0.0), splat(1.0)
+    for i in range(0, count, LANES):
+        n = min(LANES, count - i)
+        w = load_part(weight, i, n)
+        y = load_part(target, i, n)
+        z = load_part(raw, at + i, n)
+        if margin:
+            sign = one - (y + y)  # du/draw
+            u = fma(sign, z, start)
+        else:
+            sign = where_less(z, y, zero - one, one)
+            u = sign * (z - y) - start
+        check = z * zero
+        positive = where_less(u, zero, zero, u)
+        v = where_less(end, positive, end, positive)
+        value = fma(square * v, v, line * (positive - v)) + check
+        derivative = where_less(u, zero, zero, where_less(u, end, second * v, where_equal(u, end, at_end, line))) + check
+        loss_sum = fma(w, value, loss_sum)
+        store_part(residual, at + i, w * (sign * derivative), n)
+        if len(curvature):
+            inside = where_less(u, zero, zero, where_less(end, u, zero, second))
+            store_part(curvature, at + i, w * (inside + check), n)
+    return total(loss_sum)
+
+
+@compiled
 def _multinomial(raw: Float64, target: Float64, weight: Float64, at: int, c: int, residual: Float64, probability: Float64) -> float:
     """All c outputs of one model; residual = weight (softmax - indicator), probability = softmax (not weighted)."""
     count = len(weight)
@@ -150,13 +216,33 @@ def _multinomial(raw: Float64, target: Float64, weight: Float64, at: int, c: int
 
 
 @compiled
+def by_class(weight: Float64, target: Float64, positive: float) -> Float64:
+    """Row weights, times `positive` where the target is 1."""
+    weighted = weight.copy()
+    for i in range(len(weight)):
+        if target[i] == 1.0:
+            weighted[i] *= positive
+    return weighted
+
+
+@compiled
 def pointwise(
-    loss: int, raw: Float64, target: Float64, weight: Float64, k: int, c: int, residual: Float64, curvature: Float64, loss_sum: Float64
+    loss: int,
+    parameter: float,
+    raw: Float64,
+    target: Float64,
+    weight: Float64,
+    positive_weight: Float64,
+    k: int,
+    c: int,
+    residual: Float64,
+    curvature: Float64,
+    loss_sum: Float64,
 ) -> None:
     """Add the weighted losses of a block to loss_sum (k,) and write the derivatives with respect to raw, (k c, count) flat.
 
     residual   weight * dloss/draw
-    curvature  weight * d²loss/draw² for squared and logistic loss, the class probabilities for multinomial; skipped if empty
+    curvature  the class probabilities for multinomial, weight * d²loss/draw² for all others; skipped if empty
     """
     count = len(weight)
     for model in range(k):
@@ -165,10 +251,13 @@ def pointwise(
             continue
         for a in range(c):
             at, y = (model * c + a) * count, target[a * count : (a + 1) * count]
+            w = by_class(weight, y, positive_weight[a]) if len(positive_weight) else weight
             if loss == LOGISTIC:
-                loss_sum[model] += _logistic(raw, y, weight, at, residual, curvature)
+                loss_sum[model] += _logistic(raw, y, w, at, residual, curvature)
+            elif loss == SQUARED:
+                loss_sum[model] += _squared(raw, y, w, at, residual, curvature)
             else:
-                loss_sum[model] += _squared(raw, y, weight, at, residual, curvature)
+                loss_sum[model] += _piecewise(loss, parameter, raw, y, w, at, residual, curvature)
 
 
 @compiled

@@ -13,7 +13,17 @@ import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
 
 from tasks import kernels
-from tasks.kernels import LOGISTIC, MULTINOMIAL, SQUARED
+from tasks.kernels import (
+    EPSILON_INSENSITIVE,
+    HINGE,
+    HUBER,
+    LOGISTIC,
+    MODIFIED_HUBER,
+    MULTINOMIAL,
+    SQUARED,
+    SQUARED_EPSILON_INSENSITIVE,
+    SQUARED_HINGE,
+)
 from tasks.threads import single_blas_thread
 from tasks.typing import Array, Float64
 
@@ -26,7 +36,16 @@ CASES = [
     (LOGISTIC, 1, 3),
     (MULTINOMIAL, 3, 1),
     (MULTINOMIAL, 4, 2),
+    (LOGISTIC, 3, 2),  # one-vs-rest
+    (HINGE, 1, 1),
+    (SQUARED_HINGE, 3, 2),
+    (MODIFIED_HUBER, 3, 1),
+    (HUBER, 1, 1),
+    (EPSILON_INSENSITIVE, 2, 1),
+    (SQUARED_EPSILON_INSENSITIVE, 1, 2),
 ]
+MARGIN_LOSSES = (HINGE, SQUARED_HINGE, MODIFIED_HUBER)
+PARAMETER = 0.6  # threshold, epsilon
 WIDTHS = [1, 5, 28, 130]  # below, between and above the lanes; several panels of the Gram matrix
 KINDS = ["float64", "float32", "csr64", "csr32"]
 
@@ -59,8 +78,8 @@ def make(loss: int, c: int, k: int, p: int, sizes: list[int], seed: int = 0) -> 
     X = (rng.normal(size=(n, p)) * (rng.random((n, p)) < 0.5)).astype(np.float32).astype(np.float64)
     if loss == MULTINOMIAL:
         y: Array = rng.integers(0, c, n)
-    elif loss == LOGISTIC:
-        y = (rng.random(n) < 0.5).astype(np.float64)
+    elif loss == LOGISTIC or loss in MARGIN_LOSSES:
+        y = (rng.random((n, c) if c > 1 else n) < 0.5).astype(np.float64)
     else:
         y = rng.normal(size=(n, c) if c > 1 else n)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -73,6 +92,34 @@ def as_kind(X: Float64, kind: str) -> Any:
     return sp.csr_array(X) if kind.startswith("csr") else X
 
 
+def each_output(loss: int, raw: Float64, y: Float64) -> tuple[Float64, Float64, Float64]:
+    """Value and two derivatives of the losses that add up over the outputs."""
+    sign, error, t = 2 * y - 1, raw - y, PARAMETER
+    margin, size, side = sign * raw, np.abs(error), np.sign(error)
+    if loss == SQUARED:
+        return 0.5 * error**2, error, np.ones_like(raw)
+    if loss == LOGISTIC:
+        mean = 1 / (1 + np.exp(-raw))
+        return np.logaddexp(0, raw) - y * raw, mean - y, mean * (1 - mean)
+    if loss == HINGE:
+        return np.maximum(t - margin, 0), np.where(margin <= t, -sign, 0.0), np.zeros_like(raw)
+    if loss == SQUARED_HINGE:
+        gap = np.maximum(1 - margin, 0)
+        return gap**2, -2 * sign * gap, np.where(margin <= 1, 2.0, 0.0)
+    if loss == MODIFIED_HUBER:
+        steep, gap = margin < -1, np.maximum(1 - margin, 0)
+        slope = np.where(steep, -4 * sign, -2 * sign * gap)
+        return np.where(steep, -4 * margin, gap**2), slope, np.where((margin <= 1) & ~steep, 2.0, 0.0)
+    if loss == HUBER:
+        near = size <= t
+        return np.where(near, 0.5 * error**2, t * (size - 0.5 * t)), np.where(near, error, t * side), near.astype(float)
+    gap = np.maximum(size - t, 0)
+    if loss == EPSILON_INSENSITIVE:
+        return gap, np.where(gap > 0, side, 0.0), np.zeros_like(raw)
+    assert loss == SQUARED_EPSILON_INSENSITIVE
+    return gap**2, 2 * side * gap, np.where(size >= t, 2.0, 0.0)
+
+
 def reference(q: Problem, weight: Float64, rows: Any = slice(None)) -> tuple[Float64, float, Float64, Float64, Float64]:
     """What `hessian` promises, with intercept, in plain NumPy."""
     X, y, w, c = q.X[rows], q.y[rows], weight[rows], q.c
@@ -82,21 +129,15 @@ def reference(q: Problem, weight: Float64, rows: Any = slice(None)) -> tuple[Flo
     for model in range(q.k):
         outputs = slice(model * c, (model + 1) * c)
         raw = X @ q.coef[outputs].T + q.intercept[outputs]
-        curvature = np.zeros((n, c, c))
         if q.loss == MULTINOMIAL:
             mean = softmax(raw, axis=1)
             value = -log_softmax(raw, axis=1)[np.arange(n), y]
             residual = mean - np.eye(c)[y]
             curvature = np.einsum("ia,ab->iab", mean, np.eye(c)) - np.einsum("ia,ib->iab", mean, mean)
-        elif q.loss == LOGISTIC:
-            mean = 1 / (1 + np.exp(-raw))
-            value = np.logaddexp(0, raw[:, 0]) - y * raw[:, 0]
-            residual = mean - y[:, None]
-            curvature[:, 0, 0] = (mean * (1 - mean))[:, 0]
         else:
-            residual = raw - y.reshape(n, c)
-            value = 0.5 * (residual**2).sum(axis=1)
-            curvature[:] = np.eye(c)
+            values, residual, diagonal = each_output(q.loss, raw, y.reshape(n, c))
+            value = values.sum(axis=1)
+            curvature = diagonal[:, :, None] * np.eye(c)
         losses.append(w @ value)
         gradients.append((w[:, None] * residual).T @ X)
         intercepts.append(w @ residual)
@@ -127,17 +168,17 @@ def test_plain_formulas(case: tuple[int, int, int], p: int, kind: str) -> None:
     for weight in (None, q.weight):
         expected = reference(q, np.ones(len(q.X)) if weight is None else weight)
         rest = (q.y, weight, q.offsets, q.coef, q.intercept, q.k)
-        close(kernels.loss_and_gradient(q.loss, X, *rest), expected[:4])
-        result = kernels.hessian(q.loss, X, *rest, True)
+        close(kernels.loss_and_gradient(q.loss, PARAMETER, X, *rest), expected[:4])
+        result = kernels.hessian(q.loss, PARAMETER, X, *rest, True)
         close(result, expected)
         np.testing.assert_array_equal(result[4], result[4].transpose(0, 2, 1))
         n_coef = q.c * p
-        close(kernels.hessian(q.loss, X, *rest, False), [*expected[:4], expected[4][:, :n_coef, :n_coef]])
+        close(kernels.hessian(q.loss, PARAMETER, X, *rest, False), [*expected[:4], expected[4][:, :n_coef, :n_coef]])
         direction = np.random.default_rng(1).normal(size=(len(q.coef), p + 1))
         flat = np.concatenate([direction[:, :p].reshape(q.k, -1), direction[:, p].reshape(q.k, -1)], axis=1)
         product = np.einsum("kij,kj->ki", expected[4], flat)
         close(
-            kernels.hessian_vector(q.loss, X, *rest, direction[:, :p], direction[:, p]),
+            kernels.hessian_vector(q.loss, PARAMETER, X, *rest, direction[:, :p], direction[:, p]),
             [product[:, :n_coef].reshape(-1, p), product[:, n_coef:].reshape(-1)],
         )
     np.testing.assert_allclose(kernels.raw_prediction(X, q.coef, q.intercept), q.X @ q.coef.T + q.intercept, atol=1e-12)
@@ -150,20 +191,20 @@ def test_finite_differences(case: tuple[int, int, int]) -> None:
     D, d = rng.normal(size=q.coef.shape), rng.normal(size=q.intercept.shape)
 
     def at(t: float) -> Any:
-        return kernels.loss_and_gradient(q.loss, q.X, q.y, q.weight, q.offsets, q.coef + t * D, q.intercept + t * d, q.k)
+        return kernels.loss_and_gradient(q.loss, PARAMETER, q.X, q.y, q.weight, q.offsets, q.coef + t * D, q.intercept + t * d, q.k)
 
     _, _, coef_sum, intercept_sum = at(0.0)
     slope = (coef_sum * D).reshape(q.k, -1).sum(axis=1) + (intercept_sum * d).reshape(q.k, -1).sum(axis=1)
     up, down = at(step), at(-step)
     np.testing.assert_allclose((up[0] - down[0]) / (2 * step), slope, rtol=1e-7, atol=1e-7)
-    product = kernels.hessian_vector(q.loss, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k, D, d)
+    product = kernels.hessian_vector(q.loss, PARAMETER, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k, D, d)
     np.testing.assert_allclose((up[2] - down[2]) / (2 * step), product[0], rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose((up[3] - down[3]) / (2 * step), product[1], rtol=1e-7, atol=1e-7)
 
 
 def passes(q: Problem, X: Any, y: Array, weight: Float64 | None, offsets: Array) -> list[tuple[Any, ...]]:
     """All results of all functions that sum over rows."""
-    rest = (q.loss, X, y, weight, offsets, q.coef, q.intercept, q.k)
+    rest = (q.loss, PARAMETER, X, y, weight, offsets, q.coef, q.intercept, q.k)
     D, d = np.cos(q.coef), np.cos(q.intercept)
     return [
         kernels.loss_and_gradient(*rest),
@@ -270,7 +311,7 @@ def one_row(loss: int, raw: list[float], y: Any, kind: str = "float64") -> tuple
     """Loss and gradients, and Hessian, of one row whose only feature is 1."""
     X = as_kind(np.ones((1, 1)), kind)
     coef = np.array(raw)[:, None]
-    rest = (loss, X, np.array([y]), None, np.array([0, 1]), coef, np.zeros(len(raw)), 1)
+    rest = (loss, PARAMETER, X, np.array([y]), None, np.array([0, 1]), coef, np.zeros(len(raw)), 1)
     return kernels.loss_and_gradient(*rest), kernels.hessian(*rest, True)
 
 
@@ -281,6 +322,16 @@ def test_huge_margins() -> None:
             assert loss[0] == max(raw, 0.0) - y * raw
             assert gradient[0, 0] == float(raw > 0) - y
             assert np.all(hessian == 0.0)
+            (loss, _, gradient, _), _ = one_row(HINGE, [raw], y)
+            assert loss[0] == max(PARAMETER - (2 * y - 1) * raw, 0.0)
+            assert gradient[0, 0] == (1 - 2 * y) * (loss[0] > 0)
+            (loss, _, gradient, _), (*_, hessian) = one_row(MODIFIED_HUBER, [raw], y)
+            assert loss[0] == max(-4 * (2 * y - 1) * raw, 0.0)
+            assert gradient[0, 0] == 4 * (1 - 2 * y) * (loss[0] > 0)
+            assert np.all(hessian == 0.0)
+        (loss, _, gradient, _), _ = one_row(HUBER, [raw], 0.0)
+        assert loss[0] == pytest.approx(PARAMETER * abs(raw), rel=1e-4)
+        assert gradient[0, 0] == math.copysign(PARAMETER, raw)
     for y in (0, 1, 2):
         raws = [1e4, -1e4, 0.0]
         (loss, _, gradient, _), (*_, hessian) = one_row(MULTINOMIAL, raws, y)
@@ -292,7 +343,9 @@ def test_huge_margins() -> None:
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("kind", ["float64", "csr64"])
 def test_non_finite_is_never_hidden(bad: float, kind: str) -> None:
-    for loss, raw, y in [(LOGISTIC, [bad], 0.0), (LOGISTIC, [bad], 1.0), (MULTINOMIAL, [bad, 0.0], 0), (MULTINOMIAL, [0.0, bad], 0)]:
+    binary = [(loss, [bad], y) for loss in (LOGISTIC, *MARGIN_LOSSES) for y in (0.0, 1.0)]
+    errors = [(loss, [bad], 0.5) for loss in (HUBER, EPSILON_INSENSITIVE, SQUARED_EPSILON_INSENSITIVE)]
+    for loss, raw, y in [*binary, *errors, (MULTINOMIAL, [bad, 0.0], 0), (MULTINOMIAL, [0.0, bad], 0)]:
         (value, _, gradient, intercepts), (*_, hessian) = one_row(loss, raw, y, kind)
         assert not np.isfinite(value).any()
         assert not np.isfinite(gradient).any() and not np.isfinite(intercepts).any()
@@ -331,14 +384,56 @@ def test_array_api_is_numpy(case: tuple[int, int, int]) -> None:
             targets: tuple[Any, ...] = (y, q.y)
             for target in targets:
                 rest = (weight, q.offsets, q.coef, q.intercept, q.k)
-                close(kernels.loss_and_gradient(q.loss, X, target, *rest), kernels.loss_and_gradient(q.loss, q.X, q.y, *rest))
                 close(
-                    kernels.hessian_vector(q.loss, X, target, *rest, D, d),
-                    kernels.hessian_vector(q.loss, q.X, q.y, *rest, D, d),
+                    kernels.loss_and_gradient(q.loss, PARAMETER, X, target, *rest),
+                    kernels.loss_and_gradient(q.loss, PARAMETER, q.X, q.y, *rest),
+                )
+                close(
+                    kernels.hessian_vector(q.loss, PARAMETER, X, target, *rest, D, d),
+                    kernels.hessian_vector(q.loss, PARAMETER, q.X, q.y, *rest, D, d),
                 )
     close([kernels.raw_prediction(array_api_strict.asarray(q.X), q.coef, q.intercept)], [kernels.raw_prediction(q.X, q.coef, q.intercept)])
     with pytest.raises(TypeError, match="Hessian"):
-        kernels.hessian(q.loss, array_api_strict.asarray(q.X), q.y, None, q.offsets, q.coef, q.intercept, q.k, True)
+        kernels.hessian(q.loss, PARAMETER, array_api_strict.asarray(q.X), q.y, None, q.offsets, q.coef, q.intercept, q.k, True)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "array api"])
+@pytest.mark.parametrize("case", [(LOGISTIC, 3, 1), (LOGISTIC, 3, 2), (HINGE, 3, 1), (MODIFIED_HUBER, 4, 2)], ids=str)
+def test_outputs_are_problems_of_their_own(case: tuple[int, int, int], kind: str) -> None:
+    """Several outputs, and the weights of their positive rows, against one output at a time with row weights."""
+    q = make(*case, 7, [64, 0, 20])
+    X = array_api_strict.asarray(q.X) if kind == "array api" else as_kind(q.X, kind)
+    D, d = np.cos(q.coef), np.cos(q.intercept)
+    factors = np.linspace(0.25, 2.0, q.c)
+
+    def sums(y: Array, weight: Float64 | None, outputs: Any, k: int, factors: Float64 | None) -> list[Any]:
+        rest = (q.loss, PARAMETER, X, y, weight, q.offsets, q.coef[outputs], q.intercept[outputs], k)
+        loss, weight_sum, *gradient = kernels.loss_and_gradient(*rest, factors)
+        found = [loss, weight_sum, *gradient, *kernels.hessian_vector(*rest, D[outputs], d[outputs], factors)]
+        if kind != "array api":
+            hessian = kernels.hessian(*rest, False, factors)
+            close(hessian[:4], found[:4])
+            found.append(hessian[4])
+        return found
+
+    for weight, positive in [(None, None), (q.weight, None), (None, factors), (q.weight, factors)]:
+        together = sums(q.y, weight, slice(None), q.k, positive)
+        row_weight = np.ones(len(q.y)) if weight is None else weight
+        close(together[1:2], [row_weight.sum()])
+        loss = np.zeros(q.k)
+        for model in range(q.k):
+            for a in range(q.c):
+                j, y = model * q.c + a, np.ascontiguousarray(q.y[:, a])
+                alone = sums(
+                    y, row_weight if positive is None else row_weight * np.where(y == 1, positive[a], 1.0), slice(j, j + 1), 1, None
+                )
+                loss[model] += alone[0][0]
+                close([part[j : j + 1] for part in together[2:6]], alone[2:6])
+                if kind != "array api":
+                    own = slice(a * 7, (a + 1) * 7)
+                    close([together[6][model, own, own]], [alone[6][0]])
+                    assert not np.any(together[6][model, own, (a + 1) * 7 :])
+        close([together[0]], [loss])
 
 
 @pytest.mark.gpu
@@ -349,5 +444,5 @@ def test_cupy_is_numpy(case: tuple[int, int, int]) -> None:
 
     q = make(*case, 12, [70, 0, 30])
     X, y = cupy.asarray(q.X), cupy.asarray(q.y)
-    found = kernels.loss_and_gradient(q.loss, X, y, cupy.asarray(q.weight), q.offsets, q.coef, q.intercept, q.k)
-    close(found, kernels.loss_and_gradient(q.loss, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k))
+    found = kernels.loss_and_gradient(q.loss, PARAMETER, X, y, cupy.asarray(q.weight), q.offsets, q.coef, q.intercept, q.k)
+    close(found, kernels.loss_and_gradient(q.loss, PARAMETER, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k))

@@ -1,0 +1,273 @@
+"""Mini-batch stochastic gradient descent, with any optimizer, averaging, early stopping and variance reduction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from tasks.batches import HELD_OUT, TRAINING, Batch, Sampling
+from tasks.objectives import Evaluation
+from tasks.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm
+from tasks.penalties import soft_threshold
+from tasks.schedules import Constant, Schedule
+from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, as_number, check_counts, check_tolerances, finite
+from tasks.typing import Array
+
+SMALLEST_SCALE: Final = 1e-6
+"""Of the first step size: an adaptive fit that is down to that has converged."""
+
+
+class Epoch(NamedTuple):
+    """An epoch so far. number: from 0; rounds: done; loss_sum, weight_sum: over its batches, the penalty included."""
+
+    number: int = 0
+    rounds: int = 0
+    loss_sum: float = 0.0
+    weight_sum: float = 0.0
+
+
+class Anchor(NamedTuple):
+    """The parameters (n,) of the last full pass, the gradient (n,) there, and the weight of all training rows."""
+
+    parameters: Array
+    gradient: Array
+    weight: float
+    epoch: int
+
+
+class Accumulated(NamedTuple):
+    """Σ weight gradient (n,) of the rounds since the last update, and the weight."""
+
+    gradient: Array
+    weight: float
+    rounds: int
+
+
+class Best(NamedTuple):
+    """The best epoch so far: its score (higher is better), its parameters (n,); since: epochs without improvement."""
+
+    score: float
+    parameters: Array
+    since: int
+
+
+class StochasticGradientState(NamedTuple):
+    """parameters (n,): where the next batch's gradient is taken; optimizer: its state; iteration: updates so far; mean: of the iterates,
+    over `averaged` updates; scale: of the step size; losses, scores: of the epochs.
+
+    accepted: the parameters that a fit which ended here would have (the mean, or the best epoch's), value and gradient of the last batch.
+    """
+
+    accepted: Accepted
+    parameters: Array
+    optimizer: OptimizerState
+    epoch: Epoch
+    best: Best
+    accumulated: Accumulated | None = None
+    anchor: Anchor | None = None
+    mean: Array | None = None
+    averaged: int = 0
+    scale: float = 1.0
+    losses: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
+    iteration: int = 0
+    status: Status = RUNNING
+
+
+@dataclass(frozen=True)
+class StochasticGradient:
+    """Each round every group draws its next rows (`tasks.batches`), and the gradient of their mean loss moves the parameters once.
+
+    sampling            which rows a round draws, rounds an epoch, the held-out share
+    optimizer, schedule how a gradient moves the parameters; the step size by number of the update
+    max_epochs          epochs of this fit
+    tol, patience       converged after `patience` epochs in a row whose score is not above the best by more than tol
+    early_stopping      the score is accuracy or R² on the rows held out, and the best epoch's parameters are restored; otherwise minus the
+                        mean loss of the epoch's batches, each before its update
+    adaptive            instead of converging, divide the step size by 5
+    clip_norm           gradients are shortened to this norm: R. Pascanu, T. Mikolov and Y. Bengio, ICML 2013
+    accumulate          rounds whose gradients make one update; the end of an epoch makes one, too
+    l1                  after each update the penalised parameters are soft-thresholded by step size times l1 (a proximal step: J. Duchi and
+                        Y. Singer, J. Mach. Learn. Res. 10 (2009))
+    average_from        parameters are the mean of the iterates from this update on (B. Polyak and A. Juditsky, SIAM J. Control Optim. 30
+                        (1992)); 0: no averaging
+    variance_reduction  SVRG: a full pass before every `anchor_every`-th epoch, and gradients less those at that point: R. Johnson and
+                        T. Zhang, NIPS 2013
+
+    Diverged when loss or gradient of a batch is no number. Raises ValueError for numbers out of range.
+    """
+
+    sampling: Sampling
+    optimizer: Optimizer = field(default_factory=SGD)
+    schedule: Schedule = field(default_factory=lambda: Constant(0.01))
+    max_epochs: int = 100
+    tol: float = 1e-4
+    patience: int = 5
+    early_stopping: bool = False
+    adaptive: bool = False
+    clip_norm: float | None = None
+    accumulate: int = 1
+    l1: float = 0.0
+    average_from: int = 0
+    variance_reduction: bool = False
+    anchor_every: int = 2
+
+    def __post_init__(self) -> None:
+        check_counts(max_epochs=self.max_epochs, patience=self.patience, accumulate=self.accumulate, anchor_every=self.anchor_every)
+        check_tolerances(l1=self.l1, average_from=self.average_from)
+        if np.isnan(as_number(self.tol)):
+            raise ValueError(f"tol must be a number, -inf to go on for max_epochs, got {self.tol!r}")
+        if self.clip_norm is not None and not as_number(self.clip_norm) > 0:
+            raise ValueError(f"clip_norm must be a positive number or None, got {self.clip_norm!r}")
+        if self.early_stopping and not 0 < self.sampling.validation_fraction < 1:
+            raise ValueError(f"early_stopping needs a validation_fraction in (0, 1), got {self.sampling.validation_fraction!r}")
+
+    @property
+    def powers(self) -> tuple[Power, ...]:
+        powers: list[Power] = ["gradient_difference" if self.variance_reduction else "loss_and_gradient"]
+        return (*powers, "score") if self.early_stopping else tuple(powers)
+
+    def init(self, parameters: Array) -> StochasticGradientState:
+        start = np.array(parameters)
+        accepted = Accepted(start, np.inf, np.zeros_like(start))
+        return StochasticGradientState(accepted, start, self.optimizer.init(start), Epoch(), Best(-np.inf, start, 0))
+
+    def resume(self, state: StochasticGradientState) -> StochasticGradientState:
+        """From a fit that has ended, for max_epochs more, perhaps on other rows."""
+        epoch = Epoch(state.epoch.number if not state.epoch.rounds else state.epoch.number + 1)
+        best = Best(-np.inf, state.parameters, 0)
+        return state._replace(epoch=epoch, best=best, anchor=None, accumulated=None, losses=(), scores=(), status=RUNNING)
+
+    def request(self, state: StochasticGradientState) -> Round:
+        if self._wants_anchor(state):
+            return Round("loss_and_gradient", state.parameters, batch=self._batch(state, TRAINING))
+        if state.epoch.rounds == self.sampling.n_rounds:
+            return Round("score", self._candidate(state), batch=self._batch(state, HELD_OUT))
+        batch = self._batch(state, state.epoch.rounds)
+        weight = state.anchor.weight if state.anchor is not None and self._weighted else None
+        if self.variance_reduction:
+            assert state.anchor is not None
+            return Round("gradient_difference", state.parameters, state.anchor.parameters, batch=batch, weight=weight)
+        return Round("loss_and_gradient", state.parameters, batch=batch, weight=weight)
+
+    def update(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
+        if state.epoch.rounds == self.sampling.n_rounds:
+            return self._end_epoch(state, evaluation.value)
+        if evaluation.weight and not finite(evaluation):
+            reason = (
+                f"loss or gradient of a batch is no number after {state.iteration} updates; lower the step size, or scale the columns of X"
+            )
+            return state._replace(status=Status("diverged", reason))
+        if self._wants_anchor(state):
+            return state._replace(anchor=Anchor(state.parameters, evaluation.gradient, evaluation.weight, state.epoch.number))
+        state = self._learn(state, evaluation)
+        if state.epoch.rounds < self.sampling.n_rounds or self.early_stopping:
+            return state
+        return self._end_epoch(state, -state.epoch.loss_sum / (state.epoch.weight_sum or np.nan))
+
+    # -- rounds ----------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _weighted(self) -> bool:
+        """Whether a batch's rows count more or less than they weigh, so that only all rows' weight is what to divide by."""
+        return self.sampling.importance != "uniform"
+
+    def _wants_anchor(self, state: StochasticGradientState) -> bool:
+        if state.epoch.rounds or not (self.variance_reduction or self._weighted):
+            return False
+        if state.anchor is None:
+            return True
+        return self.variance_reduction and state.epoch.number >= state.anchor.epoch + self.anchor_every
+
+    def _batch(self, state: StochasticGradientState, number: int) -> Batch:
+        return Batch(self.sampling, state.epoch.number, number)
+
+    def _learn(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
+        """A batch's loss and gradient have come."""
+        epoch = state.epoch._replace(rounds=state.epoch.rounds + 1)
+        if not evaluation.weight:  # no row, or none that counts, was drawn
+            return self._move(state._replace(epoch=epoch), None)
+        weight = evaluation.weight
+        epoch = epoch._replace(loss_sum=epoch.loss_sum + weight * evaluation.value, weight_sum=epoch.weight_sum + weight)
+        gradient = evaluation.gradient
+        if self.variance_reduction:
+            assert state.anchor is not None
+            gradient = gradient + state.anchor.gradient
+        accepted = state.accepted._replace(value=evaluation.value, gradient=gradient)
+        return self._move(state._replace(epoch=epoch, accepted=accepted), evaluation)
+
+    def _move(self, state: StochasticGradientState, evaluation: Evaluation | None) -> StochasticGradientState:
+        """Add a gradient to those that wait, and move the parameters when they are enough."""
+        waiting = state.accumulated
+        gradient, n_free = None, 0
+        if evaluation is not None:
+            gradient, n_free = state.accepted.gradient, evaluation.n_free
+        if self.accumulate > 1:
+            if gradient is not None and evaluation is not None:
+                weighted = gradient * evaluation.weight
+                waiting = Accumulated(weighted, evaluation.weight, 1) if waiting is None else add(waiting, weighted, evaluation.weight)
+            if waiting is None or (waiting.rounds < self.accumulate and state.epoch.rounds < self.sampling.n_rounds):
+                return state._replace(accumulated=waiting)
+            gradient, waiting = waiting.gradient / waiting.weight, None
+        if gradient is None:
+            return state
+        return self._step(state._replace(accumulated=waiting), gradient, n_free)
+
+    def _step(self, state: StochasticGradientState, gradient: Array, n_free: int) -> StochasticGradientState:
+        """One update of the parameters."""
+        if self.clip_norm is not None:
+            gradient = clip_by_norm(gradient, self.clip_norm)
+        step_size = state.scale * self.schedule(state.iteration)
+        parameters, optimizer = self.optimizer.update(state.optimizer, gradient, state.parameters, step_size, n_free)
+        if self.l1:
+            n_coef = len(parameters) - n_free
+            parameters[:n_coef] = soft_threshold(parameters[:n_coef], step_size * self.l1)
+        state = state._replace(parameters=parameters, optimizer=optimizer, iteration=state.iteration + 1)
+        if self.average_from and state.iteration >= self.average_from:
+            mean = parameters if state.mean is None else average(state.mean, parameters, state.averaged + 1)
+            state = state._replace(mean=mean, averaged=state.averaged + 1)
+        if self.early_stopping and state.best.score > -np.inf:
+            return state
+        return state._replace(accepted=state.accepted._replace(parameters=self._candidate(state)))
+
+    @staticmethod
+    def _candidate(state: StochasticGradientState) -> Array:
+        """The parameters that are scored."""
+        return state.parameters if state.mean is None else state.mean
+
+    # -- epochs ----------------------------------------------------------------------------------------------------------------------
+
+    def _end_epoch(self, state: StochasticGradientState, score: float) -> StochasticGradientState:
+        """score: of the epoch, higher is better; NaN when no row was held out."""
+        best, candidate = state.best, self._candidate(state)
+        since = 0 if score > best.score + self.tol else best.since + 1
+        better = score > best.score
+        best = Best(score if better else best.score, candidate if better else best.parameters, since)
+        losses = (*state.losses, state.epoch.loss_sum / (state.epoch.weight_sum or np.nan))
+        scores = (*state.scores, score) if self.early_stopping else ()
+        chosen = best.parameters if self.early_stopping else candidate
+        accepted = state.accepted._replace(parameters=chosen)
+        state = state._replace(best=best, losses=losses, scores=scores, accepted=accepted, epoch=Epoch(state.epoch.number + 1))
+        return self._judge(state)
+
+    def _judge(self, state: StochasticGradientState) -> StochasticGradientState:
+        """Whether to go on with another epoch."""
+        if state.best.since >= self.patience:
+            if self.adaptive and state.scale / 5 > SMALLEST_SCALE:
+                return self._within_limit(state._replace(scale=state.scale / 5, best=state.best._replace(since=0)))
+            what = "score of the rows held out" if self.early_stopping else "loss"
+            return state._replace(status=Status("converged", f"the {what} has not improved by tol={self.tol:g} for {self.patience} epochs"))
+        return self._within_limit(state)
+
+    def _within_limit(self, state: StochasticGradientState) -> StochasticGradientState:
+        if len(state.losses) < self.max_epochs:
+            return state
+        reason = f"reached max_iter={self.max_epochs} epochs while still improving; raise max_iter"
+        return state._replace(status=Status("out of rounds", reason))
+
+
+def add(waiting: Accumulated, weighted: Array, weight: float) -> Accumulated:
+    """With one more round's gradient."""
+    return Accumulated(waiting.gradient + weighted, waiting.weight + weight, waiting.rounds + 1)
