@@ -142,16 +142,9 @@ class LinearObjective:
         """The flat vector (n,) of one model."""
         return self.layout.join({"coef": coef, "intercept": intercept})
 
-    @cached_property
-    def _labels(self) -> tuple[Any, ...]:
-        return () if self.classes is None else tuple(self.classes.tolist())
-
     def target(self, group: Group) -> Array:
         """y as the loss wants it: float64 values, 0.0/1.0 for two classes, int64 codes for more."""
-        if self.classes is None:
-            return group.derived("float", float_target)
-        dtype = np.float64 if self.n_outputs == 1 else np.int64
-        return group.derived((dtype, self._labels), lambda g: encode(g.y, self.classes).astype(dtype))
+        return encoded_target(group, self.classes, self.n_outputs)
 
     def weight(self, group: Group) -> Float64 | None:
         """Row weights (n,) with the class weights in, or None for ones."""
@@ -163,7 +156,7 @@ class LinearObjective:
     def weight_sum(self, group: Group) -> float:
         """The sum of the row weights, which Hessian-vector passes do not form; once per group, not once per round."""
         by_class = () if self.class_weight is None else tuple(self.class_weight.tolist())
-        return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
+        return float(group.derived(("weight sum", labels(self.classes), by_class), lambda g: add_weights(self.weight(g), g.offsets)))
 
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
         coef, intercept = self._stacked(parameters)
@@ -224,6 +217,19 @@ class LinearObjective:
     def _flat(self, coef: Float64, intercept: Float64, k: int) -> Float64:
         flat = coef.reshape(k, -1)
         return np.concatenate([flat, intercept.reshape(k, -1)], axis=1) if self.fit_intercept else flat
+
+
+def encoded_target(group: Group, classes: Array | None, n_outputs: int) -> Array:
+    """y as losses want it: float64 values without classes, 0.0/1.0 for two of them (one output), int64 codes for more. Once per group."""
+    if classes is None:
+        return group.derived("float", float_target)
+    dtype = np.float64 if n_outputs == 1 else np.int64
+    return group.derived((dtype, labels(classes)), lambda g: encode(g.y, classes).astype(dtype))
+
+
+def labels(classes: Array | None) -> tuple[Any, ...]:
+    """Classes as a key."""
+    return () if classes is None else tuple(classes.tolist())
 
 
 def float_target(group: Group) -> Float64:

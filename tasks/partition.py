@@ -46,6 +46,7 @@ class Group:
     y             (n,) or (n, t), in the user's own dtype (labels stay labels), or None
     sample_weight (n,) float64, or None for ones
     offsets       (q + 1,) int64: partition `first_partition + j` is rows offsets[j]:offsets[j + 1]
+    draw          counters that key random numbers of this batch (seed, epoch, round, first partition), empty outside of mini-batches
     """
 
     X: Design
@@ -53,6 +54,7 @@ class Group:
     sample_weight: Array | None
     offsets: Int64
     first_partition: int
+    draw: tuple[int, ...] = ()
     _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -63,7 +65,7 @@ class Group:
         """One partition of this group by itself: number `index`, rows start:stop."""
         y = None if self.y is None else self.y[start:stop]
         weight = None if self.sample_weight is None else self.sample_weight[start:stop]
-        return Group(self.X[start:stop], y, weight, np.array([0, stop - start]), self.first_partition + index)
+        return Group(self.X[start:stop], y, weight, np.array([0, stop - start]), self.first_partition + index, self.draw)
 
     def derived(self, key: Any, make: Callable[[Group], Any]) -> Any:
         """`make(self)`, computed once where the group lives (encoded labels, say); recomputed, never sent, when the group moves."""
