@@ -157,13 +157,10 @@ class LinearObjective:
         return self.class_weight if self.one_vs_rest else None
 
     def target(self, group: Group) -> Array:
-        """y as the loss wants it: float64 values; 0.0/1.0 for two classes, (n, n_outputs) for one-vs-rest; int64 codes for softmax."""
-        if self.classes is None:
-            return group.derived("float", float_target)
+        """y as the loss wants it: see `encoded_target`; (n, n_outputs) of 0.0 and 1.0 for one-vs-rest."""
         if self.one_vs_rest:
             return group.derived(("one-vs-rest", self._labels), lambda g: one_hot(encode(g.y, self.classes), self.n_outputs))
-        dtype = np.float64 if self.n_outputs == 1 else np.int64
-        return group.derived((dtype, self._labels), lambda g: encode(g.y, self.classes).astype(dtype))
+        return encoded_target(group, self.classes, self._labels, self.n_outputs)
 
     def weight(self, group: Group) -> Float64 | None:
         """Row weights (n,) with the class weights in (without them for one-vs-rest), or None for ones."""
@@ -249,6 +246,15 @@ class LinearObjective:
     def _flat(self, coef: Float64, intercept: Float64, k: int) -> Float64:
         flat = coef.reshape(k, -1)
         return np.concatenate([flat, intercept.reshape(k, -1)], axis=1) if self.fit_intercept else flat
+
+
+def encoded_target(group: Group, classes: Array | None, labels: tuple[Any, ...], n_outputs: int) -> Array:
+    """y as losses want it: float64 values without classes, 0.0/1.0 for two of them (one output), int64 codes for more; once per group.
+    labels: the classes as a key."""
+    if classes is None:
+        return group.derived("float", float_target)
+    dtype = np.float64 if n_outputs == 1 else np.int64
+    return group.derived((dtype, labels), lambda g: encode(g.y, classes).astype(dtype))
 
 
 def float_target(group: Group) -> Float64:

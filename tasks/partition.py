@@ -65,7 +65,7 @@ class Group:
         """One partition of this group by itself: number `index`, rows start:stop."""
         y = None if self.y is None else self.y[start:stop]
         weight = None if self.sample_weight is None else self.sample_weight[start:stop]
-        return Group(self.X[start:stop], y, weight, np.array([0, stop - start]), self.first_partition + index)
+        return Group(self.X[start:stop], y, weight, np.array([0, stop - start]), self.first_partition + index, self.draw)
 
     def derived(self, key: Any, make: Callable[[Group], Any]) -> Any:
         """`make(self)`, computed once where the group lives (encoded labels, say); recomputed, never sent, when the group moves."""

@@ -31,7 +31,7 @@ def loss_and_gradient(
 ) -> tuple[Float64, float, Float64, Float64]:
     """As tasks.kernels.loss_and_gradient."""
     xp = array_namespace(X)
-    coef, intercept = _like(X, coef), _like(X, intercept)
+    coef, intercept = like(X, coef), like(X, intercept)
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
         raw = _predict(xp, rows, coef, intercept, n_models)
@@ -40,7 +40,7 @@ def loss_and_gradient(
         losses = xp.sum(value * w[:, None], axis=0)
         return [losses, xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
 
-    loss_sum, weight_sum, coef_sum, intercept_sum = map(_to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
+    loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
     return loss_sum, float(weight_sum), coef_sum, intercept_sum
 
 
@@ -60,7 +60,7 @@ def hessian_vector(
 ) -> tuple[Float64, Float64]:
     """As tasks.kernels.hessian_vector."""
     xp = array_namespace(X)
-    coef, intercept, coef_direction, intercept_direction = (_like(X, a) for a in (coef, intercept, coef_direction, intercept_direction))
+    coef, intercept, coef_direction, intercept_direction = (like(X, a) for a in (coef, intercept, coef_direction, intercept_direction))
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
         raw = _predict(xp, rows, coef, intercept, n_models)
@@ -71,14 +71,14 @@ def hessian_vector(
         product = _flat(xp, curvature * direction * w[:, None, None])
         return [xp.matmul(product.T, rows), xp.sum(product, axis=0)]
 
-    coef_sum, intercept_sum = map(_to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
+    coef_sum, intercept_sum = map(to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
     return coef_sum, intercept_sum
 
 
 def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
     """As tasks.kernels.raw_prediction."""
     xp = array_namespace(X)
-    return _to_numpy(_flat(xp, _predict(xp, xp.astype(X, xp.float64), _like(X, coef), _like(X, intercept), 1)))
+    return to_numpy(_flat(xp, _predict(xp, xp.astype(X, xp.float64), like(X, coef), like(X, intercept), 1)))
 
 
 def _pointwise(xp: Any, loss: int, parameter: float, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any, Any]:
@@ -94,7 +94,7 @@ def _pointwise(xp: Any, loss: int, parameter: float, raw: Any, target: Any, posi
     y = xp.reshape(xp.astype(target, xp.float64), (raw.shape[0], 1, raw.shape[2]))
     value, residual, curvature = _each_output(xp, loss, parameter, raw, y)
     if positive_weight is not None:
-        factor = xp.where(y == 1.0, _like(raw, positive_weight)[None, None, :], xp.ones_like(y))
+        factor = xp.where(y == 1.0, like(raw, positive_weight)[None, None, :], xp.ones_like(y))
         value, residual, curvature = value * factor, residual * factor, curvature * factor
     return xp.sum(value, axis=2), residual, curvature
 
@@ -141,19 +141,20 @@ def _flat(xp: Any, values: Any) -> Any:
     return xp.reshape(values, (values.shape[0], values.shape[1] * values.shape[2]))
 
 
-def _like(X: Any, array: Any) -> Any:
+def like(X: Any, array: Any) -> Any:
     """The array in the namespace and on the device of X."""
     return array_namespace(X).asarray(array, device=device(X))
 
 
-def _to_numpy(array: Any) -> Float64:
+def to_numpy(array: Any) -> Float64:
+    """A copy here."""
     return np.array(array.get() if is_cupy_array(array) else np.from_dlpack(array), dtype=np.float64)
 
 
 def _leaves(xp: Any, X: Any, y: Any, weight: Any, offsets: Int64) -> Iterator[tuple[Any, Any, Any]]:
     """float64 rows, y and weights of each partition."""
-    y = _like(X, y)
-    weight = xp.ones(X.shape[0], dtype=xp.float64, device=device(X)) if weight is None else _like(X, weight)
+    y = like(X, y)
+    weight = xp.ones(X.shape[0], dtype=xp.float64, device=device(X)) if weight is None else like(X, weight)
     for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         yield xp.astype(X[start:stop, :], xp.float64), y[start:stop, ...], weight[start:stop]
 
