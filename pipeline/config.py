@@ -15,7 +15,7 @@ import pipeline
 from pipeline.cluster_sections import CLUSTERS, Cluster
 from pipeline.data.dataset import Dataset
 from pipeline.data_sections import DATA, Data
-from pipeline.estimators.base import LinearModel
+from pipeline.estimators.base import GradientModel
 from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS
 from pipeline.sections import ConfigError, Section, Share, Table, Text, Whole, plain_value, read_kind, to_toml, unknown
 
@@ -35,10 +35,10 @@ class Split(Section):
         return dataset.split(self.test_size, self.seed) if self.test_size else (dataset, None)
 
 
-def estimators() -> dict[str, type[LinearModel]]:
+def estimators() -> dict[str, type[GradientModel]]:
     """The library's estimators by name: what a job or a model file may ask for."""
     public = {name: vars(pipeline)[name] for name in pipeline.__all__}
-    return {name: cls for name, cls in public.items() if isinstance(cls, type) and issubclass(cls, LinearModel)}
+    return {name: cls for name, cls in public.items() if isinstance(cls, type) and issubclass(cls, GradientModel)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Estimator(Section):
         except (ValueError, TypeError) as error:
             raise ConfigError(f"[estimator] {error}") from error
 
-    def build(self) -> LinearModel:
+    def build(self) -> GradientModel:
         """The estimator, not fitted. TOML's keys are strings: those of class_weight that read as numbers or booleans become them."""
         parameters = dict(self.parameters)
         if isinstance(weights := parameters.get("class_weight"), Mapping):

@@ -30,7 +30,7 @@ from sklearn.base import ClassifierMixin
 
 from pipeline.config import Job
 from pipeline.data.dataset import Dataset
-from pipeline.estimators.base import LinearModel
+from pipeline.estimators.base import GradientModel
 from pipeline.history import Row, finite, json_line
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
@@ -82,7 +82,7 @@ class Metrics(TypedDict):
 class Run(NamedTuple):
     """What a job made: the fitted model, its metrics, and the directory with the files."""
 
-    model: LinearModel
+    model: GradientModel
     metrics: Metrics
     directory: Path
 
@@ -108,7 +108,7 @@ def run_job(job: Job, progress: RoundProgress | None = None) -> Run:
     return Run(model, metrics, directory)
 
 
-def fit_and_score(job: Job, train: Dataset, test: Dataset | None, progress: RoundProgress) -> tuple[LinearModel, Metrics]:
+def fit_and_score(job: Job, train: Dataset, test: Dataset | None, progress: RoundProgress) -> tuple[GradientModel, Metrics]:
     """The fitted model and what there is to say of it."""
     times = [time.perf_counter()]
     progress.step("read and check")
@@ -127,7 +127,7 @@ def fit_and_score(job: Job, train: Dataset, test: Dataset | None, progress: Roun
 
 
 def make_metrics(
-    job: Job, model: LinearModel, train: Dataset, n_rows: tuple[int, int], scores: tuple[float | None, float], times: Sequence[float]
+    job: Job, model: GradientModel, train: Dataset, n_rows: tuple[int, int], scores: tuple[float | None, float], times: Sequence[float]
 ) -> Metrics:
     """n_rows: for training and testing; scores: test and train; times: at the start, when loaded, fitted, scored."""
     load, fit, score = (stop - start for start, stop in pairwise(times))
@@ -171,7 +171,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), DISTRIBUTION: __version__} | {package: version(package) for package in PACKAGES}
 
 
-def write_run(directory: Path, job: Job, model: LinearModel, metrics: Metrics) -> None:
+def write_run(directory: Path, job: Job, model: GradientModel, metrics: Metrics) -> None:
     """Write the five files, metrics.json last."""
     replace_file(directory / "job.toml", f"# as run by {DISTRIBUTION} {__version__}\n{job.toml()}")
     save_model(model, directory / MODEL_FILE)
@@ -180,7 +180,7 @@ def write_run(directory: Path, job: Job, model: LinearModel, metrics: Metrics) -
     replace_file(directory / METRICS_FILE, json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
 
 
-def loss_plot(model: LinearModel, metrics: Metrics) -> bytes:
+def loss_plot(model: GradientModel, metrics: Metrics) -> bytes:
     """Objective and largest |gradient| at the last accepted point after each round, as a PNG."""
     history: list[Row] = model.history_
     rounds = [row["round"] for row in history]

@@ -14,7 +14,7 @@ from pipeline.execution.executors import Executor
 from pipeline.history import History, Row
 from tasks.fitting import Fit
 from tasks.objectives import Objective
-from tasks.penalties import L2
+from tasks.penalties import Penalty
 from tasks.strategies.base import Status, Strategy
 from tasks.threads import single_blas_thread
 from tasks.typing import Array
@@ -42,7 +42,7 @@ def train(
     executor: Executor,
     dataset: Dataset,
     objective: Objective,
-    penalties: Sequence[L2],
+    penalties: Sequence[Penalty],
     strategy: Strategy,
     parameters: Array,
     on_round: OnRound | None = None,

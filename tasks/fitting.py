@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tasks.objectives import Evaluation, Objective, Scored, evaluate, evaluate_difference, evaluate_product
-from tasks.penalties import L2
+from tasks.penalties import Penalty
 from tasks.reductions import Reduction
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.scoring import accuracy, r2
@@ -50,7 +50,7 @@ class Fit:
     """k models, one penalty each. They run in lockstep and share each pass over the rows; a model that is done leaves."""
 
     objective: Objective
-    penalties: tuple[L2, ...]
+    penalties: tuple[Penalty, ...]
     strategy: Strategy
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Fit:
             after[model] = self.strategy.update(states[model], self._answer(request, partial, position, self.penalties[model]))
         return after
 
-    def _answer(self, request: Round, partial: Any, position: int, penalty: L2) -> Evaluation:
+    def _answer(self, request: Round, partial: Any, position: int, penalty: Penalty) -> Evaluation:
         """What the strategy learns from the sums, of which `position` along the model axis is its own."""
         layout = self.objective.layout
         if request.power == "score":
@@ -106,11 +106,11 @@ class Fit:
 
     def report(self, asked: Asked, partial: Any, states: Sequence[Any], elapsed: float) -> Report:
         """What there is to say about a round, from the states after it."""
-        accepted = [state.accepted for state in states]
+        accepted, batch = [state.accepted for state in states], asked.shared.batch
         gradients = [max(float(np.max(a.gradient, initial=0.0)), -float(np.min(a.gradient, initial=0.0))) for a in accepted]
         return Report(
             power=asked.shared.power,
-            row_step=asked.shared.row_step,
+            row_step=asked.shared.row_step if batch is None or batch.number < 0 else batch.sampling.n_rounds,
             iteration=max(state.iteration for state in states),
             objective=float(np.max([a.value for a in accepted])),  # unlike max, NaN wins
             gradient_norm=float(np.max(gradients)),

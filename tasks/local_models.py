@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.objectives import HessianSums, Layout, Partial, add_partials, evaluate
 from tasks.partition import Group
-from tasks.penalties import L2
+from tasks.penalties import Penalty
 from tasks.reductions import Tree
 from tasks.strategies.newton import Newton
 from tasks.typing import Float64
@@ -31,7 +31,7 @@ class Expandable(HessianSums, Protocol):
     def layout(self) -> Layout: ...
 
 
-def local_hessian(objective: Expandable, group: Group, parameters: Float64, penalties: Sequence[L2]) -> Partial:
+def local_hessian(objective: Expandable, group: Group, parameters: Float64, penalties: Sequence[Penalty]) -> Partial:
     """Sums of the loss at parameters (k, n), of the gradients there and of the Hessians of each partition's quadratic model.
 
     A partition's model is the Taylor expansion of its loss about the optimum of that loss
@@ -54,7 +54,7 @@ def local_hessian(objective: Expandable, group: Group, parameters: Float64, pena
     return total
 
 
-def move_to_optimum(objective: Expandable, partition: Group, parameters: Float64, penalty: L2, partial: Partial, model: int) -> None:
+def move_to_optimum(objective: Expandable, partition: Group, parameters: Float64, penalty: Penalty, partial: Partial, model: int) -> None:
     """Put into `partial`, which holds the expansions about parameters (k, n), that of one model about its optimum on the partition; leave
     it as it is where none is near."""
     start = parameters[model]

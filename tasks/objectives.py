@@ -19,7 +19,7 @@ import numpy as np
 from tasks import kernels
 from tasks.losses import BinaryLoss, Loss, MultinomialLoss
 from tasks.partition import Group
-from tasks.penalties import L2
+from tasks.penalties import Penalty
 from tasks.reductions import tree_sum
 from tasks.typing import Array, Design, Float64, Int64
 
@@ -304,7 +304,7 @@ class Evaluation(NamedTuple):
     weight: float = np.nan
 
 
-def evaluate(partial: Partial, model: int, layout: Layout, penalty: L2, parameters: Array) -> Evaluation:
+def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array) -> Evaluation:
     """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the partial, at parameters (n,).
 
     Rows of no weight at all (they can make up a sample) give NaN, never an exception.
@@ -322,14 +322,14 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: L2, paramete
     return Evaluation(value, gradient, hessian, layout.size - layout.n_coef, partial.weight_sum)
 
 
-def evaluate_difference(partial: Partial, model: int, layout: Layout, penalty: L2, parameters: Array, reference: Array) -> Evaluation:
+def evaluate_difference(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array, reference: Array) -> Evaluation:
     """As `evaluate`, with the gradient less the gradient at `reference` (n,), of which the partial has the difference of the sums."""
     found = evaluate(partial, model, layout, penalty, parameters)
     found.gradient[: layout.n_coef] -= penalty.gradient(reference[: layout.n_coef])
     return found
 
 
-def evaluate_product(partial: Partial, model: int, layout: Layout, penalty: L2, direction: Float64) -> Evaluation:
+def evaluate_product(partial: Partial, model: int, layout: Layout, penalty: Penalty, direction: Float64) -> Evaluation:
     """The Hessian of the objective times direction (n,), in `gradient`; the value is NaN."""
     product = partial.gradient_sum[model] / (partial.weight_sum or np.nan)
     coef = direction[: layout.n_coef]

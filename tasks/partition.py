@@ -83,8 +83,7 @@ class Group:
     @property
     def derived_nbytes(self) -> int:
         """Bytes of the arrays and groups that `derived` keeps here."""
-        values = [part for value in self._derived.values() for part in (value if isinstance(value, tuple) else (value,))]
-        values = [value for value in values if value is not self.y]
+        values = [value for found in self._derived.values() for value in parts_of(found) if value is not self.y]
         groups = [value for value in values if isinstance(value, Group)]
         arrays = sum(value.nbytes for value in values if isinstance(value, np.ndarray))
         return int(arrays) + sum(sys.getsizeof(group) + group.derived_nbytes for group in groups)
@@ -99,6 +98,11 @@ class Group:
 
     def __sizeof__(self) -> int:
         return sum(nbytes(a) for a in (self.X, self.y, self.sample_weight, self.offsets))
+
+
+def parts_of(value: Any) -> list[Any]:
+    """What plain tuples in tuples hold."""
+    return [part for member in value for part in parts_of(member)] if type(value) is tuple else [value]
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from tasks.batches import Batch, select
 from tasks.local_models import local_hessian
 from tasks.objectives import Partial, add_partials
 from tasks.partition import Group
-from tasks.penalties import L2
+from tasks.penalties import Penalty
 from tasks.reductions import Reduction
 from tasks.rows import sample
 from tasks.scoring import ScoreInput, ScoreSums, add_scores, score_sums
@@ -29,7 +29,7 @@ class RoundInput(NamedTuple):
     parameters: Array
     direction: Array | None
     row_step: int
-    penalties: tuple[L2, ...] = ()
+    penalties: tuple[Penalty, ...] = ()
     batch: Batch | None = None
 
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
 from tasks.blocks import as_design
-from tasks.objectives import LinearObjective
+from tasks.losses import Loss
+from tasks.objectives import Scored
 from tasks.partition import Block, Group, normalise
 from tasks.reductions import Reduction, of_group
 from tasks.threads import single_blas_thread
 from tasks.typing import Array, Design, Float64
 
 
-class ScoreInput(NamedTuple):
-    """The model: objective and parameters (n,); columns: names for messages."""
+class Predictor(Scored, Protocol):
+    """An objective whose loss says what raw predictions mean."""
 
-    objective: LinearObjective
-    parameters: Float64
+    @property
+    def loss(self) -> Loss: ...
+
+
+class ScoreInput(NamedTuple):
+    """The model: objective and parameters (n,); columns: names for messages. Scores need no loss."""
+
+    objective: Predictor
+    parameters: Array
     columns: tuple[str, ...] | None = None
 
 
@@ -135,7 +143,7 @@ def finite_predictions(shared: ScoreInput, X: Design, place: str = "") -> Float6
     return raw
 
 
-def probabilities(raw: Float64, objective: LinearObjective) -> Float64:
+def probabilities(raw: Float64, objective: Predictor) -> Float64:
     """(n, n_classes)."""
     mean = objective.loss.mean(raw)
     return np.hstack([1.0 - mean, mean]) if raw.shape[1] == 1 else mean

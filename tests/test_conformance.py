@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import SGDClassifier, SGDRegressor
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
-from pipeline.estimators.base import LinearModel
+from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.solvers import SOLVERS
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import Executor, ThreadExecutor

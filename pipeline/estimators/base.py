@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import dask
 import dask.array as da
@@ -22,57 +22,58 @@ from pipeline.callbacks import RoundCallbacks
 from pipeline.data.collections import LAZY, feature_names
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
-from pipeline.estimators.solvers import Problem, choose
-from pipeline.history import digest
-from pipeline.training import Result, train
+from pipeline.estimators.solvers import Choice
+from pipeline.training import Result, run
 from tasks.blocks import require_numeric
-from tasks.objectives import LinearObjective
-from tasks.penalties import L2
+from tasks.fitting import Fit
+from tasks.penalties import Penalty
 from tasks.reductions import Tree
-from tasks.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_sums
-from tasks.typing import Array, Float64
+from tasks.scoring import SCORE, Predictor, ScoreInput, ScoreSums, predict_block, score_sums
+from tasks.strategies.base import Strategy
+from tasks.typing import Array
 
 
-class LinearModel(CallbackSupportMixin, BaseEstimator):
-    """A linear model trained on partitions.
+class SetUp(NamedTuple):
+    """What a fit starts from."""
 
-    Fitted attributes: coef_, intercept_ (scikit-learn's shapes, float32 when X is), n_features_in_, feature_names_in_, n_iter_
-    (accepted steps), solver_ (name and reason), status_ (kind and reason), history_ (a row per round: see `pipeline.history.Row`),
-    n_rounds_, bytes_per_round_ (numbers to and from one worker), tasks_per_round_ (tasks, or calls of workers), and
-    parameters_sha256_, the digest of the flat float64 parameters.
+    objective: Predictor
+    penalty: Penalty
+    strategy: Strategy
+    choice: Choice
+
+    @property
+    def fit(self) -> Fit:
+        return Fit(self.objective, (self.penalty,), self.strategy)
+
+
+class GradientModel(CallbackSupportMixin, BaseEstimator):
+    """A model trained on partitions by rounds.
+
+    Fitted attributes: n_features_in_, feature_names_in_, n_iter_, solver_ (name and reason), status_ (kind and reason), history_ (a row per
+    round: see `pipeline.history.Row`), n_rounds_, bytes_per_round_ (numbers to and from one worker), tasks_per_round_ (tasks, or calls of
+    workers), and parameters_sha256_, the digest of the flat parameters as float64.
     """
 
     # parameters that exist for scikit-learn's signature: name -> (the values that mean nothing special, what to do instead)
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
-
-    fit_intercept: bool
-    solver: Any
-    tol: float
-    max_iter: int | None
+    # whether Ctrl-C ends a fit where it is, with a warning, as scikit-learn's networks do
+    _keep_on_interrupt: ClassVar[bool] = False
 
     @abstractmethod
-    def _objective(self, schema: Schema) -> LinearObjective:
-        """The objective for this data. Raises ValueError for targets that do not fit."""
+    def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
+        """For data of this schema in so many groups. Raises ValueError for targets that do not fit."""
 
     @abstractmethod
-    def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
-        """The penalty next to the mean loss."""
-
-    def _tolerance(self, schema: Schema) -> float:
-        """tol as the strategies take it: absolute, on the gradient of the mean loss."""
-        return self.tol
+    def _start(self, objective: Any) -> Array:
+        """The parameters (n,) to start from."""
 
     @abstractmethod
-    def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
-        """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
+    def _set_parameters(self, parameters: Array, objective: Any, dataset: Dataset) -> None:
+        """Store parameters (n,) as fitted attributes in scikit-learn's shapes."""
 
     @abstractmethod
-    def _coef(self) -> tuple[Array, Array]:
-        """coef (n_outputs, p) and intercept (n_outputs,) as stored."""
-
-    @abstractmethod
-    def _predictor(self) -> LinearObjective:
-        """The objective of the fitted model, for predictions."""
+    def _fitted(self) -> tuple[Predictor, Array]:
+        """The objective of the fitted model, for predictions, and its parameters (n,)."""
 
     @abstractmethod
     def _check_target(self, y: Any) -> Any:
@@ -86,24 +87,30 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         `distributed.Client`'s cluster, else on threads here. Raises ValueError or TypeError for data that cannot be fitted, before any
         round; warns with ConvergenceWarning when the fit ended without converging.
         """
+        return self._fit(X, y, sample_weight)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         self._check_refused()
         dataset = self._dataset(X, y, sample_weight)
         executor = dataset.executor()
         with executor.span(f"fit-{type(self).__name__}"):
             try:
-                schema = dataset.schema
-                objective = self._objective(schema)
-                strategy, choice = choose(self.solver, problem_of(objective, schema), self._tolerance(schema), self.max_iter)
+                setup = self._set_up(dataset.schema, dataset.source.n_groups)
                 callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
-                start = self._start(objective)[None]
-                result = train(executor, dataset, objective, [self._penalty(schema, objective)], strategy, start, callbacks.on_round)
+                fit = setup.fit
+                states = self._first_states(fit)
+                result = run(executor, dataset, fit, states, callbacks.on_round, keep_on_interrupt=self._keep_on_interrupt)
             finally:
                 if dataset is not X:
                     executor.release(dataset)
-        self.solver_ = choice
-        self._store(result, objective, dataset)
+        self.solver_ = setup.choice
+        self._store(result, setup.objective, dataset)
         callbacks.end()
         return self
+
+    def _first_states(self, fit: Fit) -> list[Any]:
+        """What the first round follows from."""
+        return fit.init(self._start(fit.objective)[None])
 
     def _check_refused(self) -> None:
         for name, (accepted, cure) in self._refused.items():
@@ -150,30 +157,16 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         if dataset.columns is not None:
             self.feature_names_in_ = np.asarray(dataset.columns, dtype=object)
 
-    def _start(self, objective: LinearObjective) -> Float64:
-        """Zeros, or with warm_start the last fit's parameters."""
-        if self.get_params().get("warm_start") and "coef_" in vars(self):
-            coef, intercept = self._coef()
-            shape = (objective.n_outputs, objective.n_columns)
-            if coef.shape != shape:
-                raise ValueError(
-                    f"warm_start: the last fit has coef_ of shape {coef.shape} but this data needs {shape}; set warm_start=False"
-                )
-            return objective.join(coef, intercept)
-        return np.zeros(objective.layout.size)
-
-    def _store(self, result: Result, objective: LinearObjective, dataset: Dataset) -> None:
+    def _store(self, result: Result, objective: Predictor, dataset: Dataset) -> None:
         (self.status_,) = result.statuses
-        parameters = objective.centred(result.parameters[0])
-        coef, intercept = objective.split(parameters)
-        if not (np.all(np.isfinite(coef)) and np.all(np.isfinite(intercept))):
+        (parameters,) = result.parameters
+        if not np.all(np.isfinite(parameters)):
             raise ValueError(f"the fit diverged: {self.status_.reason}")
-        self._set_coef(coef.astype(dataset.dtype), intercept.astype(dataset.dtype), dataset)
+        self._set_parameters(parameters, objective, dataset)
         self.history_ = result.history
         self.n_rounds_ = len(result.history)
         self.bytes_per_round_ = result.bytes_per_round
         self.tasks_per_round_ = result.tasks_per_round
-        self.parameters_sha256_ = digest(parameters)
         if self.status_.kind != "converged":
             message = f"{type(self).__name__} ended {self.status_.kind} after {self.n_rounds_} rounds: {self.status_.reason}"
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
@@ -182,10 +175,8 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
 
     def _model(self) -> ScoreInput:
         check_is_fitted(self)
-        objective = self._predictor()
-        coef, intercept = self._coef()
         names = vars(self).get("feature_names_in_")
-        return ScoreInput(objective, objective.join(coef, intercept), None if names is None else tuple(names))
+        return ScoreInput(*self._fitted(), None if names is None else tuple(names))
 
     def _predict(self, X: Any, kind: str) -> Any:
         """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""
@@ -206,7 +197,7 @@ class LinearModel(CallbackSupportMixin, BaseEstimator):
         if X.ndim != 2:
             raise ValueError(f"Expected 2D array, got {X.ndim}D array instead; X must be (rows, columns)")
         self._check_features(X.shape[1], None)
-        example = predict_block(np.zeros((1, X.shape[1])), model, kind)
+        example = predict_block(np.zeros((1, X.shape[1]), "float32" if X.dtype == np.float32 else "float64"), model, kind)
         chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
         held = delayed(
             model,
@@ -252,11 +243,6 @@ def require_frame(X: Any) -> None:
     if isinstance(X, pd.DataFrame):
         feature_names(X.columns)
         require_numeric(X)
-
-
-def problem_of(objective: LinearObjective, schema: Schema) -> Problem:
-    """What the choice of a solver looks at."""
-    return Problem(objective.loss, objective.layout.size, schema.n_rows)
 
 
 def lives_in_partitions(X: Any) -> bool:

@@ -1,43 +1,100 @@
-"""Least squares: LinearRegression and Ridge."""
+"""Linear models; least squares: LinearRegression and Ridge."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.base import MultiOutputMixin
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_array
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
-from pipeline.estimators.base import LinearModel, lives_in_partitions
+from pipeline.estimators.base import GradientModel, SetUp
+from pipeline.estimators.kinds import Regressor, require_numbers
+from pipeline.estimators.solvers import Problem, choose
+from pipeline.history import digest
 from tasks.losses import SquaredLoss
 from tasks.objectives import LinearObjective
-from tasks.penalties import L2
-from tasks.scoring import r2
+from tasks.penalties import L2, Penalty
 from tasks.typing import Array
 
 THREADS_CURE = "threads follow the machine; for processes connect(n_workers=...)"
 
 
-class LeastSquares(MultiOutputMixin, RegressorMixin, LinearModel):
+class LinearModel(GradientModel):
+    """coef_ and intercept_, in scikit-learn's shapes, float32 when X is; found by a `solver`."""
+
+    fit_intercept: bool
+    solver: Any
+    tol: float
+    max_iter: int | None
+
+    @abstractmethod
+    def _objective(self, schema: Schema) -> LinearObjective:
+        """The objective for this data. Raises ValueError for targets that do not fit."""
+
+    @abstractmethod
+    def _penalty(self, schema: Schema, objective: LinearObjective) -> Penalty:
+        """The penalty next to the mean loss."""
+
+    @abstractmethod
+    def _predictor(self) -> LinearObjective:
+        """The objective of the fitted model."""
+
+    @abstractmethod
+    def _coef(self) -> tuple[Array, Array]:
+        """coef (n_outputs, p) and intercept (n_outputs,) as stored."""
+
+    @abstractmethod
+    def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
+        """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
+
+    def _tolerance(self, schema: Schema) -> float:
+        """tol as the strategies take it: absolute, on the gradient of the mean loss."""
+        return self.tol
+
+    def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
+        objective = self._objective(schema)
+        problem = Problem(objective.loss, objective.layout.size, schema.n_rows)
+        strategy, choice = choose(self.solver, problem, self._tolerance(schema), self.max_iter)
+        return SetUp(objective, self._penalty(schema, objective), strategy, choice)
+
+    def _start(self, objective: LinearObjective) -> Array:
+        """Zeros, or with warm_start the last fit's parameters."""
+        if self.get_params().get("warm_start") and "coef_" in vars(self):
+            coef, intercept = self._coef()
+            shape = (objective.n_outputs, objective.n_columns)
+            if coef.shape != shape:
+                raise ValueError(
+                    f"warm_start: the last fit has coef_ of shape {coef.shape} but this data needs {shape}; set warm_start=False"
+                )
+            return objective.join(coef, intercept)
+        return np.zeros(objective.layout.size)
+
+    def _set_parameters(self, parameters: Array, objective: LinearObjective, dataset: Dataset) -> None:
+        parameters = objective.centred(parameters)
+        coef, intercept = objective.split(parameters)
+        self._set_coef(coef.astype(dataset.dtype), intercept.astype(dataset.dtype), dataset)
+        self.parameters_sha256_ = digest(parameters)
+
+    def _fitted(self) -> tuple[LinearObjective, Array]:
+        objective = self._predictor()
+        return objective, objective.join(*self._coef())
+
+
+class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
     """What LinearRegression and Ridge share."""
 
     def _objective(self, schema: Schema) -> LinearObjective:
-        if schema.target_kind == "none":
-            raise ValueError("the dataset has no y; name its target= when it is read")
-        if schema.target_is_text:
-            raise ValueError("y holds labels, not numbers; use LogisticRegression, or encode them")
+        require_numbers(schema)
         return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept)
 
     def _tolerance(self, schema: Schema) -> float:
         """Relative to the largest |y| and, where all columns are smaller than 1, to the largest |x|: units must not decide."""
         return self.tol * schema.largest_target * min(1.0, float(np.max(schema.largest, initial=0.0)))
-
-    def _check_target(self, y: Any) -> Any:
-        return check_array(y, ensure_2d=False, dtype="numeric", ensure_all_finite=False, input_name="y", estimator=self)
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         several = dataset.schema.target_kind == "multioutput"
@@ -45,7 +102,7 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, LinearModel):
         fitted = intercept if several else intercept[0]
         self.intercept_ = fitted if self.fit_intercept else 0.0
 
-    def _store(self, result: Any, objective: LinearObjective, dataset: Dataset) -> None:
+    def _store(self, result: Any, objective: Any, dataset: Dataset) -> None:
         super()._store(result, objective, dataset)
         self.n_iter_ = max(1, max(result.iterations))
 
@@ -56,16 +113,6 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, LinearModel):
     def _predictor(self) -> LinearObjective:
         coef, _ = self._coef()
         return LinearObjective(SquaredLoss(), coef.shape[1], coef.shape[0], self.fit_intercept)
-
-    def predict(self, X: Any) -> Any:
-        """X @ coef + intercept: (n,) or (n, t); lazy for Dask input."""
-        return self._predict(X, "raw")
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The coefficient of determination R², averaged over targets; computed where the data lives for Dask input and datasets."""
-        if lives_in_partitions(X):
-            return r2(self._score_sums(X, y, sample_weight))
-        return float(super().score(X, y, sample_weight))
 
 
 class LinearRegression(LeastSquares):

@@ -17,7 +17,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.config import estimators
-from pipeline.estimators.base import LinearModel
+from pipeline.estimators.base import GradientModel
 from pipeline.models.files import replace_file
 from pipeline.sections import unknown
 from tasks import __version__
@@ -28,7 +28,7 @@ FORMAT_VERSION: Final = "1"
 MODEL_FILE: Final = "model.safetensors"
 
 
-def save_model(model: LinearModel, path: str | Path) -> None:
+def save_model(model: GradientModel, path: str | Path) -> None:
     """Write a fitted model to `path`, whole or not at all.
 
     Arrays: coef, intercept and, for classifiers, classes (strings go into the metadata, for which safetensors has no dtype), in the shapes
@@ -65,7 +65,7 @@ def save_model(model: LinearModel, path: str | Path) -> None:
     replace_file(Path(path), save(arrays, metadata))
 
 
-def load_model(path: str | Path) -> LinearModel:
+def load_model(path: str | Path) -> GradientModel:
     """The fitted estimator of a model file, or of a run's directory. Reading runs no code of the file's and unpickles nothing.
 
     Raises FileNotFoundError when there is none, ValueError for a file that is damaged, of another make, or of a later format.
@@ -92,7 +92,7 @@ def load_model(path: str | Path) -> LinearModel:
     return rebuild(path, arrays, metadata)
 
 
-def rebuild(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> LinearModel:
+def rebuild(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> GradientModel:
     """The estimator from what was read."""
     if metadata["estimator"] not in estimators():
         raise unknown(metadata["estimator"], estimators(), f"{path}: estimator", "estimators")
@@ -130,7 +130,7 @@ def content_digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> 
     return sha256.hexdigest()
 
 
-def plain_parameters(model: LinearModel) -> dict[str, Any]:
+def plain_parameters(model: GradientModel) -> dict[str, Any]:
     """The constructor's parameters as JSON values; those that have none are left out, with a warning."""
     plain = {}
     for name, value in model.get_params(deep=False).items():

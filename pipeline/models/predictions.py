@@ -17,7 +17,7 @@ from sklearn.base import ClassifierMixin
 
 from pipeline.data import readers
 from pipeline.data.collections import first_file
-from pipeline.estimators.base import LinearModel
+from pipeline.estimators.base import GradientModel
 from pipeline.execution.executors import default_threads
 from pipeline.models.files import write_beside
 from pipeline.progress import RoundProgress
@@ -28,7 +28,7 @@ SUFFIXES: Final[dict[str, Format]] = {".csv": "csv", ".parquet": "parquet", ".pq
 
 
 def predict_files(
-    model: LinearModel, data: Sequence[str], out: Path, keep: Sequence[str] = (), progress: RoundProgress | None = None
+    model: GradientModel, data: Sequence[str], out: Path, keep: Sequence[str] = (), progress: RoundProgress | None = None
 ) -> int:
     """Predict the rows of `data` (paths, directories or globs, CSV or Parquet) into the file `out` (.csv or .parquet); returns how many.
 
@@ -85,7 +85,7 @@ def read_frame(data: Sequence[str]) -> Any:
     return readers.read_csv(paths) if formats == {"csv"} else readers.read_parquet(paths)
 
 
-def feature_columns(model: LinearModel, frame: Any, keep: Sequence[str]) -> list[str]:
+def feature_columns(model: GradientModel, frame: Any, keep: Sequence[str]) -> list[str]:
     """The model's columns, in its order. Raises ValueError for those that are missing or not numbers."""
     there = list(map(str, frame.columns))
     named = vars(model).get("feature_names_in_")
@@ -111,7 +111,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def predict_partition(
-    model: LinearModel, frame: pd.DataFrame, partition: int, features: Sequence[str], keep: Sequence[str]
+    model: GradientModel, frame: pd.DataFrame, partition: int, features: Sequence[str], keep: Sequence[str]
 ) -> pd.DataFrame | None:
     """The predictions of one partition, as `predict_files` writes them; None for a partition without rows."""
     if not len(frame):

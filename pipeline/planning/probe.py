@@ -18,19 +18,18 @@ from pipeline.cluster.interrupts import spared_interrupts
 from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
-from pipeline.estimators.base import problem_of
-from pipeline.estimators.solvers import Choice, choose
+from pipeline.estimators.base import SetUp
+from pipeline.estimators.solvers import Choice
 from pipeline.execution.executors import ThreadExecutor, default_threads
 from pipeline.history import Row
 from pipeline.planning.sample import Sample, plan_load, take_sample
 from pipeline.training import CUT_OFF, train
 from tasks.fitting import round_bytes
-from tasks.objectives import LinearObjective, Partial
+from tasks.objectives import Partial
 from tasks.partition import Shard
-from tasks.penalties import L2
 from tasks.reductions import Reduction
 from tasks.rounds import REDUCTIONS, RoundInput
-from tasks.strategies.base import Power, Strategy
+from tasks.strategies.base import Power
 from tasks.timing import timed_load, timed_reduce
 
 FIT_SECONDS: Final = 3.0
@@ -150,29 +149,17 @@ def probe(job: Job, cores: int) -> Probe:
     )
 
 
-class SetUp(NamedTuple):
-    """What a fit of the whole dataset starts from."""
-
-    objective: LinearObjective
-    penalty: L2
-    strategy: Strategy
-    choice: Choice
-
-
 def set_up(job: Job, sample: Sample, schema: Schema) -> SetUp:
-    """As `LinearModel.fit` does. Raises ValueError where it does, saying so when that may be the sample's fault."""
+    """As `GradientModel.fit` does. Raises ValueError where it does, saying so when that may be the sample's fault."""
     model = job.estimator.build()
     try:
-        objective = model._objective(schema)
-        penalty = model._penalty(schema, objective)
+        return model._set_up(schema, sample.dataset.source.n_groups)
     except ValueError as error:
         if sample.whole:
             raise
         n, total = sample.n_partitions, sample.dataset.n_partitions
         cure = "shuffle the rows, so that every partition is like the others, or train without a plan"
         raise ValueError(f"{n} of {total} partitions were read, and they cannot be fitted by themselves: {error}; {cure}") from error
-    strategy, choice = choose(model.solver, problem_of(objective, schema), model._tolerance(schema), model.max_iter)
-    return SetUp(objective, penalty, strategy, choice)
 
 
 def compile_kernels(sample: Sample, setup: SetUp) -> None:
