@@ -59,6 +59,11 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     # whether Ctrl-C ends a fit where it is, with a warning, as scikit-learn's networks do
     _keep_on_interrupt: ClassVar[bool] = False
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether this fit goes on from the last one, on rows with the same features."""
+        return False
+
     @abstractmethod
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         """For data of this schema in so many groups. Raises ValueError for targets that do not fit."""
@@ -145,13 +150,16 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _validated(self, X: Any, y: Any) -> tuple[Any, Any]:
         design: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": False}
         require_frame(X)
-        X = validate_data(self, X, **design)
+        X = validate_data(self, X, reset=not self._goes_on, **design)
         y = self._check_target(y)
         if len(y) != X.shape[0]:
             raise ValueError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows, y has {len(y)}")
         return X, y
 
     def _set_features(self, dataset: Dataset) -> None:
+        if self._goes_on:
+            self._check_features(dataset.n_columns, dataset.columns)
+            return
         self.n_features_in_ = dataset.n_columns
         self.__dict__.pop("feature_names_in_", None)
         if dataset.columns is not None:

@@ -264,6 +264,8 @@ class StochasticGradient:
     def _within_limit(self, state: StochasticGradientState) -> StochasticGradientState:
         if len(state.losses) < self.max_epochs:
             return state
+        if self.tol == -np.inf:
+            return state._replace(status=Status("converged", f"all {self.max_epochs} epochs are done"))
         reason = f"reached max_iter={self.max_epochs} epochs while still improving; raise max_iter"
         return state._replace(status=Status("out of rounds", reason))
 
