@@ -36,6 +36,7 @@ class MiniBatchModel(GradientModel):
     validation_fraction: float
     shuffle: bool
     warm_start: bool
+    n_iter_: Any
 
     @abstractmethod
     def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
