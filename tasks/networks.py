@@ -230,9 +230,11 @@ def _store(out: Array, a: Any, b: Any) -> None:
 
 def _rows(X: Any, start: int, stop: int, dtype: str) -> Any:
     """Rows start:stop in that dtype; themselves where nothing changes."""
-    rows = X if stop - start == X.shape[0] else X[start:stop, ...] if not isinstance(X, sp.csr_array) else X[start:stop]
+    rows = X if stop - start == X.shape[0] else X[start:stop, :]
+    if isinstance(rows, sp.csr_array):
+        return rows.astype(dtype, copy=False)
     xp = _namespace(X)
-    return rows.astype(dtype, copy=False) if isinstance(X, sp.csr_array) else xp.astype(rows, getattr(xp, dtype), copy=False)
+    return xp.astype(rows, getattr(xp, dtype), copy=False)
 
 
 def _namespace(X: Any) -> Any:

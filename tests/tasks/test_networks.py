@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from array_api_compat import array_namespace
 from scipy.special import expit, log_softmax
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -143,7 +144,7 @@ def test_losses_are_those_of_the_table_for_extreme_predictions_too(name: str) ->
         raw[0, 1] = -np.inf
     else:
         raw, y = raw.reshape(-1, 1), np.tile([0.0, 1.0, 1.0], 3)
-    value, residual = networks.pointwise(networks.numpy_namespace, LOSSES[name].code, raw.copy(), y)
+    value, residual = networks.pointwise(array_namespace(raw), LOSSES[name].code, raw.copy(), y)
     np.testing.assert_allclose(value, LOSSES[name].value(y, raw), rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(residual, LOSSES[name].gradient(y, raw), rtol=1e-12, atol=1e-15)
 
