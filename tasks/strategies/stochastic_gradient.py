@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, nan
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -38,7 +37,7 @@ class Epoch(NamedTuple):
     @property
     def mean_loss(self) -> float:
         """Of its batches, each before its update; NaN without weight."""
-        return self.loss_sum / self.weight_sum if self.weight_sum else math.nan
+        return self.loss_sum / self.weight_sum if self.weight_sum else nan
 
 
 class Anchor(NamedTuple):
@@ -221,7 +220,7 @@ class StochasticGradient:
             if gradient is not None:
                 waiting, gradient = accumulated(waiting, gradient, float(evaluation.weight)), None
             if waiting is not None and (waiting.rounds == self.accumulate or epoch.rounds == self.sampling.n_rounds):
-                waiting, gradient = None, waiting.gradient / waiting.weight
+                gradient, waiting = waiting.gradient / waiting.weight, None
         if gradient is None:
             return state._replace(accepted=accepted, epoch=epoch, accumulated=waiting)
         return self._step(state, accepted, epoch, gradient, evaluation.n_free)
