@@ -52,7 +52,7 @@ def held_out(groups: list[Group], sampling: Sampling) -> list[int]:
     return [int(row) for group in groups for row in select([group], Batch(sampling, 0, HELD_OUT)).y]  # type: ignore[union-attr]
 
 
-# -- every row once --------------------------------------------------------------------------------------------------------------------
+# -- every row once ----------------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -116,7 +116,7 @@ def test_training_rows_are_those_not_held_out() -> None:
     assert select([groups[0]], Batch(sampling, 0, HELD_OUT)) is select([groups[0]], Batch(sampling, 9, HELD_OUT))  # one copy
 
 
-# -- orders ------------------------------------------------------------------------------------------------------------------------------
+# -- orders ------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("importance", ["uniform", "norm"])
@@ -150,7 +150,7 @@ def test_draws_stay_as_they_are() -> None:
     assert select(numbered([4]), Batch(Sampling(5, 2), 7, 1)).draw == (5, 7, 1, 0)
 
 
-# -- gathering ---------------------------------------------------------------------------------------------------------------------------
+# -- gathering ---------------------------------------------------------------------------------------------------------------------
 
 
 def as_csr64(X: Any) -> Any:
@@ -203,7 +203,7 @@ def test_batches_without_rows() -> None:
             assert len(batch.y) == len(batch.sample_weight) == 0  # type: ignore[arg-type]
 
 
-# -- importance --------------------------------------------------------------------------------------------------------------------------
+# -- importance --------------------------------------------------------------------------------------------------------------------
 
 
 def unequal(n: int, weighted: bool, sparse: bool = False) -> Group:
@@ -287,7 +287,7 @@ def test_rows_of_no_weight_at_all_can_be_drawn() -> None:
     np.testing.assert_array_equal(batch.sample_weight, np.zeros(batch.n_rows))  # type: ignore[arg-type]
 
 
-# -- lanes -------------------------------------------------------------------------------------------------------------------------------
+# -- lanes -------------------------------------------------------------------------------------------------------------------------
 
 
 def lane_bytes(n_groups: int, n_bytes: float, level: int) -> float:

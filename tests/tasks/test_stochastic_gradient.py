@@ -31,6 +31,7 @@ X = RANDOM.normal(size=(N, P))
 Y = (RANDOM.random(N) < expit(X @ [1.0, -2.0, 0.0, 0.5] + 0.3)).astype(np.int64)
 WEIGHT = np.where(RANDOM.random(N) < 0.2, 0.0, RANDOM.random(N) + 0.5)
 L2_STRENGTH = 0.05
+PENALTY = L2(L2_STRENGTH)
 OBJECTIVE = LinearObjective(LOSSES["logistic"], P, 1, True, np.arange(2))
 
 
@@ -53,7 +54,7 @@ def advance(fit: Fit, states: list[Any], groups: list[Group]) -> list[Any]:
 
 
 def learn(
-    strategy: StochasticGradient, groups: list[Group], *, objective: Any = OBJECTIVE, penalty: Any = L2(L2_STRENGTH), start: Any = None
+    strategy: StochasticGradient, groups: list[Group], *, objective: Any = OBJECTIVE, penalty: Any = PENALTY, start: Any = None
 ) -> StochasticGradientState:
     """The state at the end of a fit."""
     fit = Fit(objective, (penalty,), strategy)
@@ -125,7 +126,7 @@ def assert_near(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-# -- updates -------------------------------------------------------------------------------------------------------------------------------
+# -- updates -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_rounds", [1, 7, 130])
@@ -195,7 +196,7 @@ def test_one_round_an_epoch_is_gradient_descent_and_weights_are_repetitions() ->
     assert_near(learn(strategy, groups_of(X[repeated], Y[repeated], sizes=[len(repeated)])).accepted.parameters, at)
 
 
-# -- penalties -------------------------------------------------------------------------------------------------------------------------------
+# -- penalties ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.3, 0.0), (0.3, 0.7), (5.0, 0.0)])
@@ -232,7 +233,7 @@ def test_intercepts_are_spared_by_an_update_that_ends_an_epoch_without_rows() ->
     assert state.parameters.tolist() == [1.75, 4.0]
 
 
-# -- variance reduction ------------------------------------------------------------------------------------------------------------------------
+# -- variance reduction ------------------------------------------------------------------------------------------------------------
 
 
 def optimum() -> Float64:
@@ -262,7 +263,7 @@ def test_variance_reduction_reaches_the_optimum_where_plain_steps_do_not() -> No
 def test_reduced_gradients_are_unbiased_and_exact_at_the_anchor() -> None:
     """Nine batches of ten rows: their mean is the gradient of all rows; where the anchor is, each of them is."""
     strategy = StochasticGradient(Sampling(0, 9), schedule=Constant(1e-300), variance_reduction=True)
-    groups, fit = groups_of(X, Y, sizes=[N]), Fit(OBJECTIVE, (L2(L2_STRENGTH),), strategy)
+    groups, fit = groups_of(X, Y, sizes=[N]), Fit(OBJECTIVE, (PENALTY,), strategy)
     anchor, elsewhere = np.random.default_rng(4).normal(size=(2, P + 1))
     for at in (anchor, elsewhere):
         states = advance(fit, fit.init(anchor[None]), groups)
@@ -293,7 +294,7 @@ def test_full_passes_come_before_every_so_manieth_epoch() -> None:
     ]
 
 
-# -- when to stop ------------------------------------------------------------------------------------------------------------------------------
+# -- when to stop ------------------------------------------------------------------------------------------------------------------
 
 
 def fed(strategy: StochasticGradient, losses: Sequence[float], scores: Sequence[float] = ()) -> list[StochasticGradientState]:
@@ -376,7 +377,7 @@ def test_adaptive_fits_divide_the_step_size() -> None:
     assert scales[-1] > SMALLEST_SCALE >= scales[-1] / 5
 
 
-# -- what goes wrong ---------------------------------------------------------------------------------------------------------------------------
+# -- what goes wrong ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"average_from": 1}, {"optimizer": Momentum()}, {"variance_reduction": True}, {"accumulate": 2}])
@@ -436,7 +437,7 @@ def test_impossible_sampling(wrong: dict[str, Any]) -> None:
         StochasticGradient(Sampling(0, 1), early_stopping=True)
 
 
-# -- float32 -----------------------------------------------------------------------------------------------------------------------------------
+# -- float32 -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("importance", ["uniform", "norm"])
