@@ -8,6 +8,7 @@ from pipeline.cluster.connect import connect  # noqa: E402
 from pipeline.data.dataset import Dataset  # noqa: E402
 from pipeline.estimators.linear import LinearRegression, Ridge  # noqa: E402
 from pipeline.estimators.logistic import LogisticRegression  # noqa: E402
+from pipeline.estimators.sgd import SGDClassifier, SGDRegressor  # noqa: E402
 from pipeline.minimise import Minimum, mini_batches, minimise  # noqa: E402
 from tasks import __version__  # noqa: E402
 
@@ -17,6 +18,8 @@ __all__ = [
     "LogisticRegression",
     "Minimum",
     "Ridge",
+    "SGDClassifier",
+    "SGDRegressor",
     "__version__",
     "connect",
     "mini_batches",
