@@ -8,6 +8,7 @@ from pipeline.cluster.connect import connect  # noqa: E402
 from pipeline.data.dataset import Dataset  # noqa: E402
 from pipeline.estimators.linear import LinearRegression, Ridge  # noqa: E402
 from pipeline.estimators.logistic import LogisticRegression  # noqa: E402
+from pipeline.estimators.neural_network import MLPClassifier, MLPRegressor  # noqa: E402
 from pipeline.estimators.sgd import SGDClassifier, SGDRegressor  # noqa: E402
 from pipeline.minimise import Minimum, mini_batches, minimise  # noqa: E402
 from tasks import __version__  # noqa: E402
@@ -16,6 +17,8 @@ __all__ = [
     "Dataset",
     "LinearRegression",
     "LogisticRegression",
+    "MLPClassifier",
+    "MLPRegressor",
     "Minimum",
     "Ridge",
     "SGDClassifier",
