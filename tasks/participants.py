@@ -1,8 +1,8 @@
 """Resident rounds: a fit's loop on the workers themselves, beside the rows.
 
-The participants of a *session* are the workers that hold the rows. Participant 0, the root, runs the loop of `tasks.fitting.Fit`; the input of
-a round goes down a binomial tree over the participants, in which the parent of r is r & (r - 1), and the partial sums come up. Sums are
-merged by their nodes in the fixed tree of `tasks.reductions`, so the bits are those of every other way of running rounds.
+The participants of a *session* are the workers that hold the rows. Participant 0, the root, runs the loop of `tasks.fitting.Fit`; the
+input of a round goes down a binomial tree over the participants, in which the parent of r is r & (r - 1), and the partial sums come up.
+Sums are merged by their nodes in the fixed tree of `tasks.reductions`, so the bits are those of every other way of running rounds.
 
 A session lives as long as its connections: whoever ends, or dies, closes its own, and so all do within milliseconds. The client's
 connection to the root is one of them. What has failed is not told: the client repeats the round in another way, which raises
@@ -13,23 +13,28 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from statistics import median
 from typing import Any, Final, NamedTuple
 
 from tasks.fitting import Asked, Fit, Report
 from tasks.messages import Link, Message, packed, unpacked
+from tasks.objectives import LinearObjective
 from tasks.partition import Shard
-from tasks.reductions import Node, Sums, Tree, reduce_shards
+from tasks.reductions import Node, Sums, Tree, joined, reduce_joined, reduce_shards
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.threads import single_blas_thread
 
 OPERATION: Final = "dask_descent_session"
 INLINE: Final = 0.5e-3
 """Seconds: what takes no longer is done on the event loop, because a thread would take a tenth of that to begin and end."""
+JOINED_BYTES: Final = 1 << 20
+"""Rows of a thread that are copied together: calls for small groups take longer than their arithmetic."""
 LOOK_EVERY: Final = 0.25
 SILENCE: Final = 60.0
 """Seconds without a word from the client end a session: a client that hangs must not hold rows."""
@@ -131,6 +136,11 @@ class Participant:
         self.slots: list[tuple[int, list[Shard]]] = [
             (slot, [dask_worker.data[key] for key in keys]) for slot, keys in plan.duties[rank].slots
         ]
+        self.joined = {
+            slot: joined(shards, plan.part, plan.n_groups)
+            for slot, shards in self.slots
+            if type(plan.fit.objective) is LinearObjective and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
+        }
         self.children: list[tuple[str, Link]] = []
         self.took: dict[Any, float] = {}
         self.heard = time.monotonic()
@@ -155,6 +165,7 @@ class Participant:
         live.discard(self)
         self.watch.cancel()
         self.slots.clear()
+        self.joined.clear()
         self.parent.comm.abort()
         while self.children:
             address, link = self.children.pop()
@@ -171,8 +182,8 @@ class Participant:
         """Take part in rounds, for ever."""
         while True:
             message = await self._next()
-            shared = unpacked(message)._replace(objective=self.plan.fit.objective)
-            await self.parent.send(packed(await self._round(message, shared)))
+            shared = RoundInput(self.plan.fit.objective, *unpacked(message))
+            await self.parent.send(packed(tuple(await self._round(message, shared, nothing))))
 
     async def lead(self) -> None:
         """Do what the client orders, for ever."""
@@ -197,45 +208,52 @@ class Participant:
         ends = [0.0]
         reports: list[Report] = []
         last = Answer({}, {}, 0, 0)
-        while len(reports) < order.n_rounds and ends[-1] < order.seconds and not self.parent.comm.closed():
+        tell = nothing
+        while len(ends) <= order.n_rounds and ends[-1] < order.seconds and not self.parent.comm.closed():
             asked = fit.ask(states)
             if asked is None or round_too_large(asked, self.plan.n_columns, 1 + len(last.nodes)):
                 break
-            last = await self._round(packed(asked.shared._replace(objective=None)), asked.shared)
+            last = await self._round(packed(sent(asked.shared)), asked.shared, tell)
             (whole,) = last.nodes.values()
             states = await self._paced(("update", asked.shared.power), partial(fit.update, states, asked, whole))
             ends.append(time.perf_counter() - start)
-            reports.append(fit.report(asked, whole, states, ends[-1]))
+            tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), asked, whole, states, ends[-1])
             counted["rounds"] += 1
-        lengths = [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)]
-        return Done(states, reports, ends[-1], median(lengths or [0.0]), last.seconds, last.messages, last.hops)
+        tell()
+        lengths = [after - before for before, after in pairwise(ends)]
+        return Done(states, reports, time.perf_counter() - start, median(lengths or [0.0]), last.seconds, last.messages, last.hops)
 
-    async def _round(self, message: Message, shared: RoundInput) -> Answer:
-        """The sums of this participant and of those below it."""
+    async def _round(self, message: Message, shared: RoundInput, meanwhile: Callable[[], Any]) -> Answer:
+        """The sums of this participant and of those below it; meanwhile: for the time that they take to arrive."""
         for _, child in self.children:
             await child.send(message)
-        kind = (shared.power, shared.row_step, shared.batch is not None and shared.batch.number < 0, shared.parameters.shape)
-        reduction = REDUCTIONS[shared.power]
-        work = [
-            partial(reduce_shards, shards, slot, self.plan.part, self.plan.n_groups, reduction, shared) for slot, shards in self.slots
-        ]
-        if sum(self.took.get((slot, *kind), INLINE) for slot, _ in self.slots) < INLINE:
-            own = [self._timed((slot, *kind), each) for (slot, _), each in zip(self.slots, work, strict=True)]
+        kind = (shared.power, shared.row_step, shared.batch is None or shared.batch.number, shared.parameters.shape)
+        work = {(slot, *kind): self._work(slot, shards, shared) for slot, shards in self.slots}
+        if sum(self.took.get(each, INLINE) for each in work) < INLINE:
+            own = [self._timed(each, function) for each, function in work.items()]
+            meanwhile()
             messages = [await child.receive() for _, child in self.children]
         else:
             coming = asyncio.gather(*(child.receive() for _, child in self.children))
-            started = [self._in_thread((slot, *kind), each) for (slot, _), each in zip(self.slots, work, strict=True)]
+            started = [self._in_thread(each, function) for each, function in work.items()]
+            meanwhile()
             *own, messages = await asyncio.gather(*started, coming)
-        return await self._paced(("merge", *kind), partial(self._merged, own, messages, reduction.combine))
+        return await self._paced(("merge", *kind), partial(self._merged, own, messages, REDUCTIONS[shared.power].combine))
+
+    def _work(self, slot: int, shards: list[Shard], shared: RoundInput) -> Callable[[], Sums]:
+        plan, reduction = self.plan, REDUCTIONS[shared.power]
+        if shared.batch is None and slot in self.joined:
+            return partial(reduce_joined, self.joined[slot], slot, plan.n_groups, reduction, shared)
+        return partial(reduce_shards, shards, slot, plan.part, plan.n_groups, reduction, shared)
 
     def _merged(self, own: list[Sums], messages: list[Message], combine: Callable[[Any, Any], Any]) -> Answer:
         """All these sums are new, of this round alone, and may be added in place. messages: from those below."""
-        below: list[Answer] = [unpacked(message) for message in messages]
+        below = [Answer(*unpacked(message)) for message in messages]
         tree = Tree(self.plan.n_groups, combine)
         seconds: dict[int, float] = {}
-        for part in (*own, *below):
-            tree.merge(part.nodes)
-            seconds |= part.seconds
+        for sums in [*own, *(Sums(each.nodes, each.seconds) for each in below)]:
+            tree.merge(sums.nodes)
+            seconds |= sums.seconds
         written = len(self.children) + (self.rank > 0)
         return Answer(
             tree.nodes, seconds, written + sum(each.messages for each in below), max((each.hops + 2 for each in below), default=0)
@@ -256,3 +274,12 @@ class Participant:
             return function()
         finally:
             self.took[kind] = time.perf_counter() - start
+
+
+def sent(shared: RoundInput) -> tuple[Any, ...]:
+    """What goes down the tree of a round's input: all have the objective already, and few rounds need the penalties."""
+    return tuple(shared if shared.power == "local_hessian" else shared._replace(penalties=()))[1:]
+
+
+def nothing() -> None:
+    """Before the first round there is nothing to do meanwhile."""

@@ -80,8 +80,9 @@ class Session:
 
     def close(self) -> None:
         """Whoever is in it notices at once, or when it can. Waits for nobody."""
+        loop: Any = self.client.loop
         with suppress(RuntimeError):  # a client that is closed
-            self.client.loop.add_callback(hang_up, self.client, self.root, self.link.comm)
+            loop.add_callback(hang_up, self.client, self.root, self.link.comm)
 
 
 def hang_up(client: Client, address: str, comm: Any) -> None:
