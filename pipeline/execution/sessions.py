@@ -137,9 +137,9 @@ class Sessions:
             self._wait = 1 << min(self._failures, 10)
             self._failures += 1
             count_call(self.client, lost=isinstance(error, TimeoutError))
-            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-                return None
-            raise
+            if isinstance(error, TimeoutError) or not isinstance(error, Exception):
+                raise
+            return None
         self._failures = 0
         count_call(self.client, lost=False)
         self.rounds += len(done.reports)
