@@ -27,9 +27,9 @@ from tasks.messages import packed, unpacked
 from tasks.objectives import LinearObjective
 from tasks.participants import children
 from tasks.penalties import L2
+from tasks.strategies.steps import Steps
 from tests.data import breast_cancer
 from tests.pipeline.cluster.bare import command_line_cluster, make_bare_python
-from tests.rounds import Steps
 
 SOLVERS = ("gradient-descent", "lbfgs", "newton", "newton-cg", "sampled-newton")
 LONG = 2000
