@@ -137,6 +137,16 @@ def test_orders_depend_on_seed_epoch_and_group_alone(importance: Any) -> None:
     assert first != second
 
 
+def test_what_other_samplings_drew_is_not_remembered() -> None:
+    sampling = Sampling(4, 6, level=2)
+    others = ({"n_rounds": 4}, {"shuffle": False}, {"importance": "norm"}, {"validation_fraction": 0.5}, {"seed": 5}, {"level": 0})
+    groups = numbered([50] * 5)
+    for changed in others:
+        other = sampling._replace(**changed)  # type: ignore[arg-type]
+        drawn(groups, sampling)
+        assert drawn(groups, other) == drawn(numbered([50] * 5), other)
+
+
 def test_every_order_is_as_likely() -> None:
     groups = numbered([5])
     first = [drawn(groups, Sampling(seed, 5), epoch)[0] for seed in range(20) for epoch in range(100)]
