@@ -222,7 +222,7 @@ def gather(groups: Sequence[Group], rows: Sequence[Int64]) -> Any:
     bounds = running_sums([len(own) for own in rows])
     out = buffers.empty((bounds[-1], X.shape[1]), X.dtype)
     for group, own, (start, stop) in zip(groups, rows, pairwise(bounds), strict=True):
-        np.take(np.asarray(group.X), own, axis=0, out=out[start:stop], mode="clip")  # any other mode copies once more
+        np.asarray(group.X).take(own, axis=0, out=out[start:stop], mode="clip")  # any other mode copies once more
     return out
 
 
@@ -236,8 +236,8 @@ def gather_sparse(pieces: Sequence[Any], rows: Sequence[Int64]) -> Any:
     indices = np.empty(len(entries), np.result_type(*{X.indices.dtype for X in pieces}))
     bounds = indptr[running_sums([len(own) for own in rows])].tolist()
     for X, (start, stop) in zip(pieces, pairwise(bounds), strict=True):
-        np.take(X.data, entries[start:stop], out=data[start:stop], mode="clip")
-        np.take(X.indices, entries[start:stop], out=indices[start:stop], mode="clip")
+        X.data.take(entries[start:stop], out=data[start:stop], mode="clip")
+        X.indices.take(entries[start:stop], out=indices[start:stop], mode="clip")
     return sp.csr_array((data, indices, indptr), shape=(len(starts), pieces[0].shape[1]))
 
 

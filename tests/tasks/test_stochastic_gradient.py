@@ -196,6 +196,24 @@ def test_one_round_an_epoch_is_gradient_descent_and_weights_are_repetitions() ->
     assert_near(learn(strategy, groups_of(X[repeated], Y[repeated], sizes=[len(repeated)])).accepted.parameters, at)
 
 
+def test_rows_drawn_by_importance_are_divided_by_the_weight_of_all_rows() -> None:
+    """θ <- θ - η (Σ over drawn rows of what they count times their gradient, over the weight of all training rows, + penalty)."""
+    sampling = Sampling(2, 7, validation_fraction=0.2, importance="norm")
+    numbers, at = groups_of(X, np.arange(N), WEIGHT), np.zeros(P + 1)
+    out = np.concatenate([select([group], Batch(sampling, 0, HELD_OUT)).y for group in numbers])  # type: ignore[misc]
+    total = WEIGHT.sum() - WEIGHT[out].sum()
+    design = np.column_stack([X, np.ones(N)])
+    for epoch in range(3):
+        for number in range(7):
+            drawn = [select([group], Batch(sampling, epoch, number)) for group in numbers]
+            rows, counts = (np.concatenate(parts) for parts in ([b.y for b in drawn], [b.sample_weight for b in drawn]))  # type: ignore[misc]
+            mean = counts @ (design[rows] * (expit(design[rows] @ at) - Y[rows])[:, None]) / total
+            at = plain(at, mean + L2_STRENGTH * np.append(at[:-1], 0.0), 7 * epoch + number + 1)
+    state = learn(StochasticGradient(**settings() | {"sampling": sampling}), groups_of(X, Y, WEIGHT))
+    assert len(out) > 5
+    assert_near(state.accepted.parameters, at)
+
+
 # -- penalties ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -346,6 +364,17 @@ def test_early_stopping_restores_the_best_epoch() -> None:
     assert after[-1].scores == tuple(scores[:5])
     assert after[-1].accepted.parameters.tolist() == [-5.0]
     assert [state.accepted.parameters.tolist() for state in after[:4]] == [[-1.0], [-2.0], [-3.0], [-3.0]]
+
+
+def test_early_stopping_keeps_the_best_parameters_between_epochs() -> None:
+    """A fit that is cut off there has them."""
+    strategy = StochasticGradient(Sampling(0, 2, validation_fraction=0.1), schedule=Constant(1.0), early_stopping=True)
+    state = strategy.init(np.zeros(1))
+    found = []
+    for value in (1.0, 1.0, 0.8, 1.0, 1.0, 0.9, 1.0):
+        state = strategy.update(state, Evaluation(value, np.ones(1), None, 0, 10.0))
+        found.append(state.accepted.parameters[0])
+    assert found == [-1.0, -2.0, -2.0, -2.0, -2.0, -4.0, -4.0]
 
 
 def test_scores_that_are_no_numbers_leave_the_last_parameters() -> None:
