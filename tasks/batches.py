@@ -60,12 +60,12 @@ class Batch(NamedTuple):
         return self.sampling.level if self.number >= 0 else 0
 
 
-def lane_level(n_groups: int, n_bytes: float, batch_size: int) -> int:
-    """Lanes as small as they may be: with ROWS_A_LANE rows of a batch, but of no more than LANE_BYTES of data. n_bytes: of all rows."""
+def lane_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_lane: int = ROWS_A_LANE) -> int:
+    """Lanes as small as they may be: with rows_a_lane rows of a batch, but of no more than LANE_BYTES of data. n_bytes: of all rows."""
     level = 0
     while 1 << level < n_groups:
         lanes = -(-n_groups // (1 << level))
-        if batch_size >= lanes * ROWS_A_LANE or n_bytes / lanes * 2 > LANE_BYTES:
+        if batch_size >= lanes * rows_a_lane or n_bytes / lanes * 2 > LANE_BYTES:
             break
         level += 1
     return level

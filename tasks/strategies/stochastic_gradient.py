@@ -87,6 +87,8 @@ class StochasticGradient:
     early_stopping      the score is accuracy or R² on the rows held out, and the best epoch's parameters are restored; otherwise minus the
                         mean loss of the epoch's batches, each before its update
     adaptive            instead of converging, divide the step size by 5
+    decay               after each epoch without such a gain the step size is multiplied by this: while the noise of batches is what keeps
+                        the loss from falling, smaller steps help; before, they would only be slower
     clip_norm           gradients are shortened to this norm: R. Pascanu, T. Mikolov and Y. Bengio, ICML 2013
     accumulate          rounds whose gradients make one update; the end of an epoch makes one, too
     l1                  after each update the penalised parameters are soft-thresholded by step size times l1 (a proximal step: J. Duchi and
@@ -107,6 +109,7 @@ class StochasticGradient:
     patience: int = 5
     early_stopping: bool = False
     adaptive: bool = False
+    decay: float = 1.0
     clip_norm: float | None = None
     accumulate: int = 1
     l1: float = 0.0
@@ -117,6 +120,8 @@ class StochasticGradient:
     def __post_init__(self) -> None:
         check_counts(max_epochs=self.max_epochs, patience=self.patience, accumulate=self.accumulate, anchor_every=self.anchor_every)
         check_tolerances(l1=self.l1, average_from=self.average_from)
+        if not 0 < as_number(self.decay) <= 1:
+            raise ValueError(f"decay must lie in (0, 1], got {self.decay!r}")
         if np.isnan(as_number(self.tol)):
             raise ValueError(f"tol must be a number, -inf to go on for max_epochs, got {self.tol!r}")
         if self.clip_norm is not None and not as_number(self.clip_norm) > 0:
@@ -249,7 +254,9 @@ class StochasticGradient:
         scores = (*state.scores, score) if self.early_stopping else ()
         chosen = best.parameters if self.early_stopping else candidate
         accepted = state.accepted._replace(parameters=chosen)
-        state = state._replace(best=best, losses=losses, scores=scores, accepted=accepted, epoch=Epoch(state.epoch.number + 1))
+        scale = state.scale * self.decay if since else state.scale
+        epoch = Epoch(state.epoch.number + 1)
+        state = state._replace(best=best, losses=losses, scores=scores, accepted=accepted, epoch=epoch, scale=scale)
         return self._judge(state)
 
     def _judge(self, state: StochasticGradientState) -> StochasticGradientState:
