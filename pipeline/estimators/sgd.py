@@ -89,7 +89,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     alpha: float
     l1_ratio: float | None
     max_iter: int
-    tol: Any
+    tol: float | None  # type: ignore[assignment]
     epsilon: float
     learning_rate: Any
     eta0: float
@@ -188,7 +188,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
             optimizer,
             sizes.schedule(optimizer, stable_step(objective, curvature, float(penalty.l2), rows, optimizer)),
             max_epochs=self._max_epochs,
-            tol=self._least_gain(self.tol),
+            tol=self._least_gain(self._tol(schema, objective)),
             patience=self.n_iter_no_change,
             early_stopping=self.early_stopping,
             adaptive=self._rate_is("adaptive"),
@@ -204,6 +204,12 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         if self.batch_size == "auto":
             return int(np.clip(schema.n_rows // UPDATES_AN_EPOCH, FEWEST_ROWS, MOST_ROWS))
         return int(self.batch_size)
+
+    def _tol(self, schema: Schema, objective: LinearObjective) -> float | None:
+        """Of the mean over rows, which weights above 1 make larger than the mean loss here."""
+        if self.tol is None or self.early_stopping:
+            return self.tol
+        return self.tol * min(1.0, schema.n_rows / self._weight(schema, objective))
 
     def _strength(self, schema: Schema, objective: LinearObjective) -> float:
         """alpha beside a loss that is divided by the rows' weight, where scikit-learn divides by their number."""
