@@ -77,8 +77,8 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     (`tasks.strategies.largest_curvature`), so columns need no scale for a fit to be stable; standardised ones make it fast.
     With momentum m, b is b (1 - m) in L.
 
-    For "optimal" and "invscaling" an epoch that gained less than tol also halves the step sizes that follow, because then the noise of
-    batches, and not the distance to go, is what keeps the loss up; with tol=None and in partial_fit there is no such epoch.
+    For "optimal" and "invscaling", epochs that gain less than tol halve the step sizes from half of n_iter_no_change in a row on, because
+    then the noise of batches, and not the distance to go, keeps the loss up; with tol=None and in partial_fit there are none.
     "step" (times ½ every 10 epochs) and "cosine" (to zero at max_iter) start from the step size that "constant" has. Of optimizers that
     divide by the gradient's size (adagrad, rmsprop, adam, adamw), eta0 is the step size of an update, however large the batch, and
     "optimal" means constant. A Schedule is taken as it is, by number of the update.

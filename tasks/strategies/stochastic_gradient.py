@@ -87,8 +87,8 @@ class StochasticGradient:
     early_stopping      the score is accuracy or R² on the rows held out, and the best epoch's parameters are restored; otherwise minus the
                         mean loss of the epoch's batches, each before its update
     adaptive            instead of converging, divide the step size by 5
-    decay               after each epoch without such a gain the step size is multiplied by this: while the noise of batches is what keeps
-                        the loss from falling, smaller steps help; before, they would only be slower
+    decay               after half of those epochs, each one more multiplies the step size by this: then the noise of batches is what
+                        keeps the loss from falling, where smaller steps help; before, they would only be slower
     clip_norm           gradients are shortened to this norm: R. Pascanu, T. Mikolov and Y. Bengio, ICML 2013
     accumulate          rounds whose gradients make one update; the end of an epoch makes one, too
     l1                  after each update the penalised parameters are soft-thresholded by step size times l1 (a proximal step: J. Duchi and
@@ -254,7 +254,7 @@ class StochasticGradient:
         scores = (*state.scores, score) if self.early_stopping else ()
         chosen = best.parameters if self.early_stopping else candidate
         accepted = state.accepted._replace(parameters=chosen)
-        scale = state.scale * self.decay if since else state.scale
+        scale = state.scale * self.decay if 2 * since >= self.patience else state.scale
         epoch = Epoch(state.epoch.number + 1)
         state = state._replace(best=best, losses=losses, scores=scores, accepted=accepted, epoch=epoch, scale=scale)
         return self._judge(state)
