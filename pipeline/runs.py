@@ -31,6 +31,7 @@ from sklearn.base import ClassifierMixin
 from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import GradientModel
+from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.history import Row, finite, json_line
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
@@ -191,9 +192,10 @@ def loss_plot(model: GradientModel, metrics: Metrics) -> bytes:
     objective.set(xlabel="round", ylabel="objective (mean loss + penalty)")
     norms = [row["gradient_norm"] if row["gradient_norm"] > 0 else math.nan for row in history]
     gradient.plot(rounds, norms, marker=".")
-    gradient.axhline(model.tol, color="grey", linestyle=":", label=f"tol {model.tol:g}")
+    if not isinstance(model, MiniBatchModel):  # whose tol is not of a gradient
+        gradient.axhline(model.tol, color="grey", linestyle=":", label=f"tol {model.tol:g}")
+        gradient.legend()
     gradient.set(xlabel="round", ylabel="largest |gradient|", yscale="log")
-    gradient.legend()
     for axes in (objective, gradient):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)

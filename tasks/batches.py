@@ -81,14 +81,14 @@ class Lane(NamedTuple):
     size: Int64
 
 
-def lane_level(n_groups: int, n_bytes: float, batch_size: int) -> int:
-    """Lanes as small as they may be: with ROWS_A_LANE rows of a batch, but of no more than LANE_BYTES of data. n_bytes: of all rows, which
+def lane_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_lane: int = ROWS_A_LANE) -> int:
+    """Lanes as small as they may be: with rows_a_lane rows of a batch, but of no more than LANE_BYTES of data. n_bytes: of all rows, which
     groups of about equal size have."""
     level = 0
     while 1 << level < n_groups:
         lanes = -(-n_groups >> level)
         larger = n_bytes / n_groups * min(2 << level, n_groups)
-        if batch_size >= lanes * ROWS_A_LANE or larger > LANE_BYTES:
+        if batch_size >= lanes * rows_a_lane or larger > LANE_BYTES:
             break
         level += 1
     return level

@@ -15,10 +15,10 @@ import scipy.sparse as sp
 from distributed import Client
 from numpy.typing import NDArray
 from scipy.optimize import approx_fprime, minimize_scalar
+from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import SGDClassifier, SGDRegressor
 
-from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
+from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge, SGDClassifier, SGDRegressor
 from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.solvers import SOLVERS
 from pipeline.execution.cluster import ClusterExecutor
@@ -41,8 +41,9 @@ CASES: dict[str, tuple[Loss, int]] = {
     **{f"{name} one-vs-rest": (LOSSES[name], 3) for name in ONE_VS_REST},
 }
 every_loss = pytest.mark.parametrize(("loss", "c"), CASES.values(), ids=CASES)
-ESTIMATORS: list[LinearModel] = [LinearRegression(), Ridge(), LogisticRegression()]
-DATA = {"LinearRegression": diabetes, "Ridge": diabetes, "LogisticRegression": breast_cancer}
+ESTIMATORS: list[LinearModel] = [LinearRegression(), Ridge(), LogisticRegression(), SGDClassifier(), SGDRegressor(tol=10.0)]
+CLASSIFIERS = ("LogisticRegression", "SGDClassifier")
+DATA = {type(model).__name__: breast_cancer if type(model).__name__ in CLASSIFIERS else diabetes for model in ESTIMATORS}
 
 
 def rows(loss: Loss, c: int, sparse: bool = False, n: int = 60) -> Group:
@@ -145,7 +146,7 @@ def test_margins_of_ten_thousand_are_stable(loss: Loss, c: int) -> None:
 def of_scikit_learn(loss: Loss, y: float, raw: float) -> tuple[float, float]:
     """Value and derivative by the object that scikit-learn's SGD estimators compute with; y as there."""
     name = {"squared": "squared_error", "logistic": "log_loss"}.get(loss.name, loss.name)
-    kind, *arguments = (SGDClassifier if loss.classification else SGDRegressor).loss_functions[name]
+    kind, *arguments = (linear_model.SGDClassifier if loss.classification else linear_model.SGDRegressor).loss_functions[name]
     theirs = kind(*([loss.parameter] if dataclasses.fields(loss) else arguments))
     if name in ("squared_error", "log_loss", "huber"):  # these take arrays
         value, slope = np.empty(1), np.empty(1)
@@ -177,7 +178,7 @@ def test_losses_are_those_of_scikit_learn(loss: Loss) -> None:
 def test_probabilities_are_those_of_scikit_learn(name: str, n_classes: int) -> None:
     random = np.random.default_rng(6)
     X, y = random.normal(size=(200, P)), np.arange(200) % n_classes
-    model = SGDClassifier(loss="log_loss" if name == "logistic" else name, random_state=0).fit(X, y)
+    model = linear_model.SGDClassifier(loss="log_loss" if name == "logistic" else name, random_state=0).fit(X, y)
     model.coef_, model.intercept_ = random.normal(size=model.coef_.shape), np.full(len(model.coef_), -1.0)
     raw = model.decision_function(X).reshape(len(X), -1)
     assert np.any(raw.max(axis=1) < -1)  # of no class, to modified_huber: uniform
@@ -400,7 +401,7 @@ def test_estimator_leaves_its_story(estimator: LinearModel) -> None:
     assert [row["round"] for row in model.history_] == list(range(1, model.n_rounds_ + 1))
     assert model.history_[-1]["objective"] <= model.history_[0]["objective"]
     assert len(model.parameters_sha256_) == 64
-    assert model.solver_.name in SOLVERS
+    assert model.solver_.name in (*SOLVERS, "sgd")
     assert model.solver_.reason
     assert model.status_.kind == "converged"
     assert model.bytes_per_round_ > 0

@@ -12,7 +12,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel
 from pipeline.training import Result
-from tasks.batches import Sampling, lane_level
+from tasks.batches import ROWS_A_LANE, Sampling, lane_level
 from tasks.fitting import Fit
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
 
@@ -30,6 +30,7 @@ class MiniBatchModel(GradientModel):
     _keep_on_interrupt: ClassVar[bool] = True
     _partial: bool = False  # whether this fit is one epoch, from where the last one ended
 
+    n_iter_: int
     random_state: Any
     max_iter: int
     early_stopping: bool
@@ -44,14 +45,16 @@ class MiniBatchModel(GradientModel):
     def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
         """The strategy, with the parameters that scikit-learn's constructor has."""
 
-    def _sampling(self, schema: Schema, n_groups: int, batch_size: int, importance: Any = "uniform") -> Sampling:
-        """How rows are drawn: about batch_size of them a round."""
+    def _sampling(
+        self, schema: Schema, n_groups: int, batch_size: int, importance: Any = "uniform", rows_a_lane: int = ROWS_A_LANE
+    ) -> Sampling:
+        """How rows are drawn: about batch_size of them a round, at least some rows_a_lane in one call."""
         self._draw_seed()
         fraction = self.validation_fraction if self.early_stopping else 0.0
         n_training = max(1, round(schema.n_rows * (1 - fraction)))
         n_rounds = max(1, -(-n_training // batch_size))
         n_bytes = schema.n_rows * schema.n_columns * np.dtype(schema.dtype).itemsize
-        level = lane_level(n_groups, n_bytes, batch_size)
+        level = lane_level(n_groups, n_bytes, batch_size, rows_a_lane)
         return Sampling(self._seed, n_rounds, level, self.shuffle, fraction, importance)
 
     def _draw_seed(self) -> None:

@@ -30,6 +30,7 @@ from pipeline.estimators.solvers import Choice
 from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, make_optimizer, stable_step, survey
 from pipeline.execution.executors import Executor
 from tasks import losses
+from tasks.batches import ROWS_A_LANE
 from tasks.losses import Loss
 from tasks.objectives import LinearObjective
 from tasks.optimizers import OPTIMIZERS, Optimizer
@@ -43,6 +44,8 @@ FEWEST_ROWS: Final = 16
 MOST_ROWS: Final = 16384
 RATES: Final = ("constant", "optimal", "invscaling", "adaptive", "step", "cosine")
 PASSIVE_AGGRESSIVE: Final = ("pa1", "pa2")
+HALF: Final = 0.5
+LANE_NUMBERS: Final = 1 << 15
 PENALTIES: Final = {"l2": 0.0, "l1": 1.0}
 VERBOSE_CURE: Final = "use set_callbacks(sklearn.callback.ProgressBar())"
 CLASSIFICATION: Final[dict[str, Loss]] = {
@@ -69,12 +72,16 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     scikit-learn would take for b rows (linear scaling: P. Goyal et al., 2017), b schedule(b updates), but at most 1 / L. L is the steepest
     curvature that a batch can show: h (λ + T / b) + l2, where λ is the largest eigenvalue of Σ s_i x_i x_iᵀ / Σ s_i (with the intercept's
     ones), T its trace, the mean square norm of a row, and h the largest second derivative of the loss (1/4 for log_loss; 1 for losses
-    with kinks). Beyond 2 / L gradient descent on a quadratic is not stable (R. Gower et al., SGD: General Analysis and Improved Rates,
-    ICML 2019, for T / b). λ and T come from eight Hessian-vector rounds over some 4096 rows before the first update
+    with kinks). Beyond 2 / L gradient descent on a quadratic is not stable (for T / b: R. Gower et al., SGD: General Analysis and Improved
+    Rates, ICML 2019). λ and T come from eight Hessian-vector rounds over some 4096 rows before the first update
     (`tasks.strategies.largest_curvature`), so columns need no scale for a fit to be stable; standardised ones make it fast.
-    With momentum m, b is b (1 - m) in L. "step" (times ½ every 10 epochs) and "cosine" (to zero at max_iter) start from the step size that
-    "constant" has. Of optimizers that divide by the gradient's size (adagrad, rmsprop, adam, adamw), eta0 is the step size of an update,
-    however large the batch, and "optimal" means constant. A Schedule is taken as it is, by number of the update.
+    With momentum m, b is b (1 - m) in L.
+
+    For "optimal" and "invscaling", epochs that gain less than tol halve the step sizes from half of n_iter_no_change in a row on, because
+    then the noise of batches, and not the distance to go, keeps the loss up; with tol=None and in partial_fit there are none.
+    "step" (times ½ every 10 epochs) and "cosine" (to zero at max_iter) start from the step size that "constant" has. Of optimizers that
+    divide by the gradient's size (adagrad, rmsprop, adam, adamw), eta0 is the step size of an update, however large the batch, and
+    "optimal" means constant. A Schedule is taken as it is, by number of the update.
     """
 
     loss: str
@@ -82,7 +89,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     alpha: float
     l1_ratio: float | None
     max_iter: int
-    tol: Any
+    tol: float | None  # type: ignore[assignment]
     epsilon: float
     learning_rate: Any
     eta0: float
@@ -155,6 +162,9 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
             return
         self._curvature = survey(executor, dataset, self._objective(dataset.schema))
 
+    def _rate_is(self, *names: str) -> bool:
+        return isinstance(self.learning_rate, str) and self.learning_rate in names
+
     @property
     def _optimizer(self) -> Optimizer:
         return make_optimizer(self.optimizer, OPTIMIZERS, self.momentum, self.weight_decay)
@@ -168,7 +178,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
         objective = self._objective(schema)
         penalty = self._penalty(schema, objective)
-        sampling = self._sampling(schema, n_groups, self._batch_rows(schema), self.importance)
+        sampling = self._sampling(schema, n_groups, self._batch_rows(schema), self.importance, lane_rows(objective))
         rows, optimizer = schema.n_rows / sampling.n_rounds * self.accumulate, self._optimizer
         n_updates, strength = -(-sampling.n_rounds // self.accumulate), self._strength(schema, objective)
         sizes = StepSizes(self.learning_rate, self.eta0, self.power_t, self.warm_up, rows, n_updates, self._max_epochs, strength)
@@ -178,10 +188,11 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
             optimizer,
             sizes.schedule(optimizer, stable_step(objective, curvature, float(penalty.l2), rows, optimizer)),
             max_epochs=self._max_epochs,
-            tol=self._least_gain(self.tol),
+            tol=self._least_gain(self._tol(schema, objective)),
             patience=self.n_iter_no_change,
             early_stopping=self.early_stopping,
-            adaptive=isinstance(self.learning_rate, str) and self.learning_rate == "adaptive",
+            adaptive=self._rate_is("adaptive"),
+            decay=HALF if self._rate_is("optimal", "invscaling") and isinstance(optimizer, PLAIN) else 1.0,
             clip_norm=self.clip_norm,
             accumulate=self.accumulate,
             l1=float(penalty.l1),
@@ -193,6 +204,12 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         if self.batch_size == "auto":
             return int(np.clip(schema.n_rows // UPDATES_AN_EPOCH, FEWEST_ROWS, MOST_ROWS))
         return int(self.batch_size)
+
+    def _tol(self, schema: Schema, objective: LinearObjective) -> float | None:
+        """Of the mean over rows, which weights above 1 make larger than the mean loss here."""
+        if self.tol is None or self.early_stopping:
+            return self.tol
+        return self.tol * min(1.0, schema.n_rows / self._weight(schema, objective))
 
     def _strength(self, schema: Schema, objective: LinearObjective) -> float:
         """alpha beside a loss that is divided by the rows' weight, where scikit-learn divides by their number."""
@@ -214,6 +231,11 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         if self._partial and "coef_" in vars(self):  # read from a file
             return objective.join(*self._coef())
         return super()._start(objective)
+
+
+def lane_rows(objective: LinearObjective) -> int:
+    """So many rows that their arithmetic takes longer than the call."""
+    return max(ROWS_A_LANE, LANE_NUMBERS // objective.layout.size)
 
 
 class SGDClassifier(LinearMiniBatchModel, ProbabilisticClassifier):
@@ -351,7 +373,8 @@ class SGDClassifier(LinearMiniBatchModel, ProbabilisticClassifier):
         """With the class weights, which are no part of the sum for one-vs-rest."""
         if objective.class_weight is None or objective.one_vs_rest:
             return schema.weight_sum
-        assert schema.classes is not None and objective.classes is not None
+        assert schema.classes is not None
+        assert objective.classes is not None
         factors = objective.class_weight[np.searchsorted(objective.classes, schema.classes)]
         total = float(schema.class_weights @ factors)
         if total == 0:

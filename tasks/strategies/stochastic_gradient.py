@@ -100,6 +100,8 @@ class StochasticGradient:
     early_stopping      the score is accuracy or R² on the rows held out, and the best epoch's parameters are restored; otherwise minus the
                         mean loss of the epoch's batches, each before its update
     adaptive            instead of converging, divide the step size by 5
+    decay               after half of those epochs, each one more multiplies the step size by this: then the noise of batches is what
+                        keeps the loss from falling, where smaller steps help; before, they would only be slower
     clip_norm           gradients are shortened to this norm: R. Pascanu, T. Mikolov and Y. Bengio, ICML 2013
     accumulate          rounds whose gradients make one update; the end of an epoch makes one, too
     l1                  after each update the penalised parameters are soft-thresholded by step size times l1 (a proximal step: J. Duchi and
@@ -121,6 +123,7 @@ class StochasticGradient:
     patience: int = 5
     early_stopping: bool = False
     adaptive: bool = False
+    decay: float = 1.0
     clip_norm: float | None = None
     accumulate: int = 1
     l1: float = 0.0
@@ -137,6 +140,8 @@ class StochasticGradient:
             raise ValueError(f"importance must be 'uniform' or 'norm', got {sampling.importance!r}")
         if not 0 <= as_number(sampling.validation_fraction) < 1:
             raise ValueError(f"validation_fraction must lie in [0, 1), got {sampling.validation_fraction!r}")
+        if not 0 < as_number(self.decay) <= 1:
+            raise ValueError(f"decay must lie in (0, 1], got {self.decay!r}")
         if np.isnan(as_number(self.tol)):
             raise ValueError(f"tol must be a number, -inf to go on for max_epochs, got {self.tol!r}")
         if self.clip_norm is not None and not as_number(self.clip_norm) > 0:
@@ -273,6 +278,7 @@ class StochasticGradient:
             best=best,
             losses=(*state.losses, state.epoch.mean_loss),
             scores=(*state.scores, score) if self.early_stopping else (),
+            scale=state.scale * self.decay if 2 * since >= self.patience else state.scale,
         )
         return self._judge(state)
 

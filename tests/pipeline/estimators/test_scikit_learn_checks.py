@@ -12,10 +12,21 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from pipeline import LinearRegression, LogisticRegression, Ridge
+from pipeline import LinearRegression, LogisticRegression, Ridge, SGDClassifier, SGDRegressor
 
-ESTIMATORS = [LinearRegression(), Ridge(), LogisticRegression()]
-EXPECTED_FAILURES: dict[str, dict[str, str]] = {"LinearRegression": {}, "Ridge": {}, "LogisticRegression": {}}
+ESTIMATORS = [LinearRegression(), Ridge(), LogisticRegression(), SGDClassifier(), SGDRegressor()]
+DRAWN = "rows that are there twice are drawn twice, at different times: scikit-learn's SGD estimators fail here, too"
+WEIGHTS_ARE_NO_COPIES = {
+    "check_sample_weight_equivalence_on_dense_data": DRAWN,
+    "check_sample_weight_equivalence_on_sparse_data": DRAWN,
+}
+EXPECTED_FAILURES: dict[str, dict[str, str]] = {
+    "LinearRegression": {},
+    "Ridge": {},
+    "LogisticRegression": {},
+    "SGDClassifier": WEIGHTS_ARE_NO_COPIES,
+    "SGDRegressor": WEIGHTS_ARE_NO_COPIES,
+}
 
 
 def expected_failures(estimator: Any) -> dict[str, str]:
