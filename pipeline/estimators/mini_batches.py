@@ -74,6 +74,11 @@ class MiniBatchModel(GradientModel):
         return self._partial and "_state" in vars(self)
 
     @property
+    def _by_epochs(self) -> bool:
+        """Whether the solver works on mini-batches."""
+        return True
+
+    @property
     def _max_epochs(self) -> int:
         return 1 if self._partial else self.max_iter
 
