@@ -10,6 +10,7 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from distributed import Client
@@ -18,6 +19,7 @@ from scipy.special import softmax
 from sklearn import neural_network
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
 from pipeline import Dataset, MLPClassifier, MLPRegressor
@@ -35,7 +37,6 @@ from tests.data import breast_cancer, diabetes, digits, largest_relative, uneven
 from tests.rounds import AfterRounds
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-EVERY_BATCH = {"batch_size": 10**6}
 
 
 def flat(model: Any) -> Any:
@@ -81,12 +82,17 @@ def test_steps_on_full_batches_are_scikit_learns(kind: str, options: dict[str, A
     ours = from_scikit_learns_start(theirs, ours, X, y).fit(X, y)
     theirs.fit(X, y)
     assert largest_relative(flat(ours), flat(theirs)) < 1e-9
-    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-10)
+    if kind == "two targets":  # scikit-learn's gradient is that of the sum over targets, its loss_ that of their mean
+        begun = from_scikit_learns_start(theirs, clone(ours), X, y)
+        square = 0.5 * np.mean(np.sum((begun.predict(X) - y) ** 2, axis=1))
+        assert ours.loss_curve_[0] == pytest.approx(square + 1.5 * sum(np.sum(c**2) for c in begun.coefs_) / len(X), rel=1e-10)
+    else:
+        np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-10)
+        assert ours.best_loss_ == pytest.approx(theirs.best_loss_, rel=1e-10)
     np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-7, atol=1e-9)
     assert (ours.n_iter_, ours.t_, ours.n_layers_) == (theirs.n_iter_, theirs.t_, theirs.n_layers_)
     assert (ours.n_outputs_, ours.out_activation_) == (theirs.n_outputs_, theirs.out_activation_)
     assert [coef.shape for coef in ours.coefs_] == [coef.shape for coef in theirs.coefs_]
-    assert ours.best_loss_ == pytest.approx(theirs.best_loss_, rel=1e-10)
     if name == "MLPClassifier":
         np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-7)
 
@@ -184,7 +190,7 @@ def test_a_cluster_gives_the_bits_of_one_process(settings: dict[str, Any], clien
     with dask.config.set(scheduler="threads"):
         here = clone(model).fit(Dataset.from_arrays(X, y, partition_rows=pieces))
     assert here.parameters_sha256_ == there == digest(flat(here))
-    assert here.history_[-1]["objective"] < here.history_[0]["objective"]
+    assert here.loss_curve_[-1] < here.loss_curve_[0]
     with dask.config.set(scheduler="threads"):
         assert clone(model).set_params(random_state=4).fit(X, y).parameters_sha256_ != there
 
@@ -250,8 +256,7 @@ def test_dropout_regularises_and_is_off_in_predictions() -> None:
     y = (X[:, 0] + 1.5 * random.normal(size=400) > 0).astype(int)  # mostly noise: a network that learns it all has overfitted
     model = MLPClassifier((100,), learning_rate_init=0.01, batch_size=50, max_iter=60, random_state=0, n_iter_no_change=np.inf)
     plain, dropped = (clone(model).set_params(dropout=share).fit(X[:200], y[:200]) for share in (0.0, 0.7))
-    assert plain.score(X[:200], y[:200]) > dropped.score(X[:200], y[:200]) + 0.05
-    assert np.linalg.norm(flat(dropped)) > 0
+    assert log_loss(y[200:], dropped.predict_proba(X[200:])) < 0.8 * log_loss(y[200:], plain.predict_proba(X[200:]))
     hidden = np.maximum(X @ dropped.coefs_[0].astype(np.float64) + dropped.intercepts_[0], 0.0)
     raw = (hidden @ dropped.coefs_[1].astype(np.float64) + dropped.intercepts_[1])[:, 0]
     np.testing.assert_allclose(dropped.predict_proba(X)[:, 1], 1 / (1 + np.exp(-raw)), rtol=1e-9)
@@ -328,7 +333,7 @@ def test_partial_fit_rules() -> None:
         MLPClassifier(early_stopping=True).partial_fit(X, y, classes=[0, 1, 2])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # one epoch is what was asked for
-        MLPRegressor((4,)).partial_fit(X, y).partial_fit(X, y)
+        MLPRegressor(hidden_layer_sizes=(4,)).partial_fit(X, y).partial_fit(X, y)
 
 
 def test_partial_fit_goes_on_from_a_model_that_was_read(tmp_path: Path) -> None:
@@ -400,7 +405,7 @@ def test_data_that_cannot_be_fitted() -> None:
         MLPClassifier().fit(Dataset.from_arrays(X, np.stack([y, y], axis=1)))
     with pytest.raises(ValueError, match="only one class"):
         MLPClassifier().fit(X[y == 0], y[y == 0])
-    with pytest.raises(ValueError, match="loss='poisson'.* is not available"):
+    with pytest.raises(ValueError, match=r"loss='poisson'.* is not available"):
         MLPRegressor("poisson").fit(X, y)
     with pytest.raises(ValueError, match="validation set is too small"):
         MLPClassifier(early_stopping=True, validation_fraction=0.001).fit(X, y)
@@ -442,18 +447,20 @@ def test_a_regression_network_read_back_predicts_the_same(tmp_path: Path) -> Non
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize("options", [{}, {"solver": "sgd", "early_stopping": True}, {"solver": "lbfgs"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"solver": "sgd", "early_stopping": True, "learning_rate_init": 0.1}, {"solver": "lbfgs"}], ids=str
+)
 def test_a_job_trains_a_network(tmp_path: Path, options: dict[str, Any]) -> None:
     estimator = {"name": "MLPClassifier", "hidden_layer_sizes": [16], "max_iter": 4, "batch_size": 100, "random_state": 0, **options}
     table = {"data": {"kind": "bundled", "name": "digits"}, "estimator": estimator, "cluster": {"kind": "in-process"}}
     job = Job.read({**table, "output": {"directory": str(tmp_path)}}, "network")
     run = run_job(job)
-    assert run.metrics["train_score"] > 0.1 and run.metrics["solver"] == options.get("solver", "adam")
+    assert run.metrics["train_score"] > 0.1 and run.metrics["solver"] == solver
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     again = load_model(tmp_path)
-    X, _ = digits()
-    assert np.array_equal(again.predict(X), run.model.predict(X))  # type: ignore[attr-defined]
+    frame = pd.DataFrame(digits()[0] * 16.0, columns=run.model.feature_names_in_)
+    assert np.array_equal(again.predict(frame), run.model.predict(frame))  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="solver"):
         Job.read({**table, "estimator": {**estimator, "solver": "newton"}}, "network")
-    with pytest.raises(ConfigError, match="dropout=0.5 needs mini-batches"):
+    with pytest.raises(ConfigError, match=r"dropout=0\.5 needs mini-batches"):
         Job.read({**table, "estimator": {**estimator, "solver": "lbfgs", "dropout": 0.5}}, "network")
