@@ -18,8 +18,17 @@ from scipy.optimize import approx_fprime, minimize_scalar
 from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
 
-from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge, SGDClassifier, SGDRegressor
-from pipeline.estimators.linear import LinearModel
+from pipeline import (
+    Dataset,
+    LinearRegression,
+    LogisticRegression,
+    MLPClassifier,
+    MLPRegressor,
+    Ridge,
+    SGDClassifier,
+    SGDRegressor,
+)
+from pipeline.estimators.base import GradientModel
 from pipeline.estimators.solvers import SOLVERS
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import Executor, ThreadExecutor
@@ -41,9 +50,16 @@ CASES: dict[str, tuple[Loss, int]] = {
     **{f"{name} one-vs-rest": (LOSSES[name], 3) for name in ONE_VS_REST},
 }
 every_loss = pytest.mark.parametrize(("loss", "c"), CASES.values(), ids=CASES)
-ESTIMATORS: list[LinearModel] = [LinearRegression(), Ridge(), LogisticRegression(), SGDClassifier(), SGDRegressor(tol=10.0)]
-CLASSIFIERS = ("LogisticRegression", "SGDClassifier")
-DATA = {type(model).__name__: breast_cancer if type(model).__name__ in CLASSIFIERS else diabetes for model in ESTIMATORS}
+ESTIMATORS: list[GradientModel] = [
+    LinearRegression(),
+    Ridge(),
+    LogisticRegression(),
+    SGDClassifier(),
+    SGDRegressor(tol=10.0),
+    MLPClassifier(tol=1e-2, random_state=0),
+    MLPRegressor(solver="lbfgs", hidden_layer_sizes=(), alpha=10.0, max_iter=500),
+]
+DATA = dict.fromkeys(("LogisticRegression", "SGDClassifier", "MLPClassifier"), breast_cancer)
 
 
 def rows(loss: Loss, c: int, sparse: bool = False, n: int = 60) -> Group:
@@ -394,14 +410,14 @@ def test_models_share_passes(executor: Executor, strategy: Any) -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
-def test_estimator_leaves_its_story(estimator: LinearModel) -> None:
-    X, y = DATA[type(estimator).__name__]()
+def test_estimator_leaves_its_story(estimator: GradientModel) -> None:
+    X, y = DATA.get(type(estimator).__name__, diabetes)()
     model = type(estimator)(**estimator.get_params()).fit(X, y)
     assert model.n_rounds_ == len(model.history_) >= model.history_[-1]["iteration"]
     assert [row["round"] for row in model.history_] == list(range(1, model.n_rounds_ + 1))
     assert model.history_[-1]["objective"] <= model.history_[0]["objective"]
     assert len(model.parameters_sha256_) == 64
-    assert model.solver_.name in (*SOLVERS, "sgd")
+    assert model.solver_.name in type(model)._solvers
     assert model.solver_.reason
     assert model.status_.kind == "converged"
     assert model.bytes_per_round_ > 0

@@ -37,7 +37,6 @@ class MiniBatchModel(GradientModel):
     validation_fraction: float
     shuffle: bool
     warm_start: bool
-    n_iter_: Any
     loss_curve_: list[float]
     _state: StochasticGradientState
 
@@ -75,6 +74,11 @@ class MiniBatchModel(GradientModel):
     @property
     def _goes_on(self) -> bool:
         return self._partial and "_state" in vars(self)
+
+    @property
+    def _by_epochs(self) -> bool:
+        """Whether the solver works on mini-batches."""
+        return True
 
     @property
     def _max_epochs(self) -> int:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -185,7 +185,6 @@ class Network(MiniBatchModel):
 
     @property
     def _by_epochs(self) -> bool:
-        """Whether the solver works on mini-batches."""
         return isinstance(self.solver, Optimizer) or (isinstance(self.solver, str) and self.solver in OPTIMIZERS)
 
     def _check_refused(self) -> None:
@@ -279,11 +278,6 @@ class Network(MiniBatchModel):
             )
         return objective.layout.join(self._arrays())
 
-    def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
-        if not self._by_epochs:
-            raise AttributeError(f"partial_fit is only available for mini-batches. solver={self.solver!r} makes full passes; use 'adam'")
-        return super()._partial_fit(X, y, sample_weight)
-
     # -- what a fit leaves -------------------------------------------------------------------------------------------------------------
 
     def _set_parameters(self, parameters: Array, objective: NetworkObjective, dataset: Dataset) -> None:
@@ -320,3 +314,10 @@ class Network(MiniBatchModel):
         sizes = (self.n_features_in_, *(coef.shape[1] for coef in self.coefs_))
         objective = NetworkObjective(loss, sizes, self.activation, classes, dtype=self.coefs_[0].dtype.name)
         return objective, objective.layout.join(self._arrays())
+
+
+def makes_mini_batches(model: Network) -> bool:
+    """Whether there is a partial_fit. Raises AttributeError where there is none."""
+    if not model._by_epochs:
+        raise AttributeError(f"partial_fit is only available for mini-batches. solver={model.solver!r} makes full passes; use 'adam'")
+    return True

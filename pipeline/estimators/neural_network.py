@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.base import MultiOutputMixin, _fit_context
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from pipeline.data.schema import Schema
 from pipeline.estimators.kinds import ProbabilisticClassifier, Regressor, require_classes, require_labels, require_numbers
-from pipeline.estimators.networks import Network
+from pipeline.estimators.networks import Network, makes_mini_batches
 from tasks.losses import LogisticLoss, Loss, MultinomialLoss, SquaredLoss
 from tasks.typing import Array
 
@@ -19,9 +20,11 @@ from tasks.typing import Array
 class MLPClassifier(ProbabilisticClassifier, Network):
     """A multi-layer perceptron that minimises the mean cross-entropy, logistic for two classes and softmax for more, plus a penalty.
 
-    Parameters as `sklearn.neural_network.MLPClassifier`'s and, by keyword, those that `pipeline.estimators.networks.Network` lists. Several labels a row are an error.
+    Parameters as `sklearn.neural_network.MLPClassifier`'s and, by keyword, those that `pipeline.estimators.networks.Network` lists. Several
+    labels a row are an error.
     """
 
+    @available_if(makes_mini_batches)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, classes: Any = None) -> Self:
         """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended.
@@ -139,6 +142,7 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
         )
         self.loss = loss
 
+    @available_if(makes_mini_batches)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended."""

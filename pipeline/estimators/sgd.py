@@ -84,6 +84,8 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     "optimal" means constant. A Schedule is taken as it is, by number of the update.
     """
 
+    _solvers: ClassVar[tuple[str, ...]] = ("sgd",)
+
     loss: str
     penalty: str | None
     alpha: float
