@@ -200,7 +200,7 @@ class ScikitLearnTrainer:
             )
             moments = [time.perf_counter()]
             for _ in range(n_epochs):
-                model.partial_fit(rows.X, rows.y, classes)
+                model.partial_fit(rows.X, rows.y, classes=classes)
                 moments.append(time.perf_counter())
             return Training(differences(moments), float(model.score(rows.X_test, rows.y_test)))
 
