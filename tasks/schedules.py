@@ -142,6 +142,28 @@ class WarmUp:
         return self.schedule(count) * min(1.0, (count + 1) / self.n_updates)
 
 
+@dataclass(frozen=True)
+class OfRows:
+    """min(largest, Σ_i schedule(n_rows count + i), i < n_rows), the sum being n_rows schedule(n_rows count): the step size of a batch of
+    n_rows rows, by a schedule for updates of one row each (the linear scaling rule, P. Goyal et al., 2017, section 2.1), up to where it
+    would be unstable.
+
+    Raises ValueError for n_rows or largest that are not positive, TypeError for a schedule that cannot be called.
+    """
+
+    schedule: Schedule
+    n_rows: float
+    largest: float
+
+    def __post_init__(self) -> None:
+        _check_positive(n_rows=self.n_rows, largest=self.largest)
+        if not isinstance(self.schedule, Schedule):
+            raise TypeError(f"schedule must be a schedule such as Constant(0.1), got {self.schedule!r}")
+
+    def __call__(self, count: int) -> float:
+        return min(float(self.largest), self.n_rows * self.schedule(int(self.n_rows * count)))
+
+
 def _check_positive(**values: Any) -> None:
     for name, value in values.items():
         if not 0 < as_number(value) < np.inf:

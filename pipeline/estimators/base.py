@@ -23,6 +23,7 @@ from pipeline.data.collections import LAZY, feature_names
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
+from pipeline.execution.executors import Executor
 from pipeline.training import Result, run
 from tasks.blocks import require_numeric
 from tasks.fitting import Fit
@@ -64,6 +65,9 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         """Whether this fit goes on from the last one, on rows with the same features."""
         return False
 
+    def _survey(self, executor: Executor, dataset: Dataset) -> None:
+        """Look at the rows for what `_set_up` has to know beside their schema."""
+
     @abstractmethod
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         """For data of this schema in so many groups. Raises ValueError for targets that do not fit."""
@@ -100,6 +104,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         executor = dataset.executor()
         with executor.span(f"fit-{type(self).__name__}"):
             try:
+                self._survey(executor, dataset)
                 setup = self._set_up(dataset.schema, dataset.source.n_groups)
                 callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
                 fit = setup.fit
