@@ -8,7 +8,19 @@ from pipeline.cluster.connect import connect  # noqa: E402
 from pipeline.data.dataset import Dataset  # noqa: E402
 from pipeline.estimators.linear import LinearRegression, Ridge  # noqa: E402
 from pipeline.estimators.logistic import LogisticRegression  # noqa: E402
+from pipeline.estimators.neural_network import MLPClassifier, MLPRegressor  # noqa: E402
 from pipeline.estimators.sgd import SGDClassifier, SGDRegressor  # noqa: E402
 from tasks import __version__  # noqa: E402
 
-__all__ = ["Dataset", "LinearRegression", "LogisticRegression", "Ridge", "SGDClassifier", "SGDRegressor", "__version__", "connect"]
+__all__ = [
+    "Dataset",
+    "LinearRegression",
+    "LogisticRegression",
+    "MLPClassifier",
+    "MLPRegressor",
+    "Ridge",
+    "SGDClassifier",
+    "SGDRegressor",
+    "__version__",
+    "connect",
+]

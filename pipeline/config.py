@@ -16,7 +16,6 @@ from pipeline.cluster_sections import CLUSTERS, Cluster
 from pipeline.data.dataset import Dataset
 from pipeline.data_sections import DATA, Data
 from pipeline.estimators.base import GradientModel
-from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS
 from pipeline.sections import ConfigError, Section, Share, Table, Text, Whole, plain_value, read_kind, to_toml, unknown
 
 # -- [split], [estimator], [output] --------------------------------------------------------------------------------------------------
@@ -63,10 +62,9 @@ class Estimator(Section):
         for key in self.parameters:
             if key not in known:
                 raise unknown(key, known, f"[estimator] {self.name}", "parameters")
-        solver = self.parameters.get("solver", "auto")
-        solvers = [*SOLVERS, *SCIKIT_LEARN_NAMES]
-        if solver not in solvers:
-            raise unknown(solver, solvers, "[estimator] solver", "solvers")
+        solvers = estimators()[self.name]._solvers
+        if "solver" in self.parameters and self.parameters["solver"] not in solvers:
+            raise unknown(self.parameters["solver"], solvers, "[estimator] solver", "solvers")
         try:
             model = self.build()
             model._validate_params()

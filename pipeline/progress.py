@@ -11,6 +11,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.history import json_line
 
 
@@ -18,7 +19,7 @@ class RoundProgress:
     """A context that shows steps on stderr when that is a terminal, and a scikit-learn fit callback that shows each round of a fit.
 
     How many rounds a fit takes is not known before, so its bar stands at how far the logarithm of the largest |gradient| has come from
-    the first round's to tol.
+    the first round's to tol; by mini-batches, at how many of max_iter epochs are done.
     """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
@@ -72,7 +73,11 @@ class RoundProgress:
         """After a round, whose `pipeline.history.Row` is the metadata; never asks the fit to stop."""
         if metadata is not None and self._task is not None:
             detail = f"round {metadata['round']}  objective {metadata['objective']:.6g}  |gradient| {metadata['gradient_norm']:.2g}"
-            done = max(self.completed, self._share(metadata["gradient_norm"], estimator.tol))
+            if isinstance(estimator, MiniBatchModel) and estimator._by_epochs:
+                share = metadata["round"] / (metadata["row_step"] * estimator.max_iter)  # at the latest; most fits converge before
+            else:
+                share = self._share(metadata["gradient_norm"], estimator.tol)
+            done = min(1.0, max(self.completed, share))
             self._bar.update(self._task, completed=done, detail=detail)
         return False
 

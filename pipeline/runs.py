@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, TypedDict
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.base import ClassifierMixin
@@ -31,6 +32,7 @@ from sklearn.base import ClassifierMixin
 from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import GradientModel
+from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.history import Row, finite, json_line
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
@@ -181,23 +183,45 @@ def write_run(directory: Path, job: Job, model: GradientModel, metrics: Metrics)
 
 
 def loss_plot(model: GradientModel, metrics: Metrics) -> bytes:
-    """Objective and largest |gradient| at the last accepted point after each round, as a PNG."""
-    history: list[Row] = model.history_
-    rounds = [row["round"] for row in history]
+    """Objective and largest |gradient| at the last accepted point after each round, or what there is of each epoch, as a PNG."""
     figure = Figure(figsize=(8, 3.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    objective, gradient = figure.subplots(1, 2)
-    objective.plot(rounds, [row["objective"] for row in history], marker=".")
-    objective.set(xlabel="round", ylabel="objective (mean loss + penalty)")
-    norms = [row["gradient_norm"] if row["gradient_norm"] > 0 else math.nan for row in history]
-    gradient.plot(rounds, norms, marker=".")
-    gradient.axhline(model.tol, color="grey", linestyle=":", label=f"tol {model.tol:g}")
-    gradient.set(xlabel="round", ylabel="largest |gradient|", yscale="log")
-    gradient.legend()
-    for axes in (objective, gradient):
+    left, right = figure.subplots(1, 2)
+    if isinstance(model, MiniBatchModel) and model._by_epochs:
+        plot_epochs(model, left, right)
+    else:
+        plot_rounds(model, left, right)
+    for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.suptitle(f"{metrics['name']}: {metrics['estimator']}, {metrics['solver']}, {metrics['status']} after {metrics['rounds']} rounds")
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
+
+
+def plot_rounds(model: GradientModel, left: Axes, right: Axes) -> None:
+    """Of a fit in full passes."""
+    history: list[Row] = model.history_
+    rounds = [row["round"] for row in history]
+    left.plot(rounds, [row["objective"] for row in history], marker=".")
+    left.set(xlabel="round", ylabel="objective (mean loss + penalty)")
+    norms = [row["gradient_norm"] if row["gradient_norm"] > 0 else math.nan for row in history]
+    right.plot(rounds, norms, marker=".")
+    right.axhline(model.tol, color="grey", linestyle=":", label=f"tol {model.tol:g}")
+    right.set(xlabel="round", ylabel="largest |gradient|", yscale="log")
+    right.legend()
+
+
+def plot_epochs(model: MiniBatchModel, left: Axes, right: Axes) -> None:
+    """Of a fit by mini-batches, whose rounds are many and say little each."""
+    left.plot(range(1, len(model.loss_curve_) + 1), model.loss_curve_, marker=".")
+    left.set(xlabel="epoch", ylabel="mean loss + penalty of its batches")
+    if model.validation_scores_ is not None:
+        right.plot(range(1, len(model.validation_scores_) + 1), model.validation_scores_, marker=".")
+        right.set(xlabel="epoch", ylabel="score of the rows held out")
+        return
+    batches = [row for row in model.history_ if row["row_step"] > 1] or model.history_
+    last = batches[batches[0]["row_step"] - 1 :: batches[0]["row_step"]]
+    right.plot(range(1, len(last) + 1), [row["gradient_norm"] if row["gradient_norm"] > 0 else math.nan for row in last], marker=".")
+    right.set(xlabel="epoch", ylabel="largest |gradient| of its last batch", yscale="log")

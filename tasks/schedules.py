@@ -54,22 +54,26 @@ class StepDecay:
 
 @dataclass(frozen=True)
 class InverseScaling:
-    """step_size / (count + 1)^power: scikit-learn's "invscaling", eta0 / t^power_t with t from 1. Powers in (½, 1] satisfy the conditions
-    of H. Robbins and S. Monro, Ann. Math. Stat. 22 (1951).
+    """step_size / (1 + stride ⌊count / every⌋)^power: scikit-learn's "invscaling", eta0 / t^power_t with t from 1; with the updates of an
+    epoch as `every` and its rows as `stride`, that of its networks. Powers in (½, 1] satisfy the conditions of H. Robbins and S. Monro,
+    Ann. Math. Stat. 22 (1951).
 
-    Raises ValueError for a step_size that is not positive, or a power that is negative or not finite.
+    Raises ValueError for a step_size that is not positive, a power that is negative or not finite, `every` or `stride` below 1.
     """
 
     step_size: float
     power: float = 0.5
+    every: int = 1
+    stride: int = 1
 
     def __post_init__(self) -> None:
         _check_positive(step_size=self.step_size)
         if not 0 <= as_number(self.power) < np.inf:
             raise ValueError(f"power must be a finite number of at least 0, got {self.power!r}")
+        check_counts(every=self.every, stride=self.stride)
 
     def __call__(self, count: int) -> float:
-        return float(self.step_size / (count + 1) ** self.power)
+        return float(self.step_size / (1 + self.stride * (count // self.every)) ** self.power)
 
 
 @dataclass(frozen=True)

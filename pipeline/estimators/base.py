@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import dask
@@ -57,6 +57,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     # parameters that exist for scikit-learn's signature: name -> (the values that mean nothing special, what to do instead)
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
+    # what `solver` may be by name, where there is one
+    _solvers: ClassVar[tuple[str, ...]] = ()
     # whether Ctrl-C ends a fit where it is, with a warning, as scikit-learn's networks do
     _keep_on_interrupt: ClassVar[bool] = False
 
@@ -79,6 +81,14 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     @abstractmethod
     def _set_parameters(self, parameters: Array, objective: Any, dataset: Dataset) -> None:
         """Store parameters (n,) as fitted attributes in scikit-learn's shapes."""
+
+    @abstractmethod
+    def _arrays(self) -> dict[str, Array]:
+        """The fitted parameters by the names that they have in a model's file."""
+
+    @abstractmethod
+    def _set_arrays(self, arrays: Mapping[str, Array]) -> None:
+        """Store what `_arrays` gave, and what follows from it: a model's file has been read."""
 
     @abstractmethod
     def _fitted(self) -> tuple[Predictor, Array]:
@@ -214,7 +224,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
         held = delayed(
             model,
-            name=f"model-{dask.base.tokenize(type(self).__name__, model.parameters, model.objective.classes, model.columns)}",
+            name=f"model-{dask.base.tokenize(type(self).__name__, model)}",
             pure=True,
         )  # one copy in the graph
         return X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)

@@ -90,8 +90,8 @@ def require_numbers(schema: Schema) -> None:
         raise ValueError("y holds labels, not numbers; use LogisticRegression, or encode them")
 
 
-def require_classes(schema: Schema) -> Array:
-    """The classes of y. Raises ValueError for targets that a classifier cannot take."""
+def require_labels(schema: Schema) -> Array:
+    """The labels in y, perhaps of one class alone. Raises ValueError for targets that a classifier cannot take."""
     if schema.target_kind == "none":
         raise ValueError("the dataset has no y; name its target= when it is read")
     if schema.too_many_classes:
@@ -104,7 +104,12 @@ def require_classes(schema: Schema) -> Array:
         raise ValueError(
             f"Unknown label type: {schema.target_kind}. Maybe you are trying to fit a classifier, which expects discrete classes"
         )
-    classes = schema.classes
+    return schema.classes
+
+
+def require_classes(schema: Schema) -> Array:
+    """The classes of y. Raises ValueError for targets that a classifier cannot take."""
+    classes = require_labels(schema)
     counting = classes[schema.class_weights > 0]
     if len(counting) < 2:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, SetUp
 from pipeline.estimators.kinds import Regressor, require_numbers
-from pipeline.estimators.solvers import Problem, choose
+from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose
 from pipeline.history import digest
 from tasks.losses import SquaredLoss
 from tasks.objectives import LinearObjective
@@ -27,6 +28,9 @@ THREADS_CURE = "threads follow the machine; for processes connect(n_workers=...)
 class LinearModel(GradientModel):
     """coef_ and intercept_, in scikit-learn's shapes, float32 when X is; found by a `solver`."""
 
+    _solvers: ClassVar[tuple[str, ...]] = (*SOLVERS, *SCIKIT_LEARN_NAMES)
+    coef_: Any
+    intercept_: Any
     fit_intercept: bool
     solver: Any
     tol: float
@@ -79,6 +83,14 @@ class LinearModel(GradientModel):
         coef, intercept = objective.split(parameters)
         self._set_coef(coef.astype(dataset.dtype), intercept.astype(dataset.dtype), dataset)
         self.parameters_sha256_ = digest(parameters)
+
+    def _arrays(self) -> dict[str, Array]:
+        return {"coef": self.coef_, "intercept": self.intercept_}
+
+    def _set_arrays(self, arrays: Mapping[str, Array]) -> None:
+        self.coef_ = arrays["coef"]
+        self.intercept_ = arrays["intercept"][()]  # a scalar again where it was one
+        self.n_features_in_ = self.coef_.shape[-1]
 
     def _fitted(self) -> tuple[LinearObjective, Array]:
         objective = self._predictor()

@@ -37,6 +37,8 @@ class MiniBatchModel(GradientModel):
     shuffle: bool
     warm_start: bool
     n_iter_: Any
+    loss_curve_: list[float]
+    _state: StochasticGradientState
 
     @abstractmethod
     def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
@@ -44,14 +46,18 @@ class MiniBatchModel(GradientModel):
 
     def _sampling(self, schema: Schema, n_groups: int, batch_size: int, importance: Any = "uniform") -> Sampling:
         """How rows are drawn: about batch_size of them a round."""
-        if not (self._partial and "_seed" in vars(self)):
-            self._seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
+        self._draw_seed()
         fraction = self.validation_fraction if self.early_stopping else 0.0
         n_training = max(1, round(schema.n_rows * (1 - fraction)))
         n_rounds = max(1, -(-n_training // batch_size))
         n_bytes = schema.n_rows * schema.n_columns * np.dtype(schema.dtype).itemsize
         level = lane_level(n_groups, n_bytes, batch_size)
         return Sampling(self._seed, n_rounds, level, self.shuffle, fraction, importance)
+
+    def _draw_seed(self) -> None:
+        """A seed for this fit; a partial one goes on with the last."""
+        if not (self._partial and "_seed" in vars(self)):
+            self._seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         """One epoch over these rows, in all partitions at once."""
@@ -68,6 +74,11 @@ class MiniBatchModel(GradientModel):
         return self._partial and "_state" in vars(self)
 
     @property
+    def _by_epochs(self) -> bool:
+        """Whether the solver works on mini-batches."""
+        return True
+
+    @property
     def _max_epochs(self) -> int:
         return 1 if self._partial else self.max_iter
 
@@ -77,20 +88,24 @@ class MiniBatchModel(GradientModel):
 
     def _first_states(self, fit: Fit) -> list[Any]:
         """Of a partial fit: where the last one ended."""
-        strategy = fit.strategy
-        assert isinstance(strategy, StochasticGradient)
         if self._goes_on:
-            return [strategy.resume(self._state)]
+            assert isinstance(fit.strategy, StochasticGradient)
+            return [fit.strategy.resume(self._state)]
         self.t_ = 0.0
         return super()._first_states(fit)
 
     def _store(self, result: Result, objective: Any, dataset: Dataset) -> None:
-        state: StochasticGradientState = result.states[0]
-        self._state = state
+        (state,) = result.states
+        if isinstance(state, StochasticGradientState):
+            self._store_epochs(state, result, dataset)
+        super()._store(result, objective, dataset)
+
+    def _store_epochs(self, state: StochasticGradientState, result: Result, dataset: Dataset) -> None:
         epochs = len(state.losses)
-        self.loss_curve_ = list(state.losses)
+        self.loss_curve_ = [*(self.loss_curve_ if self._goes_on else ()), *state.losses]
         self.validation_scores_ = list(state.scores) if self.early_stopping else None
         self.best_validation_score_ = float(np.max(state.scores, initial=-np.inf)) if self.early_stopping else None
         self.n_iter_ = self.n_iter_ + epochs if self._partial and "n_iter_" in vars(self) else max(1, epochs)
-        self.t_ += sum(dataset.schema.n_rows / row["row_step"] for row in result.history if row["power"] != "score")
-        super()._store(result, objective, dataset)
+        passes = sum(1 / row["row_step"] for row in result.history if row["power"] != "score")
+        self.t_ += float(round(passes * dataset.schema.n_rows))
+        self._state = state

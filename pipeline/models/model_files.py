@@ -31,15 +31,17 @@ MODEL_FILE: Final = "model.safetensors"
 def save_model(model: GradientModel, path: str | Path) -> None:
     """Write a fitted model to `path`, whole or not at all.
 
-    Arrays: coef, intercept and, for classifiers, classes (strings go into the metadata, for which safetensors has no dtype), in the shapes
-    and dtypes of coef_, intercept_ and classes_. Metadata, all JSON but plain words: format, format_version, version of the library,
-    estimator, parameters (of its constructor), feature_names, dtype, classes, parameters_sha256 (of the fit) and sha256, the digest of
-    everything before it. A parameter that is no plain value, a strategy given as solver for instance, is left out with a warning.
+    Arrays: coef and intercept, or layers.0.weight, layers.0.bias ... of networks, and, for classifiers, classes (strings go into the
+    metadata, for which safetensors has no dtype), in the shapes and dtypes of the fitted attributes. Metadata, all JSON but plain words:
+    format, format_version, version of the library, estimator, parameters (of its constructor), feature_names, dtype, classes,
+    parameters_sha256 (of the fit) and sha256, the digest of everything before it. A parameter that is no plain value, a strategy given as
+    solver for instance, is left out with a warning.
 
     Raises NotFittedError for a model that is not fitted, ValueError for labels that are neither numbers, booleans nor strings.
     """
     check_is_fitted(model)
-    arrays = {"coef": as_tensor(model.coef_), "intercept": as_tensor(model.intercept_)}
+    arrays = {name: as_tensor(array) for name, array in model._arrays().items()}
+    dtype = next(iter(arrays.values())).dtype.name
     labels: list[str] | None = None
     if isinstance(model, ClassifierMixin):
         classes = np.asarray(model.classes_)
@@ -57,7 +59,7 @@ def save_model(model: GradientModel, path: str | Path) -> None:
         "estimator": type(model).__name__,
         "parameters": json.dumps(plain_parameters(model), allow_nan=False),
         "feature_names": json.dumps(None if names is None else list(map(str, names))),
-        "dtype": arrays["coef"].dtype.name,
+        "dtype": dtype,
         "classes": json.dumps(labels),
         "parameters_sha256": model.parameters_sha256_,
     }
@@ -101,12 +103,10 @@ def rebuild(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]
         model = estimators()[metadata["estimator"]](**parameters)
     except TypeError as error:
         raise ValueError(f"{path}: {error}; read it with the version that wrote it, {metadata['version']}") from error
-    model.coef_ = arrays["coef"]
-    model.intercept_ = arrays["intercept"][()]  # a scalar again where it was one
     labels = json.loads(metadata["classes"])
     if isinstance(model, ClassifierMixin):
         model.classes_ = arrays["classes"] if labels is None else np.array(labels)
-    model.n_features_in_ = arrays["coef"].shape[-1]
+    model._set_arrays(arrays)
     names = json.loads(metadata["feature_names"])
     if names is not None:
         model.feature_names_in_ = np.array(names, dtype=object)

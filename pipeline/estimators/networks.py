@@ -1,0 +1,323 @@
+"""What MLPClassifier and MLPRegressor share: from scikit-learn's parameters to a fit, and back to scikit-learn's attributes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.schema import Schema
+from pipeline.estimators.base import SetUp
+from pipeline.estimators.mini_batches import MiniBatchModel
+from pipeline.estimators.optimizer_choice import OF_SGD, Epochs, choose_optimizer, choose_schedule
+from pipeline.estimators.solvers import Choice
+from pipeline.history import digest
+from pipeline.training import Result
+from tasks.activations import ACTIVATIONS
+from tasks.batches import Sampling
+from tasks.losses import Loss
+from tasks.networks import NetworkObjective
+from tasks.optimizers import OPTIMIZERS, Optimizer
+from tasks.penalties import L2
+from tasks.schedules import Schedule
+from tasks.strategies.base import Strategy
+from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.stochastic_gradient import StochasticGradient
+from tasks.typing import Array
+
+AUTO_BATCH: Final = 200
+ONE_EPOCH: Final = Epochs(1, 1, 1)
+
+
+class Network(MiniBatchModel):
+    """coefs_ and intercepts_, layer by layer, found by a `solver`.
+
+    solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of tasks.optimizers.OPTIMIZERS,
+                        an Optimizer; or in full passes "lbfgs", or a strategy that asks for gradients alone
+    batch_size          rows of one round over all partitions; "auto" is min(200, rows)
+    alpha               the penalty is ½ alpha Σ coef² divided by the weight of a batch, in full passes by that of all rows
+    learning_rate       "constant"; "invscaling" and "adaptive", as in scikit-learn of no effect with "adam"; "step": halved ten times in
+                        max_iter epochs; "cosine": to zero over max_iter epochs; or a Schedule, which learning_rate_init does not enter
+    max_iter            epochs, or steps in full passes
+    epsilon             of Adam as published and as in PyTorch, beside the corrected root: scikit-learn's is another in the first updates
+    n_iter_no_change    with a loss, or a score, that is not better by tol for more epochs than this the fit has converged
+    dropout             share of the hidden units that each mini-batch drops; predictions use all
+    dtype               of parameters and arithmetic, "float32" or "float64". Full passes are always in "float64": line searches compare
+                        values closer than float32 tells apart
+    weight_decay        decoupled, beside alpha; 0 means 0.01 for "adamw"
+    clip_norm           gradients are shortened to this norm
+    accumulate          rounds whose gradients make one update
+    warm_up             updates over which the step size rises
+    average             True: coefs_ are the mean of all iterates; a number: of those from that update on
+
+    Fitted besides what all models have: coefs_ [(n_in, n_out)], intercepts_ [(n_out,)], n_layers_, n_outputs_, out_activation_, loss_ (of
+    the last epoch), best_loss_ (None with early_stopping), and what mini-batches leave.
+    """
+
+    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, "lbfgs")
+    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
+        "verbose": ((0, False), "use set_callbacks(sklearn.callback.ProgressBar())"),
+        "max_fun": ((15000,), "max_iter bounds the steps, and a line search takes 30 evaluations at most; leave max_fun=15000"),
+    }
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "solver": "no_validation",
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": "no_validation",
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "dtype": [StrOptions({"float32", "float64"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "accumulate": [Interval(Integral, 1, None, closed="left")],
+        "warm_up": [Interval(Integral, 0, None, closed="left")],
+        "average": ["boolean", Interval(Integral, 0, None, closed="left")],
+    }
+
+    coefs_: list[Array]
+    intercepts_: list[Array]
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        dropout: float = 0.0,
+        dtype: str = "float32",
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        warm_up: int = 0,
+        average: bool | int = False,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.dropout = dropout
+        self.dtype = dtype
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate
+        self.warm_up = warm_up
+        self.average = average
+
+    @abstractmethod
+    def _problem(self, schema: Schema) -> tuple[Loss, int, Array | None]:
+        """The loss, outputs and classes for this data. Raises ValueError for targets that do not fit."""
+
+    @abstractmethod
+    def _predicts(self) -> tuple[Loss, Array | None]:
+        """The loss and the classes of the fitted model."""
+
+    # -- from parameters to a fit ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _hidden(self) -> tuple[int, ...]:
+        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes))
+        if sizes.ndim != 1 or (len(sizes) and sizes.dtype.kind not in "iu") or np.any(sizes <= 0):
+            raise ValueError(f"hidden_layer_sizes must be > 0, whole numbers, one a hidden layer, got {self.hidden_layer_sizes!r}")
+        return tuple(map(int, sizes))
+
+    @property
+    def _by_epochs(self) -> bool:
+        return isinstance(self.solver, Optimizer) or (isinstance(self.solver, str) and self.solver in OPTIMIZERS)
+
+    def _check_refused(self) -> None:
+        """All that can be said before there is data."""
+        super()._check_refused()
+        _ = self._hidden
+        if self._by_epochs:
+            self._stochastic(Sampling(0, 1, validation_fraction=self.validation_fraction), ONE_EPOCH)
+            return
+        if self.dropout:
+            raise ValueError(f"dropout={self.dropout!r} needs mini-batches; set dropout=0, or use solver='adam' for instance")
+        self._full_passes()
+
+    def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
+        loss, n_outputs, classes = self._problem(schema)
+        sizes = (schema.n_columns, *self._hidden, n_outputs)
+        self._draw_seed()
+        if not self._by_epochs:
+            self.__dict__.pop("_state", None)
+            strategy, choice = self._full_passes()
+            objective = NetworkObjective(loss, sizes, self.activation, classes, dtype="float64")
+            return SetUp(objective, L2(self.alpha / schema.weight_sum), strategy, choice)
+        stochastic = self._mini_batches(schema, n_groups)
+        sampling = stochastic.sampling
+        batch_weight = schema.weight_sum * (1.0 - sampling.validation_fraction) / sampling.n_rounds
+        objective = NetworkObjective(loss, sizes, self.activation, classes, self.dropout, self.dtype)
+        return SetUp(objective, L2(self.alpha / batch_weight), stochastic, self._choice())
+
+    def _choice(self) -> Choice:
+        if isinstance(self.solver, str):
+            return Choice(self.solver, "asked for")
+        return Choice(type(self.solver).__name__, "given as an optimizer" if self._by_epochs else "given as a strategy")
+
+    def _full_passes(self) -> tuple[Strategy, Choice]:
+        """Raises ValueError or TypeError for what is no solver of networks."""
+        if isinstance(self.solver, str):
+            if self.solver != "lbfgs":
+                known = ", ".join(map(repr, self._solvers))
+                raise ValueError(f"solver={self.solver!r} is not available; use one of {known}, or pass an optimizer or a strategy")
+            return LBFGS(tol=self.tol, max_iter=self.max_iter), self._choice()
+        if not isinstance(self.solver, Strategy):
+            raise TypeError(f"solver must be a name, an optimizer or a strategy, got {self.solver!r}")
+        if self.solver.powers != ("loss_and_gradient",) or isinstance(self.solver, StochasticGradient):
+            name = type(self.solver).__name__
+            raise TypeError(f"solver={name} is not for networks: use a strategy that asks for full gradients alone, such as LBFGS()")
+        return self.solver, self._choice()
+
+    def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
+        batch_size = min(AUTO_BATCH, schema.n_rows) if isinstance(self.batch_size, str) else self.batch_size
+        sampling = self._sampling(schema, n_groups, batch_size)
+        n_training = max(1, round(schema.n_rows * (1 - sampling.validation_fraction)))
+        if self.early_stopping and schema.n_rows * sampling.validation_fraction < 2:
+            raise ValueError(
+                f"The validation set is too small: validation_fraction={self.validation_fraction!r} of {schema.n_rows} rows."
+                " Increase validation_fraction, or fit on more rows"
+            )
+        return self._stochastic(sampling, Epochs(-(-sampling.n_rounds // self.accumulate), n_training, self.max_iter))
+
+    def _stochastic(self, sampling: Sampling, epochs: Epochs) -> StochasticGradient:
+        names = ("momentum", "beta_1", "beta_2", "epsilon", "weight_decay")
+        optimizer = choose_optimizer(self.solver, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
+        rate = self.learning_rate
+        if isinstance(self.solver, str) and self.solver == "adam" and isinstance(rate, str) and rate in OF_SGD:
+            rate = "constant"
+        return StochasticGradient(
+            sampling=sampling,
+            optimizer=optimizer,
+            schedule=self._schedule(rate, epochs),
+            max_epochs=self._max_epochs,
+            tol=self._least_gain(self.tol),
+            patience=int(min(self.n_iter_no_change, self.max_iter)) + 1,
+            early_stopping=self.early_stopping,
+            adaptive=isinstance(rate, str) and rate == "adaptive",
+            clip_norm=self.clip_norm,
+            accumulate=self.accumulate,
+            average_from=int(self.average),
+        )
+
+    def _schedule(self, rate: Any, epochs: Epochs) -> Schedule:
+        return choose_schedule(rate, self.learning_rate_init, self.power_t, self.warm_up, epochs)
+
+    def _start(self, objective: NetworkObjective) -> Array:
+        """Drawn, or with warm_start, and in a partial fit, the last fit's parameters."""
+        if not (self.warm_start or self._partial) or "coefs_" not in vars(self):
+            return objective.start(self._seed)
+        shapes = [coef.shape for coef in self.coefs_]
+        if shapes != list(pairwise(objective.layer_sizes)):
+            raise ValueError(
+                f"the last fit has coefs_ of shapes {shapes} but this data and hidden_layer_sizes={self.hidden_layer_sizes!r} need"
+                f" {list(pairwise(objective.layer_sizes))}; fit with warm_start=False"
+            )
+        return objective.layout.join(self._arrays())
+
+    # -- what a fit leaves -------------------------------------------------------------------------------------------------------------
+
+    def _set_parameters(self, parameters: Array, objective: NetworkObjective, dataset: Dataset) -> None:
+        if objective.classes is not None:
+            self.classes_ = objective.classes
+        self._set_arrays({name: array.copy() for name, array in objective.layout.split(parameters).items()})
+        self.parameters_sha256_ = digest(parameters)
+
+    def _arrays(self) -> dict[str, Array]:
+        weights = {f"layers.{layer}.weight": coef for layer, coef in enumerate(self.coefs_)}
+        return weights | {f"layers.{layer}.bias": intercept for layer, intercept in enumerate(self.intercepts_)}
+
+    def _set_arrays(self, arrays: Mapping[str, Array]) -> None:
+        n_steps = sum(name.endswith(".weight") for name in arrays)
+        self.coefs_ = [arrays[f"layers.{layer}.weight"] for layer in range(n_steps)]
+        self.intercepts_ = [arrays[f"layers.{layer}.bias"] for layer in range(n_steps)]
+        self.n_layers_ = n_steps + 1
+        self.n_features_in_, self.n_outputs_ = len(self.coefs_[0]), self.coefs_[-1].shape[1]
+        self.out_activation_ = {"logistic": "logistic", "multinomial": "softmax"}.get(self._predicts()[0].name, "identity")
+
+    def _store(self, result: Result, objective: Any, dataset: Dataset) -> None:
+        super()._store(result, objective, dataset)
+        if not self._by_epochs:
+            by_iteration = {row["iteration"]: row["objective"] for row in result.history}
+            self.loss_curve_ = list(by_iteration.values())
+            self.validation_scores_ = self.best_validation_score_ = None
+            self.n_iter_ = max(1, *result.iterations)
+        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
+        held_out = self.early_stopping and self._by_epochs
+        self.best_loss_ = None if held_out else float(np.min(self.loss_curve_, initial=np.inf))
+
+    def _fitted(self) -> tuple[NetworkObjective, Array]:
+        loss, classes = self._predicts()
+        sizes = (self.n_features_in_, *(coef.shape[1] for coef in self.coefs_))
+        objective = NetworkObjective(loss, sizes, self.activation, classes, dtype=self.coefs_[0].dtype.name)
+        return objective, objective.layout.join(self._arrays())
+
+
+def makes_mini_batches(model: Network) -> bool:
+    """Whether there is a partial_fit. Raises AttributeError where there is none."""
+    if not model._by_epochs:
+        raise AttributeError(f"partial_fit is only available for mini-batches. solver={model.solver!r} makes full passes; use 'adam'")
+    return True

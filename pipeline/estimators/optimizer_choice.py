@@ -1,0 +1,61 @@
+"""Which optimizer and which schedule of step sizes the parameters of an estimator mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from tasks.optimizers import OPTIMIZERS, Adam, AdamW, Momentum, Nesterov, Optimizer
+from tasks.schedules import Constant, Cosine, InverseScaling, Schedule, StepDecay, WarmUp
+
+LEARNING_RATES: Final = ("constant", "invscaling", "adaptive", "step", "cosine")
+OF_SGD: Final = ("invscaling", "adaptive")
+DROPS: Final = 10
+
+
+class Epochs(NamedTuple):
+    """What schedules count by: updates and rows of an epoch, and the most epochs that there may be."""
+
+    updates: int
+    rows: int
+    most: int
+
+
+def choose_optimizer(solver: Any, nesterov: bool, numbers: Mapping[str, float]) -> Optimizer:
+    """solver: a name of OPTIMIZERS, or an Optimizer itself; nesterov: what "sgd" with momentum is; numbers: momentum, beta_1, beta_2,
+    epsilon, weight_decay.
+
+    Raises ValueError for numbers out of range, and for a weight_decay beside an Optimizer, which has its own.
+    """
+    weight_decay = numbers["weight_decay"]
+    if isinstance(solver, Optimizer):
+        if weight_decay:
+            name = type(solver).__name__
+            raise ValueError(f"weight_decay={weight_decay!r} beside solver={solver!r}: give it to the optimizer, {name}(weight_decay=...)")
+        return solver
+    if solver == "sgd" and numbers["momentum"]:
+        solver = "nesterov" if nesterov else "momentum"
+    if solver in ("momentum", "nesterov"):
+        velocity = Nesterov if solver == "nesterov" else Momentum
+        return velocity(numbers["momentum"], weight_decay=weight_decay)
+    if solver == "adam":
+        return Adam(numbers["beta_1"], numbers["beta_2"], numbers["epsilon"], weight_decay=weight_decay)
+    if solver == "adamw":
+        return AdamW(numbers["beta_1"], numbers["beta_2"], numbers["epsilon"], weight_decay=weight_decay or AdamW().weight_decay)
+    return OPTIMIZERS[solver](weight_decay=weight_decay)
+
+
+def choose_schedule(learning_rate: Any, step_size: float, power: float, warm_up: int, epochs: Epochs) -> Schedule:
+    """learning_rate: one of LEARNING_RATES, or a Schedule. Raises ValueError for numbers out of range, TypeError for anything else."""
+    if isinstance(learning_rate, str) and learning_rate not in LEARNING_RATES:
+        known = ", ".join(map(repr, LEARNING_RATES))
+        raise ValueError(f"learning_rate={learning_rate!r} is not available; use one of {known}, or pass a schedule such as Constant(0.1)")
+    if not isinstance(learning_rate, str) and not isinstance(learning_rate, Schedule):
+        raise TypeError(f"learning_rate must be a name or a schedule such as Constant(0.1), got {learning_rate!r}")
+    schedules: dict[str, Schedule] = {
+        "invscaling": InverseScaling(step_size, power, every=epochs.updates, stride=epochs.rows),
+        "step": StepDecay(step_size, every=max(1, epochs.updates * epochs.most // DROPS)),
+        "cosine": Cosine(step_size, epochs.updates * epochs.most),
+    }
+    schedule = schedules.get(learning_rate, Constant(step_size)) if isinstance(learning_rate, str) else learning_rate
+    return WarmUp(schedule, warm_up) if warm_up else schedule
