@@ -10,6 +10,7 @@ from pipeline.estimators.linear import LinearRegression, Ridge  # noqa: E402
 from pipeline.estimators.logistic import LogisticRegression  # noqa: E402
 from pipeline.estimators.neural_network import MLPClassifier, MLPRegressor  # noqa: E402
 from pipeline.estimators.sgd import SGDClassifier, SGDRegressor  # noqa: E402
+from pipeline.minimise import Minimum, mini_batches, minimise  # noqa: E402
 from tasks import __version__  # noqa: E402
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "LogisticRegression",
     "MLPClassifier",
     "MLPRegressor",
+    "Minimum",
     "Ridge",
     "SGDClassifier",
     "SGDRegressor",
     "__version__",
     "connect",
+    "mini_batches",
+    "minimise",
 ]

@@ -8,16 +8,18 @@ more than the rows do. Lanes follow from data and batch size, never from the clu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from array_api_compat import array_namespace, device
 
-from tasks.partition import Group, normalise
+from tasks import buffers
+from tasks.kernels.array_api import to_numpy
+from tasks.partition import Group
 from tasks.rows import generator
-from tasks.typing import Array, Float64, Int64
+from tasks.typing import Float64, Int64
 
 ROWS_A_LANE: Final = 256
 """Of a batch: with fewer, the gradient's own memory costs more than the rows."""
@@ -34,9 +36,10 @@ class Sampling(NamedTuple):
     level                lanes are subtrees of 2^level groups
     shuffle              False: in the order of the rows
     validation_fraction  share of each group's rows that is held out
-    importance           "norm": rows are drawn with replacement, with probability r_i of which half is uniform and half proportional to
-                         sample_weight ‖(x, 1)‖, and count 1 / r_i, so that the gradient stays unbiased (D. Needell, N. Srebro and
-                         R. Ward, Math. Program. 155 (2016), section 3)
+    importance           "norm": of its n rows a group draws n an epoch with replacement, row i with probability r_i, half of which is
+                         uniform and half proportional to sample_weight ‖(x, 1)‖, and with a weight of sample_weight n_rounds / (n r_i),
+                         so that the sums of a round have the sums over all rows as their mean (D. Needell, N. Srebro and R. Ward,
+                         Math. Program. 155 (2016), section 3)
     """
 
     seed: int
@@ -60,12 +63,32 @@ class Batch(NamedTuple):
         return self.sampling.level if self.number >= 0 else 0
 
 
+class Order(NamedTuple):
+    """What a group draws in an epoch. rows (n,): in order; weight (n,): theirs in the sums, or None for ones; offset: where between two
+    rows the rounds begin, in [0, 1), or small groups would all draw in the same rounds."""
+
+    rows: Int64
+    weight: Float64 | None
+    offset: float
+
+
+class Lane(NamedTuple):
+    """What the groups of a lane draw in an epoch. share (g,): rows a round of each group, not whole numbers; offset, size (g,)."""
+
+    orders: tuple[Order, ...]
+    share: Float64
+    offset: Float64
+    size: Int64
+
+
 def lane_level(n_groups: int, n_bytes: float, batch_size: int) -> int:
-    """Lanes as small as they may be: with ROWS_A_LANE rows of a batch, but of no more than LANE_BYTES of data. n_bytes: of all rows."""
+    """Lanes as small as they may be: with ROWS_A_LANE rows of a batch, but of no more than LANE_BYTES of data. n_bytes: of all rows, which
+    groups of about equal size have."""
     level = 0
     while 1 << level < n_groups:
-        lanes = -(-n_groups // (1 << level))
-        if batch_size >= lanes * ROWS_A_LANE or n_bytes / lanes * 2 > LANE_BYTES:
+        lanes = -(-n_groups >> level)
+        larger = n_bytes / n_groups * min(2 << level, n_groups)
+        if batch_size >= lanes * ROWS_A_LANE or larger > LANE_BYTES:
             break
         level += 1
     return level
@@ -74,60 +97,77 @@ def lane_level(n_groups: int, n_bytes: float, batch_size: int) -> int:
 def select(groups: Sequence[Group], batch: Batch) -> Group:
     """The rows of a batch that these groups, one lane, have."""
     sampling = batch.sampling
-    if batch.number == TRAINING:
-        return training_rows(groups[0], sampling)
-    if batch.number == HELD_OUT:
-        return held_out_rows(groups[0], sampling)
-    draws = [draw(group, batch) for group in groups]
-    weights = None
-    if sampling.importance != "uniform" or groups[0].sample_weight is not None:
-        weights = np.concatenate([weight_of(group, rows, factor) for group, (rows, factor) in zip(groups, draws, strict=True)])
-    rows = [rows for rows, _ in draws]
-    y = None if groups[0].y is None else np.concatenate([group.y[own] for group, own in zip(groups, rows, strict=True)])  # type: ignore[index]
-    first = groups[0].first_partition
+    if batch.number < 0:
+        (group,) = groups
+        return training_rows(group, sampling) if batch.number == TRAINING else held_out_rows(group, sampling)
+    first = groups[0]
+    lane: Lane = first.latest("lane", (sampling, batch.epoch, len(groups)), lambda _: lane_of(groups, batch))
+    cuts = zip(lane.orders, bound(lane, batch, 0), bound(lane, batch, 1), strict=True)
+    drawn = [(group, order, slice(a, b)) for group, (order, a, b) in zip(groups, cuts, strict=True) if a < b]
+    drawn = drawn or [(first, lane.orders[0], slice(0, 0))]
+    owners, rows = [group for group, _, _ in drawn], [order.rows[cut] for _, order, cut in drawn]
+    weights = [order.weight[cut] for _, order, cut in drawn if order.weight is not None]
+    y = None if first.y is None else np.concatenate([group.y[own] for group, own in zip(owners, rows, strict=True)])  # type: ignore[index]
     offsets = np.array([0, sum(map(len, rows))], dtype=np.int64)
-    return Group(gather(groups, rows), y, weights, offsets, first, draw=(sampling.seed, batch.epoch, batch.number, first))
+    draw = (sampling.seed, batch.epoch, batch.number, first.first_partition)
+    return Group(gather(owners, rows), y, np.concatenate(weights) if weights else None, offsets, first.first_partition, draw)
 
 
-def gather(groups: Sequence[Group], rows: Sequence[Int64]) -> Any:
-    """Those rows of each group, one below the other."""
-    X: Any = groups[0].X
-    if isinstance(X, sp.csr_array):
-        pieces: Any = [group.X[own] for group, own in zip(groups, rows, strict=True)]
-        return normalise(sp.csr_array(sp.vstack(pieces, format="csr")))
-    if not isinstance(X, np.ndarray):
-        xp = array_namespace(X)
-        return xp.concat([xp.take(g.X, xp.asarray(own, device=device(g.X)), axis=0) for g, own in zip(groups, rows, strict=True)], axis=0)
-    bounds = np.concatenate([[0], np.cumsum([len(own) for own in rows])])
-    out = np.empty((bounds[-1], X.shape[1]), X.dtype)
-    for group, own, (start, stop) in zip(groups, rows, pairwise(bounds), strict=True):
-        np.take(np.asarray(group.X), own, axis=0, out=out[start:stop], mode="clip")  # any other mode copies once more
-    return out
+def lane_of(groups: Sequence[Group], batch: Batch) -> Lane:
+    """All rounds of an epoch, so that one round is but a slice of each group's rows."""
+    orders = tuple(order_of(group, batch.sampling, batch.epoch) for group in groups)
+    size = np.array([len(order.rows) for order in orders])
+    return Lane(orders, size / batch.sampling.n_rounds, np.array([order.offset for order in orders]), size)
 
 
-def draw(group: Group, batch: Batch) -> tuple[Int64, Float64 | None]:
-    """The rows that a group draws, and the factors of their weights."""
-    sampling = batch.sampling
-    order, offset = group.latest("order", (sampling, batch.epoch), lambda whole: order_of(whole, batch))
-    share = len(order) / sampling.n_rounds
-    start = int(share * batch.number + offset)
-    stop = int(share * (batch.number + 1) + offset) if batch.number < sampling.n_rounds - 1 else len(order)  # whatever rounding did
-    if sampling.importance == "uniform":
-        return order[start:stop], None
-    training, _ = split(group, sampling)
-    cumulative = group.derived(("importance", sampling), lambda whole: cumulative_importance(whole, sampling))
-    random = generator(sampling.seed, "importance", batch.epoch, batch.number, group.first_partition).random(stop - start)
-    chosen = np.searchsorted(cumulative, random * cumulative[-1], side="right") if stop > start else np.zeros(0, np.int64)
-    probability = np.diff(cumulative, prepend=0.0)[chosen] / cumulative[-1] if len(cumulative) else np.zeros(0)
-    return training[chosen], 1.0 / (share * probability)
+def bound(lane: Lane, batch: Batch, further: int) -> list[int]:
+    """How many rows of each group came before a round, or one further; all before the end, whatever rounding did."""
+    number = batch.number + further
+    if number == batch.sampling.n_rounds:
+        return list(lane.size.tolist())
+    return list((lane.share * number + lane.offset).astype(np.int64).tolist())
 
 
-def order_of(group: Group, batch: Batch) -> tuple[Int64, float]:
-    """The training rows in the order of an epoch; and where between rows the rounds begin, or small groups would all draw at once."""
-    training, _ = split(group, batch.sampling)
-    random = generator(batch.sampling.seed, "order", batch.epoch, group.first_partition)
+def order_of(group: Group, sampling: Sampling, epoch: int) -> Order:
+    """The training rows in the order of an epoch; with importance, draws of them."""
+    random = generator(sampling.seed, "order", epoch, group.first_partition)
     offset = random.random()
-    return random.permutation(training) if batch.sampling.shuffle else training, offset
+    rows, _ = split(group, sampling)
+    weight = None
+    if sampling.importance == "norm":
+        probability = group.derived(("importance", *split_key(sampling)), lambda whole: importances(whole, rows))
+        cumulative = np.cumsum(probability)
+        drawn = np.searchsorted(cumulative, random.random(len(rows)) * cumulative[-1:], side="right")
+        rows, weight = rows[drawn], sampling.n_rounds / (len(rows) * probability[drawn])
+    elif sampling.shuffle:
+        rows = random.permutation(rows)
+    if group.sample_weight is not None:
+        own = group.sample_weight[rows]
+        weight = own if weight is None else own * weight
+    return Order(rows, weight, offset)
+
+
+def importances(group: Group, rows: Int64) -> Float64:
+    """The probability of each of these rows to be drawn: see `Sampling`."""
+    scale = np.sqrt(squared_norms(group.X)[rows] + 1.0)
+    if group.sample_weight is not None:
+        scale *= group.sample_weight[rows]
+    mixed = 1.0 / max(len(rows), 1) + scale / (scale.sum() or 1.0)
+    return np.asarray(mixed / mixed.sum())
+
+
+def squared_norms(X: Any) -> Float64:
+    """Of each row, (n,)."""
+    if isinstance(X, sp.csr_array):
+        return np.asarray(X.multiply(X).sum(axis=1), dtype=np.float64)
+    if isinstance(X, np.ndarray):
+        return np.asarray(np.einsum("ij,ij->i", X, X, dtype=np.float64))
+    return to_numpy(array_namespace(X).sum(X * X, axis=1))
+
+
+def split_key(sampling: Sampling) -> tuple[int, float]:
+    """What decides which rows are held out."""
+    return sampling.seed, sampling.validation_fraction
 
 
 def split(group: Group, sampling: Sampling) -> tuple[Int64, Int64]:
@@ -139,25 +179,8 @@ def split(group: Group, sampling: Sampling) -> tuple[Int64, Int64]:
         rows = random.permutation(whole.n_rows) if n_held_out else np.arange(whole.n_rows)
         return np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
 
-    found: tuple[Int64, Int64] = group.derived(("split", sampling.seed, sampling.validation_fraction), cut)
+    found: tuple[Int64, Int64] = group.derived(("split", *split_key(sampling)), cut)
     return found
-
-
-def cumulative_importance(group: Group, sampling: Sampling) -> Float64:
-    """Running sums of r_i over the training rows."""
-    training, _ = split(group, sampling)
-    X = group.X[training]
-    squares = X.multiply(X).sum(axis=1) if isinstance(X, sp.csr_array) else np.einsum("ij,ij->i", X, X, dtype=np.float64)
-    scale = np.sqrt(np.asarray(squares, dtype=np.float64) + 1.0)
-    if group.sample_weight is not None:
-        scale = scale * group.sample_weight[training]
-    return np.cumsum(0.5 / len(training) + 0.5 * scale / (scale.sum() or 1.0)) if len(training) else np.zeros(0)
-
-
-def weight_of(group: Group, rows: Int64, factor: Float64 | None) -> Float64:
-    """The weights of some rows, times the factors."""
-    weight = np.ones(len(rows)) if group.sample_weight is None else group.sample_weight[rows]
-    return np.asarray(weight if factor is None else weight * factor, dtype=np.float64)
 
 
 def training_rows(group: Group, sampling: Sampling) -> Group:
@@ -167,11 +190,11 @@ def training_rows(group: Group, sampling: Sampling) -> Group:
         return group
 
     def weighted(whole: Group) -> Group:
-        weight = weight_of(whole, np.arange(whole.n_rows), None).copy()
+        weight = np.ones(whole.n_rows) if whole.sample_weight is None else whole.sample_weight.copy()
         weight[held_out] = 0.0
         return Group(whole.X, whole.y, weight, whole.offsets, whole.first_partition)
 
-    found: Group = group.derived(("training", sampling.seed, sampling.validation_fraction), weighted)
+    found: Group = group.derived(("training", *split_key(sampling)), weighted)
     return found
 
 
@@ -180,9 +203,44 @@ def held_out_rows(group: Group, sampling: Sampling) -> Group:
 
     def taken(whole: Group) -> Group:
         _, rows = split(whole, sampling)
-        y: Array | None = None if whole.y is None else whole.y[rows]
+        y = None if whole.y is None else whole.y[rows]
         weight = None if whole.sample_weight is None else whole.sample_weight[rows]
         return Group(gather([whole], [rows]), y, weight, np.array([0, len(rows)], dtype=np.int64), whole.first_partition)
 
-    found: Group = group.derived(("held out", sampling.seed, sampling.validation_fraction), taken)
+    found: Group = group.derived(("held out", *split_key(sampling)), taken)
     return found
+
+
+def gather(groups: Sequence[Group], rows: Sequence[Int64]) -> Any:
+    """Those rows of each group, one below the other."""
+    X: Any = groups[0].X
+    if isinstance(X, sp.csr_array):
+        return gather_sparse([group.X for group in groups], rows)
+    if not isinstance(X, np.ndarray):
+        xp = array_namespace(X)
+        return xp.concat([xp.take(g.X, xp.asarray(own, device=device(g.X)), axis=0) for g, own in zip(groups, rows, strict=True)], axis=0)
+    bounds = running_sums([len(own) for own in rows])
+    out = buffers.empty((bounds[-1], X.shape[1]), X.dtype)
+    for group, own, (start, stop) in zip(groups, rows, pairwise(bounds), strict=True):
+        np.take(np.asarray(group.X), own, axis=0, out=out[start:stop], mode="clip")  # any other mode copies once more
+    return out
+
+
+def gather_sparse(pieces: Sequence[Any], rows: Sequence[Int64]) -> Any:
+    """Those rows of each CSR matrix: scipy's indexing and stacking take several times as long for few rows."""
+    starts = np.concatenate([X.indptr[own] for X, own in zip(pieces, rows, strict=True)]).astype(np.int64)
+    stops = np.concatenate([X.indptr[own + 1] for X, own in zip(pieces, rows, strict=True)]).astype(np.int64)
+    indptr = np.concatenate([[0], np.cumsum(stops - starts)])
+    entries = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], stops - starts)
+    data = np.empty(len(entries), pieces[0].data.dtype)
+    indices = np.empty(len(entries), np.result_type(*{X.indices.dtype for X in pieces}))
+    bounds = indptr[running_sums([len(own) for own in rows])].tolist()
+    for X, (start, stop) in zip(pieces, pairwise(bounds), strict=True):
+        np.take(X.data, entries[start:stop], out=data[start:stop], mode="clip")
+        np.take(X.indices, entries[start:stop], out=indices[start:stop], mode="clip")
+    return sp.csr_array((data, indices, indptr), shape=(len(starts), pieces[0].shape[1]))
+
+
+def running_sums(lengths: Sequence[int]) -> list[int]:
+    """From 0."""
+    return list(accumulate(lengths, initial=0))

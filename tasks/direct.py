@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tasks.fingerprint import numeric_digest
+from tasks.participants import OPERATION as SESSION
+from tasks.participants import take_part
 from tasks.reductions import reduce_on_worker
 
 OPERATION: Final = "dask_descent_reduce"
 
 
 def prepare_worker(dask_worker: Any) -> str:
-    """Let a distributed.Worker answer calls of `OPERATION`, and return its `numeric_digest`."""
+    """Let a distributed.Worker answer calls of `OPERATION` and take part in sessions, and return its `numeric_digest`."""
 
     async def reduce_here(keys: Sequence[Any], slot: int, part: int, n_groups: int, packed: bytes) -> bytes | None:
         """reduce_on_worker, in the threads that also run tasks, as a pickle; None for a shard that is not here, and for an error, which
@@ -26,5 +28,9 @@ def prepare_worker(dask_worker: Any) -> str:
         except Exception:  # noqa: BLE001
             return None
 
+    async def session(comm: Any, plan: bytes, rank: int) -> None:
+        await take_part(dask_worker, comm, plan, rank)
+
     dask_worker.handlers[OPERATION] = reduce_here
+    dask_worker.handlers[SESSION] = session
     return numeric_digest()

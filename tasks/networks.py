@@ -194,14 +194,13 @@ def pointwise(xp: Any, loss: int, raw: Any, target: Any) -> tuple[Any, Any]:
     """Loss (n,) and its derivative (n, c) at raw predictions (n, c), which are overwritten: those of tasks.losses in the dtype of raw."""
     if loss == MULTINOMIAL:
         codes = xp.arange(raw.shape[1], dtype=xp.int64, device=device(raw))
-        indicator = xp.astype(target[:, None] == codes[None, :], raw.dtype)
+        chosen = target[:, None] == codes[None, :]
         raw -= xp.max(raw, axis=1, keepdims=True)
-        exponential = xp.exp(raw)
-        total = xp.sum(exponential, axis=1, keepdims=True)
-        value = xp.log(total[:, 0]) - xp.sum(raw * indicator, axis=1)
-        exponential /= total
-        exponential -= indicator
-        return value, exponential
+        mean = xp.exp(raw)
+        total = xp.sum(mean, axis=1, keepdims=True)
+        mean /= total
+        value = xp.log(total[:, 0]) - xp.sum(xp.where(chosen, raw, 0.0), axis=1)
+        return value, mean - xp.astype(chosen, raw.dtype)
     y = xp.reshape(xp.astype(target, raw.dtype), raw.shape)
     if loss == LOGISTIC:
         small = xp.exp(-xp.abs(raw))
@@ -235,9 +234,11 @@ def _store(out: Array, a: Any, b: Any) -> None:
 
 def _rows(X: Any, start: int, stop: int, dtype: str) -> Any:
     """Rows start:stop in that dtype; themselves where nothing changes."""
-    rows = X if stop - start == X.shape[0] else X[start:stop, ...] if not isinstance(X, sp.csr_array) else X[start:stop]
+    rows = X if stop - start == X.shape[0] else X[start:stop, :]
+    if isinstance(rows, sp.csr_array):
+        return rows.astype(dtype, copy=False)
     xp = _namespace(X)
-    return rows.astype(dtype, copy=False) if isinstance(X, sp.csr_array) else xp.astype(rows, getattr(xp, dtype), copy=False)
+    return xp.astype(rows, getattr(xp, dtype), copy=False)
 
 
 def _namespace(X: Any) -> Any:

@@ -70,7 +70,7 @@ class Layout:
         views, start = {}, 0
         for name, shape in [*self.coef.items(), *self.free.items()]:
             stop = start + math.prod(shape)
-            views[name] = parameters[..., start:stop].reshape(*parameters.shape[:-1], *shape)
+            views[name] = parameters[..., start:stop].reshape((*parameters.shape[:-1], *shape))
             start = stop
         return views
 

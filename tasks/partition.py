@@ -155,3 +155,14 @@ def make_group(blocks: Sequence[Block], first_partition: int) -> Group:
         offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         first_partition=first_partition,
     )
+
+
+def join_groups(left: Group, right: Group) -> Group:
+    """Two neighbours as one group."""
+    return Group(
+        X=stack_rows([left.X, right.X]),
+        y=stack_rows([left.y, right.y]),
+        sample_weight=stack_rows([left.sample_weight, right.sample_weight]),
+        offsets=np.concatenate([left.offsets, left.offsets[-1] + right.offsets[1:]]),
+        first_partition=left.first_partition,
+    )

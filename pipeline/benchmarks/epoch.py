@@ -44,7 +44,7 @@ NOTES: Final = [
     + "checks the rows each time.",
     "The limit is what NumPy takes for the matrix products and activations of an epoch, over the rows as they lie: no shuffling, no Adam.",
     f"In process, each has a process of its own with the rows in memory and as many threads as cores. {CLUSTER}: one thread each, the rows "
-    + "resident; the share of rounds that workers ran among themselves, without the client, where that can be told.",
+    + "resident; the share of rounds that workers ran among themselves, without the client.",
     "Accuracy: on rows that nobody trained on. Ours and scikit-learn's have their default penalty (alpha=1e-4 over the rows of a batch), "
     + "PyTorch none.",
     "Peak MiB: growth of resident memory, of both workers' on the cluster, during an epoch by somebody who holds the rows and has trained "

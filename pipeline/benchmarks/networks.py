@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from pipeline import MLPClassifier
 from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN
 from pipeline.data.dataset import Dataset
+from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import Executor, default_threads
 from tasks.typing import Array, Int64
 
@@ -54,7 +55,7 @@ class Rows(NamedTuple):
 
 class Training(NamedTuple):
     """epochs: seconds of each; accuracy: on the test rows, None where nothing was learned; resident: share of the rounds that the workers
-    ran by themselves, None where nobody can tell."""
+    ran by themselves, None in process."""
 
     epochs: tuple[float, ...]
     accuracy: float | None = None
@@ -94,8 +95,8 @@ class Watched(Dataset):
 
     def resident_share(self, n_rounds: int) -> float | None:
         """Of these rounds, how many the workers ran by themselves."""
-        sessions = getattr(self.last_executor, "sessions", None)
-        return None if sessions is None else sessions.rounds / n_rounds
+        executor = self.last_executor
+        return executor.sessions.rounds / n_rounds if isinstance(executor, ClusterExecutor) else None
 
 
 @dataclass(frozen=True)

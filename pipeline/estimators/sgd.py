@@ -138,11 +138,15 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
                 cure = f"passive-aggressive steps are of one row, and an update here sees a batch; use one of {known}, or a Schedule"
                 raise ValueError(f"{name}(learning_rate={self.learning_rate!r}) is not available: {cure}")
             if self.learning_rate == "optimal" and self.alpha == 0:
-                raise ValueError(f"{name}(learning_rate='optimal') needs alpha > 0, which it is computed from; use learning_rate='constant'")
+                raise ValueError(
+                    f"{name}(learning_rate='optimal') needs alpha > 0, which it is computed from; use learning_rate='constant'"
+                )
         if self.penalty == "elasticnet" and self.l1_ratio is None:
             raise ValueError(f"{name}(penalty='elasticnet') needs an l1_ratio between 0 (l2) and 1 (l1)")
         if isinstance(self.optimizer, Optimizer) and self.weight_decay:
-            raise ValueError(f"{name}(weight_decay={self.weight_decay!r}) is for an optimizer by name; give it to {self.optimizer!r} itself")
+            raise ValueError(
+                f"{name}(weight_decay={self.weight_decay!r}) is for an optimizer by name; give it to {self.optimizer!r} itself"
+            )
 
     # -- the fit ---------------------------------------------------------------------------------------------------------------------
 
@@ -229,7 +233,10 @@ class SGDClassifier(LinearMiniBatchModel, ProbabilisticClassifier):
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
         "verbose": ((0, False), VERBOSE_CURE),
         "n_jobs": ((None,), THREADS_CURE),
-        "loss": (tuple(CLASSIFICATION), "losses for numbers are not for classes here; use SGDRegressor on y of -1 and 1, or a loss for classes"),
+        "loss": (
+            tuple(CLASSIFICATION),
+            "losses for numbers are not for classes here; use SGDRegressor on y of -1 and 1, or a loss for classes",
+        ),
     }
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **LinearMiniBatchModel._parameter_constraints,

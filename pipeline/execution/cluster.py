@@ -27,7 +27,9 @@ from pipeline.execution.loader import Loader
 from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
 from pipeline.execution.resident import Resident, Work
+from pipeline.execution.sessions import Rows, Sessions
 from tasks.fitting import Fit
+from tasks.participants import round_too_large
 from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker
 from tasks.threads import single_blas_thread
 
@@ -45,6 +47,7 @@ HELD_ROUNDS: Final = 16
 SHORT_ROUND: Final = 0.05
 CALLED_ROUND: Final = 0.2
 CALLED_BYTES: Final = 4 << 20
+SESSION_ROUND: Final = 0.5
 FOLLOW_EVERY: Final = 1.0
 LOST: Final = 0.1
 """Seconds that rounds must have lost to slow workers before anything is moved for it."""
@@ -68,6 +71,7 @@ class ClusterExecutor(Executor):
         self.client = client
         self.workers = Workers(client)
         self.loader = Loader(client, self.workers)
+        self.sessions = Sessions(client, self._send_modules)
         self._tasks = 0
         self._held: list[Any] = []
         self._sent: set[str] = set()
@@ -83,9 +87,11 @@ class ClusterExecutor(Executor):
                 yield
             finally:
                 self._held.clear()
+                self.sessions.close()
 
     def advance(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance:
-        return one_round(self, dataset, fit, states)
+        done = self._in_session(dataset, fit, states, limit) if limit > 1 else None
+        return one_round(self, dataset, fit, states) if done is None else done
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         source = dataset.source
@@ -187,6 +193,7 @@ class ClusterExecutor(Executor):
 
     def _move(self, resident: Resident, moves: list[tuple[int, str, str]], then: Callable[[], None] = lambda: None) -> None:
         """Move pieces, and see where they are after that; `then` changes what is assigned."""
+        self.sessions.close()
         move(self.client, [(resident.futures[piece].key, source, target) for piece, source, target in moves])
         holders = self.client.who_has(resident.futures)
         with resident.lock:
@@ -219,6 +226,40 @@ class ClusterExecutor(Executor):
             resident.measure(work, sums.seconds)
         (whole,) = sums.nodes.values()
         return whole
+
+    def _in_session(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance | None:
+        """Some rounds that the workers run by themselves; None if they cannot, or have failed to: a round from here will say why."""
+        resident: Resident | None = dataset.source.resident.get(self.client.id)
+        if resident is None or not resident.located or in_task() or not self.sessions.due():
+            return None
+        asked = fit.ask(states)
+        assert asked is not None
+        with lost_client(self.client):
+            try:
+                with resident.lock:
+                    resident.keep_together(asked.reduction.level(asked.shared))
+                self._follow(resident)
+            except CancelledError:
+                return None
+            with resident.lock:
+                work, n_partials, level = resident.work, resident.n_partials, resident.level
+            short = resident.located and resident.last_round <= SESSION_ROUND
+            if not short or round_too_large(asked, dataset.n_columns, n_partials / len(work)):
+                return None
+            try:
+                done = self.sessions.advance(Rows(work, dataset.part, resident.n_groups, dataset.n_columns, level), fit, states, limit)
+            except TimeoutError:
+                done, resident.last_round = None, np.inf  # a task waits as long as need be
+        if done is None:
+            resident.located = False
+            return None
+        if not done.reports:
+            return None
+        self._tasks = max(self._tasks, len(work))
+        resident.last_round = done.round_seconds
+        with resident.lock:
+            resident.measure(work, done.seconds)
+        return Advance(done.states, done.reports)
 
     def _callable(self, resident: Resident, work: list[Work], n_bytes: int) -> bool:
         """Whether this round may be calls: the last one was short, little is sent, and it is known who holds what."""

@@ -26,6 +26,11 @@ def can_call(client: Client) -> bool:
     return client.direct_to_workers is not False and _failures.get(client, 0) < MAX_FAILURES
 
 
+def count_call(client: Client, *, lost: bool) -> None:
+    """Take note of a call that somebody answered, or that was lost."""
+    _failures[client] = _failures.get(client, 0) + 1 if lost else 0
+
+
 def call_workers(client: Client, work: Sequence[Work], part: int, n_groups: int, packed: bytes) -> list[Sums] | None:
     """The partial sums of what each worker thread has to do; None if any worker did not answer, or lacks its rows."""
 
@@ -40,6 +45,5 @@ def call_workers(client: Client, work: Sequence[Work], part: int, n_groups: int,
         answers = client.sync(call_all)
     except TimeoutError as error:
         answers = [error]
-    lost = any(isinstance(answer, OSError) for answer in answers)  # TimeoutError and CommClosedError are
-    _failures[client] = _failures.get(client, 0) + 1 if lost else 0
+    count_call(client, lost=any(isinstance(answer, OSError) for answer in answers))  # TimeoutError and CommClosedError are
     return [pickle.loads(answer) for answer in answers] if all(isinstance(answer, bytes) for answer in answers) else None

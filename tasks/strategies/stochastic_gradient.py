@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from tasks.objectives import Evaluation
 from tasks.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm
 from tasks.penalties import soft_threshold
 from tasks.schedules import Constant, Schedule
-from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, as_number, check_counts, check_tolerances, finite
+from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, as_number, check_counts, check_tolerances
 from tasks.typing import Array
 
 SMALLEST_SCALE: Final = 1e-6
@@ -26,6 +27,17 @@ class Epoch(NamedTuple):
     rounds: int = 0
     loss_sum: float = 0.0
     weight_sum: float = 0.0
+
+    def after(self, evaluation: Evaluation) -> Epoch:
+        """One more round."""
+        weight = float(evaluation.weight)
+        loss = weight * evaluation.value if weight else 0.0
+        return Epoch(self.number, self.rounds + 1, self.loss_sum + loss, self.weight_sum + weight)
+
+    @property
+    def mean_loss(self) -> float:
+        """Of its batches, each before its update; NaN without weight."""
+        return self.loss_sum / self.weight_sum if self.weight_sum else nan
 
 
 class Anchor(NamedTuple):
@@ -55,9 +67,10 @@ class Best(NamedTuple):
 
 class StochasticGradientState(NamedTuple):
     """parameters (n,): where the next batch's gradient is taken; optimizer: its state; iteration: updates so far; mean: of the iterates,
-    over `averaged` updates; scale: of the step size; losses, scores: of the epochs.
+    over `averaged` updates; scale: of the step size; losses, scores: of the epochs since the fit began or was resumed.
 
-    accepted: the parameters that a fit which ended here would have (the mean, or the best epoch's), value and gradient of the last batch.
+    accepted: the parameters that a fit which ended here would have (the mean, or the best epoch's), always finite; value and gradient of
+    the last batch.
     """
 
     accepted: Accepted
@@ -83,7 +96,7 @@ class StochasticGradient:
     sampling            which rows a round draws, rounds an epoch, the held-out share
     optimizer, schedule how a gradient moves the parameters; the step size by number of the update
     max_epochs          epochs of this fit
-    tol, patience       converged after `patience` epochs in a row whose score is not above the best by more than tol
+    tol, patience       converged after `patience` epochs in a row whose score is below the best so far plus tol
     early_stopping      the score is accuracy or R² on the rows held out, and the best epoch's parameters are restored; otherwise minus the
                         mean loss of the epoch's batches, each before its update
     adaptive            instead of converging, divide the step size by 5
@@ -96,7 +109,8 @@ class StochasticGradient:
     variance_reduction  SVRG: a full pass before every `anchor_every`-th epoch, and gradients less those at that point: R. Johnson and
                         T. Zhang, NIPS 2013
 
-    Diverged when loss or gradient of a batch is no number. Raises ValueError for numbers out of range.
+    Batches in which no row has weight move nothing. Diverged when the loss of a batch, or a parameter after an update, is no finite number;
+    the parameters before that update stay. Raises ValueError for numbers out of range.
     """
 
     sampling: Sampling
@@ -115,14 +129,20 @@ class StochasticGradient:
     anchor_every: int = 2
 
     def __post_init__(self) -> None:
+        sampling = self.sampling
         check_counts(max_epochs=self.max_epochs, patience=self.patience, accumulate=self.accumulate, anchor_every=self.anchor_every)
+        check_counts(n_rounds=sampling.n_rounds)
         check_tolerances(l1=self.l1, average_from=self.average_from)
+        if sampling.importance not in ("uniform", "norm"):
+            raise ValueError(f"importance must be 'uniform' or 'norm', got {sampling.importance!r}")
+        if not 0 <= as_number(sampling.validation_fraction) < 1:
+            raise ValueError(f"validation_fraction must lie in [0, 1), got {sampling.validation_fraction!r}")
         if np.isnan(as_number(self.tol)):
             raise ValueError(f"tol must be a number, -inf to go on for max_epochs, got {self.tol!r}")
         if self.clip_norm is not None and not as_number(self.clip_norm) > 0:
             raise ValueError(f"clip_norm must be a positive number or None, got {self.clip_norm!r}")
-        if self.early_stopping and not 0 < self.sampling.validation_fraction < 1:
-            raise ValueError(f"early_stopping needs a validation_fraction in (0, 1), got {self.sampling.validation_fraction!r}")
+        if self.early_stopping and not sampling.validation_fraction:
+            raise ValueError("early_stopping must have rows to score: validation_fraction must lie in (0, 1), got 0")
 
     @property
     def powers(self) -> tuple[Power, ...]:
@@ -135,8 +155,13 @@ class StochasticGradient:
         return StochasticGradientState(accepted, start, self.optimizer.init(start), Epoch(), Best(-np.inf, start, 0))
 
     def resume(self, state: StochasticGradientState) -> StochasticGradientState:
-        """From a fit that has ended, for max_epochs more, perhaps on other rows."""
-        epoch = Epoch(state.epoch.number if not state.epoch.rounds else state.epoch.number + 1)
+        """From a fit that has ended, for max_epochs more, perhaps on other rows.
+
+        What belongs to rows is made anew: SVRG's full pass, the best score, the epochs in a row without improvement. Everything else goes
+        on, the number of the epoch too, so that on the same rows the same bits come as from one longer fit (with SVRG, if the first had a
+        multiple of anchor_every epochs). An epoch that was cut off is not finished.
+        """
+        epoch = Epoch(state.epoch.number + (1 if state.epoch.rounds else 0))
         best = Best(-np.inf, state.parameters, 0)
         return state._replace(epoch=epoch, best=best, anchor=None, accumulated=None, losses=(), scores=(), status=RUNNING)
 
@@ -145,27 +170,24 @@ class StochasticGradient:
             return Round("loss_and_gradient", state.parameters, batch=self._batch(state, TRAINING))
         if state.epoch.rounds == self.sampling.n_rounds:
             return Round("score", self._candidate(state), batch=self._batch(state, HELD_OUT))
-        batch = self._batch(state, state.epoch.rounds)
-        weight = state.anchor.weight if state.anchor is not None and self._weighted else None
+        batch, anchor = self._batch(state, state.epoch.rounds), state.anchor
+        weight = anchor.weight if anchor is not None and self._weighted else None
         if self.variance_reduction:
-            assert state.anchor is not None
-            return Round("gradient_difference", state.parameters, state.anchor.parameters, batch=batch, weight=weight)
-        return Round("loss_and_gradient", state.parameters, batch=batch, weight=weight)
+            assert anchor is not None
+            return Round("gradient_difference", state.parameters, anchor.parameters, 1, batch, weight)
+        return Round("loss_and_gradient", state.parameters, None, 1, batch, weight)
 
     def update(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
         if state.epoch.rounds == self.sampling.n_rounds:
             return self._end_epoch(state, evaluation.value)
-        if evaluation.weight and not finite(evaluation):
-            reason = (
-                f"loss or gradient of a batch is no number after {state.iteration} updates; lower the step size, or scale the columns of X"
-            )
-            return state._replace(status=Status("diverged", reason))
+        if evaluation.weight and not isfinite(evaluation.value):
+            return diverged(state, "the loss of a batch")
         if self._wants_anchor(state):
             return state._replace(anchor=Anchor(state.parameters, evaluation.gradient, evaluation.weight, state.epoch.number))
         state = self._learn(state, evaluation)
-        if state.epoch.rounds < self.sampling.n_rounds or self.early_stopping:
+        if state.epoch.rounds < self.sampling.n_rounds or self.early_stopping or state.status.kind != "running":
             return state
-        return self._end_epoch(state, -state.epoch.loss_sum / (state.epoch.weight_sum or np.nan))
+        return self._end_epoch(state, -state.epoch.mean_loss)
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
 
@@ -185,37 +207,27 @@ class StochasticGradient:
         return Batch(self.sampling, state.epoch.number, number)
 
     def _learn(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
-        """A batch's loss and gradient have come."""
-        epoch = state.epoch._replace(rounds=state.epoch.rounds + 1)
-        if not evaluation.weight:  # no row, or none that counts, was drawn
-            return self._move(state._replace(epoch=epoch), None)
-        weight = evaluation.weight
-        epoch = epoch._replace(loss_sum=epoch.loss_sum + weight * evaluation.value, weight_sum=epoch.weight_sum + weight)
-        gradient = evaluation.gradient
-        if self.variance_reduction:
-            assert state.anchor is not None
-            gradient = gradient + state.anchor.gradient
-        accepted = state.accepted._replace(value=evaluation.value, gradient=gradient)
-        return self._move(state._replace(epoch=epoch, accepted=accepted), evaluation)
-
-    def _move(self, state: StochasticGradientState, evaluation: Evaluation | None) -> StochasticGradientState:
-        """Add a gradient to those that wait, and move the parameters when they are enough."""
-        waiting = state.accumulated
-        gradient, n_free = None, 0
-        if evaluation is not None:
-            gradient, n_free = state.accepted.gradient, evaluation.n_free
+        """A batch's loss and gradient have come: add them up, and move the parameters when they are enough."""
+        epoch = state.epoch.after(evaluation)
+        accepted, waiting, gradient = state.accepted, state.accumulated, None
+        if evaluation.weight:  # else no row, or none that counts, was drawn
+            gradient = evaluation.gradient
+            if self.variance_reduction:
+                assert state.anchor is not None
+                gradient = gradient + state.anchor.gradient
+            accepted = Accepted(accepted.parameters, evaluation.value, gradient)
         if self.accumulate > 1:
-            if gradient is not None and evaluation is not None:
-                weighted = gradient * evaluation.weight
-                waiting = Accumulated(weighted, evaluation.weight, 1) if waiting is None else add(waiting, weighted, evaluation.weight)
-            if waiting is None or (waiting.rounds < self.accumulate and state.epoch.rounds < self.sampling.n_rounds):
-                return state._replace(accumulated=waiting)
-            gradient, waiting = waiting.gradient / waiting.weight, None
+            if gradient is not None:
+                waiting, gradient = accumulated(waiting, gradient, float(evaluation.weight)), None
+            if waiting is not None and (waiting.rounds == self.accumulate or epoch.rounds == self.sampling.n_rounds):
+                gradient, waiting = waiting.gradient / waiting.weight, None
         if gradient is None:
-            return state
-        return self._step(state._replace(accumulated=waiting), gradient, n_free)
+            return state._replace(accepted=accepted, epoch=epoch, accumulated=waiting)
+        return self._step(state, accepted, epoch, gradient, evaluation.n_free)
 
-    def _step(self, state: StochasticGradientState, gradient: Array, n_free: int) -> StochasticGradientState:
+    def _step(
+        self, state: StochasticGradientState, accepted: Accepted, epoch: Epoch, gradient: Array, n_free: int
+    ) -> StochasticGradientState:
         """One update of the parameters."""
         if self.clip_norm is not None:
             gradient = clip_by_norm(gradient, self.clip_norm)
@@ -224,13 +236,23 @@ class StochasticGradient:
         if self.l1:
             n_coef = len(parameters) - n_free
             parameters[:n_coef] = soft_threshold(parameters[:n_coef], step_size * self.l1)
-        state = state._replace(parameters=parameters, optimizer=optimizer, iteration=state.iteration + 1)
-        if self.average_from and state.iteration >= self.average_from:
-            mean = parameters if state.mean is None else average(state.mean, parameters, state.averaged + 1)
-            state = state._replace(mean=mean, averaged=state.averaged + 1)
-        if self.early_stopping and state.best.score > -np.inf:
-            return state
-        return state._replace(accepted=state.accepted._replace(parameters=self._candidate(state)))
+        if not np.isfinite(parameters).all():  # also when the gradient was not
+            return diverged(state, "a parameter")
+        mean, averaged, iteration = state.mean, state.averaged, state.iteration + 1
+        if self.average_from and iteration >= self.average_from:
+            mean, averaged = parameters if mean is None else average(mean, parameters, averaged + 1), averaged + 1
+        if not self.early_stopping or state.best.score == -np.inf:
+            accepted = Accepted(parameters if mean is None else mean, accepted.value, accepted.gradient)
+        return state._replace(
+            accepted=accepted,
+            parameters=parameters,
+            optimizer=optimizer,
+            epoch=epoch,
+            accumulated=None,
+            mean=mean,
+            averaged=averaged,
+            iteration=iteration,
+        )
 
     @staticmethod
     def _candidate(state: StochasticGradientState) -> Array:
@@ -240,16 +262,18 @@ class StochasticGradient:
     # -- epochs ----------------------------------------------------------------------------------------------------------------------
 
     def _end_epoch(self, state: StochasticGradientState, score: float) -> StochasticGradientState:
-        """score: of the epoch, higher is better; NaN when no row was held out."""
+        """score: of the epoch, higher is better; NaN when it has no weight."""
         best, candidate = state.best, self._candidate(state)
-        since = 0 if score > best.score + self.tol else best.since + 1
-        better = score > best.score
-        best = Best(score if better else best.score, candidate if better else best.parameters, since)
-        losses = (*state.losses, state.epoch.loss_sum / (state.epoch.weight_sum or np.nan))
-        scores = (*state.scores, score) if self.early_stopping else ()
-        chosen = best.parameters if self.early_stopping else candidate
-        accepted = state.accepted._replace(parameters=chosen)
-        state = state._replace(best=best, losses=losses, scores=scores, accepted=accepted, epoch=Epoch(state.epoch.number + 1))
+        since = 0 if score >= best.score + self.tol else best.since + 1
+        best = Best(score, candidate, since) if score > best.score else best._replace(since=since)
+        chosen = best.parameters if self.early_stopping and best.score > -np.inf else candidate
+        state = state._replace(
+            accepted=state.accepted._replace(parameters=chosen),
+            epoch=Epoch(state.epoch.number + 1),
+            best=best,
+            losses=(*state.losses, state.epoch.mean_loss),
+            scores=(*state.scores, score) if self.early_stopping else (),
+        )
         return self._judge(state)
 
     def _judge(self, state: StochasticGradientState) -> StochasticGradientState:
@@ -270,6 +294,14 @@ class StochasticGradient:
         return state._replace(status=Status("out of rounds", reason))
 
 
-def add(waiting: Accumulated, weighted: Array, weight: float) -> Accumulated:
+def accumulated(waiting: Accumulated | None, gradient: Array, weight: float) -> Accumulated:
     """With one more round's gradient."""
-    return Accumulated(waiting.gradient + weighted, waiting.weight + weight, waiting.rounds + 1)
+    if waiting is None:
+        return Accumulated(gradient * weight, weight, 1)
+    return Accumulated(waiting.gradient + gradient * weight, waiting.weight + weight, waiting.rounds + 1)
+
+
+def diverged(state: StochasticGradientState, what: str) -> StochasticGradientState:
+    """The end of a fit whose next update would spoil the parameters."""
+    reason = f"{what} is no finite number after {state.iteration} updates; lower the step size, or scale the columns of X"
+    return state._replace(status=Status("diverged", reason))

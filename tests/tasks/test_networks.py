@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from itertools import pairwise
 from typing import Any, get_args
 
-import array_api_strict
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from array_api_compat import array_namespace
 from scipy.special import expit, log_softmax
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -81,7 +82,7 @@ def test_gradient_is_that_of_the_loss(activation: Name, task: tuple[str, int], h
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("task", [("logistic", 1), ("multinomial", 3), ("squared", 1), ("squared", 3)], ids=str)
+@pytest.mark.parametrize("task", TASKS, ids=str)
 def test_scikit_learn_predicts_the_same_and_takes_the_same_step(task: tuple[str, int], activation: Name) -> None:
     """One step of plain gradient descent on all rows moves scikit-learn's parameters by the mean gradient."""
     objective = network(task, (5, 3), activation)
@@ -139,9 +140,11 @@ def test_without_hidden_layers_it_is_the_linear_objective(task: tuple[str, int])
 def test_losses_are_those_of_the_table_for_extreme_predictions_too(name: str) -> None:
     raw = np.array([[-800.0, 0.0, 800.0], [30.0, -30.0, 0.1], [1e-9, 2.0, -90.0]])
     y: Any = np.array([0, 2, 1])
-    if name != "multinomial":
+    if name == "multinomial":
+        raw[0, 1] = -np.inf
+    else:
         raw, y = raw.reshape(-1, 1), np.tile([0.0, 1.0, 1.0], 3)
-    value, residual = networks.pointwise(networks.numpy_namespace, LOSSES[name].code, raw.copy(), y)
+    value, residual = networks.pointwise(array_namespace(raw), LOSSES[name].code, raw.copy(), y)
     np.testing.assert_allclose(value, LOSSES[name].value(y, raw), rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(residual, LOSSES[name].gradient(y, raw), rtol=1e-12, atol=1e-15)
 
@@ -165,20 +168,22 @@ def test_float32_is_float64_rounded(activation: Name, task: tuple[str, int], spa
         assert_near(found, expected, 3e-5)
 
 
+@pytest.mark.parametrize("namespace", ["array_api_strict", pytest.param("cupy", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("task", TASKS, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_any_array_namespace(activation: Name, task: tuple[str, int], dtype: str) -> None:
+def test_any_array_namespace(activation: Name, task: tuple[str, int], dtype: str, namespace: str) -> None:
     objective = network(task, (5, 3), activation, dtype=dtype, dropout=0.2)
     group = rows(objective, (9, 14), DRAW)
     at = parameters(objective, 2)
-    elsewhere = with_rows(group, array_api_strict.asarray(group.X))
+    elsewhere = with_rows(group, import_module(namespace).asarray(group.X))
     found = objective.loss_and_gradient(elsewhere, at)
     assert isinstance(found.gradient_sum, np.ndarray)
+    assert found.gradient_sum.dtype == dtype
     tolerance = 1e-12 if dtype == "float64" else 1e-5
     assert_near(found, objective.loss_and_gradient(group, at), tolerance)
     raw = objective.predict(at[1], elsewhere.X)
-    np.testing.assert_allclose(raw, objective.predict(at[1], group.X), rtol=1e-12)
+    np.testing.assert_allclose(raw, objective.predict(at[1], group.X), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("task", [("logistic", 1), ("multinomial", 3)], ids=str)
@@ -233,24 +238,13 @@ def test_cuts_of_groups_leave_no_trace(dtype: str, sparse: bool, monkeypatch: py
 def test_pieces_add_up() -> None:
     objective = network(("squared", 3), (5,))
     group = rows(objective, (networks.PIECE + 100, 50))
+    assert group.y is not None and group.sample_weight is not None
     at = parameters(objective)
     parts = []
-    for start, stop in pairwise([0, 1000, 4100, group.n_rows]):
-        bounds = np.array([0, stop - start])
-        parts.append(
-            objective.loss_and_gradient(Group(group.X[start:stop], group.y[start:stop], group.sample_weight[start:stop], bounds, 0), at)
-        )  # type: ignore[index]
+    for a, b in pairwise([0, 1000, 4100, group.n_rows]):
+        part = Group(group.X[a:b], group.y[a:b], group.sample_weight[a:b], np.array([0, b - a]), 0)
+        parts.append(objective.loss_and_gradient(part, at))
     assert_near(objective.loss_and_gradient(group, at), add_partials(add_partials(parts[0], parts[1]), parts[2]), 1e-11)
-
-
-def test_misaligned_parameters_give_the_same_bits() -> None:
-    objective = network(("multinomial", 3), (5,), dtype="float32")
-    group, at = rows(objective), parameters(objective)
-    memory = np.frombuffer(b"x" + at.tobytes(), np.uint8)[1:].view(np.float32).reshape(at.shape)
-    assert not memory.flags.aligned
-    assert (
-        objective.loss_and_gradient(group, memory).gradient_sum.tobytes() == objective.loss_and_gradient(group, at).gradient_sum.tobytes()
-    )
 
 
 # -- dropout -------------------------------------------------------------------------------------------------------------------------
@@ -277,17 +271,18 @@ def test_dropout_is_of_batches_only_and_keyed_by_their_draw(monkeypatch: pytest.
 
 def test_dropout_drops_its_share_of_each_layer_and_keeps_the_mean() -> None:
     """Of a linear network the expected prediction is that without dropout, and so is the sum of the residuals."""
-    objective = network(("squared", 1), (30, 20), "identity", dropout=0.4)
+    objective = network(("squared", 1), (20, 20), "identity", dropout=0.4)
     at = 0.3 * parameters(objective)
     group = rows(objective, (1,))
-    names = ["layers.1.weight", "layers.2.weight"]
     residuals, dropped = [], []
     for epoch in range(1000):
         group.draw = (0, epoch, 0, 0)
         arrays = objective.layout.split(objective.loss_and_gradient(group, at).gradient_sum[0])
         residuals.append(arrays["layers.2.bias"][0])
-        dropped.append([np.all(arrays["layers.1.weight"] == 0, axis=1).mean(), np.all(arrays["layers.2.weight"] == 0, axis=1).mean()])
-    np.testing.assert_allclose(np.mean(dropped, axis=0), 0.4, atol=4 * np.sqrt(0.24 / 20_000), err_msg=str(names))
+        dropped.append([np.all(arrays[f"layers.{layer}.weight"] == 0.0, axis=1) for layer in (1, 2)])
+    np.testing.assert_allclose(np.mean(dropped, axis=(0, 2)), 0.4, atol=4 * np.sqrt(0.24 / 20_000))
+    first, second = np.array(dropped).transpose(1, 0, 2)
+    assert np.mean(first & second) == pytest.approx(0.4**2, abs=0.01)  # each layer by itself
     group.draw = ()
     expected = objective.layout.split(objective.loss_and_gradient(group, at).gradient_sum[0])["layers.2.bias"][0]
     error = np.std(residuals) / np.sqrt(len(residuals))

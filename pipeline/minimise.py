@@ -1,0 +1,72 @@
+"""Models of your own: any objective, with any strategy that needs no more than it has (see docs/own-models.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.data.dataset import Dataset
+from pipeline.history import Row, digest
+from pipeline.training import OnRound, train
+from tasks.batches import Sampling, lane_level
+from tasks.objectives import Objective
+from tasks.penalties import L2, Penalty
+from tasks.strategies.base import Status, Strategy
+from tasks.typing import Array
+
+FREE = L2(0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum:
+    """Where a strategy ended: parameters (n,) in the dtype of the objective's layout, why it ended there, a row per round, and the SHA-256
+    of the parameters as float64."""
+
+    parameters: Array
+    status: Status
+    history: list[Row]
+    parameters_sha256: str
+
+
+def minimise(
+    objective: Objective, dataset: Dataset, strategy: Strategy, start: Array, *, penalty: Penalty = FREE, on_round: OnRound | None = None
+) -> Minimum:
+    """Minimise the mean loss of `objective` over the rows of `dataset`, plus `penalty`, from start (n,).
+
+    Runs where `Dataset.executor` says: on the current client's cluster, else on threads here. on_round is called with each round's row and
+    ends the fit by returning True. Ctrl-C ends it where it is. Raises TypeError when the objective lacks what the strategy asks for,
+    ValueError for a start of the wrong size, for data that is not finite, and for a fit that leaves the numbers.
+    """
+    start = np.array(start, dtype=objective.layout.dtype)
+    if start.shape != (objective.layout.size,):
+        raise ValueError(f"start must be ({objective.layout.size},), as the layout of {type(objective).__name__} says, got {start.shape}")
+    executor = dataset.executor()
+    with executor.span(f"minimise-{type(objective).__name__}"):
+        _ = dataset.schema  # the check of all rows
+        result = train(executor, dataset, objective, [penalty], strategy, start[None], on_round, keep_on_interrupt=True)
+    (parameters,), (status,) = result.parameters, result.statuses
+    if not np.all(np.isfinite(parameters)):
+        raise ValueError(f"the fit diverged: {status.reason}")
+    return Minimum(parameters, status, result.history, digest(parameters))
+
+
+def mini_batches(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    validation_fraction: float = 0.0,
+    importance: Literal["uniform", "norm"] = "uniform",
+) -> Sampling:
+    """About batch_size rows a round, drawn from all partitions, so that an epoch visits every row once; reads the dataset if it is not
+    resident. The other arguments: see `tasks.batches.Sampling`. Raises ValueError for a batch_size below 1."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+    schema: Any = dataset.schema
+    n_training = max(1, round(schema.n_rows * (1.0 - validation_fraction)))
+    n_bytes = schema.n_rows * schema.n_columns * np.dtype(schema.dtype).itemsize
+    level = lane_level(dataset.source.n_groups, n_bytes, batch_size)
+    return Sampling(seed, -(-n_training // batch_size), level, shuffle, validation_fraction, importance)

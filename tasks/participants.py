@@ -1,0 +1,289 @@
+"""Resident rounds: a fit's loop on the workers themselves, beside the rows.
+
+The participants of a *session* are the workers that hold the rows. Participant 0, the root, runs the loop of `tasks.fitting.Fit`; the
+input of a round goes down a binomial tree over the participants, in which the parent of r is r & (r - 1), and the partial sums come up.
+Sums are merged by their nodes in the fixed tree of `tasks.reductions`, so the bits are those of every other way of running rounds.
+
+A session lives as long as its connections: whoever ends, or dies, closes its own, and so all do within milliseconds. The client's
+connection to the root is one of them. What has failed is not told: the client repeats the round in another way, which raises
+errors and makes lost rows again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+from tasks.fitting import Asked, Fit, Report
+from tasks.messages import Link, Message, packed, unpacked
+from tasks.objectives import LinearObjective
+from tasks.partition import Shard
+from tasks.reductions import Node, Sums, Tree, joined, reduce_joined, reduce_shards
+from tasks.rounds import REDUCTIONS, RoundInput
+from tasks.threads import single_blas_thread
+
+OPERATION: Final = "dask_descent_session"
+INLINE: Final = 0.5e-3
+"""Seconds: what takes no longer is done on the event loop, because a thread would take a tenth of that to begin and end."""
+JOINED_BYTES: Final = 1 << 20
+"""Rows of a thread that are copied together: calls for small groups take longer than their arithmetic."""
+LOOK_EVERY: Final = 0.25
+SILENCE: Final = 60.0
+"""Seconds without a word from the client end a session: a client that hangs must not hold rows."""
+ROUND_BYTES: Final = 64 << 20
+"""What a participant may receive and return in a round; more goes from worker to worker by tasks."""
+
+live: Final[set[Participant]] = set()
+counted: Final[Counter[str]] = Counter()
+"""Of this process: sessions that run, and rounds that ended here, for whoever wants to know whether there are any."""
+
+
+class Duty(NamedTuple):
+    """What a participant does: the address of its worker, and the number and the pieces of each of its threads."""
+
+    worker: str
+    slots: tuple[tuple[int, tuple[Any, ...]], ...]
+
+
+class Plan(NamedTuple):
+    """A session. part: of the dataset; n_columns: of the rows; level: of the largest lanes that threads have whole; duties: by rank;
+    envelope: see `tasks.messages.Link`."""
+
+    fit: Fit
+    part: int
+    n_groups: int
+    n_columns: int
+    level: int
+    duties: Sequence[Duty]
+    envelope: Callable[[Message], Any]
+
+
+class Order(NamedTuple):
+    """What the client asks of the root: some rounds, at most n_rounds, and no further one after so many seconds. states: None for those
+    that the last order left."""
+
+    n_rounds: int
+    seconds: float
+    states: list[Any] | None
+
+
+class Done(NamedTuple):
+    """The root's answer. round_seconds: of a round, the median; seconds: of the last round, by the number of the thread; messages, hops:
+    of the last round, as counted on the way."""
+
+    states: list[Any]
+    reports: list[Report]
+    elapsed: float
+    round_seconds: float
+    seconds: dict[int, float]
+    messages: int
+    hops: int
+
+
+class Answer(NamedTuple):
+    """What goes up the tree: the sums of a participant and of those below it; how many messages these took, and the longest way."""
+
+    nodes: dict[Node, Any]
+    seconds: dict[int, float]
+    messages: int
+    hops: int
+
+
+def children(rank: int, n: int) -> list[int]:
+    """In the binomial tree over n participants, largest subtrees first."""
+    steps = [1 << k for k in range(n.bit_length()) if not rank or 1 << k < rank & -rank]
+    return [rank + step for step in reversed(steps) if rank + step < n]
+
+
+def round_too_large(asked: Asked, n_columns: int, n_partials: float) -> bool:
+    """Whether a round moves more than participants should. n_partials: that one of them returns."""
+    floats = asked.reduction.floats(asked.shared, n_columns) * n_partials + asked.shared.parameters.size
+    return 8 * floats > ROUND_BYTES
+
+
+async def take_part(dask_worker: Any, comm: Any, plan: bytes, rank: int) -> None:
+    """Until the session ends, by whatever: `comm` leads to the parent, or to the client."""
+    run = partial(asyncio.get_running_loop().run_in_executor, dask_worker.executors["default"])
+    participant = None
+    try:
+        found: Plan = await run(pickle.loads, plan)
+        participant = Participant(dask_worker, Link(comm, found.envelope), found, rank)
+        await participant.enter(plan)
+        await (participant.lead() if rank == 0 else participant.follow())
+    except Exception:  # noqa: BLE001  the end of the connections says enough
+        pass
+    finally:
+        if participant is None:
+            comm.abort()
+        else:
+            participant.leave()
+
+
+class Participant:
+    """One worker's part in one session."""
+
+    def __init__(self, dask_worker: Any, parent: Link, plan: Plan, rank: int) -> None:
+        self.worker = dask_worker
+        self.parent = parent
+        self.plan = plan
+        self.rank = rank
+        self.slots: list[tuple[int, list[Shard]]] = [
+            (slot, [dask_worker.data[key] for key in keys]) for slot, keys in plan.duties[rank].slots
+        ]
+        self.joined = {
+            slot: joined(shards, plan.part, plan.n_groups)
+            for slot, shards in self.slots
+            if type(plan.fit.objective) is LinearObjective and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
+        }
+        self.children: list[tuple[str, Link]] = []
+        self.took: dict[Any, float] = {}
+        self.heard = time.monotonic()
+        self.watch = asyncio.ensure_future(self._watch())
+        live.add(self)
+
+    # -- the session -----------------------------------------------------------------------------------------------------------------
+
+    async def enter(self, plan: bytes) -> None:
+        """Bring in those below, and tell the parent when all are there."""
+        for rank in children(self.rank, len(self.plan.duties)):
+            address = self.plan.duties[rank].worker
+            link = Link(await self.worker.rpc.connect(address), self.plan.envelope)
+            self.children.append((address, link))
+            await link.comm.write({"op": OPERATION, "reply": False, "plan": plan, "rank": rank})
+        for _, link in self.children:
+            await link.receive()
+        await self.parent.send(packed(True))
+
+    def leave(self) -> None:
+        """End all connections, and with them the session. May be repeated."""
+        live.discard(self)
+        self.watch.cancel()
+        self.slots.clear()
+        self.joined.clear()
+        self.parent.comm.abort()
+        while self.children:
+            address, link = self.children.pop()
+            link.comm.abort()
+            self.worker.rpc.reuse(address, link.comm)  # which forgets what is closed
+
+    async def _watch(self) -> None:
+        """Who waits for a child does not see that the parent is gone, or that nobody wants anything any more."""
+        while not self.parent.comm.closed() and self.worker.status.name == "running" and time.monotonic() < self.heard + SILENCE:
+            await asyncio.sleep(LOOK_EVERY)
+        self.leave()
+
+    async def follow(self) -> None:
+        """Take part in rounds, for ever."""
+        while True:
+            message = await self._next()
+            shared = RoundInput(self.plan.fit.objective, *unpacked(message))
+            await self.parent.send(packed(tuple(await self._round(message, shared, nothing))))
+
+    async def lead(self) -> None:
+        """Do what the client orders, for ever."""
+        states: list[Any] = []
+        while True:
+            order: Order = unpacked(await self._next())
+            with single_blas_thread():
+                done = await self._advance(order, states if order.states is None else order.states)
+            states = done.states
+            await self.parent.send(packed(done))
+
+    async def _next(self) -> Message:
+        message = await self.parent.receive()
+        self.heard = time.monotonic()
+        return message
+
+    # -- rounds ----------------------------------------------------------------------------------------------------------------------
+
+    async def _advance(self, order: Order, states: list[Any]) -> Done:
+        fit = self.plan.fit
+        start = time.perf_counter()
+        ends = [0.0]
+        reports: list[Report] = []
+        last = Answer({}, {}, 0, 0)
+        tell = nothing
+        while len(ends) <= order.n_rounds and ends[-1] < order.seconds and not self.parent.comm.closed():
+            asked = fit.ask(states)
+            if asked is None or round_too_large(asked, self.plan.n_columns, 1 + len(last.nodes)):
+                break
+            if asked.reduction.level(asked.shared) > self.plan.level:
+                break
+            last = await self._round(packed(sent(asked.shared)), asked.shared, tell)
+            (whole,) = last.nodes.values()
+            states = await self._paced(("update", asked.shared.power), partial(fit.update, states, asked, whole))
+            ends.append(time.perf_counter() - start)
+            tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), asked, whole, states, ends[-1])
+            counted["rounds"] += 1
+        tell()
+        lengths = [after - before for before, after in pairwise(ends)]
+        return Done(states, reports, time.perf_counter() - start, median(lengths or [0.0]), last.seconds, last.messages, last.hops)
+
+    async def _round(self, message: Message, shared: RoundInput, meanwhile: Callable[[], Any]) -> Answer:
+        """The sums of this participant and of those below it; meanwhile: for the time that they take to arrive."""
+        for _, child in self.children:
+            await child.send(message)
+        kind = (shared.power, shared.row_step, shared.batch is None or shared.batch.number < 0, shared.parameters.shape)
+        work = {(slot, *kind): self._work(slot, shards, shared) for slot, shards in self.slots}
+        if sum(self.took.get(each, INLINE) for each in work) < INLINE:
+            own = [self._timed(each, function) for each, function in work.items()]
+            meanwhile()
+            messages = [await child.receive() for _, child in self.children]
+        else:
+            coming = asyncio.gather(*(child.receive() for _, child in self.children))
+            started = [self._in_thread(each, function) for each, function in work.items()]
+            meanwhile()
+            *own, messages = await asyncio.gather(*started, coming)
+        return await self._paced(("merge", *kind), partial(self._merged, own, messages, REDUCTIONS[shared.power].combine))
+
+    def _work(self, slot: int, shards: list[Shard], shared: RoundInput) -> Callable[[], Sums]:
+        plan, reduction = self.plan, REDUCTIONS[shared.power]
+        if shared.batch is None and slot in self.joined:
+            return partial(reduce_joined, self.joined[slot], slot, plan.n_groups, reduction, shared)
+        return partial(reduce_shards, shards, slot, plan.part, plan.n_groups, reduction, shared)
+
+    def _merged(self, own: list[Sums], messages: list[Message], combine: Callable[[Any, Any], Any]) -> Answer:
+        """All these sums are new, of this round alone, and may be added in place. messages: from those below."""
+        below = [Answer(*unpacked(message)) for message in messages]
+        tree = Tree(self.plan.n_groups, combine)
+        seconds: dict[int, float] = {}
+        for sums in [*own, *(Sums(each.nodes, each.seconds) for each in below)]:
+            tree.merge(sums.nodes)
+            seconds |= sums.seconds
+        written = len(self.children) + (self.rank > 0)
+        return Answer(
+            tree.nodes, seconds, written + sum(each.messages for each in below), max((each.hops + 2 for each in below), default=0)
+        )
+
+    async def _paced(self, kind: Any, function: Callable[[], Any]) -> Any:
+        """function(), in a thread unless the last one of this kind was short."""
+        if self.took.get(kind, INLINE) < INLINE:
+            return self._timed(kind, function)
+        return await self._in_thread(kind, function)
+
+    def _in_thread(self, kind: Any, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self.worker.executors["default"], self._timed, kind, function)
+
+    def _timed(self, kind: Any, function: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        try:
+            return function()
+        finally:
+            self.took[kind] = time.perf_counter() - start
+
+
+def sent(shared: RoundInput) -> tuple[Any, ...]:
+    """What goes down the tree of a round's input: all have the objective already, and few rounds need the penalties."""
+    return tuple(shared if shared.power == "local_hessian" else shared._replace(penalties=()))[1:]
+
+
+def nothing() -> None:
+    """Before the first round there is nothing to do meanwhile."""
