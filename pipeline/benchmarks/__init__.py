@@ -22,12 +22,14 @@ class Case(NamedTuple):
 
 def cases() -> dict[str, Case]:
     """All cases by name. Imported here, because they need the bench extra and seconds."""
-    from pipeline.benchmarks import fits, memory, planning, resident, rounds, slow_worker
+    from pipeline.benchmarks import epoch, fits, memory, planning, resident, rounds, sgd, slow_worker
 
     return {
         "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", fits.logistic_28),
         "logistic-200": Case("logistic regression, 300,000 x 200, in process and on two workers", fits.logistic_200),
         "multinomial": Case("multinomial regression, 200,000 x 100, 10 classes, in process", fits.multinomial),
+        "sgd": Case("log loss by stochastic gradient descent, 1,000,000 x 28, in process and on two workers", sgd.sgd),
+        "epoch": Case("an epoch of a multi-layer perceptron, 100,000 x 784, in process and on two workers", epoch.epoch),
         "overhead": Case("one round over the same rows in 16, 128 and 1024 partitions", rounds.overhead),
         "resident": Case("a round that the workers run by themselves, beside a call of an actor", resident.resident),
         "memory": Case("workers' peak memory while 2 GB are loaded and fitted", memory.memory),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.benchmarks.contenders import Contender
+from pipeline.benchmarks.contenders import Contender, Solution
 from pipeline.benchmarks.data import head
 from pipeline.benchmarks.race import Fit
 from pipeline.benchmarks.rss import PeakMemory
@@ -23,6 +24,8 @@ from tasks.typing import Array
 
 START_LIMIT = 300.0
 SAMPLE_SECONDS = 0.005
+
+Answer = Callable[[Any], Any]
 
 
 @contextmanager
@@ -34,46 +37,51 @@ def stored(X: Array, y: Array) -> Iterator[Path]:
         yield Path(name)
 
 
-def serve(connection: Connection, contender: Contender, folder: Path) -> None:
-    """In the contender's process: read the rows, warm up on a few, then fit whenever a tolerance arrives, until None does."""
-    X, y = np.load(folder / "X.npy"), np.load(folder / "y.npy")
+def load(folder: Path) -> tuple[Array, Array]:
+    """What `stored` has written."""
+    return np.load(folder / "X.npy"), np.load(folder / "y.npy")
+
+
+def serve(connection: Connection, make: Callable[[], Answer]) -> None:
+    """In the process: make ready, then answer whatever is asked, until it is None."""
     try:
-        contender.fit(*head(X, y), 1e-2)
+        answer = make()
         connection.send((0.0, None, ""))
-        while (tol := connection.recv()) is not None:
+        while (question := connection.recv()) is not None:
             start = time.perf_counter()
-            solution = contender.fit(X, y, tol)
-            connection.send((time.perf_counter() - start, solution, ""))
+            answered = answer(question)
+            connection.send((time.perf_counter() - start, answered, ""))
     except Exception:  # noqa: BLE001  (whatever went wrong belongs to the other side of the pipe)
         connection.send((0.0, None, traceback.format_exc()))
 
 
-class ChildRacer:
-    """Runs a contender in its process, which starts when first needed and again after a time limit has ended it."""
+class Child:
+    """A process that starts when first needed, and again after a time limit has ended it.
 
-    place = "NumPy, one process"
+    make: called there, returns what answers; both travel by pickle. name: for messages.
+    """
 
-    def __init__(self, contender: Contender, folder: Path) -> None:
-        self.contender = contender
-        self._folder = folder
+    def __init__(self, name: str, make: Callable[[], Answer]) -> None:
+        self._name = name
+        self._make = make
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def fit(self, tol: float, limit: float) -> Fit:
+    def ask(self, question: Any, limit: float) -> tuple[float, Any]:
+        """Seconds and the answer. Raises TimeoutError after `limit` seconds, RuntimeError when the answer failed."""
         pipe = self._started()
-        pipe.send(tol)
-        seconds, solution = self._answer(limit)
-        return Fit(seconds, solution)
+        pipe.send(question)
+        return self._answer(limit)
 
-    def measured_fit(self, tol: float, limit: float) -> Fit:
-        """In a fresh process, so that nothing that earlier fits left behind hides what this one takes."""
+    def measured_ask(self, question: Any, limit: float) -> tuple[float, Any, int]:
+        """In a fresh process, so that nothing that earlier questions left behind hides what this one takes: also the growth in bytes."""
         self.close()
         self._started()
         pid = self._process.pid if self._process is not None else None
         assert pid is not None
         with PeakMemory([pid], SAMPLE_SECONDS) as memory:
-            fit = self.fit(tol, limit)
-        return fit._replace(peak_bytes=memory.growth)
+            seconds, answer = self.ask(question, limit)
+        return seconds, answer, memory.growth
 
     def close(self) -> None:
         if self._process is not None:
@@ -88,7 +96,7 @@ class ChildRacer:
         if self._pipe is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, self.contender, self._folder), daemon=True)
+            process = context.Process(target=serve, args=(theirs, self._make), daemon=True)
             process.start()
             self._process = process
             theirs.close()
@@ -100,8 +108,35 @@ class ChildRacer:
         if not self._pipe.poll(limit):
             self.close()
             raise TimeoutError(f"no answer within {limit:.0f} s")
-        seconds, solution, failure = self._pipe.recv()
+        seconds, answer, failure = self._pipe.recv()
         if failure:
             self.close()
-            raise RuntimeError(f"{self.contender.library} {self.contender.solver} failed:\n{failure}")
-        return seconds, solution
+            raise RuntimeError(f"{self._name} failed:\n{failure}")
+        return seconds, answer
+
+
+def warmed_up(contender: Contender, folder: Path) -> Callable[[float], Solution]:
+    """Fits the rows at the tolerance that it is given; has fitted a few of them."""
+    X, y = load(folder)
+    contender.fit(*head(X, y), 1e-2)
+    return lambda tol: contender.fit(X, y, tol)
+
+
+class ChildRacer:
+    """Runs a contender in its process."""
+
+    place = "NumPy, one process"
+
+    def __init__(self, contender: Contender, folder: Path) -> None:
+        self.contender = contender
+        self._child = Child(f"{contender.library} {contender.solver}", partial(warmed_up, contender, folder))
+
+    def fit(self, tol: float, limit: float) -> Fit:
+        return Fit(*self._child.ask(tol, limit))
+
+    def measured_fit(self, tol: float, limit: float) -> Fit:
+        """In a fresh process that has the rows and has warmed up."""
+        return Fit(*self._child.measured_ask(tol, limit))
+
+    def close(self) -> None:
+        self._child.close()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import dask.array as da
 import numpy as np
 from dask.delayed import delayed
 
 from tasks.typing import Array, Float64, Int64
+
+SPREAD: Final = 0.6
+"""Of a cluster, where the centres of clusters have unit variance in each dimension."""
 
 
 class Truth(NamedTuple):
@@ -81,6 +84,37 @@ class Problem:
         X = [da.from_delayed(pair[0], (n, self.n_columns), np.float64) for pair, n in zip(pairs, sizes, strict=True)]
         y = [da.from_delayed(pair[1], (n,), np.int64) for pair, n in zip(pairs, sizes, strict=True)]
         return da.concatenate(X), da.concatenate(y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters:
+    """A classification table for networks: each class is several clusters in a space of few dimensions, seen through many noisy columns.
+
+    A linear model cannot separate the classes, and clusters overlap a little, so that no model is right about every row.
+    """
+
+    n_rows: int
+    n_columns: int
+    n_classes: int = 10
+    n_clusters: int = 4
+    n_dimensions: int = 12
+    seed: int = 21
+
+    @property
+    def name(self) -> str:
+        return f"{self.n_rows:,} x {self.n_columns} float32, {self.n_classes} classes"
+
+    def arrays(self) -> tuple[Array, Int64]:
+        """X (n, p) C-ordered with columns of about unit variance, y (n,) in 0 ... n_classes - 1."""
+        rng = np.random.default_rng(self.seed)
+        centres = rng.standard_normal((self.n_classes * self.n_clusters, self.n_dimensions))
+        mixing = (rng.standard_normal((self.n_dimensions, self.n_columns)) / np.sqrt(2 * self.n_dimensions)).astype(np.float32)
+        cluster = rng.integers(0, len(centres), self.n_rows)
+        latent = centres[cluster] + SPREAD * rng.standard_normal((self.n_rows, self.n_dimensions))
+        X = rng.standard_normal((self.n_rows, self.n_columns), dtype=np.float32)
+        X *= np.float32(0.7)
+        X += latent.astype(np.float32) @ mixing
+        return X, (cluster % self.n_classes).astype(np.int64)
 
 
 def head(X: Array, y: Array, n_rows: int = 5000) -> tuple[Array, Array]:

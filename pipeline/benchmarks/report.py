@@ -15,7 +15,7 @@ import psutil
 from pipeline.execution.executors import default_threads
 from tasks import DISTRIBUTION
 
-PACKAGES: Final = (DISTRIBUTION, "numpy", "scipy", "numba", "scikit-learn", "dask", "distributed", "dask-ml", "dask-glm")
+PACKAGES: Final = (DISTRIBUTION, "numpy", "scipy", "numba", "scikit-learn", "dask", "distributed", "dask-ml", "dask-glm", "torch")
 Cell = str | float | int | None
 
 

@@ -9,19 +9,40 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.metrics import log_loss
 
 from pipeline import benchmarks
 from pipeline.benchmarks.child import ChildRacer, stored
 from pipeline.benchmarks.cluster import DaskML, time_limit, with_ones
 from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN, Contender, Ours, ScikitLearn, Solution, in_process
-from pipeline.benchmarks.data import Problem
+from pipeline.benchmarks.data import Clusters, Problem
+from pipeline.benchmarks.epoch import Standing as EpochStanding
+from pipeline.benchmarks.epoch import take_turns
+from pipeline.benchmarks.epoch import targets as epoch_targets
+from pipeline.benchmarks.networks import (
+    Arithmetic,
+    Network,
+    OursTrainer,
+    PyTorch,
+    Rows,
+    ScikitLearnTrainer,
+    Trainer,
+    Training,
+    differences,
+    epoch_seconds,
+    gradients,
+)
 from pipeline.benchmarks.objective import GAP, Judge, objective
 from pipeline.benchmarks.race import Fit, race, race_table, search, speedup
 from pipeline.benchmarks.report import Report, Table, Target, markdown_table
 from pipeline.benchmarks.rounds import Timed, growth_target
 from pipeline.benchmarks.rss import PeakMemory
+from pipeline.benchmarks.settings import Settings
+from pipeline.benchmarks.sgd import ALPHA, Incremental, contest, sgd_table
+from pipeline.benchmarks.sgd import Ours as OurSGD
+from pipeline.benchmarks.sgd import ScikitLearn as TheirSGD
+from pipeline.benchmarks.sgd import targets as sgd_targets
 
 BINARY = Problem(n_rows=2_000, n_columns=5, n_partitions=3)
 MULTI = Problem(n_rows=2_000, n_columns=5, n_classes=4, n_partitions=3)
@@ -146,6 +167,138 @@ def test_dask_ml_minimises_nearly_the_same(method: str) -> None:
     assert abs(judge.gap(solution.coef, solution.intercept)) < GAP
 
 
+CLUSTERS = Clusters(n_rows=2_500, n_columns=30, n_classes=3, n_clusters=2, n_dimensions=4)
+NETWORK = Network(hidden=32, batch_size=64, n_partitions=4)
+
+
+def trainers() -> list[Trainer]:
+    return [OursTrainer(NETWORK), ScikitLearnTrainer(NETWORK), PyTorch(NETWORK)]
+
+
+@pytest.mark.parametrize("trainer", trainers(), ids=lambda trainer: trainer.library)
+def test_all_trainers_train_the_same_network(trainer: Trainer) -> None:
+    if trainer.missing:
+        pytest.skip("not installed")
+    rows = Rows.of(*CLUSTERS.arrays(), 500)
+    linear = LogisticRegression().fit(rows.X, rows.y).score(rows.X_test, rows.y_test)
+    training = trainer.prepare(rows)(12)
+    assert len(training.epochs) == 12 and all(seconds > 0 for seconds in training.epochs)
+    assert training.accuracy is not None and linear + 0.05 < training.accuracy < 1.0
+
+
+def test_the_arithmetic_is_that_of_a_gradient() -> None:
+    X, y = Clusters(n_rows=40, n_columns=5, n_classes=3).arrays()
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((5, 6)), rng.standard_normal((6, 3))]
+
+    def loss() -> float:
+        raw = np.maximum(X @ weights[0], 0) @ weights[1]
+        return float(log_loss(y, np.exp(raw) / np.exp(raw).sum(axis=1, keepdims=True), labels=[0, 1, 2]))
+
+    for weight, gradient in zip(weights, gradients(X, y, weights), strict=True):
+        start = weight[2, 1]
+        values = []
+        for step in (1e-6, -1e-6):
+            weight[2, 1] = start + step
+            values.append(loss())
+        weight[2, 1] = start
+        assert (values[0] - values[1]) / 2e-6 == pytest.approx(gradient[2, 1], rel=1e-5)
+    assert Arithmetic(NETWORK).prepare(Rows.of(X, y, 10))(2).accuracy is None
+
+
+def test_an_epoch_ends_with_its_last_round() -> None:
+    assert epoch_seconds([1.0, 2.0, 4.0, 5.0, 7.0, 8.0], 3) == pytest.approx((2.0, 3.0, 3.0))
+    assert differences([1.0, 1.5, 3.0]) == (0.5, 1.5)
+
+
+class Bench:
+    """A place where an epoch takes so long; `limit` too little for the slow."""
+
+    name = "here"
+
+    def __init__(self, seconds: float, accuracy: float) -> None:
+        self.seconds, self.accuracy = seconds, accuracy
+
+    def train(self, n_epochs: int, limit: float) -> Training:
+        if self.seconds > limit:
+            raise TimeoutError("no answer")
+        return Training((99.0, *[self.seconds] * (n_epochs - 1)), self.accuracy)
+
+    def measured(self, limit: float) -> int:
+        self.train(1, limit)
+        return 1 << 20
+
+    def close(self) -> None:
+        pass
+
+
+def test_targets_of_an_epoch_are_ratios_of_medians() -> None:
+    ours, peer, torch = trainers()[0], trainers()[1], trainers()[2]
+    places = [(ours, Bench(0.2, 0.90)), (ours, Bench(0.3, 0.90)), (torch, Bench(0.25, 0.91)), (peer, Bench(0.4, 0.92))]
+    standings = [EpochStanding(trainer, place) for trainer, place in places]
+    take_turns(standings, Settings(repeats=2, limit=5.0))
+    assert [target.value for target in epoch_targets(standings)] == pytest.approx([0.8, 0.5, 1.2, 0.02])
+    assert all(standing.peak_bytes == 1 << 20 for standing in standings)
+    standings = [EpochStanding(trainer, place) for trainer, place in places[:2]]
+    standings += [EpochStanding(torch, None, remark="not installed"), EpochStanding(peer, Bench(9.0, 0.9))]
+    take_turns(standings, Settings(repeats=1, limit=5.0))
+    assert [target.value for target in epoch_targets(standings)] == [None, None, None, 0.0]
+    assert standings[3].remark == "no answer"
+
+
+SGD = Problem(n_rows=5_000, n_columns=5, n_partitions=2, C=1 / (ALPHA * 5_000))
+
+
+@pytest.mark.parametrize(
+    ("contender", "gap"), [(OurSGD(), 0.05), (TheirSGD(), 0.05), (OurSGD("svrg"), 1e-6)], ids=["ours", "theirs", "svrg"]
+)
+def test_linear_models_minimise_the_same(contender: Contender, gap: float) -> None:
+    judge = Judge.of(SGD)
+    solution = contender.fit(judge.X, judge.y, 1e-3)
+    assert -1e-9 < judge.gap(solution.coef, solution.intercept) < gap
+    assert solution.passes is not None and int(solution.passes.split()[0]) >= 5
+
+
+def test_incremental_makes_one_pass() -> None:
+    pytest.importorskip("dask_ml")
+    judge = Judge.of(SGD)
+    solution = Incremental().fit(*SGD.dask_arrays(), 1e-3)
+    middle = SGD.bounds[1]
+    halves = [(judge.X[:middle], judge.y[:middle]), (judge.X[middle:], judge.y[middle:])]
+    found = []
+    for order in (halves, halves[::-1]):
+        model = SGDClassifier(loss="log_loss", alpha=ALPHA, random_state=0)
+        for X, y in order:
+            model.partial_fit(X, y, classes=[0, 1])
+        found.append(np.allclose(model.coef_, solution.coef, rtol=1e-10))
+    assert any(found)
+
+
+class Fixed(Ladder):
+    """A racer that ends at a gap."""
+
+    def __init__(self, contender: Contender, place: str, gap: float, seconds: float) -> None:
+        super().__init__(contender, Judge(np.zeros((1, 1)), np.zeros(1), 1.0, 1.0), seconds)
+        self.place, self.gap = place, gap
+
+    def fit(self, tol: float, limit: float) -> Fit:
+        return super().fit(self.gap * 1e4, limit)
+
+    measured_fit = fit
+
+
+def test_a_fit_above_the_objective_of_scikit_learn_enters_no_ratio() -> None:
+    judge = Identity(np.zeros((1, 1)), np.zeros(1), 1.0, 1.0)
+    arrays, dataset = "2 workers, Dask arrays", "2 workers, Dataset"
+    racers = [Fixed(TheirSGD(), ChildRacer.place, 1e-3, 2.0), Fixed(OurSGD(), ChildRacer.place, 1e-3, 1.0)]
+    racers += [Fixed(OurSGD(), arrays, 1e-4, 0.4), Fixed(OurSGD(), dataset, 2e-3, 0.3), Fixed(OurSGD("svrg"), dataset, 1e-8, 1.0)]
+    standings = contest(racers, judge, 2, 5.0)
+    found = {target.promise: target.value for target in sgd_targets(standings)}
+    assert list(found.values()) == pytest.approx([1.0, 0.2, 1.0001 / 1.001, None, 1.002 / 1.001, 1e-8])
+    reached = sgd_table("t", standings, 1.0)
+    assert [row[reached.columns.index("at scikit-learn's")] for row in reached.rows] == ["reached"] * 3 + ["not reached", "reached"]
+
+
 def test_passes_count_a_sample_as_its_share() -> None:
     problem = Problem(n_rows=20_000, n_columns=5)
     X, y = problem.arrays()
@@ -204,7 +357,8 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    "name", ["bandwidth", "overhead", *(pytest.param(name, marks=pytest.mark.slow) for name in ("multinomial", "memory", "plan"))]
+    "name",
+    ["bandwidth", "overhead", *(pytest.param(name, marks=pytest.mark.slow) for name in ("multinomial", "memory", "plan", "epoch", "sgd"))],
 )
 def test_a_quick_case_runs_and_is_stored(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks.run(name, ["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
