@@ -61,7 +61,7 @@ class Wire:
     def send(self, message: Message) -> None:
         """Raises OSError when the other end is gone, as `receive` does."""
         sizes = [memoryview(part).nbytes for part in message]
-        self.socket.sendall(struct.pack(f"={1 + len(sizes)}Q", len(sizes), *sizes) + message[0])
+        self.socket.sendall(b"".join((struct.pack(f"={1 + len(sizes)}Q", len(sizes), *sizes), message[0])))
         for part in message[1:]:
             self.socket.sendall(part)
 
