@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import socket
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -11,6 +14,7 @@ import numpy as np
 LARGE: Final = 1 << 16
 """Bytes of an array that travels beside the pickle; smaller ones are copied into it sooner than they are sent apart."""
 ALIGNED: Final = 16
+BUFFER: Final = 1 << 16
 
 Message: TypeAlias = tuple[Any, ...]
 """The pickle, and the buffers that it refers to."""
@@ -40,8 +44,68 @@ def aligned(buffer: Any) -> Any:
     return bytearray(buffer) if address % ALIGNED else buffer
 
 
+class Wire:
+    """The socket of a distributed Comm over TCP or TLS, taken from its event loop: whoever waits for it has a thread for that, and a short
+    message takes an eighth of the time. The two ends take turns: at most one message is under way.
+
+    Raises AttributeError for a Comm that has no socket (UCX, or within one process).
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self.comm = comm
+        self.socket: socket.socket = comm.stream.socket
+        comm.stream.io_loop.remove_handler(self.socket)
+        self.socket.settimeout(None)
+        self.buffer = memoryview(bytearray(BUFFER))
+
+    def send(self, message: Message) -> None:
+        """Raises OSError when the other end is gone, as `receive` does."""
+        sizes = [memoryview(part).nbytes for part in message]
+        self.socket.sendall(b"".join((struct.pack(f"={1 + len(sizes)}Q", len(sizes), *sizes), message[0])))
+        for part in message[1:]:
+            self.socket.sendall(part)
+
+    def receive(self) -> Message:
+        have = self._fill(self.buffer, 0, 8)
+        (n_parts,) = struct.unpack_from("=Q", self.buffer)
+        start = 8 + 8 * n_parts
+        have = self._fill(self.buffer, have, start)
+        sizes = struct.unpack_from(f"={n_parts}Q", self.buffer, 8)
+        rest, parts = self.buffer[start:have], []
+        for size in sizes:
+            part = np.empty(size, np.uint8)
+            there = min(size, len(rest))
+            part[:there], rest = rest[:there], rest[there:]
+            self._fill(part.data, there, size)
+            parts.append(part)
+        return tuple(parts)
+
+    def _fill(self, buffer: memoryview, have: int, least: int) -> int:
+        """How many bytes there are when there are at least so many."""
+        while have < least:
+            more = self.socket.recv_into(buffer[have:])
+            if not more:
+                raise ConnectionError("the other end of a session is gone")
+            have += more
+        return have
+
+    def is_open(self) -> bool:
+        """False when the other end is gone, and has left nothing to be read."""
+        try:
+            return bool(socket.socket.recv(self.socket, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT))  # beneath TLS
+        except BlockingIOError:
+            return True
+        except (OSError, ValueError):
+            return False
+
+    def end(self) -> None:
+        """Wake up whoever waits, with an error."""
+        with suppress(OSError):
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
+
 class Link:
-    """One end of a connection that two processes keep to themselves.
+    """One end of a connection that two processes keep to themselves, on an event loop.
 
     comm: a distributed Comm; envelope: distributed's class for what it shall pickle with buffers apart.
     """

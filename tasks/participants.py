@@ -14,16 +14,20 @@ from __future__ import annotations
 import asyncio
 import pickle
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from tasks.fitting import Asked, Fit, Report
-from tasks.messages import Link, Message, packed, unpacked
+from tasks.messages import Link, Message, Wire, packed, unpacked
 from tasks.objectives import LinearObjective
 from tasks.partition import Shard
 from tasks.reductions import Node, Sums, Tree, joined, reduce_joined, reduce_shards
@@ -32,7 +36,7 @@ from tasks.threads import single_blas_thread
 
 OPERATION: Final = "dask_descent_session"
 INLINE: Final = 0.5e-3
-"""Seconds: what takes no longer is done on the event loop, because a thread would take a tenth of that to begin and end."""
+"""Seconds: what takes no longer in all is done in one thread, because further ones would take a tenth of that to begin and end."""
 JOINED_BYTES: Final = 1 << 20
 """Rows of a thread that are copied together: calls for small groups take longer than their arithmetic."""
 LOOK_EVERY: Final = 0.25
@@ -111,28 +115,108 @@ def round_too_large(asked: Asked, n_columns: int, n_partials: float) -> bool:
 
 async def take_part(dask_worker: Any, comm: Any, plan: bytes, rank: int) -> None:
     """Until the session ends, by whatever: `comm` leads to the parent, or to the client."""
-    run = partial(asyncio.get_running_loop().run_in_executor, dask_worker.executors["default"])
-    participant = None
     try:
-        found: Plan = await run(pickle.loads, plan)
-        participant = Participant(dask_worker, Link(comm, found.envelope), found, rank)
-        await participant.enter(plan)
-        await (participant.lead() if rank == 0 else participant.follow())
+        found: Plan = await in_own_thread(partial(pickle.loads, plan))
+        participant = Participant(dask_worker, found, rank)
+        members = Members(participant, Link(comm, found.envelope))
+        try:
+            await members.enter(plan)
+            await (members.lead() if rank == 0 else members.follow())
+        finally:
+            members.leave()
     except Exception:  # noqa: BLE001  the end of the connections says enough
         pass
     finally:
-        if participant is None:
+        comm.abort()
+
+
+async def in_own_thread(function: Callable[[], Any]) -> Any:
+    """function() in a thread that nobody waits for when the process ends."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def tell(error: Exception | None, result: Any) -> None:
+        if not done.done():
+            done.set_result(result) if error is None else done.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except Exception as raised:  # noqa: BLE001
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, error, result)
+
+    threading.Thread(target=run, name="dask-descent-session", daemon=True).start()
+    return await done
+
+
+class Members:
+    """A participant's place among the others: connections, and the end of all when one ends. Lives on the worker's event loop."""
+
+    def __init__(self, participant: Participant, parent: Link) -> None:
+        self.participant = participant
+        self.parent = parent
+        self.below: list[tuple[str, Any]] = []
+        self.watch = asyncio.ensure_future(self._watch())
+        live.add(participant)
+
+    async def enter(self, plan: bytes) -> None:
+        """Bring in those below, and tell the parent when all are there."""
+        own, worker = self.participant, self.participant.worker
+        for rank in children(own.rank, len(own.plan.duties)):
+            address = own.plan.duties[rank].worker
+            self.below.append((address, await worker.rpc.connect(address)))
+            await self.below[-1][1].write({"op": OPERATION, "reply": False, "plan": plan, "rank": rank})
+        for _, comm in self.below:
+            await comm.read()
+            own.children.append(Wire(comm))
+        await self.parent.send(packed(True))
+
+    async def follow(self) -> None:
+        """Take part in rounds, for ever."""
+        self.participant.parent = Wire(self.parent.comm)
+        await in_own_thread(self.participant.follow)
+
+    async def lead(self) -> None:
+        """Do what the client orders, for ever."""
+        states: list[Any] = []
+        while True:
+            order: Order = unpacked(await self.parent.receive())
+            self.participant.heard = time.monotonic()
+            states = states if order.states is None else order.states
+            done: Done = await in_own_thread(partial(self.participant.advance, order, states))
+            states = done.states
+            await self.parent.send(packed(done))
+
+    def leave(self) -> None:
+        """End all connections, and with them the session. May be repeated."""
+        own = self.participant
+        live.discard(own)
+        self.watch.cancel()
+        own.leave()
+        self.parent.comm.abort()
+        while self.below:
+            address, comm = self.below.pop()
             comm.abort()
-        else:
-            participant.leave()
+            own.worker.rpc.reuse(address, comm)  # which forgets what is closed
+
+    async def _watch(self) -> None:
+        """Who waits for a child does not see that the parent is gone, or that nobody wants anything any more."""
+        own = self.participant
+        while own.worker.status.name == "running" and time.monotonic() < own.heard + SILENCE:
+            if self.parent.comm.closed() or not (own.parent is None or own.parent.is_open()):
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        self.leave()
 
 
 class Participant:
-    """One worker's part in one session."""
+    """What one worker does in one session. Rounds have a thread of their own, which mostly waits."""
 
-    def __init__(self, dask_worker: Any, parent: Link, plan: Plan, rank: int) -> None:
+    def __init__(self, dask_worker: Any, plan: Plan, rank: int) -> None:
         self.worker = dask_worker
-        self.parent = parent
         self.plan = plan
         self.rank = rank
         self.slots: list[tuple[int, list[Shard]]] = [
@@ -143,106 +227,69 @@ class Participant:
             for slot, shards in self.slots
             if type(plan.fit.objective) is LinearObjective and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
         }
-        self.children: list[tuple[str, Link]] = []
+        self.parent: Wire | None = None
+        self.children: list[Wire] = []
         self.took: dict[Any, float] = {}
         self.heard = time.monotonic()
-        self.watch = asyncio.ensure_future(self._watch())
-        live.add(self)
-
-    # -- the session -----------------------------------------------------------------------------------------------------------------
-
-    async def enter(self, plan: bytes) -> None:
-        """Bring in those below, and tell the parent when all are there."""
-        for rank in children(self.rank, len(self.plan.duties)):
-            address = self.plan.duties[rank].worker
-            link = Link(await self.worker.rpc.connect(address), self.plan.envelope)
-            self.children.append((address, link))
-            await link.comm.write({"op": OPERATION, "reply": False, "plan": plan, "rank": rank})
-        for _, link in self.children:
-            await link.receive()
-        await self.parent.send(packed(True))
+        self.ended = False
 
     def leave(self) -> None:
-        """End all connections, and with them the session. May be repeated."""
-        live.discard(self)
-        self.watch.cancel()
+        """Let go of the rows, and of whoever waits."""
+        self.ended = True
         self.slots.clear()
         self.joined.clear()
-        self.parent.comm.abort()
-        while self.children:
-            address, link = self.children.pop()
-            link.comm.abort()
-            self.worker.rpc.reuse(address, link.comm)  # which forgets what is closed
+        for wire in (self.parent, *self.children):
+            if wire is not None:
+                wire.end()
 
-    async def _watch(self) -> None:
-        """Who waits for a child does not see that the parent is gone, or that nobody wants anything any more."""
-        while not self.parent.comm.closed() and self.worker.status.name == "running" and time.monotonic() < self.heard + SILENCE:
-            await asyncio.sleep(LOOK_EVERY)
-        self.leave()
-
-    async def follow(self) -> None:
-        """Take part in rounds, for ever."""
-        while True:
-            message = await self._next()
+    def follow(self) -> None:
+        """Answer the parent, until it is gone."""
+        assert self.parent is not None
+        while not self.ended:
+            message = self.parent.receive()
+            self.heard = time.monotonic()
             shared = RoundInput(self.plan.fit.objective, *unpacked(message))
-            await self.parent.send(packed(tuple(await self._round(message, shared, nothing))))
+            self.parent.send(packed(tuple(self._round(message, shared, nothing))))
 
-    async def lead(self) -> None:
-        """Do what the client orders, for ever."""
-        states: list[Any] = []
-        while True:
-            order: Order = unpacked(await self._next())
-            with single_blas_thread():
-                done = await self._advance(order, states if order.states is None else order.states)
-            states = done.states
-            await self.parent.send(packed(done))
-
-    async def _next(self) -> Message:
-        message = await self.parent.receive()
-        self.heard = time.monotonic()
-        return message
-
-    # -- rounds ----------------------------------------------------------------------------------------------------------------------
-
-    async def _advance(self, order: Order, states: list[Any]) -> Done:
+    def advance(self, order: Order, states: list[Any]) -> Done:
+        """Some rounds, led from here."""
         fit = self.plan.fit
         start = time.perf_counter()
         ends = [0.0]
         reports: list[Report] = []
         last = Answer({}, {}, 0, 0)
         tell = nothing
-        while len(ends) <= order.n_rounds and ends[-1] < order.seconds and not self.parent.comm.closed():
-            asked = fit.ask(states)
-            if asked is None or round_too_large(asked, self.plan.n_columns, 1 + len(last.nodes)):
-                break
-            if asked.reduction.level(asked.shared) > self.plan.level:
-                break
-            last = await self._round(packed(sent(asked.shared)), asked.shared, tell)
-            (whole,) = last.nodes.values()
-            states = await self._paced(("update", asked.shared.power), partial(fit.update, states, asked, whole))
-            ends.append(time.perf_counter() - start)
-            tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), asked, whole, states, ends[-1])
-            counted["rounds"] += 1
-        tell()
+        with single_blas_thread():
+            while len(ends) <= order.n_rounds and ends[-1] < order.seconds and not self.ended:
+                asked = fit.ask(states)
+                if asked is None or round_too_large(asked, self.plan.n_columns, 1 + len(last.nodes)):
+                    break
+                if asked.reduction.level(asked.shared) > self.plan.level:
+                    break
+                last = self._round(packed(sent(asked.shared)), asked.shared, tell)
+                (whole,) = last.nodes.values()
+                states = fit.update(states, asked, whole)
+                ends.append(time.perf_counter() - start)
+                tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), asked, whole, states, ends[-1])
+                counted["rounds"] += 1
+            tell()
         lengths = [after - before for before, after in pairwise(ends)]
         return Done(states, reports, time.perf_counter() - start, median(lengths or [0.0]), last.seconds, last.messages, last.hops)
 
-    async def _round(self, message: Message, shared: RoundInput, meanwhile: Callable[[], Any]) -> Answer:
+    def _round(self, message: Message, shared: RoundInput, meanwhile: Callable[[], Any]) -> Answer:
         """The sums of this participant and of those below it; meanwhile: for the time that they take to arrive."""
-        for _, child in self.children:
-            await child.send(message)
+        for child in self.children:
+            child.send(message)
         kind = (shared.power, shared.row_step, shared.batch is None or shared.batch.number < 0, shared.parameters.shape)
-        work = {(slot, *kind): self._work(slot, shards, shared) for slot, shards in self.slots}
-        if sum(self.took.get(each, INLINE) for each in work) < INLINE:
-            own = [self._timed(each, function) for each, function in work.items()]
-            meanwhile()
-            messages = [await child.receive() for _, child in self.children]
+        work = [self._work(slot, shards, shared) for slot, shards in self.slots]
+        if len(work) > 1 and self.took.get(kind, np.inf) > INLINE:
+            others = [self.worker.executors["default"].submit(each) for each in work[1:]]
+            own = [work[0](), *(other.result() for other in others)]
         else:
-            coming = asyncio.gather(*(child.receive() for _, child in self.children))
-            started = [self._in_thread(each, function) for each, function in work.items()]
-            meanwhile()
-            *own, messages = await asyncio.gather(*started, coming)
-        return await self._paced(("merge", *kind), partial(self._merged, own, messages, REDUCTIONS[shared.power].combine))
+            own = [each() for each in work]
+        self.took[kind] = sum(seconds for sums in own for seconds in sums.seconds.values())
+        meanwhile()
+        return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], REDUCTIONS[shared.power].combine)
 
     def _work(self, slot: int, shards: list[Shard], shared: RoundInput) -> Callable[[], Sums]:
         plan, reduction = self.plan, REDUCTIONS[shared.power]
@@ -250,9 +297,8 @@ class Participant:
             return partial(reduce_joined, self.joined[slot], slot, plan.n_groups, reduction, shared)
         return partial(reduce_shards, shards, slot, plan.part, plan.n_groups, reduction, shared)
 
-    def _merged(self, own: list[Sums], messages: list[Message], combine: Callable[[Any, Any], Any]) -> Answer:
-        """All these sums are new, of this round alone, and may be added in place. messages: from those below."""
-        below = [Answer(*unpacked(message)) for message in messages]
+    def _merged(self, own: list[Sums], below: list[Answer], combine: Callable[[Any, Any], Any]) -> Answer:
+        """All these sums are new, of this round alone, and may be added in place."""
         tree = Tree(self.plan.n_groups, combine)
         seconds: dict[int, float] = {}
         for sums in [*own, *(Sums(each.nodes, each.seconds) for each in below)]:
@@ -262,22 +308,6 @@ class Participant:
         return Answer(
             tree.nodes, seconds, written + sum(each.messages for each in below), max((each.hops + 2 for each in below), default=0)
         )
-
-    async def _paced(self, kind: Any, function: Callable[[], Any]) -> Any:
-        """function(), in a thread unless the last one of this kind was short."""
-        if self.took.get(kind, INLINE) < INLINE:
-            return self._timed(kind, function)
-        return await self._in_thread(kind, function)
-
-    def _in_thread(self, kind: Any, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(self.worker.executors["default"], self._timed, kind, function)
-
-    def _timed(self, kind: Any, function: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        try:
-            return function()
-        finally:
-            self.took[kind] = time.perf_counter() - start
 
 
 def sent(shared: RoundInput) -> tuple[Any, ...]:
