@@ -46,7 +46,7 @@ class Network(MiniBatchModel):
                         max_iter epochs; "cosine": to zero over max_iter epochs; or a Schedule, which learning_rate_init does not enter
     max_iter            epochs, or steps in full passes
     epsilon             of Adam as published and as in PyTorch, beside the corrected root: scikit-learn's is another in the first updates
-    n_iter_no_change    with a loss, or a score, that is not better by tol for more epochs than this the fit has converged
+    n_iter_no_change    with a loss, or a score, that is not better by tol for more epochs than this the fit has converged; tol=None: never
     dropout             share of the hidden units that each mini-batch drops; predictions use all
     dtype               of parameters and arithmetic, "float32" or "float64". Full passes are always in "float64": line searches compare
                         values closer than float32 tells apart
@@ -77,7 +77,7 @@ class Network(MiniBatchModel):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "shuffle": ["boolean"],
         "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
         "momentum": [Interval(Real, 0, 1, closed="both")],
@@ -115,7 +115,7 @@ class Network(MiniBatchModel):
         max_iter: int = 200,
         shuffle: bool = True,
         random_state: Any = None,
-        tol: float = 1e-4,
+        tol: float | None = 1e-4,
         verbose: Any = False,
         warm_start: bool = False,
         momentum: float = 0.9,
@@ -224,6 +224,8 @@ class Network(MiniBatchModel):
             if self.solver != "lbfgs":
                 known = ", ".join(map(repr, self._solvers))
                 raise ValueError(f"solver={self.solver!r} is not available; use one of {known}, or pass an optimizer or a strategy")
+            if self.tol is None:
+                raise ValueError("tol=None is for epochs of mini-batches; solver='lbfgs' needs a number, 0.0 for all of max_iter")
             return LBFGS(tol=self.tol, max_iter=self.max_iter), self._choice()
         if not isinstance(self.solver, Strategy):
             raise TypeError(f"solver must be a name, an optimizer or a strategy, got {self.solver!r}")
