@@ -175,7 +175,7 @@ def sgd_row(one: Standing, peer: Standing, optimum: float) -> tuple[Cell, ...]:
         one.median,
         min(one.seconds, default=None),
         len(one.seconds),
-        None if one.median is None or peer.median is None else one.median / peer.median,
+        ratio(one, peer),
         None if fit is None else fit.solution.passes,
         None if fit is None or fit.peak_bytes is None else fit.peak_bytes / 2**20,
         None if fit is None else fit.tasks,
