@@ -297,6 +297,7 @@ def test_a_fit_above_the_objective_of_scikit_learn_enters_no_ratio() -> None:
     assert list(found.values()) == pytest.approx([1.0, 0.2, 1.0001 / 1.001, None, 1.002 / 1.001, 1e-8])
     reached = sgd_table("t", standings, 1.0)
     assert [row[reached.columns.index("at scikit-learn's")] for row in reached.rows] == ["reached"] * 3 + ["not reached", "reached"]
+    assert [row[reached.columns.index("times scikit-learn's")] for row in reached.rows] == pytest.approx([1.0, 0.5, 0.2, None, 0.5])
 
 
 def test_passes_count_a_sample_as_its_share() -> None:
