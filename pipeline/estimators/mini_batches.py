@@ -94,5 +94,5 @@ class MiniBatchModel(GradientModel):
         self.validation_scores_ = list(state.scores) if self.early_stopping else None
         self.best_validation_score_ = float(np.max(state.scores, initial=-np.inf)) if self.early_stopping else None
         self.n_iter_ = self.n_iter_ + epochs if self._partial and "n_iter_" in vars(self) else max(1, epochs)
-        self.t_ += sum(dataset.schema.n_rows / row["row_step"] for row in result.history if row["power"] != "score")
+        self.t_ += round(sum(dataset.schema.n_rows / row["row_step"] for row in result.history if row["power"] != "score"))
         super()._store(result, objective, dataset)

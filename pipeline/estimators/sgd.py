@@ -241,7 +241,8 @@ def lane_rows(objective: LinearObjective) -> int:
 class SGDClassifier(LinearMiniBatchModel, ProbabilisticClassifier):
     """Minimise (1 / n) Σ s_i loss(y_i, coef @ x_i + intercept) + alpha R(coef) by stochastic gradient descent, the intercept unpenalised.
 
-    R is ½ |coef|² for penalty="l2", Σ |coef_j| for "l1", and l1_ratio of this with 1 - l1_ratio of that for "elasticnet". More than two
+    R is ½ |coef|² for penalty="l2", Σ |coef_j| for "l1", and l1_ratio of this with 1 - l1_ratio of that for "elasticnet". Σ |coef_j| makes
+    exact zeros; batches disturb some of them by a little, with variance_reduction="svrg" they are those of the optimum. More than two
     classes are one-vs-rest; class weights count for the rows of a problem's own class, as scikit-learn's.
     Parameters as `sklearn.linear_model.SGDClassifier`'s, the losses for numbers aside; max_iter counts epochs, tol=None makes all of them.
     loss: "hinge", "log_loss", "modified_huber", "squared_hinge" or "perceptron".
