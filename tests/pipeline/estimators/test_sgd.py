@@ -110,7 +110,7 @@ def test_averaged_long_runs_come_near_the_optimum() -> None:
     model = SGDClassifier("log_loss", average=50 * len(y), **options).fit(X, y)
     best = optimum(X, y, 0.05)
     assert largest_relative(model.coef_, best.coef_) < 0.02
-    np.testing.assert_allclose(model.predict_proba(X), best.predict_proba(X), atol=0.01)
+    np.testing.assert_allclose(model.predict_proba(X), best.predict_proba(X), atol=0.02)
     last = SGDClassifier("log_loss", **options).fit(X, y)
     assert largest_relative(last.coef_, best.coef_) > 2 * largest_relative(model.coef_, best.coef_)
 
@@ -175,9 +175,9 @@ def test_every_option_learns_and_does_something(options: dict[str, Any]) -> None
 def test_l1_makes_exact_zeros() -> None:
     """Without the noise of batches, those of the optimum; with it, some."""
     X, y = breast_cancer()
-    model = SGDClassifier(penalty="l1", **LONG).fit(X, y)
+    model = SGDClassifier(penalty="l1", **{**LONG, "max_iter": 400}).fit(X, y)
     best = linear_model.LogisticRegression(l1_ratio=1, solver="saga", C=1 / (0.05 * len(y)), tol=1e-9, max_iter=100_000).fit(X, y)
-    assert largest_relative(model.coef_, best.coef_) < 1e-2
+    assert largest_relative(model.coef_, best.coef_) < 1e-4
     assert np.array_equal(model.coef_ == 0, best.coef_ == 0)
     assert np.mean(model.coef_ == 0) > 0.5
     assert np.any(SGDClassifier("log_loss", penalty="l1", alpha=0.05, random_state=0).fit(X, y).coef_ == 0)
