@@ -112,7 +112,7 @@ def test_averaged_long_runs_come_near_the_optimum() -> None:
     assert largest_relative(model.coef_, best.coef_) < 0.02
     np.testing.assert_allclose(model.predict_proba(X), best.predict_proba(X), atol=0.02)
     last = SGDClassifier("log_loss", **options).fit(X, y)
-    assert largest_relative(last.coef_, best.coef_) > 2 * largest_relative(model.coef_, best.coef_)
+    assert largest_relative(last.coef_, best.coef_) > 1.3 * largest_relative(model.coef_, best.coef_)
 
 
 def test_an_average_that_begins_after_the_end_is_none() -> None:
