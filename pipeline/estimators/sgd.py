@@ -39,7 +39,7 @@ from tasks.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 
-UPDATES_AN_EPOCH: Final = 128
+UPDATES_AN_EPOCH: Final = 64
 FEWEST_ROWS: Final = 16
 MOST_ROWS: Final = 16384
 RATES: Final = ("constant", "optimal", "invscaling", "adaptive", "step", "cosine")
@@ -66,7 +66,7 @@ REGRESSION: Final[dict[str, Any]] = {
 class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     """What SGDClassifier and SGDRegressor share.
 
-    **Batches.** batch_size="auto" is n_rows / 128, at least 16 rows and at most 16384: a round costs some 0.3 to 1 ms beside its rows.
+    **Batches.** batch_size="auto" is n_rows / 64, at least 16 rows and at most 16384: a round costs some 0.3 to 1 ms beside its rows.
 
     **Step sizes.** scikit-learn's schedules are for one row an update. Here the step size of an update of b rows is the sum of those that
     scikit-learn would take for b rows (linear scaling: P. Goyal et al., 2017), b schedule(b updates), but at most 1 / L. L is the steepest

@@ -21,10 +21,12 @@ from pipeline import Dataset, LogisticRegression, SGDClassifier, SGDRegressor
 from pipeline.config import ConfigError, Estimator, Job
 from pipeline.models.model_files import load_model, save_model
 from pipeline.runs import run_job
+from tasks.batches import Sampling
 from tasks.losses import LOSSES
 from tasks.optimizers import OPTIMIZERS, Adam
 from tasks.penalties import ElasticNet
 from tasks.schedules import Constant, OfRows, Optimal
+from tasks.strategies.stochastic_gradient import StochasticGradient
 from tests.data import breast_cancer, diabetes, largest_relative, standardised, uneven, weights, wine
 from tests.rounds import AfterRounds
 
@@ -214,6 +216,21 @@ def test_the_survey_finds_eigenvalue_and_trace(kind: str) -> None:
     quietly(lambda: model.fit(X, y, weight))
     second = (ones * weight[:, None]).T @ ones / weight.sum()
     assert model._curvature.largest == pytest.approx(np.linalg.eigvalsh(second)[-1], rel=0.02)
+
+
+def test_batches_and_their_decay() -> None:
+    X, y = breast_cancer()
+    reason = SGDClassifier(random_state=0).fit(X, y).solver_.reason
+    assert "36 batches of about 16 rows an epoch" in reason
+    rows = np.repeat(X, 20, axis=0)
+    assert "64 batches of about 178 rows an epoch" in SGDClassifier(random_state=0).fit(rows, np.repeat(y, 20)).solver_.reason
+    model = SGDClassifier(random_state=0, n_iter_no_change=6).fit(X, y)
+    best = np.minimum.accumulate(model.loss_curve_)
+    assert np.all(best[-7] - best[-6:] <= 1e-3)  # six epochs without a gain of tol, of which those after the third halve
+    assert model._state.scale <= 0.5**3
+    assert SGDClassifier(random_state=0, tol=None, max_iter=30).fit(X, y)._state.scale == 1.0
+    with pytest.raises(ValueError, match="decay must lie in"):
+        StochasticGradient(Sampling(0, 1), decay=0.0)
 
 
 # -- weights and classes -------------------------------------------------------------------------------------------------------------
