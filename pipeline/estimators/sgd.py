@@ -39,7 +39,7 @@ from tasks.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 
-UPDATES_AN_EPOCH: Final = 128
+UPDATES_AN_EPOCH: Final = 64
 FEWEST_ROWS: Final = 16
 MOST_ROWS: Final = 16384
 RATES: Final = ("constant", "optimal", "invscaling", "adaptive", "step", "cosine")
@@ -66,7 +66,7 @@ REGRESSION: Final[dict[str, Any]] = {
 class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     """What SGDClassifier and SGDRegressor share.
 
-    **Batches.** batch_size="auto" is n_rows / 128, at least 16 rows and at most 16384: a round costs some 0.3 to 1 ms beside its rows.
+    **Batches.** batch_size="auto" is n_rows / 64, at least 16 rows and at most 16384: a round costs some 0.3 to 1 ms beside its rows.
 
     **Step sizes.** scikit-learn's schedules are for one row an update. Here the step size of an update of b rows is the sum of those that
     scikit-learn would take for b rows (linear scaling: P. Goyal et al., 2017), b schedule(b updates), but at most 1 / L. L is the steepest
@@ -243,7 +243,8 @@ def lane_rows(objective: LinearObjective) -> int:
 class SGDClassifier(LinearMiniBatchModel, ProbabilisticClassifier):
     """Minimise (1 / n) Σ s_i loss(y_i, coef @ x_i + intercept) + alpha R(coef) by stochastic gradient descent, the intercept unpenalised.
 
-    R is ½ |coef|² for penalty="l2", Σ |coef_j| for "l1", and l1_ratio of this with 1 - l1_ratio of that for "elasticnet". More than two
+    R is ½ |coef|² for penalty="l2", Σ |coef_j| for "l1", and l1_ratio of this with 1 - l1_ratio of that for "elasticnet". Σ |coef_j| makes
+    exact zeros; batches disturb some of them by a little, with variance_reduction="svrg" they are those of the optimum. More than two
     classes are one-vs-rest; class weights count for the rows of a problem's own class, as scikit-learn's.
     Parameters as `sklearn.linear_model.SGDClassifier`'s, the losses for numbers aside; max_iter counts epochs, tol=None makes all of them.
     loss: "hinge", "log_loss", "modified_huber", "squared_hinge" or "perceptron".
