@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tasks.kernels.updates import squared_norm
 from tasks.typing import Array, Float64
 
 
@@ -43,6 +44,8 @@ class L2:
     strength: float | Float64 = 0.0
 
     def value(self, coef: Array) -> float:
+        if np.ndim(self.strength) == 0:  # in one pass and without temporaries, which for a network's mini-batches counts
+            return 0.5 * float(self.strength) * squared_norm(np.require(coef.ravel(), requirements=("C", "A")))
         return float(0.5 * np.sum(np.asarray(self.strength) * coef * coef))
 
     def gradient(self, coef: Array) -> Array:

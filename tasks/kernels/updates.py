@@ -38,7 +38,12 @@ def element_wise(kernel: Any, inputs: Sequence[Array], n_outputs: int, *numbers:
 
 def norm(values: Array) -> float:
     """Euclidean norm of values (n,), contiguous and aligned, summed in float64 in an order that depends on n alone."""
-    return float(np.sqrt(_machine_code(sum_of_squares, values.dtype.char, 1, 0, ())(values)))
+    return float(np.sqrt(squared_norm(values)))
+
+
+def squared_norm(values: Array) -> float:
+    """The square of `norm`."""
+    return float(_machine_code(sum_of_squares, values.dtype.char, 1, 0, ())(values))
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from distributed import Client
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 from sklearn import neural_network
@@ -27,6 +29,7 @@ from pipeline.config import ConfigError, Job
 from pipeline.estimators.optimizer_choice import Epochs, choose_schedule
 from pipeline.history import digest
 from pipeline.models.model_files import load_model, save_model
+from pipeline.progress import RoundProgress
 from pipeline.runs import run_job
 from tasks.optimizers import RMSProp
 from tasks.schedules import Constant
@@ -466,3 +469,14 @@ def test_a_job_trains_a_network(tmp_path: Path, solver: str) -> None:
         Job.read({**table, "estimator": {**estimator, "solver": "newton"}}, "network")
     with pytest.raises(ConfigError, match=r"dropout=0\.5 needs mini-batches"):
         Job.read({**table, "estimator": {**estimator, "solver": "lbfgs", "dropout": 0.5}}, "network")
+
+
+@pytest.mark.parametrize(("solver", "share"), [("adam", 6 / (3 * 8)), ("lbfgs", 0.5)])
+def test_progress_counts_epochs_of_mini_batches(solver: str, share: float) -> None:
+    model = MLPClassifier(solver=solver, max_iter=8, tol=1e-4)
+    progress = RoundProgress(console=Console(file=io.StringIO(), force_terminal=True))
+    progress.setup(model, None)
+    for gradient in (1.0, 1e-2):  # half of the way to tol, by logarithm
+        row = {"round": 6, "row_step": 3, "objective": 1.0, "gradient_norm": gradient}
+        progress.on_fit_task_end(model, None, metadata=row)
+    assert progress.completed == pytest.approx(share)
