@@ -204,7 +204,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
 
     def _batch_rows(self, schema: Schema) -> int:
         if self.batch_size == "auto":
-            return int(np.clip(schema.n_rows // UPDATES_AN_EPOCH, FEWEST_ROWS, MOST_ROWS))
+            return int(np.clip(-(-schema.n_rows // UPDATES_AN_EPOCH), FEWEST_ROWS, MOST_ROWS))
         return int(self.batch_size)
 
     def _tol(self, schema: Schema, objective: LinearObjective) -> float | None:
