@@ -164,7 +164,7 @@ def set_up(job: Job, sample: Sample, schema: Schema) -> SetUp:
 
 def compile_kernels(sample: Sample, setup: SetUp) -> None:
     """On a machine's first run that takes longer than the whole probe."""
-    dataset, parameters = few_rows(sample, 1), np.zeros((1, setup.objective.layout.size))
+    dataset, parameters = few_rows(sample, 1), np.zeros((1, setup.objective.layout.size), setup.objective.layout.dtype)
     for power in setup.strategy.powers:
         shared = RoundInput(setup.objective, power, parameters, parameters, 1, (setup.penalty,))
         ThreadExecutor(1).map_reduce(dataset, REDUCTIONS[power], shared)
@@ -181,7 +181,7 @@ def fit_repeatedly(sample: Sample, setup: SetUp, n_threads: int) -> list[Fit]:
     """The first fit says how many rounds there are; the others, while there is time, say better what their updates take."""
     fits: list[Fit] = []
     start = time.perf_counter()
-    start_parameters = np.zeros((1, setup.objective.layout.size))
+    start_parameters = np.zeros((1, setup.objective.layout.size), setup.objective.layout.dtype)
     while len(fits) < FITS and (left := FIT_SECONDS - (time.perf_counter() - start)) > 0:
         recorder = Recorder(n_threads, left)
         result = train(recorder, sample.dataset, setup.objective, [setup.penalty], setup.strategy, start_parameters, recorder.on_round)
