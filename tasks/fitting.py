@@ -73,11 +73,11 @@ class Fit:
         kinds = {model: (request.power, request.row_step, request.batch) for model, request in requests.items()}
         first = next(iter(kinds.values()))
         requests = {model: request for model, request in requests.items() if kinds[model] == first}
-        parameters = np.stack([request.parameters for request in requests.values()])
+        parameters = stacked([request.parameters for request in requests.values()])
         directions = [request.direction for request in requests.values() if request.direction is not None]
         power, row_step, batch = first
         penalties = tuple(self.penalties[model] for model in requests)
-        along = np.stack(directions) if directions else None
+        along = stacked(directions) if directions else None
         return Asked(requests, RoundInput(self.objective, power, parameters, along, row_step, penalties, batch))
 
     def update(self, states: Sequence[Any], asked: Asked, partial: Any) -> list[Any]:
@@ -117,6 +117,11 @@ class Fit:
             n_bytes=round_bytes(asked.shared, partial),
             elapsed=elapsed,
         )
+
+
+def stacked(vectors: Sequence[Array]) -> Array:
+    """(k, n) from k vectors; one is not copied."""
+    return np.stack(vectors) if len(vectors) > 1 else vectors[0][None]
 
 
 def round_bytes(shared: RoundInput, partial: Any) -> int:

@@ -11,6 +11,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from tasks import buffers
+
 LARGE: Final = 1 << 16
 """Bytes of an array that travels beside the pickle; smaller ones are copied into it sooner than they are sent apart."""
 ALIGNED: Final = 16
@@ -73,7 +75,7 @@ class Wire:
         sizes = struct.unpack_from(f"={n_parts}Q", self.buffer, 8)
         rest, parts = self.buffer[start:have], []
         for size in sizes:
-            part = np.empty(size, np.uint8)
+            part = buffers.empty((size,), np.uint8)
             there = min(size, len(rest))
             part[:there], rest = rest[:there], rest[there:]
             self._fill(part.data, there, size)

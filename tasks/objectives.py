@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from tasks import kernels
+from tasks import buffers, kernels
 from tasks.losses import BinaryLoss, Loss, MultinomialLoss
 from tasks.partition import Group
 from tasks.penalties import Penalty
@@ -311,7 +311,7 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, par
     """
     weight = partial.weight_sum or np.nan
     coef = parameters[: layout.n_coef]
-    gradient = partial.gradient_sum[model] / weight
+    gradient = quotient(partial.gradient_sum[model], weight)
     gradient[: layout.n_coef] += penalty.gradient(coef)
     hessian = None
     if partial.hessian_sum is not None:
@@ -320,6 +320,11 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, par
         hessian[diagonal, diagonal] += penalty.curvature(coef)
     value = float(partial.loss_sum[model] / weight) + penalty.value(coef)
     return Evaluation(value, gradient, hessian, layout.size - layout.n_coef, partial.weight_sum)
+
+
+def quotient(total: Array, weight: float) -> Array:
+    """total / weight in the dtype of total, in memory that is warm."""
+    return np.divide(total, weight, out=buffers.empty(total.shape, total.dtype))
 
 
 def evaluate_difference(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array, reference: Array) -> Evaluation:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tasks import buffers
 from tasks.kernels.updates import squared_norm
 from tasks.typing import Array, Float64
 
@@ -49,7 +50,7 @@ class L2:
         return float(0.5 * np.sum(np.asarray(self.strength) * coef * coef))
 
     def gradient(self, coef: Array) -> Array:
-        return np.asarray(np.asarray(self.strength, dtype=coef.dtype) * coef)
+        return np.multiply(np.asarray(self.strength, dtype=coef.dtype), coef, out=buffers.empty(coef.shape, coef.dtype))
 
     def curvature(self, coef: Array) -> Array:
         return np.broadcast_to(np.asarray(self.strength, dtype=coef.dtype), coef.shape)

@@ -54,7 +54,7 @@ class Dataset:
 
         X (n, p), float32 is kept, everything else becomes float64; y (n,) or (n, t); sample_weight (n,). columns: names of the
         columns, by default those of a frame. n_partitions: equal cuts; by
-        default about 4 MiB a partition, at most 256 of them up to 64 MiB each. partition_rows: rows of each partition, in order.
+        default a power of two of them, of 4 to 8 MiB, at most 256 up to 128 MiB each. partition_rows: rows of each partition, in order.
         Arrays and CSR that have their final dtype and order are not copied, and must not be changed while the dataset lives.
         Raises ValueError or TypeError for what is not a numeric table, for column names that are there twice, for lengths that differ, and
         for both ways of cutting at once.
@@ -265,6 +265,7 @@ def partition_sizes(block: Block, n_partitions: int | None, partition_rows: Sequ
     if n_partitions is None:
         size = nbytes(block.X)
         n_partitions = max(min(size // PARTITION_BYTES, 256), -(-size // MAX_PARTITION_BYTES), 1)
+        n_partitions = 1 << (n_partitions.bit_length() - 1)  # whole subtrees, of equal size
         n_partitions = min(n_partitions, max(n_rows, 1))
     collections.require_count(n_partitions)
     return [int(n) for n in np.diff(np.arange(n_partitions + 1) * n_rows // n_partitions)]

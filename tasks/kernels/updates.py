@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
+from tasks import buffers
 from tasks.kernels.compiling import compiled
 from tasks.kernels.lanes import LANES, fma, load_part, splat, total
 from tasks.typing import Array
@@ -31,7 +32,7 @@ def element_wise(kernel: Any, inputs: Sequence[Array], n_outputs: int, *numbers:
     the update itself.
     """
     dtype = inputs[0].dtype
-    outputs = np.empty((n_outputs, len(inputs[0])), dtype)
+    outputs = buffers.empty((n_outputs, len(inputs[0])), dtype)
     _machine_code(kernel, dtype.char, len(inputs), n_outputs, tuple(map(type, numbers)))(*inputs, *outputs, *numbers)
     return outputs
 
