@@ -25,6 +25,7 @@ ROWS_A_LANE: Final = 256
 """Of a batch: with fewer, the gradient's own memory costs more than the rows."""
 LANE_BYTES: Final = 256 << 20
 """Of all rows that a lane draws from: they are on one worker."""
+AHEAD: Final = "drawn ahead"
 TRAINING: Final = -1
 HELD_OUT: Final = -2
 
@@ -96,11 +97,27 @@ def lane_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_lane: int 
 
 def select(groups: Sequence[Group], batch: Batch) -> Group:
     """The rows of a batch that these groups, one lane, have."""
-    sampling = batch.sampling
     if batch.number < 0:
         (group,) = groups
-        return training_rows(group, sampling) if batch.number == TRAINING else held_out_rows(group, sampling)
-    first = groups[0]
+        rows = training_rows if batch.number == TRAINING else held_out_rows
+        return rows(group, batch.sampling)
+    kept = groups[0].handed_out(AHEAD)
+    if kept is not None and kept[0] == (batch, len(groups)):
+        found: Group = kept[1]
+        return found
+    return drawn_rows(groups, batch)
+
+
+def draw_ahead(groups: Sequence[Group], batch: Batch) -> None:
+    """Gather the rows of the round after this one, in time that nobody needs: which they are does not depend on the parameters."""
+    if 0 <= batch.number < batch.sampling.n_rounds - 1:
+        following = batch._replace(number=batch.number + 1)
+        groups[0].keep(AHEAD, ((following, len(groups)), drawn_rows(groups, following)))
+
+
+def drawn_rows(groups: Sequence[Group], batch: Batch) -> Group:
+    """The rows that a lane draws in a round, gathered."""
+    sampling, first = batch.sampling, groups[0]
     lane: Lane = first.latest("lane", (sampling, batch.epoch, len(groups)), lambda _: lane_of(groups, batch))
     cuts = zip(lane.orders, bound(lane, batch, 0), bound(lane, batch, 1), strict=True)
     drawn = [(group, order, slice(a, b)) for group, (order, a, b) in zip(groups, cuts, strict=True) if a < b]

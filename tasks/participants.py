@@ -30,7 +30,7 @@ from tasks.fitting import Asked, Fit, Report
 from tasks.messages import Link, Message, Wire, packed, unpacked
 from tasks.objectives import LinearObjective
 from tasks.partition import Shard
-from tasks.reductions import Node, Sums, Tree, joined, reduce_joined, reduce_shards
+from tasks.reductions import Node, Sums, Tree, joined, prepare_shards, reduce_joined, reduce_shards
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.threads import single_blas_thread
 
@@ -250,6 +250,8 @@ class Participant:
             self.heard = time.monotonic()
             shared = RoundInput(self.plan.fit.objective, *unpacked(message))
             self.parent.send(packed(tuple(self._round(message, shared, nothing))))
+            if not self.children:
+                self._prepare(shared)
 
     def advance(self, order: Order, states: list[Any]) -> Done:
         """Some rounds, led from here."""
@@ -289,7 +291,15 @@ class Participant:
             own = [each() for each in work]
         self.took[kind] = sum(seconds for sums in own for seconds in sums.seconds.values())
         meanwhile()
+        if self.children:
+            self._prepare(shared)
         return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], REDUCTIONS[shared.power].combine)
+
+    def _prepare(self, shared: RoundInput) -> None:
+        """The next round, while the others' sums or its input are awaited; what several threads compute is not for one to prepare."""
+        if len(self.slots) == 1:
+            ((_, shards),) = self.slots
+            prepare_shards(shards, self.plan.part, self.plan.n_groups, REDUCTIONS[shared.power], shared)
 
     def _work(self, slot: int, shards: list[Shard], shared: RoundInput) -> Callable[[], Sums]:
         plan, reduction = self.plan, REDUCTIONS[shared.power]

@@ -80,6 +80,14 @@ class Group:
             found = self._derived[name] = (key, make(self))
         return found[1]
 
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a value here until it is handed out, once."""
+        self._derived[name] = value
+
+    def handed_out(self, name: str) -> Any:
+        """What was kept under that name, and is not any more; None without."""
+        return self._derived.pop(name, None)
+
     @property
     def derived_nbytes(self) -> int:
         """Bytes of the arrays and groups that `derived` keeps here."""

@@ -20,11 +20,17 @@ from tasks.partition import Group, Shard, join_groups
 from tasks.threads import single_blas_thread
 
 Node = tuple[int, int]
+Prepare = Callable[[Sequence[Group]], None]
 
 
 def single_groups(shared: Any) -> int:
     """The level of lanes that are groups."""
     return 0
+
+
+def nothing_ahead(shared: Any) -> None:
+    """Of rounds that cannot be prepared."""
+    return
 
 
 class Reduction(NamedTuple):
@@ -35,6 +41,7 @@ class Reduction(NamedTuple):
     combine  (left, right) -> partial, plain addition wherever it can be; may reuse the memory of `left`
     floats   (shared, n_columns) -> about how many floats a partial holds: large ones meet on the cluster, not in the client
     level    (shared) -> lanes are subtrees of 2^level groups, which one worker thread has together
+    ahead    (shared) -> what can be prepared for each lane's next round while sums are on their way, or None
     """
 
     name: str
@@ -42,6 +49,7 @@ class Reduction(NamedTuple):
     combine: Callable[[Any, Any], Any]
     floats: Callable[[Any, int], int]
     level: Callable[[Any], int] = single_groups
+    ahead: Callable[[Any], Prepare | None] = nothing_ahead
 
 
 def of_group(function: Callable[[Group, Any], Any]) -> Callable[[Sequence[Group], Any], Any]:
@@ -145,11 +153,23 @@ def reduce_on_worker(shards: Sequence[Shard], slot: int, part: int, n_groups: in
 def reduce_shards(shards: Sequence[Shard], slot: int, part: int, n_groups: int, reduction: Reduction, shared: Any) -> Sums:
     """The partials of the largest whole subtrees that these shards hold together. slot: the number of the worker thread."""
     start = time.perf_counter()
-    in_order = sorted(shards, key=lambda shard: shard.numbers)
-    groups = chain.from_iterable(zip(shard.numbers, shard.parts[part], strict=True) for shard in in_order)
     with single_blas_thread():
-        nodes = reduce_groups(groups, n_groups, reduction, shared)
+        nodes = reduce_groups(in_order(shards, part), n_groups, reduction, shared)
     return Sums(nodes, {slot: time.perf_counter() - start})
+
+
+def in_order(shards: Sequence[Shard], part: int) -> Iterator[tuple[int, Group]]:
+    """The numbered groups of these shards, ascending."""
+    ascending = sorted(shards, key=lambda shard: shard.numbers)
+    return chain.from_iterable(zip(shard.numbers, shard.parts[part], strict=True) for shard in ascending)
+
+
+def prepare_shards(shards: Sequence[Shard], part: int, n_groups: int, reduction: Reduction, shared: Any) -> None:
+    """What can be done for the next round before its input is there."""
+    prepare = reduction.ahead(shared)
+    if prepare is not None:
+        for _, lane in lanes(in_order(shards, part), n_groups, reduction.level(shared)):
+            prepare(lane)
 
 
 def joined(shards: Sequence[Shard], part: int, n_groups: int) -> dict[Node, Group]:

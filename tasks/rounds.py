@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from tasks.batches import Batch, select
+from tasks.batches import Batch, draw_ahead, select
 from tasks.local_models import local_hessian
 from tasks.objectives import Partial, add_partials
 from tasks.partition import Group
 from tasks.penalties import Penalty
-from tasks.reductions import Reduction
+from tasks.reductions import Prepare, Reduction
 from tasks.rows import sample
 from tasks.scoring import ScoreInput, ScoreSums, add_scores, score_sums
 from tasks.strategies.base import Power
@@ -89,14 +90,19 @@ def score_floats(shared: RoundInput, n_columns: int) -> int:
     return len(shared.parameters)
 
 
+def next_batch(shared: RoundInput) -> Prepare | None:
+    """How to draw the rows of the next round ahead."""
+    return None if shared.batch is None else partial(draw_ahead, batch=shared.batch)
+
+
 def lane_level(shared: RoundInput) -> int:
     """Of the subtrees of groups that draw rows together."""
     return 0 if shared.batch is None else shared.batch.level
 
 
 REDUCTIONS: Final[dict[Power, Reduction]] = {
-    "loss_and_gradient": Reduction("gradient", compute_partial, add_partials, vector_floats, lane_level),
-    "gradient_difference": Reduction("gradient-difference", compute_partial, add_partials, vector_floats, lane_level),
+    "loss_and_gradient": Reduction("gradient", compute_partial, add_partials, vector_floats, lane_level, next_batch),
+    "gradient_difference": Reduction("gradient-difference", compute_partial, add_partials, vector_floats, lane_level, next_batch),
     "hessian": Reduction("hessian", compute_partial, add_partials, matrix_floats, lane_level),
     "local_hessian": Reduction("local-hessian", compute_partial, add_partials, matrix_floats, lane_level),
     "hessian_vector": Reduction("hessian-vector", compute_partial, add_partials, vector_floats, lane_level),

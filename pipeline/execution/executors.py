@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -19,7 +19,7 @@ import distributed
 
 from tasks.fitting import Fit, Report
 from tasks.partition import Group, Shard
-from tasks.reductions import Reduction, Tree, lanes
+from tasks.reductions import Prepare, Reduction, Tree, lanes
 from tasks.threads import single_blas_thread
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class ThreadExecutor(Executor):
 
     def __init__(self, n_threads: int | None = None) -> None:
         self.n_threads = n_threads or default_threads()
+        self._last = threading.Event()
 
     @property
     def tasks_per_round(self) -> int:
@@ -87,6 +88,7 @@ class ThreadExecutor(Executor):
         return one_round(self, dataset, fit, states)
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
+        self._last.set()
         groups = self._resident(dataset).parts[dataset.part]
         run = LaneQueue(groups, Tree(len(groups), reduction.combine), reduction, shared)
         n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(shared)))
@@ -98,6 +100,10 @@ class ThreadExecutor(Executor):
                 concurrent.futures.wait(others)
             for other in others:
                 other.result()
+        prepare = reduction.ahead(shared)
+        if prepare is not None and n_threads > 1:
+            self._last = threading.Event()
+            helpers(n_threads - 1).submit(prepare_lanes, groups, reduction.level(shared), prepare, self._last)
         return run.tree.result()
 
     def _resident(self, dataset: Dataset) -> Shard:
@@ -118,6 +124,14 @@ def one_round(executor: Executor, dataset: Dataset, fit: Fit, states: list[Any])
     partial = executor.map_reduce(dataset, asked.reduction, asked.shared)
     states = fit.update(states, asked, partial)
     return Advance(states, [fit.report(asked, partial, states, time.perf_counter() - start)])
+
+
+def prepare_lanes(groups: Sequence[Group], level: int, prepare: Prepare, enough: threading.Event) -> None:
+    """What can be done for the next round while the parameters move, until that round is there."""
+    for _, lane in lanes(enumerate(groups), len(groups), level):
+        if enough.is_set():
+            return
+        prepare(lane)
 
 
 class LaneQueue:

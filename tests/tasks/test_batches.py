@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tasks.batches import HELD_OUT, LANE_BYTES, ROWS_A_LANE, TRAINING, Batch, Sampling, lane_level, select
+from tasks.batches import HELD_OUT, LANE_BYTES, ROWS_A_LANE, TRAINING, Batch, Sampling, draw_ahead, lane_level, select
 from tasks.losses import LOSSES
 from tasks.objectives import LinearObjective
 from tasks.partition import Group
@@ -202,6 +202,21 @@ def test_targets_of_any_kind() -> None:
             assert batch.y is None
         else:
             np.testing.assert_array_equal(batch.y, y[batch.X[:, 0].astype(int)])  # type: ignore[index, union-attr, arg-type]
+
+
+def test_rows_drawn_ahead_are_those_of_the_next_round() -> None:
+    sampling = Sampling(0, 4, level=1)
+    for number in range(4):
+        ahead, fresh = numbered([30, 21], weighted=True), numbered([30, 21], weighted=True)
+        draw_ahead(ahead, Batch(sampling, 2, number - 1) if number else Batch(sampling, 1, 3))
+        kept = ahead[0].derived_nbytes
+        for batch in (Batch(sampling, 2, number), Batch(sampling, 2, (number + 1) % 4)):  # the second was not prepared
+            found, expected = select(ahead, batch), select(fresh, batch)
+            assert np.array_equal(found.X, expected.X)
+            assert np.array_equal(found.y, expected.y)
+            assert np.array_equal(found.sample_weight, expected.sample_weight)
+            assert found.draw == expected.draw
+        assert not number or ahead[0].derived_nbytes < kept  # handed out once
 
 
 def test_batches_without_rows() -> None:
