@@ -21,9 +21,9 @@ SOURCES = _digest()
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """njit that releases the GIL, cached on disk under a name that carries the digest of all sources in this folder.
+    """njit that releases the GIL and inlines (calls cost more than the arithmetic of a small partition), cached on disk under a name that carries the digest of all sources in this folder.
 
     numba itself compares the file of the function alone, and would run old machine code when only a helper in another file changed.
     """
     function.__qualname__ = f"{function.__qualname__}_{SOURCES}"
-    return njit(nogil=True, cache=True, error_model="numpy")(function)
+    return njit(nogil=True, cache=True, error_model="numpy", forceinline=True)(function)
