@@ -21,7 +21,8 @@ SOURCES = _digest()
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """njit that releases the GIL and inlines (calls cost more than the arithmetic of a small partition), cached on disk under a name that carries the digest of all sources in this folder.
+    """njit that releases the GIL and inlines (calls cost more than the arithmetic of a small partition), cached on disk under a name that
+    carries the digest of all sources in this folder.
 
     numba itself compares the file of the function alone, and would run old machine code when only a helper in another file changed.
     """
