@@ -70,12 +70,14 @@ def run(
             while not ended and any(state.status.kind == "running" for state in states):
                 began = time.perf_counter()
                 before, (states, reports) = states, executor.advance(dataset, fit, states, NO_LIMIT)
-                for done, report in enumerate(reports, 1):
-                    sent = max(sent, report.n_bytes)
-                    row = history.add(report, began)
+                sent = max([sent, *(report.n_bytes for report in reports)])
+                rows = [history.add(report, began) for report in reports]
+                for done, row in enumerate(rows, 1):
                     if on_round is not None and on_round(row):
                         ended = CUT_OFF
-                        states = states if done == len(reports) else repeat(executor, dataset, fit, before, done)
+                        if done < len(rows):
+                            states = repeat(executor, dataset, fit, before, done)
+                            del history.rows[done - len(rows) :]
                         break
     except KeyboardInterrupt:
         if not keep_on_interrupt:

@@ -12,6 +12,7 @@ errors and makes lost rows again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 import sys
 import threading
@@ -30,9 +31,11 @@ from tasks.fitting import Asked, Fit, Report
 from tasks.messages import Link, Message, Wire, packed, unpacked
 from tasks.objectives import LinearObjective
 from tasks.partition import Shard
-from tasks.reductions import Node, Sums, Tree, joined, prepare_shards, reduce_joined, reduce_shards
+from tasks.reductions import Node, Sums, Tree, joined, prepare_shards, reduce_joined, reduce_shards, result_of
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.threads import single_blas_thread
+
+logger = logging.getLogger("dask-descent")
 
 OPERATION: Final = "dask_descent_session"
 INLINE: Final = 0.5e-3
@@ -124,8 +127,9 @@ async def take_part(dask_worker: Any, comm: Any, plan: bytes, rank: int) -> None
             await (members.lead() if rank == 0 else members.follow())
         finally:
             members.leave()
-    except Exception:  # noqa: BLE001  the end of the connections says enough
-        pass
+    except Exception as error:
+        if not isinstance(error, OSError):
+            logger.debug("a session ends", exc_info=True)
     finally:
         comm.abort()
 
@@ -143,8 +147,10 @@ async def in_own_thread(function: Callable[[], Any]) -> Any:
         result, error = None, None
         try:
             result = function()
-        except Exception as raised:  # noqa: BLE001
+        except Exception as raised:
             error = raised
+            if not isinstance(error, OSError):
+                logger.debug("a session ends", exc_info=True)
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(tell, error, result)
 
@@ -236,11 +242,11 @@ class Participant:
     def leave(self) -> None:
         """Let go of the rows, and of whoever waits."""
         self.ended = True
-        self.slots.clear()
-        self.joined.clear()
         for wire in (self.parent, *self.children):
             if wire is not None:
                 wire.end()
+        self.slots.clear()  # last: sums without them must reach nobody
+        self.joined.clear()
 
     def follow(self) -> None:
         """Answer the parent, until it is gone."""
@@ -269,7 +275,7 @@ class Participant:
                 if asked.reduction.level(asked.shared) > self.plan.level:
                     break
                 last = self._round(packed(sent(asked.shared)), asked.shared, tell)
-                (whole,) = last.nodes.values()
+                whole = result_of(last.nodes, self.plan.n_groups)
                 states = fit.update(states, asked, whole)
                 ends.append(time.perf_counter() - start)
                 tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), asked, whole, states, ends[-1])

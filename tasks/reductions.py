@@ -97,8 +97,15 @@ class Tree:
 
     def result(self) -> Any:
         """The partial of all leaves."""
-        (partial,) = self.nodes.values()
-        return partial
+        return result_of(self.nodes, self.n_leaves)
+
+
+def result_of(nodes: Mapping[Node, Any], n_leaves: int) -> Any:
+    """The partial of all leaves, which must be the only one. Raises ValueError where some are missing."""
+    ((level, index), partial), *others = nodes.items()
+    if others or index or 1 << level < n_leaves:
+        raise ValueError(f"the sums of {sorted(nodes)} are not those of all {n_leaves} groups")
+    return partial
 
 
 def n_nodes(numbers: Iterable[int], n_leaves: int) -> int:

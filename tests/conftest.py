@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from distributed import Client, LocalCluster
 
+from pipeline.execution.sessions import Sessions
+
 NODE = Path(__file__).parent / "slurm" / "node.sh"
 
 
@@ -52,3 +54,9 @@ def slurm(slurm_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SLURM_CONF", str(slurm_directory / "slurm.conf"))
     monkeypatch.setenv("PATH", os.environ["PATH"] + ":/usr/sbin")
     return slurm_directory
+
+
+@pytest.fixture
+def rounds_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No resident rounds: for what must happen right after a certain round."""
+    monkeypatch.setattr(Sessions, "due", lambda self: False)

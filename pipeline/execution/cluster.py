@@ -30,7 +30,7 @@ from pipeline.execution.resident import Resident, Work
 from pipeline.execution.sessions import Rows, Sessions
 from tasks.fitting import Fit
 from tasks.participants import round_too_large
-from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker
+from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker, result_of
 from tasks.threads import single_blas_thread
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class ClusterExecutor(Executor):
         self._tasks = 0
         self._held: list[Any] = []
         self._sent: set[str] = set()
+        self._together: list[Resident] = []
 
     @property
     def tasks_per_round(self) -> int:
@@ -88,6 +89,10 @@ class ClusterExecutor(Executor):
             finally:
                 self._held.clear()
                 self.sessions.close()
+                for resident in self._together:
+                    with resident.lock:
+                        resident.let_apart()
+                self._together.clear()
 
     def advance(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance:
         done = self._in_session(dataset, fit, states, limit) if limit > 1 else None
@@ -100,8 +105,7 @@ class ClusterExecutor(Executor):
             with thread_given_back(), lost_client(self.client):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
-                    with resident.lock:
-                        resident.keep_together(reduction.level(shared))
+                    self._keep_together(resident, reduction.level(shared))
                     self._follow(resident)
                     return self._round(resident, dataset, reduction, shared)
                 except CancelledError as error:  # rows were lost with their worker, or futures with a restart: they are made again
@@ -141,6 +145,13 @@ class ClusterExecutor(Executor):
                 self.loader.send_again(source, resident)
             return resident
 
+    def _keep_together(self, resident: Resident, level: int) -> None:
+        """Lanes of this level are one thread's until the fit ends."""
+        if level > resident.level:
+            with resident.lock:
+                resident.keep_together(level)
+            self._together.append(resident)
+
     def _follow(self, resident: Resident) -> None:
         """Every now and then: see which workers there are and where the pieces are, and move some to whom they are better with."""
         if not resident.located:
@@ -154,7 +165,8 @@ class ClusterExecutor(Executor):
             resident.follow_at = now + FOLLOW_EVERY * (1 + 50 * (now - start))  # of a thousand workers the scheduler has much to say
             if resident.moving:  # some other fit on these rows is at it
                 return
-            changed = resident.seat(threads)
+            changed = resident.seat(threads) or (resident.uneven and resident.located)
+            resident.uneven &= not changed
             astray = []
             if not resident.located and not any(future.status == "error" for future in resident.futures):
                 holders = self.client.who_has(resident.futures)
@@ -224,8 +236,7 @@ class ClusterExecutor(Executor):
         resident.last_round = time.monotonic() - start
         with resident.lock:
             resident.measure(work, sums.seconds)
-        (whole,) = sums.nodes.values()
-        return whole
+        return result_of(sums.nodes, resident.n_groups)
 
     def _in_session(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance | None:
         """Some rounds that the workers run by themselves; None if they cannot, or have failed to: a round from here will say why."""
@@ -236,10 +247,9 @@ class ClusterExecutor(Executor):
         assert asked is not None
         with lost_client(self.client):
             try:
-                with resident.lock:
-                    resident.keep_together(asked.reduction.level(asked.shared))
+                self._keep_together(resident, asked.reduction.level(asked.shared))
                 self._follow(resident)
-            except CancelledError:
+            except Exception:  # noqa: BLE001  the round from here will meet it, too, and knows what to do
                 return None
             with resident.lock:
                 work, n_partials, level = resident.work, resident.n_partials, resident.level
@@ -251,7 +261,8 @@ class ClusterExecutor(Executor):
             except TimeoutError:
                 done, resident.last_round = None, np.inf  # a task waits as long as need be
         if done is None:
-            resident.located = False
+            with resident.lock:
+                resident.located = False
             return None
         if not done.reports:
             return None

@@ -31,7 +31,8 @@ class Resident:
     the client, makes again when its worker dies. workers: of each thread; assigned: the pieces of each thread.
 
     level: lanes, subtrees of 2^level groups, are one thread's, whatever pieces they consist of. located: whether every piece is known to
-    be where it is assigned, so that workers can be called; last_round: its seconds; follow_at:
+    be where it is assigned, so that workers can be called; uneven: whether lanes that nobody needs any more have left some threads with
+    more than others; last_round: its seconds; follow_at:
     when to look up the threads that there are; moving: whether some fit moves pieces just now. lock: for whoever changes what is
     assigned, while others' rounds go on.
     """
@@ -45,6 +46,7 @@ class Resident:
     work: list[Work] = field(init=False)
     n_partials: int = field(init=False)
     level: int = 0
+    uneven: bool = False
     located: bool = False
     last_round: float = np.inf
     follow_at: float = -np.inf
@@ -100,6 +102,12 @@ class Resident:
         self.level, before = level, self.assigned
         self.assign(before)
         self.located &= self.assigned == before
+
+    def let_apart(self) -> None:
+        """No fit needs lanes any more: from now on pieces are for themselves."""
+        self.uneven |= self.level > 0
+        self.level = 0
+        self.follow_at = -np.inf
 
     def seat(self, threads: Sequence[str]) -> bool:
         """Take over the threads that there are now; pieces of those that are gone go to whoever has least. Whether anything changed."""

@@ -81,6 +81,7 @@ def kill_worker(cluster: LocalCluster, killed: list[int]) -> None:
     killed.append(pid)
 
 
+@pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["numpy", "dask", "split"])
 def test_a_killed_worker_changes_nothing(kind: str) -> None:

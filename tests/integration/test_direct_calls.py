@@ -13,11 +13,12 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from pipeline import Dataset, LogisticRegression
 from pipeline.execution import direct
-from pipeline.execution.sessions import Sessions
 from tasks.direct import OPERATION, prepare_worker
 from tasks.objectives import LinearObjective
 from tests.data import breast_cancer
 from tests.rounds import AfterRounds
+
+pytestmark = pytest.mark.usefixtures("rounds_from_here")  # calls are what is left when workers cannot run rounds by themselves
 
 
 class Finished(SchedulerPlugin):
@@ -46,12 +47,6 @@ def resident() -> Dataset:
 def expected() -> str:
     with dask.config.set(scheduler="threads"):
         return fit(resident()).parameters_sha256_
-
-
-@pytest.fixture(autouse=True)
-def no_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls are what is left when workers cannot run rounds by themselves."""
-    monkeypatch.setattr(Sessions, "due", lambda self: False)
 
 
 def handlers_on_workers(client: Client, change: Any) -> None:

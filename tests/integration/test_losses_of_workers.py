@@ -132,6 +132,7 @@ def test_all_workers_die_at_once_and_come_back(own_cluster: tuple[LocalCluster, 
     assert digest(dataset) == first == here(make)
 
 
+@pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.timeout(90)
 def test_all_workers_gone_ends_with_a_named_error(tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
@@ -154,6 +155,7 @@ def test_all_workers_gone_ends_with_a_named_error(tmp_path: Path) -> None:
                 scheduler.kill()
 
 
+@pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.timeout(60)
 def test_a_client_closed_by_another_thread(own_cluster: tuple[LocalCluster, Client]) -> None:
     _, client = own_cluster

@@ -69,6 +69,7 @@ class PacedRegression(LogisticRegression):
         return Paced(found.loss, found.n_columns, found.n_outputs, found.fit_intercept, found.classes, found.class_weight)
 
 
+@pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
 def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
@@ -89,6 +90,7 @@ def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client],
     assert model.parameters_sha256_ == here(kind, LogisticRegression(solver="gradient-descent", tol=1e-8))
 
 
+@pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
 def test_a_worker_that_retires_hands_over(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
