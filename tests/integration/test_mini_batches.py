@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from distributed import Client
 
-from pipeline.data.dataset import Dataset
+from pipeline import Dataset, LogisticRegression, SGDClassifier
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import ThreadExecutor
 from pipeline.training import Result, train
@@ -167,3 +168,19 @@ def test_a_fit_that_was_cut_off_in_an_epoch_resumes_with_the_next() -> None:
     again = Fit(OBJECTIVE, (L2(1e-3),), chosen)
     (end,) = to_the_end(again, [resumed], data)
     assert (end.iteration, len(end.losses)) == (4, 1)
+
+
+def test_lanes_end_with_their_fit(client: Client) -> None:
+    """One lane of all rows is on one worker, until a fit of full passes spreads them again."""
+    X, y = breast_cancer()
+    data = Dataset.from_arrays(X, y, n_partitions=16)
+    SGDClassifier(batch_size=16, max_iter=2, tol=None, random_state=0).fit(data)
+    resident = data.source.resident[client.id]
+    assert resident.level == 0
+    assert sum(map(bool, resident.assigned)) == 1
+    model = LogisticRegression(solver="lbfgs").fit(data)
+    shares = [len(pieces) for pieces in resident.assigned]
+    assert min(shares) > 0
+    assert max(shares) <= 2 * min(shares)
+    with dask.config.set(scheduler="threads"):
+        assert LogisticRegression(solver="lbfgs").fit(data).parameters_sha256_ == model.parameters_sha256_
