@@ -389,7 +389,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "decay": ({"solver": RMSProp(), "weight_decay": 0.1}, ValueError, r"give it to the optimizer, RMSProp\(weight_decay=...\)"),
     "layers": ({"hidden_layer_sizes": (5, 0)}, ValueError, "hidden_layer_sizes must be > 0"),
     "fractional layers": ({"hidden_layer_sizes": (2.5,)}, ValueError, "hidden_layer_sizes must be > 0, whole numbers"),
-    "validation": ({"early_stopping": True, "validation_fraction": 0.0}, ValueError, "early_stopping needs a validation_fraction"),
+    "validation": ({"early_stopping": True, "validation_fraction": 0.0}, ValueError, "early_stopping must have rows to score: validation_fraction"),
 }
 
 
