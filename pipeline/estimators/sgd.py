@@ -183,7 +183,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         sampling = self._sampling(schema, n_groups, self._batch_rows(schema), self.importance, lane_rows(objective))
         rows, optimizer = schema.n_rows / sampling.n_rounds * self.accumulate, self._optimizer
         n_updates, strength = -(-sampling.n_rounds // self.accumulate), self._strength(schema, objective)
-        sizes = StepSizes(self.learning_rate, self.eta0, self.power_t, self.warm_up, rows, n_updates, self._max_epochs, strength)
+        sizes = StepSizes(self.learning_rate, self.eta0, self.power_t, self.warm_up, rows, n_updates, self.max_iter, strength)
         curvature: Curvature = vars(self).get("_curvature") or bound(schema)
         return StochasticGradient(
             sampling,

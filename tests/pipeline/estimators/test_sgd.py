@@ -304,6 +304,17 @@ def test_two_partial_fits_are_two_epochs(options: dict[str, Any]) -> None:
     assert twice.parameters_sha256_ == numbers_once.parameters_sha256_
 
 
+@pytest.mark.parametrize("rate", ["cosine", "step"])
+def test_step_sizes_fall_over_partial_fits_as_over_epochs(rate: str) -> None:
+    """In 12 calls as in 12 epochs: "step" halves after ten, "cosine" ends at zero after max_iter."""
+    X, y = breast_cancer()
+    model = SGDClassifier("log_loss", learning_rate=rate, random_state=0, tol=None, max_iter=12)
+    parts = SGDClassifier(**model.get_params())
+    digests = [parts.partial_fit(X, y, classes=[0, 1]).parameters_sha256_ for _ in range(12)]
+    assert len(set(digests)) == 12
+    assert digests[-1] == model.fit(X, y).parameters_sha256_
+
+
 def test_partial_fits_on_a_dask_array_see_all_partitions() -> None:
     X, y = breast_cancer()
     lazy = [da.from_array(X, chunks=(100, 7)), da.from_array(y, chunks=100)]
