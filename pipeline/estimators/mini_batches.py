@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
@@ -11,8 +10,8 @@ from sklearn.utils import check_random_state
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel
+from pipeline.sampling import Batches, batches_of
 from pipeline.training import Result
-from tasks.batches import ROWS_A_LANE, Sampling, lane_level
 from tasks.fitting import Fit
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
 
@@ -28,6 +27,7 @@ class MiniBatchModel(GradientModel):
     """
 
     _keep_on_interrupt: ClassVar[bool] = True
+    _seed: int = 0  # of a model that no fit has drawn one for
     _partial: bool = False  # whether this fit is one epoch, from where the last one ended
 
     n_iter_: int
@@ -40,24 +40,18 @@ class MiniBatchModel(GradientModel):
     loss_curve_: list[float]
     _state: StochasticGradientState
 
-    @abstractmethod
-    def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
-        """The strategy, with the parameters that scikit-learn's constructor has."""
+    def _batches(self, schema: Schema, n_groups: int, batch_size: int, **options: Any) -> Batches:
+        """How rows are drawn. options: further ones of `pipeline.sampling.batches_of`. Raises ValueError for too few rows to hold out."""
+        held_out = self.validation_fraction if self.early_stopping else 0.0
+        if self.early_stopping and schema.n_rows * held_out < 2:
+            raise ValueError(
+                f"The validation set is too small: validation_fraction={self.validation_fraction!r} of {schema.n_rows} rows."
+                " Increase validation_fraction, or fit on more rows"
+            )
+        return batches_of(schema, n_groups, batch_size, seed=self._seed, shuffle=self.shuffle, validation_fraction=held_out, **options)
 
-    def _sampling(
-        self, schema: Schema, n_groups: int, batch_size: int, importance: Any = "uniform", rows_a_lane: int = ROWS_A_LANE
-    ) -> Sampling:
-        """How rows are drawn: about batch_size of them a round, at least some rows_a_lane in one call."""
-        self._draw_seed()
-        fraction = self.validation_fraction if self.early_stopping else 0.0
-        n_training = max(1, round(schema.n_rows * (1 - fraction)))
-        n_rounds = max(1, -(-n_training // batch_size))
-        n_bytes = schema.n_rows * schema.n_columns * np.dtype(schema.dtype).itemsize
-        level = lane_level(n_groups, n_bytes, batch_size, rows_a_lane)
-        return Sampling(self._seed, n_rounds, level, self.shuffle, fraction, importance)
-
-    def _draw_seed(self) -> None:
-        """A seed for this fit; a partial one goes on with the last."""
+    def _begin(self) -> None:
+        """Draw a seed for this fit; a partial one goes on with the last."""
         if not (self._partial and "_seed" in vars(self)):
             self._seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
 

@@ -88,7 +88,7 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
         max_iter: int = 200,
         shuffle: bool = True,
         random_state: Any = None,
-        tol: float = 1e-4,
+        tol: float | None = 1e-4,
         verbose: Any = False,
         warm_start: bool = False,
         momentum: float = 0.9,

@@ -29,6 +29,7 @@ from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.estimators.solvers import Choice
 from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, make_optimizer, stable_step, survey
 from pipeline.execution.executors import Executor
+from pipeline.sampling import Batches
 from tasks import losses
 from tasks.batches import ROWS_A_LANE
 from tasks.losses import Loss
@@ -84,7 +85,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     "optimal" means constant. A Schedule is taken as it is, by number of the update.
     """
 
-    _solvers: ClassVar[tuple[str, ...]] = ("sgd",)
+    _solvers: ClassVar[tuple[str, ...]] = tuple(OPTIMIZERS)
 
     loss: str
     penalty: str | None
@@ -172,21 +173,25 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         return make_optimizer(self.optimizer, OPTIMIZERS, self.momentum, self.weight_decay)
 
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
-        objective, strategy = self._objective(schema), self._mini_batches(schema, n_groups)
-        n_rounds = strategy.sampling.n_rounds
-        reason = f"{n_rounds} batches of about {-(-schema.n_rows // n_rounds)} rows an epoch, first step size {strategy.schedule(0):.3g}"
-        return SetUp(objective, self._penalty(schema, objective), strategy, Choice("sgd", reason))
-
-    def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
         objective = self._objective(schema)
-        penalty = self._penalty(schema, objective)
-        sampling = self._sampling(schema, n_groups, self._batch_rows(schema), self.importance, lane_rows(objective))
-        rows, optimizer = schema.n_rows / sampling.n_rounds * self.accumulate, self._optimizer
-        n_updates, strength = -(-sampling.n_rounds // self.accumulate), self._strength(schema, objective)
+        options = {"importance": self.importance, "rows_a_lane": lane_rows(objective)}
+        batches = self._batches(schema, n_groups, self._batch_rows(schema), **options)
+        strategy, rows = self._strategy(schema, objective, batches), int(np.ceil(batches.batch_rows))
+        reason = f"{batches.sampling.n_rounds} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
+        return SetUp(objective, self._penalty(schema, objective), strategy, Choice(self._optimizer_name, reason))
+
+    @property
+    def _optimizer_name(self) -> str:
+        return self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
+
+    def _strategy(self, schema: Schema, objective: LinearObjective, batches: Batches) -> StochasticGradient:
+        penalty, optimizer = self._penalty(schema, objective), self._optimizer
+        rows, strength = batches.batch_rows * self.accumulate, self._strength(schema, objective)
+        n_updates = -(-batches.sampling.n_rounds // self.accumulate)
         sizes = StepSizes(self.learning_rate, self.eta0, self.power_t, self.warm_up, rows, n_updates, self.max_iter, strength)
         curvature: Curvature = vars(self).get("_curvature") or bound(schema)
         return StochasticGradient(
-            sampling,
+            batches.sampling,
             optimizer,
             sizes.schedule(optimizer, stable_step(objective, curvature, float(penalty.l2), rows, optimizer)),
             max_epochs=self._max_epochs,

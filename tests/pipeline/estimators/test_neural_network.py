@@ -24,7 +24,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
-from pipeline import Dataset, MLPClassifier, MLPRegressor
+from pipeline import Dataset, MLPClassifier, MLPRegressor, mini_batches
 from pipeline.config import ConfigError, Job
 from pipeline.estimators.optimizer_choice import Epochs, choose_schedule
 from pipeline.history import digest
@@ -389,7 +389,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "decay": ({"solver": RMSProp(), "weight_decay": 0.1}, ValueError, r"give it to the optimizer, RMSProp\(weight_decay=...\)"),
     "layers": ({"hidden_layer_sizes": (5, 0)}, ValueError, "hidden_layer_sizes must be > 0"),
     "fractional layers": ({"hidden_layer_sizes": (2.5,)}, ValueError, "hidden_layer_sizes must be > 0, whole numbers"),
-    "validation": ({"early_stopping": True, "validation_fraction": 0.0}, ValueError, "early_stopping must have rows to score: validation_fraction"),
+    "validation": (
+        {"early_stopping": True, "validation_fraction": 0.0},
+        ValueError,
+        "early_stopping must have rows to score: validation_fraction",
+    ),
 }
 
 
@@ -414,6 +418,15 @@ def test_data_that_cannot_be_fitted() -> None:
         MLPClassifier(early_stopping=True, validation_fraction=0.001).fit(X, y)
     with pytest.warns(ConvergenceWarning, match="diverged.*lower the step size"):
         MLPRegressor(solver="sgd", learning_rate_init=1e6, random_state=0).fit(X, y * 1e3)
+
+
+def test_estimators_and_minimise_draw_alike() -> None:
+    dataset = Dataset.from_arrays(*digits(), n_partitions=40)
+    for fraction in (0.0, 0.3):
+        model = MLPClassifier((4,), batch_size=70, early_stopping=fraction > 0, validation_fraction=fraction)
+        found: Any = model._set_up(dataset.schema, dataset.source.n_groups).strategy
+        assert found.sampling == mini_batches(dataset, 70, validation_fraction=fraction)
+        assert found.sampling.n_rounds == -(-round(1797 * (1 - fraction)) // 70)
 
 
 # -- files and jobs ------------------------------------------------------------------------------------------------------------------
