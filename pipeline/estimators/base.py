@@ -67,6 +67,11 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         """Whether this fit goes on from the last one, on rows with the same features."""
         return False
 
+    @property
+    def _held_out(self) -> float:
+        """The share of the rows that only scores read."""
+        return 0.0
+
     def _begin(self) -> None:
         """What a fit draws, once and before anything else."""
 

@@ -234,15 +234,22 @@ class Network(MiniBatchModel):
             raise TypeError(f"solver={name} is not for networks: use a strategy that asks for full gradients alone, such as LBFGS()")
         return self.solver, self._choice()
 
-    def _stochastic(self, sampling: Sampling, epochs: Epochs) -> StochasticGradient:
+    @property
+    def _optimizer(self) -> Optimizer:
         names = ("momentum", "beta_1", "beta_2", "epsilon", "weight_decay")
-        optimizer = choose_optimizer(self.solver, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
+        return choose_optimizer(self.solver, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
+
+    @property
+    def _state_follows(self) -> dict[str, Any]:
+        return {"hidden_layer_sizes": self._hidden, "dtype": self.dtype, "solver": type(self._optimizer).__name__}
+
+    def _stochastic(self, sampling: Sampling, epochs: Epochs) -> StochasticGradient:
         rate = self.learning_rate
         if isinstance(self.solver, str) and self.solver == "adam" and isinstance(rate, str) and rate in OF_SGD:
             rate = "constant"
         return StochasticGradient(
             sampling=sampling,
-            optimizer=optimizer,
+            optimizer=self._optimizer,
             schedule=self._schedule(rate, epochs),
             max_epochs=self._max_epochs,
             tol=self._least_gain(self.tol),
@@ -297,8 +304,7 @@ class Network(MiniBatchModel):
             self.validation_scores_ = self.best_validation_score_ = None
             self.n_iter_ = max(1, *result.iterations)
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
-        held_out = self.early_stopping and self._by_epochs
-        self.best_loss_ = None if held_out else float(np.min(self.loss_curve_, initial=np.inf))
+        self.best_loss_ = None if self._held_out else float(np.min(self.loss_curve_, initial=np.inf))
 
     def _fitted(self) -> tuple[NetworkObjective, Array]:
         loss, classes = self._predicts()

@@ -10,25 +10,23 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import column_or_1d
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.kinds import (
-    ProbabilisticClassifier,
     Regressor,
     class_weights,
     require_class_weight,
-    require_classes,
     require_numbers,
 )
 from pipeline.estimators.linear import THREADS_CURE, LinearModel
-from pipeline.estimators.mini_batches import MiniBatchModel
+from pipeline.estimators.mini_batches import MiniBatchClassifier, MiniBatchModel
 from pipeline.estimators.solvers import Choice
 from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, make_optimizer, stable_step, survey
 from pipeline.execution.executors import Executor
+from pipeline.history import Row
 from pipeline.sampling import Batches
 from tasks import losses
 from tasks.batches import ROWS_A_LANE
@@ -180,6 +178,16 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         reason = f"{batches.sampling.n_rounds} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
         return SetUp(objective, self._penalty(schema, objective), strategy, Choice(self._optimizer_name, reason))
 
+    def _is_batch(self, row: Row) -> bool:
+        if self.variance_reduction is not None:
+            return row["power"] == "gradient_difference"
+        first_of_all_rows = self.importance != "uniform"  # whose weight it is after
+        return super()._is_batch(row) and not (first_of_all_rows and row["round"] == 1)
+
+    @property
+    def _state_follows(self) -> dict[str, Any]:
+        return {"fit_intercept": self.fit_intercept, "optimizer": type(self._optimizer).__name__}
+
     @property
     def _optimizer_name(self) -> str:
         return self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
@@ -245,7 +253,7 @@ def lane_rows(objective: LinearObjective) -> int:
     return max(ROWS_A_LANE, LANE_NUMBERS // objective.layout.size)
 
 
-class SGDClassifier(LinearMiniBatchModel, ProbabilisticClassifier):
+class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
     """Minimise (1 / n) Σ s_i loss(y_i, coef @ x_i + intercept) + alpha R(coef) by stochastic gradient descent, the intercept unpenalised.
 
     R is ½ |coef|² for penalty="l2", Σ |coef_j| for "l1", and l1_ratio of this with 1 - l1_ratio of that for "elasticnet". Σ |coef_j| makes
@@ -349,33 +357,12 @@ class SGDClassifier(LinearMiniBatchModel, ProbabilisticClassifier):
         """
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' needs all rows, and partial_fit sees some; give the factors as a dict")
-        first = _check_partial_fit_first_call(self, classes)
-        try:
-            return self._partial_fit(X, y, sample_weight)
-        except BaseException:
-            if first and "coef_" not in vars(self):
-                del self.classes_
-            raise
+        return self._partial_fit_classes(X, y, sample_weight, classes)
 
     def _objective(self, schema: Schema) -> LinearObjective:
-        if self._partial:
-            schema = replace(schema, classes=self._known_classes(schema))
-        else:
-            require_classes(schema)
-        classes, loss = schema.classes, CLASSIFICATION[self.loss]
-        assert classes is not None
-        weight = class_weights(self.class_weight, schema)
+        classes, loss = self._labels(schema), CLASSIFICATION[self.loss]
+        weight = class_weights(self.class_weight, replace(schema, classes=classes))
         return LinearObjective(loss, schema.n_columns, loss.n_outputs(1, len(classes)), self.fit_intercept, classes, weight)
-
-    def _known_classes(self, schema: Schema) -> Array:
-        """classes_, of which these rows may lack some."""
-        if schema.classes is None:
-            require_classes(schema)
-        known: list[Any] = self.classes_.tolist()
-        unknown = [] if schema.classes is None else [label for label in schema.classes.tolist() if label not in known]
-        if unknown:
-            raise ValueError(f"y has labels {unknown[:8]} that are not among the classes of the first call to partial_fit: {known[:8]}")
-        return np.asarray(self.classes_)
 
     def _weight(self, schema: Schema, objective: LinearObjective) -> float:
         """With the class weights, which are no part of the sum for one-vs-rest."""

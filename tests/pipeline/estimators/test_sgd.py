@@ -512,6 +512,15 @@ def test_shapes_and_attributes_are_scikit_learns() -> None:
         assert ours.solver_.name == "sgd"
 
 
+@pytest.mark.parametrize("batch_size", [50, 569])
+@pytest.mark.parametrize("options", [{"variance_reduction": "svrg"}, {"importance": "norm"}, {"early_stopping": True}], ids=str)
+def test_rows_seen_are_those_of_batches(options: dict[str, Any], batch_size: int) -> None:
+    """Full passes and scores move nothing. A tenth is held out for scores, of 569 rows 57."""
+    X, y = breast_cancer()
+    model = SGDClassifier(max_iter=4, tol=None, random_state=0, batch_size=batch_size, **options).fit(X, y)
+    assert model.t_ == pytest.approx(4 * (569 - 56.9 * ("early_stopping" in options)), abs=0.5)
+
+
 @pytest.mark.parametrize(("optimizer", "name"), [("momentum", "momentum"), ("adamw", "adamw"), (Adam(), "Adam")], ids=str)
 def test_the_solver_is_the_optimizer(optimizer: Any, name: str) -> None:
     model = quietly(lambda: SGDClassifier(optimizer=optimizer, max_iter=1).fit(*breast_cancer()))
