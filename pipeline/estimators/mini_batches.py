@@ -28,8 +28,8 @@ class MiniBatchModel(GradientModel):
     """A model trained by `tasks.strategies.stochastic_gradient`.
 
     Besides what all models have: n_iter_ (epochs), t_ (rows of batches, by all fits since the last that was not partial), loss_curve_ (mean
-    loss and penalty of each epoch's batches), validation_scores_ and best_validation_score_ with early_stopping, else None. Ctrl-C ends a fit
-    where it is, with a warning.
+    loss and penalty of each epoch's batches), validation_scores_ and best_validation_score_ with early_stopping, else None. Ctrl-C ends a
+    fit where it is, with a warning; before the first round it is raised.
     """
 
     _keep_on_interrupt: ClassVar[bool] = True
@@ -69,9 +69,7 @@ class MiniBatchModel(GradientModel):
         )
 
     def _begin(self) -> None:
-        """Draw a seed for this fit; a partial one goes on with the last.
-
-        Raises ValueError for a partial fit that the last one's state does not fit."""
+        """Draw a seed for this fit; a partial one goes on with the last. Raises ValueError when it cannot go on from the last one's state."""
         if self._goes_on:
             self._check_state()
         if not (self._partial and "_seed" in vars(self)):

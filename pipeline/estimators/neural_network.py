@@ -29,7 +29,8 @@ class MLPClassifier(MiniBatchClassifier, Network):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, classes: Any = None) -> Self:
         """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended.
 
-        classes: all labels that there will be; needed in the first call. Raises ValueError for labels that are not among them.
+        classes: all labels that there will be; needed in the first call. Raises ValueError for labels that are not among them, and for
+        other hidden_layer_sizes, dtype or kind of optimizer than in the last fit.
         """
         return self._partial_fit_classes(X, y, sample_weight, classes)
 
@@ -134,7 +135,10 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
     @available_if(makes_mini_batches)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended."""
+        """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended.
+
+        Raises ValueError for other hidden_layer_sizes, dtype, kind of optimizer or number of targets than in the last fit.
+        """
         return self._partial_fit(X, y, sample_weight)
 
     def _problem(self, schema: Schema) -> tuple[Loss, int, None]:

@@ -353,7 +353,7 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
         """One epoch over these rows, all partitions at once, from where the last fit ended; X, y and sample_weight as `fit` takes them.
 
         classes: all labels that any call will bring, needed in the first; these rows may lack some of them. Raises ValueError for other
-        classes later on, for labels outside of them, and for another number of columns.
+        classes later on, for labels outside of them, for another number of columns, and for another fit_intercept or optimizer.
         """
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' needs all rows, and partial_fit sees some; give the factors as a dict")
@@ -491,7 +491,7 @@ class SGDRegressor(LinearMiniBatchModel, Regressor):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """One epoch over these rows, all partitions at once, from where the last fit ended; X, y and sample_weight as `fit` takes them.
 
-        Raises ValueError for another number of columns.
+        Raises ValueError for another number of columns, and for another fit_intercept or optimizer.
         """
         return self._partial_fit(X, y, sample_weight)
 
