@@ -30,6 +30,11 @@ class Row(TypedDict):
     seconds: float
 
 
+def share_read(row: Row, held_out: float = 0.0) -> float:
+    """Which share of all rows a round read. held_out: the share that scores read, and nothing else."""
+    return held_out if row["power"] == "score" else (1.0 - held_out) / row["row_step"]
+
+
 class History:
     """Rows of a running fit."""
 

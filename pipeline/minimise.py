@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from pipeline.data.dataset import Dataset
 from pipeline.history import Row, digest
+from pipeline.sampling import batches_of
 from pipeline.training import OnRound, train
-from tasks.batches import Sampling, lane_level
+from tasks.batches import Sampling
 from tasks.objectives import Objective
 from tasks.penalties import L2, Penalty
 from tasks.strategies.base import Status, Strategy
@@ -65,8 +66,13 @@ def mini_batches(
     resident. The other arguments: see `tasks.batches.Sampling`. Raises ValueError for a batch_size below 1."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
-    schema: Any = dataset.schema
-    n_training = max(1, round(schema.n_rows * (1.0 - validation_fraction)))
-    n_bytes = schema.n_rows * schema.n_columns * np.dtype(schema.dtype).itemsize
-    level = lane_level(dataset.source.n_groups, n_bytes, batch_size)
-    return Sampling(seed, -(-n_training // batch_size), level, shuffle, validation_fraction, importance)
+    found = batches_of(
+        dataset.schema,
+        dataset.source.n_groups,
+        batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        validation_fraction=validation_fraction,
+        importance=importance,
+    )
+    return found.sampling

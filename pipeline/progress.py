@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.history import json_line
+from pipeline.history import Row, json_line
 
 
 class RoundProgress:
@@ -27,7 +27,7 @@ class RoundProgress:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
         self._bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
         self._task: TaskID | None = None
-        self._first = math.nan
+        self._first, self._batches = math.nan, 0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -61,7 +61,7 @@ class RoundProgress:
 
     def setup(self, estimator: Any, context: Any) -> None:
         self.step(f"fit {type(estimator).__name__}", total=1.0)
-        self._first = math.nan
+        self._first, self._batches = math.nan, 0
 
     def teardown(self, estimator: Any, context: Any) -> None:
         self._end()
@@ -74,12 +74,19 @@ class RoundProgress:
         if metadata is not None and self._task is not None:
             detail = f"round {metadata['round']}  objective {metadata['objective']:.6g}  |gradient| {metadata['gradient_norm']:.2g}"
             if isinstance(estimator, MiniBatchModel) and estimator._by_epochs:
-                share = metadata["round"] / (metadata["row_step"] * estimator.max_iter)  # at the latest; most fits converge before
+                share = self._share_of_epochs(estimator, cast("Row", metadata))
             else:
                 share = self._share(metadata["gradient_norm"], estimator.tol)
             done = min(1.0, max(self.completed, share))
             self._bar.update(self._task, completed=done, detail=detail)
         return False
+
+    def _share_of_epochs(self, model: MiniBatchModel, row: Row) -> float:
+        """How many of the epochs are done, at the latest: most fits converge before."""
+        if not model._is_batch(row):
+            return 0.0
+        self._batches += 1
+        return self._batches / (row["row_step"] * model._max_epochs)
 
     def _share(self, gradient: float, tol: float) -> float:
         """How far the gradient has come, from 0 to 1."""

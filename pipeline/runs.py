@@ -33,7 +33,7 @@ from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import GradientModel
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.history import Row, finite, json_line
+from pipeline.history import Row, finite, json_line, share_read
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
 from pipeline.progress import RoundLog, RoundProgress
@@ -49,7 +49,8 @@ class Metrics(TypedDict):
     rounds: passes over the data or a sample of it; iterations: accepted steps; status: converged, diverged or out of rounds.
     load_seconds: reading and checking the rows where they live; fit_seconds: the fit on data that is loaded, compiling the kernels on a
     machine's first run included; score_seconds: both scores; seconds: all three.
-    rows_per_second: rows read by all rounds of the fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them.
+    rows_per_second: rows read by all rounds of the fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them, a
+    score of rows held out those.
     bytes_per_round: numbers to and from one worker in the largest round; tasks_per_round: tasks, or calls, of the largest.
     """
 
@@ -146,7 +147,7 @@ def make_metrics(
         rounds=model.n_rounds_,
         iterations=model.history_[-1]["iteration"],
         parameters_sha256=model.parameters_sha256_,
-        rows_per_second=rows_read(model.history_, n_rows[0]) / fit,
+        rows_per_second=rows_read(model.history_, n_rows[0], model._held_out) / fit,
         bytes_per_round=model.bytes_per_round_,
         tasks_per_round=model.tasks_per_round_,
         n_partitions=train.n_partitions,
@@ -163,9 +164,9 @@ def make_metrics(
     )
 
 
-def rows_read(history: Sequence[Row], n_rows: int) -> int:
-    """Rows that all rounds of a fit on n_rows rows read together."""
-    return sum(n_rows // row["row_step"] for row in history)
+def rows_read(history: Sequence[Row], n_rows: int, held_out: float = 0.0) -> int:
+    """Rows that all rounds of a fit on n_rows rows read together; held_out: the share of them that only scores read."""
+    return round(n_rows * sum(share_read(row, held_out) for row in history))
 
 
 def versions() -> dict[str, str]:
@@ -221,7 +222,8 @@ def plot_epochs(model: MiniBatchModel, left: Axes, right: Axes) -> None:
         right.plot(range(1, len(model.validation_scores_) + 1), model.validation_scores_, marker=".")
         right.set(xlabel="epoch", ylabel="score of the rows held out")
         return
-    batches = [row for row in model.history_ if row["row_step"] > 1] or model.history_
-    last = batches[batches[0]["row_step"] - 1 :: batches[0]["row_step"]]
+    batches = [row for row in model.history_ if model._is_batch(row)]
+    n_rounds = batches[0]["row_step"] if batches else 1
+    last = batches[n_rounds - 1 :: n_rounds]
     right.plot(range(1, len(last) + 1), [row["gradient_norm"] if row["gradient_norm"] > 0 else math.nan for row in last], marker=".")
     right.set(xlabel="epoch", ylabel="largest |gradient| of its last batch", yscale="log")

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.benchmarks.data import Problem
 from pipeline.estimators.logistic import LogisticRegression
+from pipeline.history import share_read
 from tasks.local_models import MAX_STEPS
 from tasks.typing import Array, Float64
 
@@ -56,7 +57,7 @@ class Ours:
             warnings.simplefilter("ignore", ConvergenceWarning)  # the gap tells
             model.fit(X) if y is None else model.fit(X, y)
         reads = {"local_hessian": 1 + MAX_STEPS}  # at most
-        passes = sum(reads.get(row["power"], 1) / row["row_step"] for row in model.history_)
+        passes = sum(reads.get(row["power"], 1) * share_read(row) for row in model.history_)
         return Solution(model.coef_, model.intercept_, f"{passes:.1f} + 1 check", model.tasks_per_round_)
 
 

@@ -21,6 +21,7 @@ from pipeline.benchmarks.race import Racer, Standing, patience, turns
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
 from pipeline.data.dataset import Dataset
+from pipeline.history import share_read
 from tasks.typing import Array
 
 ALPHA: Final = 1e-4
@@ -63,7 +64,7 @@ class Ours:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the gap tells
             model.fit(X) if y is None else model.fit(X, y)
-        passes = sum(1 / row["row_step"] for row in model.history_)
+        passes = sum(map(share_read, model.history_))
         return Solution(model.coef_, model.intercept_, f"{model.n_iter_} ({passes:.1f} passes + 1 check)", model.tasks_per_round_)
 
 

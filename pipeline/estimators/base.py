@@ -24,7 +24,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
 from pipeline.execution.executors import Executor
-from pipeline.training import Result, run
+from pipeline.training import INTERRUPTED, Result, run
 from tasks.blocks import require_numeric
 from tasks.fitting import Fit
 from tasks.penalties import Penalty
@@ -66,6 +66,14 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _goes_on(self) -> bool:
         """Whether this fit goes on from the last one, on rows with the same features."""
         return False
+
+    @property
+    def _held_out(self) -> float:
+        """The share of the rows that only scores read."""
+        return 0.0
+
+    def _begin(self) -> None:
+        """What a fit draws, once and before anything else."""
 
     def _survey(self, executor: Executor, dataset: Dataset) -> None:
         """Look at the rows for what `_set_up` has to know beside their schema."""
@@ -111,6 +119,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         self._check_refused()
         dataset = self._dataset(X, y, sample_weight)
+        self._begin()
         executor = dataset.executor()
         with executor.span(f"fit-{type(self).__name__}"):
             try:
@@ -123,6 +132,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             finally:
                 if dataset is not X:
                     executor.release(dataset)
+        if not result.history and result.statuses[0].reason == INTERRUPTED:
+            raise KeyboardInterrupt  # there is nothing to keep
         self.solver_ = setup.choice
         self._store(result, setup.objective, dataset)
         callbacks.end()

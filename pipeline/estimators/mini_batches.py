@@ -7,14 +7,19 @@ from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel
+from pipeline.estimators.kinds import ProbabilisticClassifier, require_classes, require_labels
+from pipeline.history import Row, share_read
+from pipeline.sampling import Batches, batches_of
 from pipeline.training import Result
-from tasks.batches import ROWS_A_LANE, Sampling, lane_level
 from tasks.fitting import Fit
+from tasks.optimizers import Optimizer
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
+from tasks.typing import Array
 
 LARGEST_SEED: Final = 2**31 - 1
 
@@ -22,12 +27,13 @@ LARGEST_SEED: Final = 2**31 - 1
 class MiniBatchModel(GradientModel):
     """A model trained by `tasks.strategies.stochastic_gradient`.
 
-    Besides what all models have: n_iter_ (epochs), t_ (rows seen, by all fits since the last that was not partial), loss_curve_ (mean loss
-    and penalty of each epoch's batches), validation_scores_ and best_validation_score_ with early_stopping, else None. Ctrl-C ends a fit
-    where it is, with a warning.
+    Besides what all models have: n_iter_ (epochs), t_ (rows of batches, by all fits since the last that was not partial), loss_curve_ (mean
+    loss and penalty of each epoch's batches), validation_scores_ and best_validation_score_ with early_stopping, else None. Ctrl-C ends a
+    fit where it is, with a warning; before the first round it is raised.
     """
 
     _keep_on_interrupt: ClassVar[bool] = True
+    _seed: int = 0  # of a model that no fit has drawn one for
     _partial: bool = False  # whether this fit is one epoch, from where the last one ended
 
     n_iter_: int
@@ -39,27 +45,44 @@ class MiniBatchModel(GradientModel):
     warm_start: bool
     loss_curve_: list[float]
     _state: StochasticGradientState
+    _made_for: dict[str, Any]
 
+    @property
     @abstractmethod
-    def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
-        """The strategy, with the parameters that scikit-learn's constructor has."""
+    def _optimizer(self) -> Optimizer:
+        """What moves the parameters."""
 
-    def _sampling(
-        self, schema: Schema, n_groups: int, batch_size: int, importance: Any = "uniform", rows_a_lane: int = ROWS_A_LANE
-    ) -> Sampling:
-        """How rows are drawn: about batch_size of them a round, at least some rows_a_lane in one call."""
-        self._draw_seed()
-        fraction = self.validation_fraction if self.early_stopping else 0.0
-        n_training = max(1, round(schema.n_rows * (1 - fraction)))
-        n_rounds = max(1, -(-n_training // batch_size))
-        n_bytes = schema.n_rows * schema.n_columns * np.dtype(schema.dtype).itemsize
-        level = lane_level(n_groups, n_bytes, batch_size, rows_a_lane)
-        return Sampling(self._seed, n_rounds, level, self.shuffle, fraction, importance)
+    @property
+    @abstractmethod
+    def _state_follows(self) -> dict[str, Any]:
+        """By parameter, what the state of a fit hangs on: with another one, no other fit can go on from it."""
 
-    def _draw_seed(self) -> None:
-        """A seed for this fit; a partial one goes on with the last."""
+    def _batches(self, schema: Schema, n_groups: int, batch_size: int, **options: Any) -> Batches:
+        """How rows are drawn. options: further ones of `pipeline.sampling.batches_of`. Raises ValueError for too few rows to hold out."""
+        if self.early_stopping and schema.n_rows * self._held_out < 2:
+            raise ValueError(
+                f"The validation set is too small: validation_fraction={self.validation_fraction!r} of {schema.n_rows} rows."
+                " Increase validation_fraction, or fit on more rows"
+            )
+        return batches_of(
+            schema, n_groups, batch_size, seed=self._seed, shuffle=self.shuffle, validation_fraction=self._held_out, **options
+        )
+
+    def _begin(self) -> None:
+        """Draw a seed for this fit; a partial one goes on with the last. Raises ValueError when it cannot go on from the last one's state."""
+        if self._goes_on:
+            self._check_state()
         if not (self._partial and "_seed" in vars(self)):
             self._seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
+
+    def _check_state(self) -> None:
+        now = self._state_follows
+        for name, before in self._made_for.items():
+            if before != now[name]:
+                raise ValueError(
+                    f"{type(self).__name__}.partial_fit goes on from the last fit, whose {name} was {before!r} and is {now[name]!r} now;"
+                    f" put {name} back, or call fit"
+                )
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         """One epoch over these rows, in all partitions at once."""
@@ -81,6 +104,14 @@ class MiniBatchModel(GradientModel):
         return True
 
     @property
+    def _held_out(self) -> float:
+        return self.validation_fraction if self.early_stopping and self._by_epochs else 0.0
+
+    def _is_batch(self, row: Row) -> bool:
+        """Whether a round of a fit by epochs was about a batch, and not about all rows or those held out."""
+        return row["power"] != "score"
+
+    @property
     def _max_epochs(self) -> int:
         return 1 if self._partial else self.max_iter
 
@@ -92,6 +123,8 @@ class MiniBatchModel(GradientModel):
         """Of a partial fit: where the last one ended."""
         if self._goes_on:
             assert isinstance(fit.strategy, StochasticGradient)
+            if fit.objective.layout.size != len(self._state.parameters):  # what rows can still change, once `_check_state` is content
+                raise ValueError(f"{type(self).__name__}.partial_fit: y has another number of targets than in the last fit; call fit")
             return [fit.strategy.resume(self._state)]
         self.t_ = 0.0
         return super()._first_states(fit)
@@ -108,6 +141,34 @@ class MiniBatchModel(GradientModel):
         self.validation_scores_ = list(state.scores) if self.early_stopping else None
         self.best_validation_score_ = float(np.max(state.scores, initial=-np.inf)) if self.early_stopping else None
         self.n_iter_ = self.n_iter_ + epochs if self._partial and "n_iter_" in vars(self) else max(1, epochs)
-        passes = sum(1 / row["row_step"] for row in result.history if row["power"] != "score")
+        passes = sum(share_read(row, self._held_out) for row in result.history if self._is_batch(row))
         self.t_ += float(round(passes * dataset.schema.n_rows))
-        self._state = state
+        self._state, self._made_for = state, self._state_follows
+
+
+class MiniBatchClassifier(ProbabilisticClassifier, MiniBatchModel):
+    """Partial fits on rows that may lack some of the classes."""
+
+    def _partial_fit_classes(self, X: Any, y: Any, sample_weight: Any, classes: Any) -> Self:
+        """One epoch. classes: all labels that any call will bring, needed in the first, which leaves none when it fails."""
+        _check_partial_fit_first_call(self, classes)
+        try:
+            return self._partial_fit(X, y, sample_weight)
+        except BaseException:
+            if "parameters_sha256_" not in vars(self):
+                del self.classes_
+            raise
+
+    def _labels(self, schema: Schema) -> Array:
+        """All classes of a fit: those of its rows, or of a partial one those of its first call, of which these rows may lack some.
+
+        Raises ValueError for targets that do not fit, and for fewer than two classes."""
+        if not self._partial:
+            return require_classes(schema)
+        known: list[Any] = self.classes_.tolist()
+        unknown = [label for label in require_labels(schema).tolist() if label not in known]
+        if unknown:
+            raise ValueError(f"y has labels {unknown[:8]} that are not among the classes of the first call to partial_fit: {known[:8]}")
+        if len(known) < 2:
+            raise ValueError(f"classes must name at least 2 classes, got one class: {known[0]!r}")
+        return np.asarray(self.classes_)

@@ -201,16 +201,16 @@ class Network(MiniBatchModel):
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         loss, n_outputs, classes = self._problem(schema)
         sizes = (schema.n_columns, *self._hidden, n_outputs)
-        self._draw_seed()
         if not self._by_epochs:
             self.__dict__.pop("_state", None)
             strategy, choice = self._full_passes()
             objective = NetworkObjective(loss, sizes, self.activation, classes, dtype="float64")
             return SetUp(objective, L2(self.alpha / schema.weight_sum), strategy, choice)
-        stochastic = self._mini_batches(schema, n_groups)
-        sampling = stochastic.sampling
-        batch_weight = schema.weight_sum * (1.0 - sampling.validation_fraction) / sampling.n_rounds
+        batches = self._batches(schema, n_groups, min(AUTO_BATCH, schema.n_rows) if isinstance(self.batch_size, str) else self.batch_size)
+        n_rounds = batches.sampling.n_rounds
+        batch_weight = schema.weight_sum * (batches.n_rows / schema.n_rows) / n_rounds
         objective = NetworkObjective(loss, sizes, self.activation, classes, self.dropout, self.dtype)
+        stochastic = self._stochastic(batches.sampling, Epochs(-(-n_rounds // self.accumulate), batches.n_rows, self.max_iter))
         return SetUp(objective, L2(self.alpha / batch_weight), stochastic, self._choice())
 
     def _choice(self) -> Choice:
@@ -234,26 +234,22 @@ class Network(MiniBatchModel):
             raise TypeError(f"solver={name} is not for networks: use a strategy that asks for full gradients alone, such as LBFGS()")
         return self.solver, self._choice()
 
-    def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
-        batch_size = min(AUTO_BATCH, schema.n_rows) if isinstance(self.batch_size, str) else self.batch_size
-        sampling = self._sampling(schema, n_groups, batch_size)
-        n_training = max(1, round(schema.n_rows * (1 - sampling.validation_fraction)))
-        if self.early_stopping and schema.n_rows * sampling.validation_fraction < 2:
-            raise ValueError(
-                f"The validation set is too small: validation_fraction={self.validation_fraction!r} of {schema.n_rows} rows."
-                " Increase validation_fraction, or fit on more rows"
-            )
-        return self._stochastic(sampling, Epochs(-(-sampling.n_rounds // self.accumulate), n_training, self.max_iter))
+    @property
+    def _optimizer(self) -> Optimizer:
+        names = ("momentum", "beta_1", "beta_2", "epsilon", "weight_decay")
+        return choose_optimizer(self.solver, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
+
+    @property
+    def _state_follows(self) -> dict[str, Any]:
+        return {"hidden_layer_sizes": self._hidden, "dtype": self.dtype, "solver": type(self._optimizer).__name__}
 
     def _stochastic(self, sampling: Sampling, epochs: Epochs) -> StochasticGradient:
-        names = ("momentum", "beta_1", "beta_2", "epsilon", "weight_decay")
-        optimizer = choose_optimizer(self.solver, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
         rate = self.learning_rate
         if isinstance(self.solver, str) and self.solver == "adam" and isinstance(rate, str) and rate in OF_SGD:
             rate = "constant"
         return StochasticGradient(
             sampling=sampling,
-            optimizer=optimizer,
+            optimizer=self._optimizer,
             schedule=self._schedule(rate, epochs),
             max_epochs=self._max_epochs,
             tol=self._least_gain(self.tol),
@@ -308,8 +304,7 @@ class Network(MiniBatchModel):
             self.validation_scores_ = self.best_validation_score_ = None
             self.n_iter_ = max(1, *result.iterations)
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
-        held_out = self.early_stopping and self._by_epochs
-        self.best_loss_ = None if held_out else float(np.min(self.loss_curve_, initial=np.inf))
+        self.best_loss_ = None if self._held_out else float(np.min(self.loss_curve_, initial=np.inf))
 
     def _fitted(self) -> tuple[NetworkObjective, Array]:
         loss, classes = self._predicts()

@@ -8,16 +8,16 @@ import numpy as np
 from sklearn.base import MultiOutputMixin, _fit_context
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from pipeline.data.schema import Schema
-from pipeline.estimators.kinds import ProbabilisticClassifier, Regressor, require_classes, require_labels, require_numbers
+from pipeline.estimators.kinds import Regressor, require_numbers
+from pipeline.estimators.mini_batches import MiniBatchClassifier
 from pipeline.estimators.networks import Network, makes_mini_batches
 from tasks.losses import LogisticLoss, Loss, MultinomialLoss, SquaredLoss
 from tasks.typing import Array
 
 
-class MLPClassifier(ProbabilisticClassifier, Network):
+class MLPClassifier(MiniBatchClassifier, Network):
     """A multi-layer perceptron that minimises the mean cross-entropy, logistic for two classes and softmax for more, plus a penalty.
 
     Parameters as `sklearn.neural_network.MLPClassifier`'s and, by keyword, those that `pipeline.estimators.networks.Network` lists. Several
@@ -29,13 +29,13 @@ class MLPClassifier(ProbabilisticClassifier, Network):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, classes: Any = None) -> Self:
         """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended.
 
-        classes: all labels that there will be; needed in the first call. Raises ValueError for labels that are not among them.
+        classes: all labels that there will be; needed in the first call. Raises ValueError for labels that are not among them, and for
+        other hidden_layer_sizes, dtype or kind of optimizer than in the last fit.
         """
-        _check_partial_fit_first_call(self, classes)
-        return self._partial_fit(X, y, sample_weight)
+        return self._partial_fit_classes(X, y, sample_weight, classes)
 
     def _problem(self, schema: Schema) -> tuple[Loss, int, Array]:
-        classes = self._known_classes(schema) if self._partial else require_classes(schema)
+        classes = self._labels(schema)
         if self.warm_start and not self._partial and "classes_" in vars(self) and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit."
@@ -43,16 +43,6 @@ class MLPClassifier(ProbabilisticClassifier, Network):
             )
         loss: Loss = LogisticLoss() if len(classes) == 2 else MultinomialLoss()
         return loss, loss.n_outputs(1, len(classes)), classes
-
-    def _known_classes(self, schema: Schema) -> Array:
-        """Those of the first partial fit."""
-        unknown = set(require_labels(schema).tolist()) - set(self.classes_.tolist())
-        if unknown:
-            shown = ", ".join(sorted(map(repr, unknown))[:8])
-            raise ValueError(f"`y` has classes not in `self.classes_`: {shown}; name all classes in the first call of partial_fit")
-        if len(self.classes_) < 2:
-            raise ValueError(f"classes must name at least 2 classes, got one class: {self.classes_[0]!r}")
-        return np.asarray(self.classes_)
 
     def _predicts(self) -> tuple[Loss, Array]:
         return LogisticLoss() if len(self.classes_) == 2 else MultinomialLoss(), self.classes_
@@ -88,7 +78,7 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
         max_iter: int = 200,
         shuffle: bool = True,
         random_state: Any = None,
-        tol: float = 1e-4,
+        tol: float | None = 1e-4,
         verbose: Any = False,
         warm_start: bool = False,
         momentum: float = 0.9,
@@ -145,7 +135,10 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
     @available_if(makes_mini_batches)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended."""
+        """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended.
+
+        Raises ValueError for other hidden_layer_sizes, dtype, kind of optimizer or number of targets than in the last fit.
+        """
         return self._partial_fit(X, y, sample_weight)
 
     def _problem(self, schema: Schema) -> tuple[Loss, int, None]:

@@ -10,25 +10,24 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import column_or_1d
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.kinds import (
-    ProbabilisticClassifier,
     Regressor,
     class_weights,
     require_class_weight,
-    require_classes,
     require_numbers,
 )
 from pipeline.estimators.linear import THREADS_CURE, LinearModel
-from pipeline.estimators.mini_batches import MiniBatchModel
+from pipeline.estimators.mini_batches import MiniBatchClassifier, MiniBatchModel
 from pipeline.estimators.solvers import Choice
 from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, make_optimizer, stable_step, survey
 from pipeline.execution.executors import Executor
+from pipeline.history import Row
+from pipeline.sampling import Batches
 from tasks import losses
 from tasks.batches import ROWS_A_LANE
 from tasks.losses import Loss
@@ -84,7 +83,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     "optimal" means constant. A Schedule is taken as it is, by number of the update.
     """
 
-    _solvers: ClassVar[tuple[str, ...]] = ("sgd",)
+    _solvers: ClassVar[tuple[str, ...]] = tuple(OPTIMIZERS)
 
     loss: str
     penalty: str | None
@@ -172,21 +171,35 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         return make_optimizer(self.optimizer, OPTIMIZERS, self.momentum, self.weight_decay)
 
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
-        objective, strategy = self._objective(schema), self._mini_batches(schema, n_groups)
-        n_rounds = strategy.sampling.n_rounds
-        reason = f"{n_rounds} batches of about {-(-schema.n_rows // n_rounds)} rows an epoch, first step size {strategy.schedule(0):.3g}"
-        return SetUp(objective, self._penalty(schema, objective), strategy, Choice("sgd", reason))
-
-    def _mini_batches(self, schema: Schema, n_groups: int) -> StochasticGradient:
         objective = self._objective(schema)
-        penalty = self._penalty(schema, objective)
-        sampling = self._sampling(schema, n_groups, self._batch_rows(schema), self.importance, lane_rows(objective))
-        rows, optimizer = schema.n_rows / sampling.n_rounds * self.accumulate, self._optimizer
-        n_updates, strength = -(-sampling.n_rounds // self.accumulate), self._strength(schema, objective)
-        sizes = StepSizes(self.learning_rate, self.eta0, self.power_t, self.warm_up, rows, n_updates, self._max_epochs, strength)
+        options = {"importance": self.importance, "rows_a_lane": lane_rows(objective)}
+        batches = self._batches(schema, n_groups, self._batch_rows(schema), **options)
+        strategy, rows = self._strategy(schema, objective, batches), int(np.ceil(batches.batch_rows))
+        reason = f"{batches.sampling.n_rounds} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
+        return SetUp(objective, self._penalty(schema, objective), strategy, Choice(self._optimizer_name, reason))
+
+    def _is_batch(self, row: Row) -> bool:
+        if self.variance_reduction is not None:
+            return row["power"] == "gradient_difference"
+        first_of_all_rows = self.importance != "uniform"  # whose weight it is after
+        return super()._is_batch(row) and not (first_of_all_rows and row["round"] == 1)
+
+    @property
+    def _state_follows(self) -> dict[str, Any]:
+        return {"fit_intercept": self.fit_intercept, "optimizer": type(self._optimizer).__name__}
+
+    @property
+    def _optimizer_name(self) -> str:
+        return self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
+
+    def _strategy(self, schema: Schema, objective: LinearObjective, batches: Batches) -> StochasticGradient:
+        penalty, optimizer = self._penalty(schema, objective), self._optimizer
+        rows, strength = batches.batch_rows * self.accumulate, self._strength(schema, objective)
+        n_updates = -(-batches.sampling.n_rounds // self.accumulate)
+        sizes = StepSizes(self.learning_rate, self.eta0, self.power_t, self.warm_up, rows, n_updates, self.max_iter, strength)
         curvature: Curvature = vars(self).get("_curvature") or bound(schema)
         return StochasticGradient(
-            sampling,
+            batches.sampling,
             optimizer,
             sizes.schedule(optimizer, stable_step(objective, curvature, float(penalty.l2), rows, optimizer)),
             max_epochs=self._max_epochs,
@@ -240,7 +253,7 @@ def lane_rows(objective: LinearObjective) -> int:
     return max(ROWS_A_LANE, LANE_NUMBERS // objective.layout.size)
 
 
-class SGDClassifier(LinearMiniBatchModel, ProbabilisticClassifier):
+class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
     """Minimise (1 / n) Σ s_i loss(y_i, coef @ x_i + intercept) + alpha R(coef) by stochastic gradient descent, the intercept unpenalised.
 
     R is ½ |coef|² for penalty="l2", Σ |coef_j| for "l1", and l1_ratio of this with 1 - l1_ratio of that for "elasticnet". Σ |coef_j| makes
@@ -340,37 +353,16 @@ class SGDClassifier(LinearMiniBatchModel, ProbabilisticClassifier):
         """One epoch over these rows, all partitions at once, from where the last fit ended; X, y and sample_weight as `fit` takes them.
 
         classes: all labels that any call will bring, needed in the first; these rows may lack some of them. Raises ValueError for other
-        classes later on, for labels outside of them, and for another number of columns.
+        classes later on, for labels outside of them, for another number of columns, and for another fit_intercept or optimizer.
         """
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' needs all rows, and partial_fit sees some; give the factors as a dict")
-        first = _check_partial_fit_first_call(self, classes)
-        try:
-            return self._partial_fit(X, y, sample_weight)
-        except BaseException:
-            if first and "coef_" not in vars(self):
-                del self.classes_
-            raise
+        return self._partial_fit_classes(X, y, sample_weight, classes)
 
     def _objective(self, schema: Schema) -> LinearObjective:
-        if self._partial:
-            schema = replace(schema, classes=self._known_classes(schema))
-        else:
-            require_classes(schema)
-        classes, loss = schema.classes, CLASSIFICATION[self.loss]
-        assert classes is not None
-        weight = class_weights(self.class_weight, schema)
+        classes, loss = self._labels(schema), CLASSIFICATION[self.loss]
+        weight = class_weights(self.class_weight, replace(schema, classes=classes))
         return LinearObjective(loss, schema.n_columns, loss.n_outputs(1, len(classes)), self.fit_intercept, classes, weight)
-
-    def _known_classes(self, schema: Schema) -> Array:
-        """classes_, of which these rows may lack some."""
-        if schema.classes is None:
-            require_classes(schema)
-        known: list[Any] = self.classes_.tolist()
-        unknown = [] if schema.classes is None else [label for label in schema.classes.tolist() if label not in known]
-        if unknown:
-            raise ValueError(f"y has labels {unknown[:8]} that are not among the classes of the first call to partial_fit: {known[:8]}")
-        return np.asarray(self.classes_)
 
     def _weight(self, schema: Schema, objective: LinearObjective) -> float:
         """With the class weights, which are no part of the sum for one-vs-rest."""
@@ -499,7 +491,7 @@ class SGDRegressor(LinearMiniBatchModel, Regressor):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """One epoch over these rows, all partitions at once, from where the last fit ended; X, y and sample_weight as `fit` takes them.
 
-        Raises ValueError for another number of columns.
+        Raises ValueError for another number of columns, and for another fit_intercept or optimizer.
         """
         return self._partial_fit(X, y, sample_weight)
 

@@ -34,13 +34,14 @@ class Curvature(NamedTuple):
 
 
 def survey(executor: Executor, dataset: Dataset, objective: LinearObjective) -> Curvature:
-    """By a few Hessian-vector rounds over some SURVEY_ROWS rows."""
+    """By a few Hessian-vector rounds over some SURVEY_ROWS rows; `bound` where those say nothing, because none of them has weight."""
     squares = replace(objective, loss=LogisticLoss() if objective.loss.classification else SquaredLoss())
     at_zero = 0.25 if objective.loss.classification else 1.0
     strategy = LargestCurvature(row_step=max(1, dataset.schema.n_rows // SURVEY_ROWS))
     fit = Fit(squares, (L2(0.0),), strategy)
     (state,) = run(executor, dataset, fit, fit.init(np.zeros((1, squares.layout.size))), None).states
-    return Curvature(state.accepted.value / at_zero, state.trace / at_zero / objective.n_outputs)
+    found = Curvature(state.accepted.value / at_zero, state.trace / at_zero / objective.n_outputs)
+    return found if np.all(np.isfinite(found)) else bound(dataset.schema)
 
 
 def bound(schema: Schema) -> Curvature:

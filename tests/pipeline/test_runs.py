@@ -17,7 +17,7 @@ from sklearn import linear_model
 from sklearn.datasets import load_linnerud
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
+from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge, SGDClassifier
 from pipeline.cluster_sections import Local
 from pipeline.config import Job, read_job
 from pipeline.execution.cluster import ClusterExecutor
@@ -26,7 +26,7 @@ from pipeline.models.files import replace_file, write_beside
 from pipeline.models.model_files import load_model, save_model
 from pipeline.models.predictions import predict_files
 from pipeline.progress import RoundLog
-from pipeline.runs import Run, rows_read, run_job
+from pipeline.runs import Run, loss_plot, rows_read, run_job
 from tasks.rows import split_rows
 from tasks.strategies.newton import Newton
 from tasks.synthetic import LinearRows
@@ -149,8 +149,24 @@ def test_an_in_process_job_leaves_the_current_client_alone(client: Client, tmp_p
 
 
 def test_rows_read_counts_samples_as_samples() -> None:
-    history: Any = [{"row_step": 20}, {"row_step": 20}, {"row_step": 1}]
+    history: Any = [{"power": "loss_and_gradient", "row_step": step} for step in (20, 20, 1)]
     assert rows_read(history, 1000) == 50 + 50 + 1000
+
+
+def test_rows_read_are_those_held_out_only_by_scores() -> None:
+    """Each of two epochs reads every row once, in ten batches or in a score."""
+    epoch = [{"power": "loss_and_gradient", "row_step": 10}] * 10 + [{"power": "score", "row_step": 1}]
+    history: Any = epoch * 2
+    assert rows_read(history, 49, 0.2) == 2 * 49
+    assert rows_read(history[:10], 50, 0.2) == 40
+
+
+def test_a_fit_that_ends_before_its_first_batch_has_a_plot(tmp_path: Path) -> None:
+    model = SGDClassifier(variance_reduction="svrg", random_state=0).set_callbacks(AfterRounds((1,), lambda: True))
+    with pytest.warns(ConvergenceWarning, match="after 1 rounds: a callback ended the fit"):
+        model.fit(*breast_cancer())
+    metrics: Any = {"name": "early", "estimator": "SGDClassifier", "solver": "sgd", "status": "out of rounds", "rounds": 1}
+    assert loss_plot(model, metrics).startswith(b"\x89PNG")
 
 
 def test_numbers_that_json_lacks_are_null() -> None:

@@ -24,9 +24,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
-from pipeline import Dataset, MLPClassifier, MLPRegressor
+from pipeline import Dataset, MLPClassifier, MLPRegressor, SGDClassifier, mini_batches
 from pipeline.config import ConfigError, Job
 from pipeline.estimators.optimizer_choice import Epochs, choose_schedule
+from pipeline.execution.executors import ThreadExecutor
 from pipeline.history import digest
 from pipeline.models.model_files import load_model, save_model
 from pipeline.progress import RoundProgress
@@ -326,7 +327,7 @@ def test_partial_fit_rules() -> None:
     assert model.classes_.tolist() == [0, 1, 2] and model.predict_proba(X).shape == (len(X), 3)
     with pytest.raises(ValueError, match="not the same as on last call"):
         model.partial_fit(X, y, classes=[0, 1])
-    with pytest.raises(ValueError, match=r"`y` has classes not in `self.classes_`: 7"):
+    with pytest.raises(ValueError, match=r"labels \[7\] that are not among the classes of the first call to partial_fit: \[0, 1, 2\]"):
         model.partial_fit(X, np.where(y == 0, 7, y))
     with pytest.raises(ValueError, match="expecting 13 features"):
         model.partial_fit(X[:, :5], y)
@@ -337,6 +338,55 @@ def test_partial_fit_rules() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # one epoch is what was asked for
         MLPRegressor(hidden_layer_sizes=(4,)).partial_fit(X, y).partial_fit(X, y)
+
+
+@pytest.mark.parametrize("model", [MLPClassifier((4,), random_state=0), SGDClassifier(random_state=0)], ids=lambda m: type(m).__name__)
+def test_a_first_partial_fit_that_fails_leaves_no_classes(model: Any) -> None:
+    X, y = wine()
+    with pytest.raises(ValueError, match=r"labels \[2\] that are not among the classes of the first call"):
+        model.partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match="at least 2 classes, got one class: 1"):
+        model.partial_fit(X[y == 1], y[y == 1], classes=[1])
+    assert not hasattr(model, "classes_")
+    model.partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"labels \[7\]"):
+        model.partial_fit(X, np.where(y == 0, 7, y))
+    assert model.classes_.tolist() == [0, 1, 2]
+
+
+CHANGES: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "layers": (MLPClassifier((4,)), {"hidden_layer_sizes": (5,)}, r"hidden_layer_sizes was \(4,\) and is \(5,\) now; put .* or call fit"),
+    "dtype": (MLPClassifier((4,)), {"dtype": "float64"}, "dtype was 'float32' and is 'float64' now; put dtype back, or call fit"),
+    "solver": (MLPClassifier((4,)), {"solver": "rmsprop"}, "solver was 'Adam' and is 'RMSProp' now; put solver back"),
+    "momentum": (MLPClassifier((4,), solver="sgd"), {"nesterovs_momentum": False}, "solver was 'Nesterov' and is 'Momentum' now"),
+    "optimizer": (SGDClassifier(), {"optimizer": "adam"}, "optimizer was 'SGD' and is 'Adam' now; put optimizer back, or call fit"),
+    "intercept": (SGDClassifier(), {"fit_intercept": False}, "fit_intercept was True and is False now"),
+}
+
+
+@pytest.mark.parametrize(("model", "change", "message"), CHANGES.values(), ids=CHANGES)
+def test_partial_fits_do_not_go_on_from_the_state_of_another_model(
+    model: Any, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = wine()
+    model = clone(model).set_params(random_state=0).partial_fit(X, y, classes=[0, 1, 2])
+    before = {name: model.get_params()[name] for name in change}
+    model.set_params(**change)
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadExecutor, "advance", lambda *_: pytest.fail("a round was made"))
+        with pytest.raises(ValueError, match=message):
+            model.partial_fit(X, y)
+    model.set_params(**before, alpha=0.1, batch_size=50).partial_fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.set_params(**change, max_iter=1).fit(X, y).partial_fit(X, y)
+
+
+def test_partial_fits_have_as_many_targets_as_the_first() -> None:
+    X, y = wine()
+    model = MLPRegressor(hidden_layer_sizes=(4,)).partial_fit(X, y)
+    with pytest.raises(ValueError, match="y has another number of targets than in the last fit; call fit"):
+        model.partial_fit(X, np.stack([y, y], axis=1))
 
 
 def test_partial_fit_goes_on_from_a_model_that_was_read(tmp_path: Path) -> None:
@@ -389,7 +439,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "decay": ({"solver": RMSProp(), "weight_decay": 0.1}, ValueError, r"give it to the optimizer, RMSProp\(weight_decay=...\)"),
     "layers": ({"hidden_layer_sizes": (5, 0)}, ValueError, "hidden_layer_sizes must be > 0"),
     "fractional layers": ({"hidden_layer_sizes": (2.5,)}, ValueError, "hidden_layer_sizes must be > 0, whole numbers"),
-    "validation": ({"early_stopping": True, "validation_fraction": 0.0}, ValueError, "early_stopping needs a validation_fraction"),
+    "validation": (
+        {"early_stopping": True, "validation_fraction": 0.0},
+        ValueError,
+        "early_stopping must have rows to score: validation_fraction",
+    ),
 }
 
 
@@ -414,6 +468,15 @@ def test_data_that_cannot_be_fitted() -> None:
         MLPClassifier(early_stopping=True, validation_fraction=0.001).fit(X, y)
     with pytest.warns(ConvergenceWarning, match="diverged.*lower the step size"):
         MLPRegressor(solver="sgd", learning_rate_init=1e6, random_state=0).fit(X, y * 1e3)
+
+
+def test_estimators_and_minimise_draw_alike() -> None:
+    dataset = Dataset.from_arrays(*digits(), n_partitions=40)
+    for fraction in (0.0, 0.3):
+        model = MLPClassifier((4,), batch_size=70, early_stopping=fraction > 0, validation_fraction=fraction)
+        found: Any = model._set_up(dataset.schema, dataset.source.n_groups).strategy
+        assert found.sampling == mini_batches(dataset, 70, validation_fraction=fraction)
+        assert found.sampling.n_rounds == -(-round(1797 * (1 - fraction)) // 70)
 
 
 # -- files and jobs ------------------------------------------------------------------------------------------------------------------
@@ -476,7 +539,29 @@ def test_progress_counts_epochs_of_mini_batches(solver: str, share: float) -> No
     model = MLPClassifier(solver=solver, max_iter=8, tol=1e-4)
     progress = RoundProgress(console=Console(file=io.StringIO(), force_terminal=True))
     progress.setup(model, None)
-    for gradient in (1.0, 1e-2):  # half of the way to tol, by logarithm
-        row = {"round": 6, "row_step": 3, "objective": 1.0, "gradient_norm": gradient}
-        progress.on_fit_task_end(model, None, metadata=row)
+    for number, gradient in enumerate((1.0, 1.0, 1.0, 1.0, 1.0, 1e-2), 1):  # half of the way to tol, by logarithm
+        progress.on_fit_task_end(model, None, metadata=a_round(number, gradient_norm=gradient))
     assert progress.completed == pytest.approx(share)
+
+
+def a_round(number: int, **more: Any) -> dict[str, Any]:
+    return {"round": number, "power": "loss_and_gradient", "row_step": 3, "objective": 1.0, "gradient_norm": 1.0, **more}
+
+
+OTHER_ROUNDS: dict[str, tuple[Any, int, str, str]] = {  # of all rows, or of those held out: where, what, and what batches are
+    "scores": (MLPClassifier(early_stopping=True), 4, "score", "loss_and_gradient"),
+    "svrg": (SGDClassifier(variance_reduction="svrg"), 1, "loss_and_gradient", "gradient_difference"),
+    "importance": (SGDClassifier(importance="norm"), 1, "loss_and_gradient", "loss_and_gradient"),
+}
+
+
+@pytest.mark.parametrize("row_step", [1, 3])
+@pytest.mark.parametrize(("model", "where", "other", "power"), OTHER_ROUNDS.values(), ids=OTHER_ROUNDS)
+def test_only_batches_move_the_bar(model: Any, where: int, other: str, power: str, row_step: int) -> None:
+    progress = RoundProgress(console=Console(file=io.StringIO(), force_terminal=True))
+    progress.setup(model.set_params(max_iter=100), None)
+    for number in range(1, 5):
+        before = progress.completed
+        what = {"power": other, "row_step": 1} if number == where else {"power": power, "row_step": row_step}
+        progress.on_fit_task_end(model, None, metadata=a_round(number, **what))
+        assert progress.completed - before == pytest.approx(0.0 if number == where else 1 / (100 * row_step))

@@ -17,8 +17,9 @@ from distributed import Client
 from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
 
-from pipeline import Dataset, LogisticRegression, SGDClassifier, SGDRegressor
+from pipeline import Dataset, LogisticRegression, MLPClassifier, SGDClassifier, SGDRegressor
 from pipeline.config import ConfigError, Estimator, Job
+from pipeline.execution.executors import ThreadExecutor
 from pipeline.models.model_files import load_model, save_model
 from pipeline.runs import run_job
 from tasks.batches import Sampling
@@ -218,6 +219,18 @@ def test_the_survey_finds_eigenvalue_and_trace(kind: str) -> None:
     assert model._curvature.largest == pytest.approx(np.linalg.eigvalsh(second)[-1], rel=0.02)
 
 
+def test_a_survey_of_rows_without_weight_says_nothing() -> None:
+    """Every second row of 9000 is looked at, and has none: step sizes are below those that the largest values allow, h (1 + Σ max x²)."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(9000, 3))
+    y, weight = (X[:, 0] > 0).astype(int), np.arange(9000) % 2.0
+    model = SGDClassifier("log_loss", learning_rate="constant", eta0=1.0, random_state=0)
+    model.fit(Dataset.from_arrays(X, y, weight, n_partitions=1))
+    steepest = 0.25 * (1 + np.sum(np.max(np.abs(X), axis=0) ** 2)) * (1 + 64 / 9000)
+    assert f"first step size {1 / steepest:.3g}" in model.solver_.reason
+    assert model.score(X, y) > 0.95
+
+
 def test_batches_and_their_decay() -> None:
     X, y = breast_cancer()
     reason = SGDClassifier(random_state=0).fit(X, y).solver_.reason
@@ -233,6 +246,25 @@ def test_batches_and_their_decay() -> None:
     assert SGDClassifier(random_state=0, tol=None, max_iter=30).fit(X, y)._state.scale == 1.0
     with pytest.raises(ValueError, match="decay must lie in"):
         StochasticGradient(Sampling(0, 1), decay=0.0)
+
+
+def test_step_sizes_are_of_the_rows_that_a_batch_has() -> None:
+    """With half of 569 rows held out, 284 in 18 batches; "constant" takes eta0 for each row of an update."""
+    X, y = breast_cancer()
+    options: dict[str, Any] = {"learning_rate": "constant", "eta0": 1e-5, "batch_size": 16, "random_state": 0, "max_iter": 2}
+    model = quietly(lambda: SGDClassifier(early_stopping=True, validation_fraction=0.5, **options).fit(X, y))
+    assert f"18 batches of about 16 rows an epoch, first step size {284 / 18 * 1e-5:.3g}" in model.solver_.reason
+    model = quietly(lambda: SGDClassifier(early_stopping=True, validation_fraction=0.5, accumulate=3, **options).fit(X, y))
+    assert model.solver_.reason.endswith(f"first step size {284 / 6 * 1e-5:.3g}")
+
+
+@pytest.mark.parametrize("model", [SGDClassifier(), SGDClassifier(optimizer="adam", early_stopping=True), MLPClassifier((2,))], ids=str)
+def test_a_fit_draws_one_number(model: Any) -> None:
+    X, y = breast_cancer()
+    random, same = np.random.RandomState(5), np.random.RandomState(5)
+    quietly(lambda: model.set_params(max_iter=1, random_state=random).fit(X, y))
+    same.randint(2**31 - 1)
+    assert random.randint(2**31 - 1) == same.randint(2**31 - 1)
 
 
 # -- weights and classes -------------------------------------------------------------------------------------------------------------
@@ -304,6 +336,17 @@ def test_two_partial_fits_are_two_epochs(options: dict[str, Any]) -> None:
     assert twice.parameters_sha256_ == numbers_once.parameters_sha256_
 
 
+@pytest.mark.parametrize("rate", ["cosine", "step"])
+def test_step_sizes_fall_over_partial_fits_as_over_epochs(rate: str) -> None:
+    """In 12 calls as in 12 epochs: "step" halves after ten, "cosine" ends at zero after max_iter."""
+    X, y = breast_cancer()
+    model = SGDClassifier("log_loss", learning_rate=rate, random_state=0, tol=None, max_iter=12)
+    parts = SGDClassifier(**model.get_params())
+    digests = [parts.partial_fit(X, y, classes=[0, 1]).parameters_sha256_ for _ in range(12)]
+    assert len(set(digests)) == 12
+    assert digests[-1] == model.fit(X, y).parameters_sha256_
+
+
 def test_partial_fits_on_a_dask_array_see_all_partitions() -> None:
     X, y = breast_cancer()
     lazy = [da.from_array(X, chunks=(100, 7)), da.from_array(y, chunks=100)]
@@ -364,7 +407,7 @@ def test_warm_starts_and_partial_fits_go_on_from_a_fit(tmp_path: Path) -> None:
     again = SGDClassifier("log_loss", random_state=0).fit(X, y)
     save_model(again, tmp_path / "model.safetensors")
     assert model.fit(X, y).loss_curve_[0] < first
-    assert again.partial_fit(X, y).loss_curve_[0] < first
+    assert again.partial_fit(X, y).loss_curve_[-1] < first
     read = load_model(tmp_path / "model.safetensors")
     assert isinstance(read, SGDClassifier)
     assert read.partial_fit(X, y).loss_curve_[0] < first
@@ -391,6 +434,17 @@ def test_no_tol_makes_all_epochs_and_too_few_warn() -> None:
     assert (model.n_iter_, model.status_.kind) == (40, "converged")
     with pytest.warns(ConvergenceWarning, match="reached max_iter=2 epochs"):
         SGDClassifier(max_iter=2).fit(X, y)
+
+
+@pytest.mark.parametrize("model", [SGDClassifier(), SGDClassifier(optimizer="adam"), MLPClassifier((2,))], ids=str)
+def test_an_interrupt_before_the_first_round_is_raised(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadExecutor, "advance", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*breast_cancer())
+    assert not hasattr(model, "history_")
 
 
 @pytest.mark.parametrize("where", ["here", "cluster"])
@@ -456,6 +510,29 @@ def test_shapes_and_attributes_are_scikit_learns() -> None:
         names = theirs.get_params()
         assert {name: ours.get_params()[name] for name in names} == names
         assert ours.solver_.name == "sgd"
+
+
+@pytest.mark.parametrize("batch_size", [50, 569])
+@pytest.mark.parametrize("options", [{"variance_reduction": "svrg"}, {"importance": "norm"}, {"early_stopping": True}], ids=str)
+def test_rows_seen_are_those_of_batches(options: dict[str, Any], batch_size: int) -> None:
+    """Full passes and scores move nothing. A tenth is held out for scores, of 569 rows 57."""
+    X, y = breast_cancer()
+    model = SGDClassifier(max_iter=4, tol=None, random_state=0, batch_size=batch_size, **options).fit(X, y)
+    assert model.t_ == pytest.approx(4 * (569 - 56.9 * ("early_stopping" in options)), abs=0.5)
+
+
+@pytest.mark.parametrize(("optimizer", "name"), [("momentum", "momentum"), ("adamw", "adamw"), (Adam(), "Adam")], ids=str)
+def test_the_solver_is_the_optimizer(optimizer: Any, name: str) -> None:
+    model = quietly(lambda: SGDClassifier(optimizer=optimizer, max_iter=1).fit(*breast_cancer()))
+    assert model.solver_.name == name
+
+
+def test_rows_that_are_too_few_to_hold_out_are_an_error_before_any_round() -> None:
+    X, y = breast_cancer()
+    for model in (SGDClassifier(early_stopping=True), MLPClassifier((2,), early_stopping=True)):
+        with pytest.raises(ValueError, match=r"validation set is too small: validation_fraction=0\.003 of 569 rows"):
+            model.set_params(validation_fraction=0.003).fit(X, y)
+        assert not hasattr(model, "history_")
 
 
 def test_a_job_from_end_to_end(tmp_path: Path) -> None:
