@@ -74,7 +74,7 @@ def gradient_difference(objective: Any, group: Group, shared: RoundInput) -> Par
 def compute_scores(groups: Sequence[Group], shared: RoundInput) -> tuple[ScoreSums, ...]:
     """What a score of each model is made from."""
     group = chosen_rows(groups, shared)
-    return tuple(score_sums(group, ScoreInput(shared.objective, parameters)) for parameters in aligned(shared).parameters)
+    return tuple(score_sums(group, ScoreInput(shared.objective, parameters)) for parameters in shared.parameters)
 
 
 def add_all_scores(left: Sequence[ScoreSums], right: Sequence[ScoreSums]) -> tuple[ScoreSums, ...]:
