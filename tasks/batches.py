@@ -72,6 +72,10 @@ class Order(NamedTuple):
     weight: Float64 | None
     offset: float
 
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        return self.rows, self.weight
+
 
 class Lane(NamedTuple):
     """What the groups of a lane draw in an epoch. share (g,): rows a round of each group, not whole numbers; offset, size (g,)."""
@@ -80,6 +84,10 @@ class Lane(NamedTuple):
     share: Float64
     offset: Float64
     size: Int64
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        return self.orders, self.share, self.offset, self.size
 
 
 def lane_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_lane: int = ROWS_A_LANE) -> int:
@@ -152,7 +160,7 @@ def order_of(group: Group, sampling: Sampling, epoch: int) -> Order:
     rows, _ = split(group, sampling)
     weight = None
     if sampling.importance == "norm":
-        probability = group.derived(("importance", *split_key(sampling)), lambda whole: importances(whole, rows))
+        probability = group.latest("importance", split_key(sampling), lambda whole: importances(whole, rows))
         cumulative = np.cumsum(probability)
         drawn = np.searchsorted(cumulative, random.random(len(rows)) * cumulative[-1:], side="right")
         rows, weight = rows[drawn], sampling.n_rounds / (len(rows) * probability[drawn])
@@ -182,13 +190,16 @@ def squared_norms(X: Any) -> Float64:
     return to_numpy(array_namespace(X).sum(X * X, axis=1))
 
 
-def split_key(sampling: Sampling) -> tuple[int, float]:
-    """What decides which rows are held out."""
-    return sampling.seed, sampling.validation_fraction
+def split_key(sampling: Sampling) -> tuple[int, float] | None:
+    """What decides which rows are held out; None where none are."""
+    return (sampling.seed, sampling.validation_fraction) if sampling.validation_fraction else None
 
 
 def split(group: Group, sampling: Sampling) -> tuple[Int64, Int64]:
     """Rows for training, and those held out, each in ascending order; so many that small groups are not favoured."""
+    key = split_key(sampling)
+    if key is None:
+        return np.arange(group.n_rows), np.arange(0)
 
     def cut(whole: Group) -> tuple[Int64, Int64]:
         random = generator(sampling.seed, "held out", whole.first_partition)
@@ -196,7 +207,7 @@ def split(group: Group, sampling: Sampling) -> tuple[Int64, Int64]:
         rows = random.permutation(whole.n_rows) if n_held_out else np.arange(whole.n_rows)
         return np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
 
-    found: tuple[Int64, Int64] = group.derived(("split", *split_key(sampling)), cut)
+    found: tuple[Int64, Int64] = group.latest("split", key, cut)
     return found
 
 
@@ -211,12 +222,13 @@ def training_rows(group: Group, sampling: Sampling) -> Group:
         weight[held_out] = 0.0
         return Group(whole.X, whole.y, weight, whole.offsets, whole.first_partition)
 
-    found: Group = group.derived(("training", *split_key(sampling)), weighted)
+    found: Group = group.latest("training", split_key(sampling), weighted)
     return found
 
 
 def held_out_rows(group: Group, sampling: Sampling) -> Group:
     """The rows held out, copied together once."""
+    key = split_key(sampling)
 
     def taken(whole: Group) -> Group:
         _, rows = split(whole, sampling)
@@ -224,7 +236,7 @@ def held_out_rows(group: Group, sampling: Sampling) -> Group:
         weight = None if whole.sample_weight is None else whole.sample_weight[rows]
         return Group(gather([whole], [rows]), y, weight, np.array([0, len(rows)], dtype=np.int64), whole.first_partition)
 
-    found: Group = group.derived(("held out", *split_key(sampling)), taken)
+    found: Group = taken(group) if key is None else group.latest("held out", key, taken)
     return found
 
 

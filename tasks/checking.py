@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from tasks.partition import Group
+from tasks.partition import Group, nbytes
 from tasks.reductions import Reduction, of_group, tree_sum
 from tasks.targets import Form, form_of, require_same_form
 from tasks.typing import Array, Float64, Int64
@@ -34,7 +34,7 @@ class Summary(NamedTuple):
     """partition_rows (partitions of the group or subtree, in order); largest (p,) absolute value of each column, largest_target that of y;
     form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y; classes: sorted distinct
     targets, None for continuous, missing, multi-column or more than MAX_CLASSES targets; class_rows, class_weights: rows and summed weights
-    of each class; first_partition: for messages."""
+    of each class; first_partition: for messages; n_bytes: of X."""
 
     first_partition: int
     partition_rows: Int64
@@ -47,6 +47,7 @@ class Summary(NamedTuple):
     classes: Array | None
     class_rows: Int64
     class_weights: Float64
+    n_bytes: int
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -81,6 +82,7 @@ def summarise(group: Group) -> Summary:
         classes=classes,
         class_rows=rows,
         class_weights=weights,
+        n_bytes=nbytes(group.X),
     )
 
 
@@ -103,6 +105,7 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
         classes,
         rows,
         weights,
+        left.n_bytes + right.n_bytes,
     )
 
 

@@ -93,7 +93,9 @@ class Fit:
         if request.power == "score":
             sums = partial[position]
             assert isinstance(self.objective, Scored)
-            score = r2(sums) if self.objective.classes is None else accuracy(sums)
+            score = np.nan  # where none of the rows held out counts, or none are: groups round their shares
+            if sums.weight:
+                score = r2(sums) if self.objective.classes is None else accuracy(sums)
             return Evaluation(score, request.parameters, None, layout.size - layout.n_coef, sums.weight)
         if request.weight is not None:
             partial = partial._replace(weight_sum=request.weight)

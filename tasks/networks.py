@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import inf
 from typing import Any, Final, NamedTuple
 
 import array_api_compat.numpy as numpy_namespace
@@ -20,7 +21,7 @@ from array_api_compat import array_namespace, device
 from tasks import buffers
 from tasks.activations import ACTIVATIONS, Activation, Name
 from tasks.kernels.array_api import like, to_numpy
-from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL
+from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL, SQUARED
 from tasks.losses import Loss
 from tasks.objectives import Layout, Partial, add_partials, encoded_target
 from tasks.partition import Group
@@ -29,13 +30,16 @@ from tasks.rows import generator
 from tasks.typing import Array, Design
 
 PIECE: Final = 4096
+N_OUTPUTS: Final = {SQUARED: (1, inf), LOGISTIC: (1, 1), MULTINOMIAL: (2, inf)}
+"""Of each loss that a network can have, by code: the fewest and the most."""
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkObjective:
     """Σ_i s_i loss(y_i, z_i), with h_0 = x_i, h_l = activation(h_{l-1} @ W_l + b_l), and z_i the same of the last layer, unactivated.
 
-    loss         of tasks.losses: LogisticLoss (one output), MultinomialLoss (an output a class) or SquaredLoss (an output a target)
+    loss         of tasks.losses: LogisticLoss (one output), MultinomialLoss (an output a class, two or more) or SquaredLoss (an output a
+                 target)
     layer_sizes  (n_columns, hidden ..., n_outputs)
     activation   of the hidden layers
     classes      the labels in order, for classification: y is encoded against them where it lives
@@ -43,7 +47,8 @@ class NetworkObjective:
                  1 - dropout, so that predictions need no factor: N. Srivastava et al., J. Mach. Learn. Res. 15 (2014), sections 4 and 10
     dtype        of parameters, gradients and the arithmetic: "float32" or "float64"
 
-    The gradient is that of D. Rumelhart, G. Hinton and R. Williams, Nature 323 (1986).
+    The gradient is that of D. Rumelhart, G. Hinton and R. Williams, Nature 323 (1986). Raises ValueError for other losses, for a number of
+    outputs that the loss does not have, and for sizes and dropout out of range.
     """
 
     loss: Loss
@@ -54,8 +59,16 @@ class NetworkObjective:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        assert len(self.layer_sizes) >= 2
-        assert 0.0 <= self.dropout < 1.0
+        if len(self.layer_sizes) < 2 or min(self.layer_sizes) < 1:
+            raise ValueError(f"layer_sizes must be (columns, hidden ..., outputs), each at least 1, got {self.layer_sizes}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+        if self.loss.code not in N_OUTPUTS:
+            raise ValueError(f"loss must be squared, logistic or multinomial for a network, got {type(self.loss).__name__}")
+        fewest, most = N_OUTPUTS[self.loss.code]
+        if not fewest <= self.n_outputs <= most:
+            wanted = "one output, two classes" if most == 1 else "an output a class, at least two"
+            raise ValueError(f"{type(self.loss).__name__} must have {wanted}; layer_sizes end in {self.n_outputs}")
 
     @property
     def n_outputs(self) -> int:
@@ -83,7 +96,7 @@ class NetworkObjective:
         return self.layout.join(arrays)
 
     def loss_and_gradient(self, group: Group, parameters: Array) -> Partial:
-        parameters = np.require(parameters, self.dtype, ["C", "A"])  # misaligned ones, from a network, would give other bits
+        parameters = np.asarray(parameters, self.dtype)
         models = [self._layers(row, group.X) for row in parameters]
         target, weight = encoded_target(group, self.classes, self._labels, self.n_outputs), group.sample_weight
         dropout = self._dropout(group)
@@ -112,7 +125,7 @@ class NetworkObjective:
     def predict(self, parameters: Array, X: Design) -> Array:
         """Raw predictions (rows, n_outputs) for parameters (n,); computed, and returned, in float32 for float32 X, else in float64."""
         dtype = "float32" if "float32" in str(X.dtype) else "float64"
-        layers = self._layers(np.require(parameters, dtype, ["C", "A"]), X)
+        layers = self._layers(np.asarray(parameters, dtype), X)
         raw = np.empty((X.shape[0], self.n_outputs), dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             for start, stop in _pieces(0, X.shape[0]):

@@ -234,12 +234,7 @@ class LinearObjective:
         return self.join(coef, intercept - intercept.mean())
 
     def _stacked(self, parameters: Float64) -> tuple[Float64, Float64]:
-        """(k, n) -> coef (k c, p), intercept (k c,), the rows of all models one below the other.
-
-        Parameters that came over a network can be misaligned, and BLAS then gives other bits.
-        """
-        if not parameters.flags.aligned:
-            parameters = parameters.copy()
+        """(k, n) -> coef (k c, p), intercept (k c,), the rows of all models one below the other."""
         coef, intercept = self.split(parameters)
         return coef.reshape(-1, self.n_columns), intercept.reshape(-1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse as sp
@@ -74,10 +74,10 @@ class Group:
         return self._derived[key]
 
     def latest(self, name: str, key: Any, make: Callable[[Group], Any]) -> Any:
-        """As `derived`, but of one name only the last key's value is kept."""
-        found = self._derived.get(name)
-        if found is None or found[0] != key:
-            found = self._derived[name] = (key, make(self))
+        """As `derived`, but of one name only the values of the last two keys are kept: those of two fits that take turns."""
+        kept = self._derived.get(name, ())
+        found = next((pair for pair in kept if pair[0] == key), None) or (key, make(self))
+        self._derived[name] = (found, *(pair for pair in kept if pair[0] != key))[:2]
         return found[1]
 
     def keep(self, name: str, value: Any) -> None:
@@ -90,11 +90,15 @@ class Group:
 
     @property
     def derived_nbytes(self) -> int:
-        """Bytes of the arrays and groups that `derived` keeps here."""
-        values = [value for found in self._derived.values() for value in parts_of(found) if value is not self.y]
-        groups = [value for value in values if isinstance(value, Group)]
-        arrays = sum(value.nbytes for value in values if isinstance(value, np.ndarray))
-        return int(arrays) + sum(sys.getsizeof(group) + group.derived_nbytes for group in groups)
+        """Bytes of the arrays that are kept here, each counted once, beside the group's own."""
+        own = {id(array) for array in (self.X, self.y, self.sample_weight, self.offsets)}
+        found = {id(array): array for array in arrays_of(tuple(self._derived.values()))}
+        return sum(nbytes(array) for key, array in found.items() if key not in own)
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """The group's own, and what is kept here."""
+        return self.X, self.y, self.sample_weight, self.offsets, tuple(self._derived.values())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_derived": {}}
@@ -108,9 +112,21 @@ class Group:
         return sum(nbytes(a) for a in (self.X, self.y, self.sample_weight, self.offsets))
 
 
-def parts_of(value: Any) -> list[Any]:
-    """What plain tuples in tuples hold."""
-    return [part for member in value for part in parts_of(member)] if type(value) is tuple else [value]
+@runtime_checkable
+class Holder(Protocol):
+    """What a group keeps, if its arrays are to count as memory."""
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Arrays, or holders, or tuples of them."""
+
+
+def arrays_of(value: Any) -> list[Any]:
+    """The arrays in holders and plain tuples."""
+    if isinstance(value, np.ndarray | sp.csr_array):
+        return [value]
+    members = value.arrays if isinstance(value, Holder) else value if type(value) is tuple else ()
+    return [array for member in members for array in arrays_of(member)]
 
 
 @dataclass(eq=False)

@@ -36,6 +36,7 @@ class RoundInput(NamedTuple):
 
 def compute_partial(groups: Sequence[Group], shared: RoundInput) -> Partial:
     """The sums of one lane."""
+    shared = aligned(shared)
     objective, group = shared.objective, chosen_rows(groups, shared)
     if shared.power == "hessian":
         return objective.hessian(group, shared.parameters)
@@ -46,6 +47,12 @@ def compute_partial(groups: Sequence[Group], shared: RoundInput) -> Partial:
     if shared.power == "gradient_difference":
         return gradient_difference(objective, group, shared)
     return objective.loss_and_gradient(group, shared.parameters)
+
+
+def aligned(shared: RoundInput) -> RoundInput:
+    """Parameters that came over a network can start at any address, and BLAS then gives other bits."""
+    direction = None if shared.direction is None else np.require(shared.direction, requirements=["C", "A"])
+    return shared._replace(parameters=np.require(shared.parameters, requirements=["C", "A"]), direction=direction)
 
 
 def chosen_rows(groups: Sequence[Group], shared: RoundInput) -> Group:

@@ -130,7 +130,7 @@ def predict_block(X: Any, shared: ScoreInput, kind: str, block_id: tuple[int, ..
 def finite_predictions(shared: ScoreInput, X: Design, place: str = "") -> Float64:
     """Raw predictions (n, c). Raises ValueError, naming row and column, when one is not finite; place: where these rows are."""
     with single_blas_thread():
-        raw = shared.objective.predict(shared.parameters, X)
+        raw = shared.objective.predict(np.require(shared.parameters, requirements=["C", "A"]), X)  # they came over a network
     if not np.all(np.isfinite(raw)):
         row = int(np.argmin(np.isfinite(raw).all(axis=1)))
         values = X[[row]].toarray()[0] if isinstance(X, sp.csr_array) else X[row]

@@ -23,7 +23,7 @@ class Schema:
     partition_rows (n_partitions,); classes: the sorted labels, or None; class_rows, class_weights: rows and summed weights of each;
     largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for whole numbers that may be meant as numbers,
     "text" for text of more than MAX_CLASSES different labels, "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one
-    that holds every y, None without y.
+    that holds every y, None without y; n_bytes: of X where it is resident, dense or CSR.
     """
 
     n_rows: int
@@ -40,6 +40,7 @@ class Schema:
     classes: Array | None
     class_rows: Int64
     class_weights: Float64
+    n_bytes: int
 
     @property
     def names(self) -> list[str]:
@@ -104,6 +105,7 @@ def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str) -
         summary.classes,
         summary.class_rows,
         summary.class_weights,
+        summary.n_bytes,
     )
 
 

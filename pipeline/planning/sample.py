@@ -82,6 +82,7 @@ class Sample:
             weight_sum=found.weight_sum * factor,
             class_rows=np.round(found.class_rows * factor).astype(np.int64),
             class_weights=found.class_weights * factor,
+            n_bytes=round(found.n_bytes * factor),
         )
 
 

@@ -83,6 +83,7 @@ def test_a_large_job_is_estimated_from_a_few_partitions(found: Probe) -> None:
     assert sample.group_rows().sum() == 64 * 20_000
     assert found.schema.n_rows == pytest.approx(0.75 * 64 * 20_000, rel=0.01)
     assert found.schema.class_weights.sum() == pytest.approx(found.schema.n_rows)
+    assert found.schema.n_bytes == pytest.approx(found.schema.n_rows * 100 * 8)
     memory = memory_of(found, share_out(sample.group_rows().tolist(), 1, 1), 1)
     assert memory.rows == pytest.approx(64 * 20_000 * (100 * 8 + 1), rel=0.001)
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tasks import batches
 from tasks.batches import HELD_OUT, LANE_BYTES, ROWS_A_LANE, TRAINING, Batch, Sampling, draw_ahead, lane_level, select
 from tasks.losses import LOSSES
 from tasks.objectives import LinearObjective
@@ -22,6 +23,7 @@ from tasks.partition import Group
 from tasks.reductions import lanes
 
 Float64 = NDArray[np.float64]
+LANE_OF = batches.lane_of
 
 
 def numbered(sizes: Sequence[int], weighted: bool = False, convert: Any = np.asarray) -> list[Group]:
@@ -158,6 +160,71 @@ def test_draws_stay_as_they_are() -> None:
     """Other values here would change everybody's fits."""
     assert drawn(numbered([4, 3]), Sampling(0, 3, validation_fraction=0.2), 1) == [[2, 4], [1, 5], [3, 6]]
     assert select(numbered([4]), Batch(Sampling(5, 2), 7, 1)).draw == (5, 7, 1, 0)
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------------------
+
+
+def test_fits_of_other_seeds_leave_nothing_behind() -> None:
+    groups, kept = numbered([100, 60], weighted=True), []
+    for seed in range(6):
+        sampling = Sampling(seed, 4, 1, validation_fraction=0.1, importance="norm")
+        drawn(groups, sampling)
+        held_out(groups, sampling)
+        for group in groups:
+            select([group], Batch(sampling, 0, TRAINING))
+        kept.append(sum(group.derived_nbytes for group in groups))
+    assert 16 * (3 + 2) * 8 < kept[0] < kept[1]  # rows held out, at least: X, y and weight; two fits may take turns
+    assert kept[1:] == [kept[1]] * 5
+
+
+def test_nothing_is_kept_of_rows_where_none_are_held_out() -> None:
+    (group,) = numbered([100])
+    assert len(held_out([group], Sampling(0, 4))) == group.derived_nbytes == 0
+    drawn([group], Sampling(0, 4))
+    assert group.derived_nbytes == 100 * 8 + 3 * 8  # the order of this epoch, and of its one group share, offset and size
+
+
+def test_arrays_that_are_kept_count_once() -> None:
+    (group,) = numbered([100])
+    group.derived("shares", lambda whole: (whole.y, np.ones(3), (np.ones(2), "text")))
+    assert group.derived_nbytes == 5 * 8
+    sampling = Sampling(0, 4, shuffle=False, validation_fraction=0.5)
+    drawn([group], sampling)
+    before = group.derived_nbytes
+    assert before == 5 * 8 + 100 * 8 + 3 * 8  # in order, training rows are the order
+    select([group], Batch(sampling, 0, TRAINING))
+    assert group.derived_nbytes == before + 100 * 8  # the weight: X and y are the group's own
+    select([group], Batch(sampling, 0, HELD_OUT))
+    assert group.derived_nbytes == before + 100 * 8 + 50 * 4 * 8 + 2 * 8  # copies of X and y, and offsets
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sp.csr_array], ids=["dense", "csr"])
+def test_rows_drawn_ahead_count(convert: Any) -> None:
+    (group,) = numbered([100], convert=convert)
+    sampling = Sampling(0, 4)
+    drawn([group], sampling)
+    before = group.derived_nbytes
+    draw_ahead([group], Batch(sampling, 0, 0))
+    rows = 25 * 3 * 8 if convert is np.asarray else 25 * (8 + 8) + 26 * 8  # one value a row; scipy makes indices int64, as indptr is
+    assert group.derived_nbytes == before + rows + 25 * 8 + 2 * 8
+
+
+def test_two_fits_that_take_turns_draw_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Batch] = []
+    monkeypatch.setattr(batches, "lane_of", lambda groups, batch: made.append(batch) or LANE_OF(groups, batch))
+    (group,) = numbered([100])
+    for number in range(4):
+        for seed in (1, 2):
+            select([group], Batch(Sampling(seed, 4), 0, number))
+    assert len(made) == 2
+
+
+def test_the_last_two_keys_of_a_name_are_kept() -> None:
+    (group,), made = numbered([3]), []
+    for key in (1, 2, 1, 3, 1, 2):
+        assert group.latest("name", key, lambda _, key=key: made.append(key) or 10 * key) == 10 * key
+    assert made == [1, 2, 3, 2]  # 2 was used least lately when 3 came
 
 
 # -- gathering ---------------------------------------------------------------------------------------------------------------------

@@ -43,6 +43,13 @@ def test_totals(X: Any) -> None:
     assert summarise(group(X)).weight_sum == 5
 
 
+def test_bytes_of_X_add_up(X: Any) -> None:
+    expected = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes if isinstance(X, sp.csr_array) else 15 * X.itemsize
+    found = summarise(group(X, np.arange(5), np.ones(5)))
+    assert found.n_bytes == expected
+    assert add_summaries(found, summarise(group(X, np.arange(5), np.ones(5), first=7))).n_bytes == 2 * expected
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_the_first_value_that_is_not_finite(X: Any, value: float) -> None:
     fault = summarise(group(with_value(with_value(X, 4, 0, np.nan), 3, 1, value))).fault

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from tasks.batches import HELD_OUT, Batch, Sampling, select
+from tasks.batches import HELD_OUT, Batch, Sampling, select, split
 from tasks.fitting import Fit
 from tasks.losses import LOSSES
 from tasks.networks import NetworkObjective
@@ -25,11 +25,11 @@ GROUPS = [Group(X[a:b], Y[a:b], WEIGHT[a:b], np.array([0, b - a]), number) for n
 OBJECTIVE = LinearObjective(LOSSES["squared"], 3, 2, True)
 
 
-def answered(fit: Fit, states: list[Any]) -> tuple[Any, list[Any], Any]:
+def answered(fit: Fit, states: list[Any], groups: list[Group] = GROUPS) -> tuple[Any, list[Any], Any]:
     """A round: what was asked, the states after it, the report."""
     asked = fit.ask(states)
     assert asked is not None
-    (partial,) = reduce_groups(enumerate(GROUPS), len(GROUPS), asked.reduction, asked.shared).values()
+    (partial,) = reduce_groups(enumerate(groups), len(groups), asked.reduction, asked.shared).values()
     after = fit.update(states, asked, partial)
     return asked, after, fit.report(asked, partial, after, 0.25)
 
@@ -52,6 +52,30 @@ def test_scores_of_regression_are_those_of_the_rows_held_out() -> None:
         coef, intercept = OBJECTIVE.split(state.parameters)
         expected = r2_score(y, x @ coef.T + intercept, sample_weight=weight)
         assert state.scores == (pytest.approx(expected, rel=1e-12),)
+
+
+@pytest.mark.parametrize("classes", [None, np.arange(2)], ids=["regression", "classification"])
+@pytest.mark.parametrize("fraction", [1e-9, 0.4], ids=["no rows", "rows of no weight"])
+def test_scores_of_no_rows_that_count_are_no_numbers(classes: Any, fraction: float) -> None:
+    """Such epochs improve nothing, and the parameters of the last stay."""
+    sampling = Sampling(1, 2, validation_fraction=fraction)
+    objective = OBJECTIVE if classes is None else LinearObjective(LOSSES["logistic"], 3, 1, True, classes)
+    groups = []
+    for group in GROUPS:
+        out = split(group, sampling)[1]
+        assert bool(len(out)) == (fraction == 0.4)
+        y = group.y if classes is None else (group.y[:, 0] > 5).astype(int)  # type: ignore[call-overload, index]
+        weight = np.where(np.isin(np.arange(group.n_rows), out), 0.0, 1.0)
+        groups.append(Group(group.X, y, weight, group.offsets, group.first_partition))
+    fit = Fit(objective, (L2(0.1),), StochasticGradient(sampling, early_stopping=True, patience=2))
+    states = fit.init(np.zeros((1, objective.layout.size)))
+    for _ in range(6):
+        assert states[0].status.kind == "running"
+        _, states, report = answered(fit, states, groups)
+        assert np.isfinite(report.objective)
+    assert states[0].status.kind == "converged"
+    assert np.isnan(states[0].scores).tolist() == [True, True]
+    assert states[0].accepted.parameters.tobytes() == states[0].parameters.tobytes() != bytes(states[0].parameters.nbytes)
 
 
 def test_only_requests_for_the_same_sums_share_a_round() -> None:

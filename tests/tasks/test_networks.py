@@ -313,6 +313,25 @@ def test_start_is_uniform_within_scikit_learns_bounds(activation: Name) -> None:
         assert abs(ours.mean()) < 4 * ours.std() / np.sqrt(n)
 
 
+@pytest.mark.parametrize(
+    ("loss", "sizes", "options", "message"),
+    [
+        ("huber", (6, 1), {}, "loss must be squared, logistic or multinomial for a network, got HuberLoss"),
+        ("hinge", (6, 1), {}, "got HingeLoss"),
+        ("logistic", (6, 2), {}, "LogisticLoss must have one output, two classes; layer_sizes end in 2"),
+        ("multinomial", (6, 4, 1), {}, "MultinomialLoss must have an output a class, at least two; layer_sizes end in 1"),
+        ("squared", (6,), {}, "layer_sizes must be"),
+        ("squared", (6, 0, 1), {}, "each at least 1, got"),
+        ("squared", (6, 1), {"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ("squared", (6, 1), {"dropout": -0.1}, "dropout must lie in"),
+        ("squared", (6, 1), {"dropout": np.nan}, "dropout must lie in"),
+    ],
+)
+def test_what_is_no_network_is_refused(loss: str, sizes: tuple[int, ...], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NetworkObjective(LOSSES[loss], sizes, **options)
+
+
 def test_it_is_an_objective_and_weights_are_penalised_but_not_biases() -> None:
     objective = network(("multinomial", 3), (5, 4))
     assert isinstance(objective, Objective)
