@@ -6,7 +6,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any, Final, NamedTuple
 
@@ -24,11 +26,11 @@ from pipeline.estimators.solvers import Choice
 from pipeline.execution.executors import ThreadExecutor, default_threads
 from pipeline.history import Row
 from pipeline.planning.sample import Sample, plan_load, take_sample
-from pipeline.training import CUT_OFF, train
-from tasks.fitting import round_bytes
+from pipeline.training import CUT_OFF, run, train
+from tasks.fitting import Fit, round_bytes
 from tasks.objectives import Partial
 from tasks.partition import Shard
-from tasks.reductions import Reduction
+from tasks.reductions import Reduction, reduce_shards
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.strategies.base import Power, Strategy
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -41,8 +43,11 @@ FITS: Final = 3
 MESSAGES: Final = 8
 MESSAGE_ROUNDS: Final = 20
 COMPUTED_ROUNDS: Final = 5
+BATCHES: Final = 400
 ROUND_SECONDS: Final = 0.7
 """Each kind of round is timed as often, or for so long."""
+LOAD_SECONDS: Final = 3.0
+"""Loading that took no longer may have been imports: it is measured again."""
 WARM_UP: Final = 2
 """Rounds that load rows and kernels, and encode targets."""
 
@@ -122,11 +127,11 @@ class Recorder(ThreadExecutor):
         self._returned = 0.0
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: RoundInput) -> Any:
-        partial = super().map_reduce(dataset, reduction, shared)
+        sums = super().map_reduce(dataset, reduction, shared)
         self._kind = kind_of(shared)
-        self.last[self._kind] = shared, partial
+        self.last[self._kind] = shared, sums
         self._returned = time.thread_time()
-        return partial
+        return sums
 
     def on_round(self, row: Row) -> bool:
         """After the client's update: note how long it took. True when time is up."""
@@ -151,7 +156,7 @@ def probe(job: Job, cores: int) -> Probe:
     compile_kernels(sample, setup, start)
     fits = fit_repeatedly(sample, setup, start, n_threads)
     kinds = kinds_of(fits, setup.strategy)
-    worker = measure_on_worker(sample, kinds, n_threads)
+    worker = measure_on_worker(sample, setup, start, kinds, n_threads)
     return Probe(
         sample=sample,
         schema=schema,
@@ -187,43 +192,43 @@ def compile_kernels(sample: Sample, setup: SetUp, start: Array) -> None:
         ThreadExecutor(1).map_reduce(dataset, REDUCTIONS[power], shared)
 
 
-class Fit(NamedTuple):
+class Fitted(NamedTuple):
     """One fit of the sample. finished: neither cut off nor at its end only because batches of few rows let it diverge."""
 
     rounds: Recorder
     finished: bool
 
 
-def fit_repeatedly(sample: Sample, setup: SetUp, start: Array, n_threads: int) -> list[Fit]:
+def fit_repeatedly(sample: Sample, setup: SetUp, start: Array, n_threads: int) -> list[Fitted]:
     """The first fit says how many rounds there are; the others, while there is time, say better what their updates take."""
-    fits: list[Fit] = []
+    fits: list[Fitted] = []
     began = time.perf_counter()
     while len(fits) < FITS and (left := FIT_SECONDS - (time.perf_counter() - began)) > 0:
         recorder = Recorder(n_threads, left)
         result = train(recorder, sample.dataset, setup.objective, [setup.penalty], setup.strategy, start, recorder.on_round)
         (status,) = result.statuses
-        fits.append(Fit(recorder, status.reason != CUT_OFF and (sample.whole or status.kind != "diverged")))
+        fits.append(Fitted(recorder, status.reason != CUT_OFF and (sample.whole or status.kind != "diverged")))
     return fits
 
 
-def kinds_of(fits: Sequence[Fit], strategy: Strategy) -> list[tuple[Cost, RoundInput]]:
+def kinds_of(fits: Sequence[Fitted], strategy: Strategy) -> list[tuple[Cost, RoundInput]]:
     """Each kind of round, with its last input, and what the fits say of its cost: how long computing and messages take is not known yet."""
     found = []
     for kind, count in counts(fits[0], strategy).items():
-        shared, partial = fits[0].rounds.last[kind]
+        shared, sums = fits[0].rounds.last[kind]
         sent = shared.parameters.nbytes + (0 if shared.direction is None else shared.direction.nbytes)
         cost = Cost(
             kind=kind,
             count=count,
             update_seconds=median(update for fit in fits for update in fit.rounds.updates.get(kind, ())),
             sent_bytes=sent,
-            returned_bytes=round_bytes(shared, partial) - sent,
+            returned_bytes=round_bytes(shared, sums) - sent,
         )
         found.append((cost, shared))
     return found
 
 
-def counts(fit: Fit, strategy: Strategy) -> dict[Kind, int]:
+def counts(fit: Fitted, strategy: Strategy) -> dict[Kind, int]:
     """How many rounds of each kind there are: of batches that were cut off, those of whole epochs, and of all epochs where none may be
     left out."""
     found = {kind: len(updates) for kind, updates in fit.rounds.updates.items()}
@@ -249,7 +254,7 @@ def level_of(shared: RoundInput) -> int:
 # -- on a worker -----------------------------------------------------------------------------------------------------------------------
 
 
-def measure_on_worker(sample: Sample, kinds: Sequence[tuple[Cost, RoundInput]], n_threads: int) -> Worker:
+def measure_on_worker(sample: Sample, setup: SetUp, start: Array, kinds: Sequence[tuple[Cost, RoundInput]], n_threads: int) -> Worker:
     """What a worker takes to load, to compute and to answer.
 
     Computing is measured there, and not in this process, because Dask's workers give memory back at once, and get it anew for each large
@@ -264,6 +269,11 @@ def measure_on_worker(sample: Sample, kinds: Sequence[tuple[Cost, RoundInput]], 
         load = load_seconds(client, sample)
         one, many = (few_rows(sample, n) for n in (1, MESSAGES))
         delays = [message_seconds(one, many, shared) for _, shared in kinds]
+        if isinstance(setup.strategy, StochasticGradient):
+            delay = batch_seconds(one, setup.fit, setup.strategy, start)
+            delays = [
+                (delay, each) if cost.kind.n_batches else (first, each) for (cost, _), (first, each) in zip(kinds, delays, strict=True)
+            ]
         (pid,) = client.run(os.getpid).values()
         n_bytes = psutil.Process(pid).memory_info().rss
         rows = [row_seconds(client, sample, shared, n_threads) for _, shared in kinds]
@@ -281,11 +291,11 @@ def load_seconds(client: Any, sample: Sample) -> float:
     load, values = plan_load(sample.dataset.source, sample.numbers[number])
     n_rows = sum(part[number].n_rows for part in sample.shard.parts)
 
-    def run() -> float:
+    def timed() -> float:
         return float(client.submit(timed_load, load, *values, pure=False).result())
 
-    seconds = run()
-    return (run() if seconds < ROUND_SECONDS else seconds) / max(n_rows, 1)
+    seconds = timed()
+    return (timed() if seconds < LOAD_SECONDS else seconds) / max(n_rows, 1)
 
 
 def few_rows(sample: Sample, n_partitions: int) -> Dataset:
@@ -304,6 +314,16 @@ def message_seconds(one: Dataset, many: Dataset, shared: RoundInput) -> tuple[fl
     return first, max(0.0, all_of_them - first) / max(1, n_all - n_first)
 
 
+def batch_seconds(one: Dataset, fit: Fit, strategy: StochasticGradient, start: Array) -> float:
+    """Of a round about a batch that has next to no rows, in one message. Many such rounds follow each other: workers run them by
+    themselves, which takes a fraction of what a round from here does."""
+    sampling = strategy.sampling._replace(n_rounds=BATCHES, level=0)
+    epoch = replace(strategy, sampling=sampling, max_epochs=1, tol=-math.inf, early_stopping=False)
+    fit = replace(fit, strategy=epoch)
+    rows = run(one.executor(), one, fit, fit.init(start), None).history
+    return float(np.median(np.diff([row["seconds"] for row in rows])))
+
+
 def median_round(dataset: Dataset, shared: RoundInput) -> tuple[float, int]:
     """Seconds of a round on the current cluster, and its messages."""
     executor = dataset.executor()
@@ -312,19 +332,40 @@ def median_round(dataset: Dataset, shared: RoundInput) -> tuple[float, int]:
 
 
 def row_seconds(client: Any, sample: Sample, shared: RoundInput, n_threads: int) -> float:
-    """Of a worker thread for each training row, whether a batch has it or not, while n_threads of them compute."""
+    """Of a worker thread for each training row, while n_threads of them compute."""
+    if kind_of(shared).n_batches:
+        return row_seconds_of_batches(sample, shared, n_threads)
     n_groups = len(sample.groups)
-    shards = [Shard(tuple(run), (tuple(sample.groups[i] for i in run),)) for run in runs_of_lanes(n_groups, level_of(shared), n_threads)]
-    held = client.scatter(shards, hash=False)
+    held = client.scatter(shards_of(sample, 0, n_threads), hash=False)
+    packed = cloudpickle.dumps((REDUCTIONS[shared.power], shared))
     seconds: list[float] = []
-
-    def run() -> None:
-        packed = cloudpickle.dumps((REDUCTIONS[shared.power], later(shared, len(seconds))))
-        parts = client.map(timed_reduce, held, part=0, n_groups=n_groups, packed=packed, pure=False)
-        seconds.append(sum(client.gather(parts)))
-
-    repeated(run, MESSAGE_ROUNDS if kind_of(shared).n_batches else COMPUTED_ROUNDS)
+    repeated(
+        lambda: seconds.append(sum(client.gather(client.map(timed_reduce, held, part=0, n_groups=n_groups, packed=packed, pure=False)))),
+        COMPUTED_ROUNDS,
+    )
     return median(seconds[WARM_UP:]) / sample.n_train_rows
+
+
+def row_seconds_of_batches(sample: Sample, shared: RoundInput, n_threads: int) -> float:
+    """As `row_seconds`, for each training row, whether a batch has it or not. In this process: on workers batches follow each other without
+    tasks, and receiving one takes longer than computing a batch; they take little memory."""
+    reduction, shards = REDUCTIONS[shared.power], shards_of(sample, level_of(shared), n_threads)
+
+    def compute(number: int, shard: Shard) -> float:
+        start = time.thread_time()
+        reduce_shards([shard], 0, 0, len(sample.groups), reduction, later(shared, number))
+        return time.thread_time() - start
+
+    seconds: list[float] = []
+    with ThreadPoolExecutor(len(shards)) as threads:
+        repeated(lambda: seconds.append(sum(threads.map(partial(compute, len(seconds)), shards))), BATCHES)
+    return median(seconds[WARM_UP:]) / sample.n_train_rows
+
+
+def shards_of(sample: Sample, level: int, n_threads: int) -> list[Shard]:
+    """The sampled rows to train on, shared out over threads."""
+    runs = runs_of_lanes(len(sample.groups), level, n_threads)
+    return [Shard(tuple(run), (tuple(sample.groups[i] for i in run),)) for run in runs]
 
 
 def runs_of_lanes(n_groups: int, level: int, n_threads: int) -> list[range]:
@@ -335,10 +376,9 @@ def runs_of_lanes(n_groups: int, level: int, n_threads: int) -> list[range]:
 
 
 def later(shared: RoundInput, further: int) -> RoundInput:
-    """The round about a batch further on in its epoch, from its beginning: rows that no cache holds."""
+    """The round about another batch of its epoch: rows that no cache holds."""
     batch = shared.batch
-    if batch is None or batch.number < 0:
-        return shared
+    assert batch is not None
     return shared._replace(batch=batch._replace(number=further % batch.sampling.n_rounds))
 
 
