@@ -34,6 +34,7 @@ from tasks.reductions import Reduction, reduce_shards
 from tasks.rounds import REDUCTIONS, RoundInput
 from tasks.strategies.base import Power, Strategy
 from tasks.strategies.stochastic_gradient import StochasticGradient
+from tasks.threads import single_blas_thread
 from tasks.timing import timed_load, timed_reduce
 from tasks.typing import Array
 
@@ -357,7 +358,7 @@ def row_seconds_of_batches(sample: Sample, shared: RoundInput, n_threads: int) -
         return time.thread_time() - start
 
     seconds: list[float] = []
-    with ThreadPoolExecutor(len(shards)) as threads:
+    with single_blas_thread(), ThreadPoolExecutor(len(shards)) as threads:
         repeated(lambda: seconds.append(sum(threads.map(partial(compute, len(seconds)), shards))), BATCHES)
     return median(seconds[WARM_UP:]) / sample.n_train_rows
 
