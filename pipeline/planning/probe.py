@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any, Final, NamedTuple
 
@@ -23,14 +26,17 @@ from pipeline.estimators.solvers import Choice
 from pipeline.execution.executors import ThreadExecutor, default_threads
 from pipeline.history import Row
 from pipeline.planning.sample import Sample, plan_load, take_sample
-from pipeline.training import CUT_OFF, train
-from tasks.fitting import round_bytes
+from pipeline.training import CUT_OFF, run, train
+from tasks.fitting import Fit, round_bytes
 from tasks.objectives import Partial
 from tasks.partition import Shard
-from tasks.reductions import Reduction
+from tasks.reductions import Reduction, reduce_shards
 from tasks.rounds import REDUCTIONS, RoundInput
-from tasks.strategies.base import Power
+from tasks.strategies.base import Power, Strategy
+from tasks.strategies.stochastic_gradient import StochasticGradient
+from tasks.threads import single_blas_thread
 from tasks.timing import timed_load, timed_reduce
+from tasks.typing import Array
 
 FIT_SECONDS: Final = 3.0
 """All fits of the sample end after so long: three fits, or one that is cut off."""
@@ -38,8 +44,11 @@ FITS: Final = 3
 MESSAGES: Final = 8
 MESSAGE_ROUNDS: Final = 20
 COMPUTED_ROUNDS: Final = 5
+BATCHES: Final = 400
 ROUND_SECONDS: Final = 0.7
 """Each kind of round is timed as often, or for so long."""
+LOAD_SECONDS: Final = 3.0
+"""Loading that took no longer may have been imports: it is measured again."""
 WARM_UP: Final = 2
 """Rounds that load rows and kernels, and encode targets."""
 
@@ -49,14 +58,17 @@ class Kind(NamedTuple):
 
     power: Power
     row_step: int
+    n_batches: int = 0  # of an epoch, for a round about one of them
 
     def __str__(self) -> str:
+        if self.n_batches:
+            return f"{self.power} of a batch".replace("_", " ")
         return self.power.replace("_", " ") + (f" of every {self.row_step}th row" if self.row_step > 1 else "")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one kind of round costs. count: how many of them the sample's fit took.
+    """What one kind of round costs. count: how many of them a fit takes, by the sample's.
 
     row_seconds: of a worker thread's computing, for each training row; update_seconds: of the client's, between rounds; delay_seconds:
     until a round of one message is back, beside its rows; message_seconds: for each further message; sent_bytes, returned_bytes: numbers
@@ -85,7 +97,7 @@ class Worker(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Probe:
     """What was measured of a job. schema: of the whole dataset, as far as the sample tells; finished: whether the sample's fit came to its
-    end."""
+    end; level: subtrees of 2^level groups are on one thread."""
 
     sample: Sample
     schema: Schema
@@ -93,39 +105,45 @@ class Probe:
     n_parameters: int
     worker: Worker
     finished: bool
+    level: int = 0
 
-
-class Timed(NamedTuple):
-    """A round of the sample's fit here, and the client's seconds from its sums until its parameters had moved."""
-
-    shared: RoundInput
-    partial: Partial
-    update: float = 0.0
-
-    @property
-    def kind(self) -> Kind:
-        return Kind(self.shared.power, self.shared.row_step)
+    def lane_rows(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Rows of each such subtree of the whole dataset: what workers share."""
+        group_rows = self.sample.group_rows()
+        return np.add.reduceat(group_rows, np.arange(0, len(group_rows), 1 << self.level))
 
 
 class Recorder(ThreadExecutor):
-    """Threads in this process that write down each round of a fit. `on_round` ends the fit `limit` seconds from now."""
+    """Threads in this process that write down each round of a fit. `on_round` ends the fit `limit` seconds from now.
+
+    updates: of each round of a kind the client's seconds from its sums until its parameters had moved; last: input and sums.
+    """
 
     def __init__(self, n_threads: int, limit: float) -> None:
         super().__init__(n_threads)
-        self.rounds: list[Timed] = []
+        self.updates: dict[Kind, list[float]] = {}
+        self.last: dict[Kind, tuple[RoundInput, Partial]] = {}
         self._stop = time.perf_counter() + limit
+        self._kind = Kind("loss_and_gradient", 1)
         self._returned = 0.0
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: RoundInput) -> Any:
-        partial = super().map_reduce(dataset, reduction, shared)
-        self.rounds.append(Timed(shared, partial))
+        sums = super().map_reduce(dataset, reduction, shared)
+        self._kind = kind_of(shared)
+        self.last[self._kind] = shared, sums
         self._returned = time.thread_time()
-        return partial
+        return sums
 
     def on_round(self, row: Row) -> bool:
         """After the client's update: note how long it took. True when time is up."""
-        self.rounds[-1] = self.rounds[-1]._replace(update=time.thread_time() - self._returned)
+        self.updates.setdefault(self._kind, []).append(time.thread_time() - self._returned)
         return time.perf_counter() > self._stop
+
+
+def kind_of(shared: RoundInput) -> Kind:
+    """A full pass before epochs of batches is of another kind than they are."""
+    batch = shared.batch
+    return Kind(shared.power, shared.row_step, batch.sampling.n_rounds if batch is not None and batch.number >= 0 else 0)
 
 
 def probe(job: Job, cores: int) -> Probe:
@@ -135,25 +153,30 @@ def probe(job: Job, cores: int) -> Probe:
     train_part, _ = job.split.parts(job.data.dataset())
     sample = take_sample(train_part, n_threads)
     schema = sample.schema(ThreadExecutor(n_threads))
-    setup = set_up(job, sample, schema)
-    compile_kernels(sample, setup)
-    fits = fit_repeatedly(sample, setup, n_threads)
-    worker = measure_on_worker(sample, kinds_of(fits), n_threads)
+    setup, start = set_up(job, sample, schema)
+    compile_kernels(sample, setup, start)
+    fits = fit_repeatedly(sample, setup, start, n_threads)
+    kinds = kinds_of(fits, setup.strategy)
+    worker = measure_on_worker(sample, setup, start, kinds, n_threads)
     return Probe(
         sample=sample,
         schema=schema,
         choice=setup.choice,
         n_parameters=setup.objective.layout.size,
         worker=worker,
-        finished=fits[0].finished,
+        finished=fits[0].finished or (isinstance(setup.strategy, StochasticGradient) and makes_all_epochs(setup.strategy)),
+        level=max(level_of(shared) for _, shared in kinds),
     )
 
 
-def set_up(job: Job, sample: Sample, schema: Schema) -> SetUp:
-    """As `GradientModel.fit` does. Raises ValueError where it does, saying so when that may be the sample's fault."""
+def set_up(job: Job, sample: Sample, schema: Schema) -> tuple[SetUp, Array]:
+    """As `GradientModel.fit` does, and the parameters (1, n) to start from. Raises ValueError where it does, saying so when that may be the
+    sample's fault."""
     model = job.estimator.build()
     try:
-        return model._set_up(schema, sample.dataset.source.n_groups)
+        model._survey(ThreadExecutor(), sample.dataset)
+        setup = model._set_up(schema, sample.dataset.source.n_groups)
+        return setup, model._start(setup.objective)[None]
     except ValueError as error:
         if sample.whole:
             raise
@@ -162,55 +185,77 @@ def set_up(job: Job, sample: Sample, schema: Schema) -> SetUp:
         raise ValueError(f"{n} of {total} partitions were read, and they cannot be fitted by themselves: {error}; {cure}") from error
 
 
-def compile_kernels(sample: Sample, setup: SetUp) -> None:
+def compile_kernels(sample: Sample, setup: SetUp, start: Array) -> None:
     """On a machine's first run that takes longer than the whole probe."""
-    dataset, parameters = few_rows(sample, 1), np.zeros((1, setup.objective.layout.size), setup.objective.layout.dtype)
+    dataset = few_rows(sample, 1)
     for power in setup.strategy.powers:
-        shared = RoundInput(setup.objective, power, parameters, parameters, 1, (setup.penalty,))
+        shared = RoundInput(setup.objective, power, start, start, 1, (setup.penalty,))
         ThreadExecutor(1).map_reduce(dataset, REDUCTIONS[power], shared)
 
 
-class Fit(NamedTuple):
-    """One fit of the sample. finished: not cut off."""
+class Fitted(NamedTuple):
+    """One fit of the sample. finished: neither cut off nor at its end only because batches of few rows let it diverge."""
 
-    rounds: list[Timed]
+    rounds: Recorder
     finished: bool
 
 
-def fit_repeatedly(sample: Sample, setup: SetUp, n_threads: int) -> list[Fit]:
+def fit_repeatedly(sample: Sample, setup: SetUp, start: Array, n_threads: int) -> list[Fitted]:
     """The first fit says how many rounds there are; the others, while there is time, say better what their updates take."""
-    fits: list[Fit] = []
-    start = time.perf_counter()
-    start_parameters = np.zeros((1, setup.objective.layout.size), setup.objective.layout.dtype)
-    while len(fits) < FITS and (left := FIT_SECONDS - (time.perf_counter() - start)) > 0:
+    fits: list[Fitted] = []
+    began = time.perf_counter()
+    while len(fits) < FITS and (left := FIT_SECONDS - (time.perf_counter() - began)) > 0:
         recorder = Recorder(n_threads, left)
-        result = train(recorder, sample.dataset, setup.objective, [setup.penalty], setup.strategy, start_parameters, recorder.on_round)
-        fits.append(Fit(recorder.rounds, result.statuses[0].reason != CUT_OFF))
+        result = train(recorder, sample.dataset, setup.objective, [setup.penalty], setup.strategy, start, recorder.on_round)
+        (status,) = result.statuses
+        fits.append(Fitted(recorder, status.reason != CUT_OFF and (sample.whole or status.kind != "diverged")))
     return fits
 
 
-def kinds_of(fits: Sequence[Fit]) -> list[tuple[Cost, RoundInput]]:
+def kinds_of(fits: Sequence[Fitted], strategy: Strategy) -> list[tuple[Cost, RoundInput]]:
     """Each kind of round, with its last input, and what the fits say of its cost: how long computing and messages take is not known yet."""
     found = []
-    for kind in dict.fromkeys(timed.kind for timed in fits[0].rounds):
-        rounds = [timed for fit in fits for timed in fit.rounds if timed.kind == kind]
-        shared, partial = rounds[-1].shared, rounds[-1].partial
+    for kind, count in counts(fits[0], strategy).items():
+        shared, sums = fits[0].rounds.last[kind]
         sent = shared.parameters.nbytes + (0 if shared.direction is None else shared.direction.nbytes)
         cost = Cost(
             kind=kind,
-            count=sum(timed.kind == kind for timed in fits[0].rounds),
-            update_seconds=median(timed.update for timed in rounds),
+            count=count,
+            update_seconds=median(update for fit in fits for update in fit.rounds.updates.get(kind, ())),
             sent_bytes=sent,
-            returned_bytes=round_bytes(shared, partial) - sent,
+            returned_bytes=round_bytes(shared, sums) - sent,
         )
         found.append((cost, shared))
     return found
 
 
+def counts(fit: Fitted, strategy: Strategy) -> dict[Kind, int]:
+    """How many rounds of each kind there are: of batches that were cut off, those of whole epochs, and of all epochs where none may be
+    left out."""
+    found = {kind: len(updates) for kind, updates in fit.rounds.updates.items()}
+    if fit.finished or not isinstance(strategy, StochasticGradient):
+        return found
+    epochs = sum(count / kind.n_batches for kind, count in found.items() if kind.n_batches)
+    if not epochs:
+        return found
+    factor = (strategy.max_epochs if makes_all_epochs(strategy) else math.ceil(epochs)) / epochs
+    return {kind: round(count * factor) for kind, count in found.items()}
+
+
+def makes_all_epochs(strategy: StochasticGradient) -> bool:
+    """Whether nothing ends a fit early."""
+    return strategy.tol == -math.inf
+
+
+def level_of(shared: RoundInput) -> int:
+    """Subtrees of 2^level groups compute such a round together."""
+    return REDUCTIONS[shared.power].level(shared)
+
+
 # -- on a worker -----------------------------------------------------------------------------------------------------------------------
 
 
-def measure_on_worker(sample: Sample, kinds: Sequence[tuple[Cost, RoundInput]], n_threads: int) -> Worker:
+def measure_on_worker(sample: Sample, setup: SetUp, start: Array, kinds: Sequence[tuple[Cost, RoundInput]], n_threads: int) -> Worker:
     """What a worker takes to load, to compute and to answer.
 
     Computing is measured there, and not in this process, because Dask's workers give memory back at once, and get it anew for each large
@@ -225,6 +270,11 @@ def measure_on_worker(sample: Sample, kinds: Sequence[tuple[Cost, RoundInput]], 
         load = load_seconds(client, sample)
         one, many = (few_rows(sample, n) for n in (1, MESSAGES))
         delays = [message_seconds(one, many, shared) for _, shared in kinds]
+        if isinstance(setup.strategy, StochasticGradient):
+            delay = batch_seconds(one, setup.fit, setup.strategy, start)
+            delays = [
+                (delay, each) if cost.kind.n_batches else (first, each) for (cost, _), (first, each) in zip(kinds, delays, strict=True)
+            ]
         (pid,) = client.run(os.getpid).values()
         n_bytes = psutil.Process(pid).memory_info().rss
         rows = [row_seconds(client, sample, shared, n_threads) for _, shared in kinds]
@@ -242,11 +292,11 @@ def load_seconds(client: Any, sample: Sample) -> float:
     load, values = plan_load(sample.dataset.source, sample.numbers[number])
     n_rows = sum(part[number].n_rows for part in sample.shard.parts)
 
-    def run() -> float:
+    def timed() -> float:
         return float(client.submit(timed_load, load, *values, pure=False).result())
 
-    seconds = run()
-    return (run() if seconds < ROUND_SECONDS else seconds) / max(n_rows, 1)
+    seconds = timed()
+    return (timed() if seconds < LOAD_SECONDS else seconds) / max(n_rows, 1)
 
 
 def few_rows(sample: Sample, n_partitions: int) -> Dataset:
@@ -258,9 +308,21 @@ def few_rows(sample: Sample, n_partitions: int) -> Dataset:
 
 def message_seconds(one: Dataset, many: Dataset, shared: RoundInput) -> tuple[float, float]:
     """Of a round of one message that computes next to nothing, and of each further message."""
+    if shared.batch is not None:  # about all rows, and as many messages as partitions
+        shared = shared._replace(batch=shared.batch._replace(sampling=shared.batch.sampling._replace(level=0)))
     first, n_first = median_round(one, shared)
     all_of_them, n_all = median_round(many, shared)
     return first, max(0.0, all_of_them - first) / max(1, n_all - n_first)
+
+
+def batch_seconds(one: Dataset, fit: Fit, strategy: StochasticGradient, start: Array) -> float:
+    """Of a round about a batch that has next to no rows, in one message. Many such rounds follow each other: workers run them by
+    themselves, which takes a fraction of what a round from here does."""
+    sampling = strategy.sampling._replace(n_rounds=BATCHES, level=0)
+    epoch = replace(strategy, sampling=sampling, max_epochs=1, tol=-math.inf, early_stopping=False)
+    fit = replace(fit, strategy=epoch)
+    rows = run(one.executor(), one, fit, fit.init(start), None).history
+    return float(np.median(np.diff([row["seconds"] for row in rows])))
 
 
 def median_round(dataset: Dataset, shared: RoundInput) -> tuple[float, int]:
@@ -272,10 +334,10 @@ def median_round(dataset: Dataset, shared: RoundInput) -> tuple[float, int]:
 
 def row_seconds(client: Any, sample: Sample, shared: RoundInput, n_threads: int) -> float:
     """Of a worker thread for each training row, while n_threads of them compute."""
+    if kind_of(shared).n_batches:
+        return row_seconds_of_batches(sample, shared, n_threads)
     n_groups = len(sample.groups)
-    runs = [run.tolist() for run in np.array_split(np.arange(n_groups), min(n_threads, n_groups))]
-    shards = [Shard(tuple(run), (tuple(sample.groups[i] for i in run),)) for run in runs]
-    held = client.scatter(shards, hash=False)
+    held = client.scatter(shards_of(sample, 0, n_threads), hash=False)
     packed = cloudpickle.dumps((REDUCTIONS[shared.power], shared))
     seconds: list[float] = []
     repeated(
@@ -283,6 +345,42 @@ def row_seconds(client: Any, sample: Sample, shared: RoundInput, n_threads: int)
         COMPUTED_ROUNDS,
     )
     return median(seconds[WARM_UP:]) / sample.n_train_rows
+
+
+def row_seconds_of_batches(sample: Sample, shared: RoundInput, n_threads: int) -> float:
+    """As `row_seconds`, for each training row, whether a batch has it or not. In this process: on workers batches follow each other without
+    tasks, and receiving one takes longer than computing a batch; they take little memory."""
+    reduction, shards = REDUCTIONS[shared.power], shards_of(sample, level_of(shared), n_threads)
+
+    def compute(number: int, shard: Shard) -> float:
+        start = time.thread_time()
+        reduce_shards([shard], 0, 0, len(sample.groups), reduction, later(shared, number))
+        return time.thread_time() - start
+
+    seconds: list[float] = []
+    with single_blas_thread(), ThreadPoolExecutor(len(shards)) as threads:
+        repeated(lambda: seconds.append(sum(threads.map(partial(compute, len(seconds)), shards))), BATCHES)
+    return median(seconds[WARM_UP:]) / sample.n_train_rows
+
+
+def shards_of(sample: Sample, level: int, n_threads: int) -> list[Shard]:
+    """The sampled rows to train on, shared out over threads."""
+    runs = runs_of_lanes(len(sample.groups), level, n_threads)
+    return [Shard(tuple(run), (tuple(sample.groups[i] for i in run),)) for run in runs]
+
+
+def runs_of_lanes(n_groups: int, level: int, n_threads: int) -> list[range]:
+    """The numbers of the groups of each thread, whole subtrees of 2^level."""
+    n_lanes = -(-n_groups >> level)
+    runs = np.array_split(np.arange(n_lanes), min(n_threads, n_lanes))
+    return [range(int(run[0]) << level, min(int(run[-1]) + 1 << level, n_groups)) for run in runs]
+
+
+def later(shared: RoundInput, further: int) -> RoundInput:
+    """The round about another batch of its epoch: rows that no cache holds."""
+    batch = shared.batch
+    assert batch is not None
+    return shared._replace(batch=batch._replace(number=further % batch.sampling.n_rounds))
 
 
 def repeated(run: Callable[[], Any], most: int) -> list[float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,16 @@ from pipeline.config import Job
 from pipeline.execution.executors import ThreadExecutor
 from pipeline.planning import PlanError, make_plan, plan_text
 from pipeline.planning import plan as planning
+from pipeline.planning import probe as probing
 from pipeline.planning import sample as sampling
 from pipeline.planning.plan import duration, round_up, scaling, size
-from pipeline.planning.probe import Cost, Kind, Probe, Worker, probe, set_up
+from pipeline.planning.probe import Cost, Fitted, Kind, Probe, Recorder, Worker, counts, probe, runs_of_lanes, set_up
 from pipeline.planning.sample import spread, take_sample
 from pipeline.planning.shares import makespan, memory_of, share_out, tree_depth
+from pipeline.training import run
+from tasks.batches import Sampling
+from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.stochastic_gradient import StochasticGradient
 
 GB = 10**9
 
@@ -86,6 +93,74 @@ def test_a_large_job_is_estimated_from_a_few_partitions(found: Probe) -> None:
     assert found.schema.n_bytes == pytest.approx(found.schema.n_rows * 100 * 8)
     memory = memory_of(found, share_out(sample.group_rows().tolist(), 1, 1), 1)
     assert memory.rows == pytest.approx(64 * 20_000 * (100 * 8 + 1), rel=0.001)
+
+
+BATCHES = {
+    "early": {"name": "SGDClassifier", "early_stopping": True, "batch_size": 4_000},
+    "svrg": {"name": "SGDClassifier", "loss": "log_loss", "variance_reduction": "svrg", "batch_size": 4_000},
+    "network": {"name": "MLPClassifier", "hidden_layer_sizes": [32], "batch_size": 1_000, "max_iter": 5},
+}
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_rounds_of_mini_batches_are_those_of_a_fit(name: str, cores: int) -> None:
+    job = make_job({**BATCHES[name], "random_state": 0}, rows_per_partition=5_000, n_columns=50)
+    plan = make_plan(job, 1, 4 * GB, cores)
+    train, _ = job.split.parts(job.data.dataset())
+    executor, model = ThreadExecutor(cores), job.estimator.build()
+    model._survey(executor, train)
+    setup = model._set_up(train.schema, train.source.n_groups)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        history = run(executor, train, setup.fit, model._first_states(setup.fit), None).history
+        seconds.append((time.perf_counter() - start) / len(history))
+    assert plan.rounds_known and plan.n_rounds == len(history)
+    expected = Counter((row["power"], row["row_step"]) for row in history)
+    assert sorted(kind.count for kind in plan.kinds) == sorted(expected.values())
+    batches = max(plan.kinds, key=lambda kind: kind.count)
+    assert batches.what.endswith("of a batch") and batches.count % setup.strategy.sampling.n_rounds == 0
+    assert min(seconds) / 3 < plan.round_seconds < max(seconds) * 3
+    assert " x loss and gradient of a batch " in plan_text(plan) or name == "svrg"
+
+
+@pytest.mark.parametrize("name", ["SGDRegressor", "MLPRegressor"])
+def test_batches_of_a_sample_say_how_many_rounds_all_rows_take(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "SAMPLE_BYTES", 1)
+    monkeypatch.setattr(probing, "FIT_SECONDS", 0.5)
+    random = np.random.default_rng(0)
+    X = random.normal(size=(64_000, 8)).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", (X @ np.arange(8.0)))
+    files = {"kind": "npy", "X": f"{tmp_path}/X.npy", "y": f"{tmp_path}/y.npy", "n_partitions": 32}
+    options = {"name": name, "batch_size": 1_000, "tol": 0.0, "max_iter": 1_000}
+    job = Job.read({"data": files, "split": {"test_size": 0}, "estimator": options}, "batches")
+    found = probe(job, 2)
+    assert 1 < len(found.sample.numbers) < 32
+    (cost,) = found.worker.costs
+    assert cost.kind.n_batches == 64 and cost.count % 64 == 0
+    assert 1 << found.level <= 32 and found.lane_rows().tolist() == [64_000 / (32 >> found.level)] * (32 >> found.level)
+    assert 0 < cost.row_seconds < 1e-6  # of each row of all, of which a round is about 1 / 64
+
+
+def test_threads_have_whole_lanes() -> None:
+    assert [list(run) for run in runs_of_lanes(7, 1, 3)] == [[0, 1, 2, 3], [4, 5], [6]]
+    assert [list(run) for run in runs_of_lanes(7, 3, 3)] == [[*range(7)]]
+    assert [list(run) for run in runs_of_lanes(4, 0, 2)] == [[0, 1], [2, 3]]
+
+
+def test_epochs_that_were_cut_off_are_completed() -> None:
+    batch, full, score = Kind("gradient_difference", 1, 10), Kind("loss_and_gradient", 1), Kind("score", 1)
+    recorder = Recorder(1, 0.0)
+    recorder.updates = {full: [0.0] * 2, batch: [0.0] * 25, score: [0.0] * 2}
+    endless = StochasticGradient(Sampling(0, 10), max_epochs=50, tol=-math.inf)
+    assert counts(Fitted(recorder, True), endless) == {full: 2, batch: 25, score: 2}
+    assert counts(Fitted(recorder, False), endless) == {full: 40, batch: 500, score: 40}
+    assert counts(Fitted(recorder, False), replace(endless, tol=1e-3)) == {full: 2, batch: 30, score: 2}
+    assert counts(Fitted(recorder, False), LBFGS()) == {full: 2, batch: 25, score: 2}
+    assert str(batch) == "gradient difference of a batch"
 
 
 def test_a_refusal_names_what_fits(found: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
