@@ -14,7 +14,7 @@ from pipeline.training import OnRound, train
 from tasks.batches import Sampling
 from tasks.objectives import Objective
 from tasks.penalties import L2, Penalty
-from tasks.strategies.base import Status, Strategy
+from tasks.strategies.base import Status, Strategy, check_counts
 from tasks.typing import Array
 
 FREE = L2(0.0)
@@ -37,9 +37,15 @@ def minimise(
     """Minimise the mean loss of `objective` over the rows of `dataset`, plus `penalty`, from start (n,).
 
     Runs where `Dataset.executor` says: on the current client's cluster, else on threads here. on_round is called with each round's row and
-    ends the fit by returning True. Ctrl-C ends it where it is. Raises TypeError when the objective lacks what the strategy asks for,
-    ValueError for a start of the wrong size, for data that is not finite, and for a fit that leaves the numbers.
+    ends the fit by returning True. Ctrl-C ends it where it is; `status` of what is returned says how it ended. Raises TypeError for other
+    arguments than these, and when the objective lacks what the strategy asks for, ValueError for a start of the wrong size, for data that
+    is not finite, and for a fit that leaves the numbers.
     """
+    for argument, name, kind in ((objective, "objective", Objective), (dataset, "dataset", Dataset), (strategy, "strategy", Strategy)):
+        if isinstance(argument, type) or not isinstance(argument, kind):
+            raise TypeError(f"{name} must be an object that is a {kind.__name__}, got {argument!r}")
+    if not isinstance(penalty, Penalty):
+        raise TypeError(f"penalty must be L2, ElasticNet or an object like them, got {penalty!r}")
     start = np.array(start, dtype=objective.layout.dtype)
     if start.shape != (objective.layout.size,):
         raise ValueError(f"start must be ({objective.layout.size},), as the layout of {type(objective).__name__} says, got {start.shape}")
@@ -63,9 +69,12 @@ def mini_batches(
     importance: Literal["uniform", "norm"] = "uniform",
 ) -> Sampling:
     """About batch_size rows a round, drawn from all partitions, so that an epoch visits every row once; reads the dataset if it is not
-    resident. The other arguments: see `tasks.batches.Sampling`. Raises ValueError for a batch_size below 1."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+    resident. The other arguments: see `tasks.batches.Sampling`. Raises TypeError for what is no Dataset, ValueError for a batch_size that
+    is no whole number of at least 1, or a seed of at least 0."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset must be a Dataset, got {type(dataset).__name__}; Dataset.from_arrays makes one")
+    check_counts(batch_size=batch_size)
+    check_counts(seed=seed + 1 if isinstance(seed, int) else seed)
     found = batches_of(
         dataset.schema,
         dataset.source.n_groups,

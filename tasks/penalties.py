@@ -6,7 +6,7 @@ Coefficients may be float32 or float64, and what is of their shape comes back in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from tasks.kernels.updates import squared_norm
 from tasks.typing import Array, Float64
 
 
+@runtime_checkable
 class Penalty(Protocol):
     """A smooth part, by its derivatives, and perhaps one with kinks, by its prox."""
 

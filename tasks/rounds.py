@@ -46,7 +46,20 @@ def compute_partial(groups: Sequence[Group], shared: RoundInput) -> Partial:
         return objective.hessian_vector(group, shared.parameters, shared.direction)
     if shared.power == "gradient_difference":
         return gradient_difference(objective, group, shared)
-    return objective.loss_and_gradient(group, shared.parameters)
+    return require_sums(objective, objective.loss_and_gradient(group, shared.parameters), shared.parameters)
+
+
+def require_sums(objective: Any, found: Any, parameters: Array) -> Partial:
+    """What an objective returned, which may be the user's own. Raises TypeError or ValueError for what is no sums of k models."""
+    name = type(objective).__name__
+    if not isinstance(found, Partial):
+        raise TypeError(f"{name}.loss_and_gradient must return tasks.objectives.Partial, got {type(found).__name__}")
+    if np.shape(found.gradient_sum) != parameters.shape or np.shape(found.loss_sum) != parameters.shape[:1]:
+        shapes = f"loss_sum {np.shape(found.loss_sum)} and gradient_sum {np.shape(found.gradient_sum)}"
+        raise ValueError(
+            f"{name}.loss_and_gradient must return loss_sum {parameters.shape[:1]} and gradient_sum {parameters.shape}, got {shapes}"
+        )
+    return found
 
 
 def aligned(shared: RoundInput) -> RoundInput:

@@ -73,7 +73,10 @@ class InverseScaling:
         check_counts(every=self.every, stride=self.stride)
 
     def __call__(self, count: int) -> float:
-        return float(self.step_size / (1 + self.stride * (count // self.every)) ** self.power)
+        try:
+            return float(self.step_size / (1 + self.stride * (count // self.every)) ** self.power)
+        except OverflowError:  # of the power
+            return 0.0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cluster.interrupts import quiet_imports
+from pipeline.cluster.interrupts import quiet_imports, spared_interrupts
 
 quiet_imports()  # this is the package's first import that takes long
 
@@ -117,14 +117,15 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
             )
         n_workers = n_workers or len(devices)
         options |= {"preload": ["tasks.devices"], "env": {VARIABLE: ",".join(devices)}}
-    cluster = LocalCluster(
-        n_workers=n_workers,
-        threads_per_worker=threads,
-        processes=True,
-        dashboard_address=LOCALHOST,
-        worker_dashboard_address=LOCALHOST,
-        **options,
-    )
+    with spared_interrupts():
+        cluster = LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=threads,
+            processes=True,
+            dashboard_address=LOCALHOST,
+            worker_dashboard_address=LOCALHOST,
+            **options,
+        )
     client = ClosingClient(opening.enter_context(closing(cluster)))
     opening.enter_context(closing(client))
     return Connection("processes on this machine", client, cluster, opening.pop_all())

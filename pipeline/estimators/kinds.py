@@ -114,7 +114,7 @@ def require_classes(schema: Schema) -> Array:
     if len(counting) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data contains only one class"
-            f" of positive weight: {counting[0]!r}"
+            f" of positive weight: {counting[0].item()!r}"
         )
     return classes
 

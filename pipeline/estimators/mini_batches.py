@@ -59,17 +59,18 @@ class MiniBatchModel(GradientModel):
 
     def _batches(self, schema: Schema, n_groups: int, batch_size: int, **options: Any) -> Batches:
         """How rows are drawn. options: further ones of `pipeline.sampling.batches_of`. Raises ValueError for too few rows to hold out."""
-        if self.early_stopping and schema.n_rows * self._held_out < 2:
+        held_out = schema.n_rows * self._held_out
+        if self.early_stopping and (held_out < 2 or schema.n_rows - held_out < 1):
             raise ValueError(
-                f"The validation set is too small: validation_fraction={self.validation_fraction!r} of {schema.n_rows} rows."
-                " Increase validation_fraction, or fit on more rows"
+                f"The validation set is too {'small' if held_out < 2 else 'large'}: validation_fraction={self.validation_fraction!r} of"
+                f" {schema.n_rows} rows. {'Increase' if held_out < 2 else 'Decrease'} validation_fraction, or fit on more rows"
             )
         return batches_of(
             schema, n_groups, batch_size, seed=self._seed, shuffle=self.shuffle, validation_fraction=self._held_out, **options
         )
 
     def _begin(self) -> None:
-        """Draw a seed for this fit; a partial one goes on with the last. Raises ValueError when it cannot go on from the last one's state."""
+        """Draw a seed for this fit; a partial one goes on with the last one's. Raises ValueError when it cannot go on from its state."""
         if self._goes_on:
             self._check_state()
         if not (self._partial and "_seed" in vars(self)):

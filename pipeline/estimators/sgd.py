@@ -159,9 +159,12 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     # -- the fit ---------------------------------------------------------------------------------------------------------------------
 
     def _survey(self, executor: Executor, dataset: Dataset) -> None:
-        if self._goes_on or not isinstance(self.learning_rate, str) or not isinstance(self._optimizer, PLAIN):
+        if not isinstance(self.learning_rate, str) or not isinstance(self._optimizer, PLAIN):
             return
-        self._curvature = survey(executor, dataset, self._objective(dataset.schema))
+        found, before = survey(executor, dataset, self._objective(dataset.schema)), vars(self).get("_curvature")
+        if self._goes_on and before is not None:  # of all rows that this model has seen
+            found = Curvature(max(found.largest, before.largest), max(found.trace, before.trace))
+        self._curvature = found
 
     def _rate_is(self, *names: str) -> bool:
         return isinstance(self.learning_rate, str) and self.learning_rate in names

@@ -296,8 +296,10 @@ class StochasticGradient:
             return state
         if self.tol == -np.inf:
             return state._replace(status=Status("converged", f"all {self.max_epochs} epochs are done"))
-        reason = f"reached max_iter={self.max_epochs} epochs while still improving; raise max_iter"
-        return state._replace(status=Status("out of rounds", reason))
+        cure = "while still improving; raise max_iter"
+        if state.losses[-1] > state.losses[0]:
+            cure = f"with a loss that rose from {state.losses[0]:.3g} to {state.losses[-1]:.3g}; lower the step size"
+        return state._replace(status=Status("out of rounds", f"reached max_iter={self.max_epochs} epochs {cure}"))
 
 
 def accumulated(waiting: Accumulated | None, gradient: Array, weight: float) -> Accumulated:
