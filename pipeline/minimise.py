@@ -14,7 +14,7 @@ from pipeline.training import OnRound, train
 from tasks.batches import Sampling
 from tasks.objectives import Objective
 from tasks.penalties import L2, Penalty
-from tasks.strategies.base import Status, Strategy, check_counts
+from tasks.strategies.base import Status, Strategy, as_number, check_counts
 from tasks.typing import Array
 
 FREE = L2(0.0)
@@ -74,7 +74,8 @@ def mini_batches(
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset must be a Dataset, got {type(dataset).__name__}; Dataset.from_arrays makes one")
     check_counts(batch_size=batch_size)
-    check_counts(seed=seed + 1 if isinstance(seed, int) else seed)
+    if not as_number(seed) >= 0 or seed != int(seed):
+        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
     found = batches_of(
         dataset.schema,
         dataset.source.n_groups,

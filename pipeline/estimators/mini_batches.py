@@ -70,7 +70,7 @@ class MiniBatchModel(GradientModel):
         )
 
     def _begin(self) -> None:
-        """Draw a seed for this fit; a partial one goes on with the last one's. Raises ValueError when it cannot go on from its state."""
+        """Draw a seed for this fit; a partial one goes on with the last. Raises ValueError when that one's state does not fit."""
         if self._goes_on:
             self._check_state()
         if not (self._partial and "_seed" in vars(self)):
