@@ -141,7 +141,8 @@ def test_batches_of_a_sample_say_how_many_rounds_all_rows_take(name: str, tmp_pa
     assert 1 < len(found.sample.numbers) < 32
     (cost,) = found.worker.costs
     assert cost.kind.n_batches == 64 and cost.count % 64 == 0
-    assert 1 << found.level <= 32 and found.lane_rows().tolist() == [64_000 / (32 >> found.level)] * (32 >> found.level)
+    n_lanes = found.sample.dataset.source.n_groups >> found.level
+    assert found.level and found.lane_rows().tolist() == [64_000 / n_lanes] * n_lanes
     assert 0 < cost.row_seconds < 1e-6  # of each row of all, of which a round is about 1 / 64
 
 
