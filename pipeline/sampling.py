@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from pipeline.data.schema import Schema
 from tasks.batches import ROWS_A_LANE, Sampling, lane_level
 
@@ -36,6 +34,5 @@ def batches_of(
     """About batch_size rows a round, at least some rows_a_lane in one call, so that an epoch visits every row once. The other arguments:
     see `tasks.batches.Sampling`."""
     n_rows = max(1, round(schema.n_rows * (1.0 - validation_fraction)))
-    n_bytes = schema.n_rows * schema.n_columns * np.dtype(schema.dtype).itemsize
-    level = lane_level(n_groups, n_bytes, batch_size, rows_a_lane)
+    level = lane_level(n_groups, schema.n_bytes, batch_size, rows_a_lane)
     return Batches(Sampling(seed, -(-n_rows // batch_size), level, shuffle, validation_fraction, importance), n_rows)
