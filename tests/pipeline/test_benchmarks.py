@@ -359,7 +359,11 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     "name",
-    ["bandwidth", "overhead", *(pytest.param(name, marks=pytest.mark.slow) for name in ("multinomial", "memory", "plan", "epoch", "sgd"))],
+    [
+        "bandwidth",
+        "overhead",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("multinomial", "memory", "plan", "epoch", "sgd", "resident")),
+    ],
 )
 def test_a_quick_case_runs_and_is_stored(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks.run(name, ["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
