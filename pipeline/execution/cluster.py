@@ -71,7 +71,7 @@ class ClusterExecutor(Executor):
         self.client = client
         self.workers = Workers(client)
         self.loader = Loader(client, self.workers)
-        self.sessions = Sessions(client, self._send_modules)
+        self.sessions = Sessions(client)
         self._tasks = 0
         self._held: list[Any] = []
         self._sent: set[str] = set()
@@ -257,7 +257,8 @@ class ClusterExecutor(Executor):
             if not short or round_too_large(asked, dataset.n_columns, n_partials / len(work)):
                 return None
             try:
-                done = self.sessions.advance(Rows(work, dataset.part, resident.n_groups, dataset.n_columns, level), fit, states, limit)
+                rows = Rows(work, dataset.part, resident.n_groups, dataset.n_columns, level)
+                done = self.sessions.advance(rows, fit, states, limit, self._send_modules)
             except TimeoutError:
                 done, resident.last_round = None, np.inf  # a task waits as long as need be
         if done is None:

@@ -112,9 +112,8 @@ class Sessions:
     """The sessions of one fit after another, at most one at a time. After failures in a row it takes more and more rounds before the next
     is tried."""
 
-    def __init__(self, client: Client, send_modules: Callable[[Set[str]], None]) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
-        self.send_modules = send_modules
         self.rounds = 0
         self.messages_per_round = 0
         self.hops_per_round = 0
@@ -127,12 +126,12 @@ class Sessions:
         self._wait -= 1
         return self._wait < 0 and can_call(self.client)
 
-    def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Done | None:
-        """At most `limit` rounds, or None if that failed. Raises TimeoutError when somebody does not answer."""
+    def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int, send_modules: Callable[[Set[str]], None]) -> Done | None:
+        """At most `limit` rounds, or None if that failed; send_modules: those of the user's that a session needs. Raises TimeoutError when somebody does not answer."""
         try:
             if self._session is None or not self._session.is_for(rows, fit):
                 self.close()
-                self._session = self._open(rows, fit)
+                self._session = self._open(rows, fit, send_modules)
             done = self._session.advance(states, limit)
         except BaseException as error:
             self.close()
@@ -149,10 +148,10 @@ class Sessions:
             self.messages_per_round, self.hops_per_round = done.messages, done.hops
         return done
 
-    def _open(self, rows: Rows, fit: Fit) -> Session:
+    def _open(self, rows: Rows, fit: Fit, send_modules: Callable[[Set[str]], None]) -> Session:
         duties = rows.duties()
         plan, modules = dumps(Plan(fit, rows.part, rows.n_groups, rows.n_columns, rows.level, duties, ToPickle))
-        self.send_modules(modules)
+        send_modules(modules)
         return Session(self.client, duties[0].worker, self.client.sync(enter, self.client, duties, plan), rows, fit)
 
     def close(self) -> None:
