@@ -127,7 +127,8 @@ class Sessions:
         return self._wait < 0 and can_call(self.client)
 
     def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int, send_modules: Callable[[Set[str]], None]) -> Done | None:
-        """At most `limit` rounds, or None if that failed; send_modules: those of the user's that a session needs. Raises TimeoutError when somebody does not answer."""
+        """At most `limit` rounds, or None if that failed; send_modules: those of the user's that a session needs. Raises TimeoutError when
+        somebody does not answer."""
         try:
             if self._session is None or not self._session.is_for(rows, fit):
                 self.close()
