@@ -35,7 +35,8 @@ ARRAYS, DATASET = f"{N_WORKERS} workers, Dask arrays", f"{N_WORKERS} workers, Da
 NOTES: Final = [
     "Objective: (1/n) Σ log loss + alpha/2 |coef|², the intercept free, evaluated by one NumPy function for everyone; the gap is relative "
     + "to the optimum, scikit-learn's newton-cholesky with tol=1e-12.",
-    "Everyone runs with its defaults to its own end, one epoch with max_iter=1, svrg with a smaller tol. Times are whole fits, in turn, after one that is not "
+    "Everyone runs with its defaults to its own end, one epoch with max_iter=1, svrg with a smaller tol. Times are whole "
+    + "fits, in turn, after one that is not "
     + "counted; one that ends above scikit-learn's objective enters no ratio.",
     "Epochs by n_iter_; ours with all passes in it: a round over a batch as its share of the rows, and one pass that checks them.",
     "One process: each has its own, with C-ordered float64 rows and its library's default threads (scikit-learn's takes one row after the "
