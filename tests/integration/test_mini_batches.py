@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from typing import Any
 
 import dask
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from distributed import Client
+from distributed import Client, LocalCluster
 
-from pipeline import Dataset, LogisticRegression, SGDClassifier
+from pipeline import Dataset, LogisticRegression, MLPClassifier, SGDClassifier
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import ThreadExecutor
 from pipeline.training import Result, train
@@ -24,6 +26,7 @@ from tasks.penalties import L2
 from tasks.schedules import Constant, InverseScaling
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tests.data import breast_cancer, largest_relative, uneven, weights
+from tests.rounds import AfterRounds
 
 OBJECTIVE = LinearObjective(LOSSES["logistic"], 30, 1, True, np.arange(2))
 
@@ -184,3 +187,33 @@ def test_lanes_end_with_their_fit(client: Client) -> None:
     assert max(shares) <= 2 * min(shares)
     with dask.config.set(scheduler="threads"):
         assert LogisticRegression(solver="lbfgs").fit(data).parameters_sha256_ == model.parameters_sha256_
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("n_workers", [1, 2, 4, 8])
+def test_every_optimizer_on_any_number_of_workers(n_workers: int) -> None:
+    strategies = [strategy(optimizer=make(), schedule=Constant(0.01), max_epochs=2) for make in OPTIMIZERS.values()]
+    here = [bits(fit(ThreadExecutor(1), dataset(), each).parameters) for each in strategies]
+    with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+        data, executor = dataset(), ClusterExecutor(client)
+        for each, expected in zip(strategies, here, strict=True):
+            with executor.span("optimizer"):
+                assert bits(fit(executor, data, each).parameters) == expected
+        assert executor.sessions.rounds > 0 or n_workers == 1
+
+
+@pytest.mark.timeout(120)
+def test_a_participant_killed_in_an_epoch_changes_nothing() -> None:
+    X, y = breast_cancer()
+    model = MLPClassifier((16,), batch_size=64, dropout=0.2, max_iter=400, tol=None, random_state=0)
+
+    def data() -> Dataset:
+        return Dataset.from_arrays(X, y, n_partitions=16)
+
+    with dask.config.set(scheduler="threads"):
+        expected = model.fit(data()).parameters_sha256_
+    with LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+        pids = list(client.run(os.getpid).values())
+        model.set_callbacks(AfterRounds((100,), lambda: os.kill(pids[0], signal.SIGKILL)))
+        assert model.fit(data()).parameters_sha256_ == expected
+        assert pids[0] not in client.run(os.getpid).values()
