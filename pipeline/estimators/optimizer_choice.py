@@ -11,6 +11,12 @@ from tasks.schedules import Constant, Cosine, InverseScaling, Schedule, StepDeca
 LEARNING_RATES: Final = ("constant", "invscaling", "adaptive", "step", "cosine")
 OF_SGD: Final = ("invscaling", "adaptive")
 DROPS: Final = 10
+NUMBERS: Final[Mapping[type[Optimizer], tuple[str, ...]]] = {
+    Momentum: ("momentum",),
+    Nesterov: ("momentum",),
+    Adam: ("beta_1", "beta_2", "epsilon"),
+    AdamW: ("beta_1", "beta_2", "epsilon"),
+}
 
 
 class Epochs(NamedTuple):
@@ -35,14 +41,14 @@ def choose_optimizer(solver: Any, nesterov: bool, numbers: Mapping[str, float]) 
         return solver
     if solver == "sgd" and numbers["momentum"]:
         solver = "nesterov" if nesterov else "momentum"
-    if solver in ("momentum", "nesterov"):
-        velocity = Nesterov if solver == "nesterov" else Momentum
-        return velocity(numbers["momentum"], weight_decay=weight_decay)
-    if solver == "adam":
-        return Adam(numbers["beta_1"], numbers["beta_2"], numbers["epsilon"], weight_decay=weight_decay)
-    if solver == "adamw":
-        return AdamW(numbers["beta_1"], numbers["beta_2"], numbers["epsilon"], weight_decay=weight_decay or AdamW().weight_decay)
-    return OPTIMIZERS[solver](weight_decay=weight_decay)
+    return named_optimizer(solver, numbers)
+
+
+def named_optimizer(name: str, numbers: Mapping[str, float]) -> Optimizer:
+    """name: of OPTIMIZERS; numbers: an estimator's, of which each optimizer takes its own. A weight_decay of 0 means the optimizer's."""
+    kind = OPTIMIZERS[name]
+    own = {number: numbers[number] for number in NUMBERS.get(kind, ()) if number in numbers}
+    return kind(**own, **({"weight_decay": numbers["weight_decay"]} if numbers["weight_decay"] else {}))
 
 
 def choose_schedule(learning_rate: Any, step_size: float, power: float, warm_up: int, epochs: Epochs) -> Schedule:

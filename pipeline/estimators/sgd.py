@@ -3,49 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
-from pipeline.estimators.base import SetUp
 from pipeline.estimators.kinds import (
     Regressor,
     class_weights,
     require_class_weight,
     require_numbers,
 )
-from pipeline.estimators.linear import THREADS_CURE, LinearModel
-from pipeline.estimators.mini_batches import MiniBatchClassifier, MiniBatchModel
-from pipeline.estimators.solvers import Choice
-from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, make_optimizer, stable_step, survey
-from pipeline.execution.executors import Executor
-from pipeline.history import Row
-from pipeline.sampling import Batches
+from pipeline.estimators.linear import THREADS_CURE
+from pipeline.estimators.linear_mini_batches import LinearMiniBatchModel
+from pipeline.estimators.mini_batches import MiniBatchClassifier
 from tasks import losses
-from tasks.batches import ROWS_A_LANE
 from tasks.losses import Loss
 from tasks.objectives import LinearObjective
-from tasks.optimizers import OPTIMIZERS, Optimizer
-from tasks.penalties import ElasticNet
-from tasks.schedules import Schedule
-from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 
-UPDATES_AN_EPOCH: Final = 64
-FEWEST_ROWS: Final = 16
-MOST_ROWS: Final = 16384
-RATES: Final = ("constant", "optimal", "invscaling", "adaptive", "step", "cosine")
-PASSIVE_AGGRESSIVE: Final = ("pa1", "pa2")
-HALF: Final = 0.5
-LANE_NUMBERS: Final = 1 << 15
-PENALTIES: Final = {"l2": 0.0, "l1": 1.0}
 VERBOSE_CURE: Final = "use set_callbacks(sklearn.callback.ProgressBar())"
 CLASSIFICATION: Final[dict[str, Loss]] = {
     "hinge": losses.HingeLoss(),
@@ -60,200 +42,6 @@ REGRESSION: Final[dict[str, Any]] = {
     "epsilon_insensitive": losses.EpsilonInsensitiveLoss,
     "squared_epsilon_insensitive": losses.SquaredEpsilonInsensitiveLoss,
 }
-
-
-class LinearMiniBatchModel(MiniBatchModel, LinearModel):
-    """What SGDClassifier and SGDRegressor share.
-
-    **Batches.** batch_size="auto" is n_rows / 64, at least 16 rows and at most 16384: a round costs some 0.3 to 1 ms beside its rows.
-
-    **Step sizes.** scikit-learn's schedules are for one row an update. Here the step size of an update of b rows is the sum of those that
-    scikit-learn would take for b rows (linear scaling: P. Goyal et al., 2017), b schedule(b updates), but at most 1 / L. L is the steepest
-    curvature that a batch can show: h (λ + T / b) + l2, where λ is the largest eigenvalue of Σ s_i x_i x_iᵀ / Σ s_i (with the intercept's
-    ones), T its trace, the mean square norm of a row, and h the largest second derivative of the loss (1/4 for log_loss; 1 for losses
-    with kinks). Beyond 2 / L gradient descent on a quadratic is not stable (for T / b: R. Gower et al., SGD: General Analysis and Improved
-    Rates, ICML 2019). λ and T come from eight Hessian-vector rounds over some 4096 rows before the first update
-    (`tasks.strategies.largest_curvature`), so columns need no scale for a fit to be stable; standardised ones make it fast.
-    With momentum m, b is b (1 - m) in L.
-
-    For "optimal" and "invscaling", epochs that gain less than tol halve the step sizes from half of n_iter_no_change in a row on, because
-    then the noise of batches, and not the distance to go, keeps the loss up; with tol=None and in partial_fit there are none.
-    "step" (times ½ every 10 epochs) and "cosine" (to zero at max_iter) start from the step size that "constant" has. Of optimizers that
-    divide by the gradient's size (adagrad, rmsprop, adam, adamw), eta0 is the step size of an update, however large the batch, and
-    "optimal" means constant. A Schedule is taken as it is, by number of the update.
-    """
-
-    _solvers: ClassVar[tuple[str, ...]] = tuple(OPTIMIZERS)
-
-    loss: str
-    penalty: str | None
-    alpha: float
-    l1_ratio: float | None
-    max_iter: int
-    tol: float | None  # type: ignore[assignment]
-    epsilon: float
-    learning_rate: Any
-    eta0: float
-    power_t: float
-    n_iter_no_change: int
-    average: Any
-    batch_size: Any
-    optimizer: Any
-    warm_up: int
-    momentum: float
-    clip_norm: float | None
-    accumulate: int
-    weight_decay: float
-    variance_reduction: str | None
-    importance: Any
-
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "penalty": [StrOptions({"l2", "l1", "elasticnet"}), None],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
-        "fit_intercept": ["boolean"],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "shuffle": ["boolean"],
-        "verbose": ["verbose"],
-        "epsilon": [Interval(Real, 0, None, closed="left")],
-        "random_state": ["random_state"],
-        "learning_rate": [StrOptions({*RATES, *PASSIVE_AGGRESSIVE}), Schedule],
-        "eta0": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "warm_start": ["boolean"],
-        "average": [Interval(Integral, 0, None, closed="neither"), "boolean"],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "optimizer": [StrOptions(set(OPTIMIZERS)), Optimizer],
-        "warm_up": [Interval(Integral, 0, None, closed="left")],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "accumulate": [Interval(Integral, 1, None, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "variance_reduction": [StrOptions({"svrg"}), None],
-        "importance": [StrOptions({"uniform", "norm"})],
-    }
-
-    def _check_refused(self) -> None:
-        super()._check_refused()
-        name = type(self).__name__
-        if isinstance(self.learning_rate, str):
-            if self.learning_rate in PASSIVE_AGGRESSIVE:
-                known = ", ".join(map(repr, RATES))
-                cure = f"passive-aggressive steps are of one row, and an update here sees a batch; use one of {known}, or a Schedule"
-                raise ValueError(f"{name}(learning_rate={self.learning_rate!r}) is not available: {cure}")
-            if self.learning_rate == "optimal" and self.alpha == 0:
-                raise ValueError(
-                    f"{name}(learning_rate='optimal') needs alpha > 0, which it is computed from; use learning_rate='constant'"
-                )
-        if self.penalty == "elasticnet" and self.l1_ratio is None:
-            raise ValueError(f"{name}(penalty='elasticnet') needs an l1_ratio between 0 (l2) and 1 (l1)")
-        if isinstance(self.optimizer, Optimizer) and self.weight_decay:
-            raise ValueError(
-                f"{name}(weight_decay={self.weight_decay!r}) is for an optimizer by name; give it to {self.optimizer!r} itself"
-            )
-
-    # -- the fit ---------------------------------------------------------------------------------------------------------------------
-
-    def _survey(self, executor: Executor, dataset: Dataset) -> None:
-        if not isinstance(self.learning_rate, str) or not isinstance(self._optimizer, PLAIN):
-            return
-        found, before = survey(executor, dataset, self._objective(dataset.schema)), vars(self).get("_curvature")
-        if self._goes_on and before is not None:  # of all rows that this model has seen
-            found = Curvature(max(found.largest, before.largest), max(found.trace, before.trace))
-        self._curvature = found
-
-    def _rate_is(self, *names: str) -> bool:
-        return isinstance(self.learning_rate, str) and self.learning_rate in names
-
-    @property
-    def _optimizer(self) -> Optimizer:
-        return make_optimizer(self.optimizer, OPTIMIZERS, self.momentum, self.weight_decay)
-
-    def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
-        objective = self._objective(schema)
-        options = {"importance": self.importance, "rows_a_lane": lane_rows(objective)}
-        batches = self._batches(schema, n_groups, self._batch_rows(schema), **options)
-        strategy, rows = self._strategy(schema, objective, batches), int(np.ceil(batches.batch_rows))
-        reason = f"{batches.sampling.n_rounds} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
-        return SetUp(objective, self._penalty(schema, objective), strategy, Choice(self._optimizer_name, reason))
-
-    def _is_batch(self, row: Row) -> bool:
-        if self.variance_reduction is not None:
-            return row["power"] == "gradient_difference"
-        first_of_all_rows = self.importance != "uniform"  # whose weight it is after
-        return super()._is_batch(row) and not (first_of_all_rows and row["round"] == 1)
-
-    @property
-    def _state_follows(self) -> dict[str, Any]:
-        return {"fit_intercept": self.fit_intercept, "optimizer": type(self._optimizer).__name__}
-
-    @property
-    def _optimizer_name(self) -> str:
-        return self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
-
-    def _strategy(self, schema: Schema, objective: LinearObjective, batches: Batches) -> StochasticGradient:
-        penalty, optimizer = self._penalty(schema, objective), self._optimizer
-        rows, strength = batches.batch_rows * self.accumulate, self._strength(schema, objective)
-        n_updates = -(-batches.sampling.n_rounds // self.accumulate)
-        sizes = StepSizes(self.learning_rate, self.eta0, self.power_t, self.warm_up, rows, n_updates, self.max_iter, strength)
-        curvature: Curvature = vars(self).get("_curvature") or bound(schema)
-        return StochasticGradient(
-            batches.sampling,
-            optimizer,
-            sizes.schedule(optimizer, stable_step(objective, curvature, float(penalty.l2), rows, optimizer)),
-            max_epochs=self._max_epochs,
-            tol=self._least_gain(self._tol(schema, objective)),
-            patience=self.n_iter_no_change,
-            early_stopping=self.early_stopping,
-            adaptive=self._rate_is("adaptive"),
-            decay=HALF if self._rate_is("optimal", "invscaling") and isinstance(optimizer, PLAIN) else 1.0,
-            clip_norm=self.clip_norm,
-            accumulate=self.accumulate,
-            l1=float(penalty.l1),
-            average_from=int(np.ceil(self.average / rows)),
-            variance_reduction=self.variance_reduction == "svrg",
-        )
-
-    def _batch_rows(self, schema: Schema) -> int:
-        if self.batch_size == "auto":
-            return int(np.clip(-(-schema.n_rows // UPDATES_AN_EPOCH), FEWEST_ROWS, MOST_ROWS))
-        return int(self.batch_size)
-
-    def _tol(self, schema: Schema, objective: LinearObjective) -> float | None:
-        """Of the mean over rows, which weights above 1 make larger than the mean loss here."""
-        if self.tol is None or self.early_stopping:
-            return self.tol
-        return self.tol * min(1.0, schema.n_rows / self._weight(schema, objective))
-
-    def _strength(self, schema: Schema, objective: LinearObjective) -> float:
-        """alpha beside a loss that is divided by the rows' weight, where scikit-learn divides by their number."""
-        return self.alpha * schema.n_rows / self._weight(schema, objective)
-
-    def _weight(self, schema: Schema, objective: LinearObjective) -> float:
-        """The weight of all rows, as the objective sums it."""
-        return schema.weight_sum
-
-    def _penalty(self, schema: Schema, objective: LinearObjective) -> ElasticNet:
-        if self.penalty is None:
-            return ElasticNet()
-        share = PENALTIES.get(self.penalty, self.l1_ratio)
-        assert share is not None
-        strength = self._strength(schema, objective)
-        return ElasticNet(strength * share, strength * (1.0 - share))
-
-    def _start(self, objective: LinearObjective) -> Array:
-        if self._partial and "coef_" in vars(self):  # read from a file
-            return objective.join(*self._coef())
-        return super()._start(objective)
-
-
-def lane_rows(objective: LinearObjective) -> int:
-    """So many rows that their arithmetic takes longer than the call."""
-    return max(ROWS_A_LANE, LANE_NUMBERS // objective.layout.size)
 
 
 class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):

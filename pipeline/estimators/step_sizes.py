@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -91,18 +91,6 @@ PLAIN: Final = (SGD, Momentum, Nesterov)
 
 def stable_step(objective: LinearObjective, curvature: Curvature, l2: float, n_rows: float, optimizer: Optimizer) -> float:
     """1 / L, where L is the curvature that a batch of so many rows can show."""
-    memory = 1.0 - float(getattr(optimizer, "momentum", 0.0))
+    memory = 1.0 - optimizer.momentum if isinstance(optimizer, Momentum | Nesterov) else 1.0
     steepest = CURVATURES.get(objective.loss.name, 1.0) * (curvature.largest + curvature.trace / (n_rows * memory)) + l2
     return 1.0 / max(steepest, SMALLEST)
-
-
-def make_optimizer(optimizer: Any, kinds: dict[str, type[Optimizer]], momentum: float, weight_decay: float) -> Optimizer:
-    """By its name, or as it is."""
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    kind, options = kinds[optimizer], {}
-    if kind in (Momentum, Nesterov):
-        options["momentum"] = momentum
-    if weight_decay:
-        options["weight_decay"] = weight_decay  # else the optimizer's own
-    return kind(**options)
