@@ -3,7 +3,8 @@
 The sums of a pass are one flat float64 vector
     [loss (k), weight (1), coef gradient (m p), intercept gradient (m), Hessian (k N N)]
 cut off after what the pass computes; `stack` holds one such vector for every open subtree. X is an array or a CSR triple; numba
-picks the block operations by its type. Blocks are cut from the start of each partition, so bits do not depend on neighbours.
+picks the block operations by its type. Blocks are cut from the start of each partition; a block of several small ones is computed
+at once where each row is computed by itself, but summed partition by partition. So bits do not depend on neighbours.
 """
 
 from __future__ import annotations
@@ -89,25 +90,45 @@ def gradient_pass(
     """Sums of loss, weight and gradient."""
     m, p = coef.shape
     rows = block_rows(X, m)
-    raw, residual = np.empty(m * rows), np.empty(m * rows)
-    target, row_weight, no_curvature = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
+    raw, residuals, losses = np.empty(m * rows), np.empty(m * rows), np.empty(k * rows)
+    target, weights, no_curvature = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
     scratch, product = np.empty(scratch_size(X, m, rows)), np.empty(m * p if m > 1 else 0)
     stack = new_stack(len(offsets) - 1, k + 1 + m * p + m)
-    top = 0
+    top, start, stop = 0, 0, 0
     for j in range(len(offsets) - 1):
         sums = stack[top]
         sums[:] = 0.0
-        for start in range(offsets[j], offsets[j + 1], rows):
-            count = min(rows, offsets[j + 1] - start)
-            w, r = row_weight[:count], residual[: m * count]
-            take_targets(loss, y, weight, start, count, target, w)
-            predict_block(X, start, count, coef, intercept, raw, scratch)
-            pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, r, no_curvature, sums[:k])
-            sums[k] += sum_of(w)
-            add_block(X, start, count, r, sums[k + 1 : k + 1 + m * p], scratch, product)
-            add_outputs(r, m, sums[k + 1 + m * p :])
+        at = offsets[j]
+        while at < offsets[j + 1]:
+            if at >= stop:
+                start, stop = at, block_end(offsets, j, at, rows, m)
+                count = stop - start
+                w = weights[:count]
+                take_targets(loss, y, weight, start, count, target, w)
+                predict_block(X, start, count, coef, intercept, raw, scratch)
+                pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, residuals, no_curvature, losses[: k * count])
+            end = min(stop, offsets[j + 1])
+            low, high = at - start, end - start
+            residual = residuals[m * low : m * high]
+            add_outputs(losses[k * low : k * high], k, sums[:k])
+            sums[k] += sum_of(weights[low:high])
+            add_block(X, at, end - at, residual, sums[k + 1 : k + 1 + m * p], scratch, product)
+            add_outputs(residual, m, sums[k + 1 + m * p :])
+            at = end
         top = push(stack, top, j)
     return collapse(stack, top)
+
+
+@compiled
+def block_end(offsets: Int64, j: int, start: int, rows: int, m: int) -> int:
+    """Where a block ends that starts in partition j: at most `rows` rows of it and, if the rest of it is less than that, of whole
+    partitions after it. Not with several outputs, because BLAS may give a row other bits next to other rows.
+    """
+    if m > 1 or offsets[j + 1] - start >= rows:
+        return min(start + rows, offsets[j + 1])
+    while j + 2 < len(offsets) and offsets[j + 2] - start <= rows:
+        j += 1
+    return offsets[j + 1]
 
 
 @compiled
@@ -136,24 +157,30 @@ def product_pass(
     """Sums of Hessian-vector products: [coef (m p), intercept (m)]."""
     m, p = coef.shape
     rows = block_rows(X, m)
-    raw, residual, curvature, direction = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
-    target, row_weight, loss_sum = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(k)
+    raw, products, curvature, direction = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
+    target, weights, no_losses = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
     scratch, product = np.empty(scratch_size(X, m, rows)), np.empty(m * p if m > 1 else 0)
     stack = new_stack(len(offsets) - 1, m * p + m)
-    top = 0
+    top, start, stop = 0, 0, 0
     for j in range(len(offsets) - 1):
         sums = stack[top]
         sums[:] = 0.0
-        for start in range(offsets[j], offsets[j + 1], rows):
-            count = min(rows, offsets[j + 1] - start)
-            w, r, h, d = row_weight[:count], residual[: m * count], curvature[: m * count], direction[: m * count]
-            take_targets(loss, y, weight, start, count, target, w)
-            predict_block(X, start, count, coef, intercept, raw, scratch)
-            predict_block(X, start, count, coef_direction, intercept_direction, d, scratch)
-            pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, r, h, loss_sum)
-            curvature_times(loss, h, w, k, m // k, d, r)
-            add_block(X, start, count, r, sums[: m * p], scratch, product)
-            add_outputs(r, m, sums[m * p :])
+        at = offsets[j]
+        while at < offsets[j + 1]:
+            if at >= stop:
+                start, stop = at, block_end(offsets, j, at, rows, m)
+                count = stop - start
+                w, h = weights[:count], curvature[: m * count]
+                take_targets(loss, y, weight, start, count, target, w)
+                predict_block(X, start, count, coef, intercept, raw, scratch)
+                predict_block(X, start, count, coef_direction, intercept_direction, direction, scratch)
+                pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, products, h, no_losses)
+                curvature_times(loss, h, w, k, m // k, direction, products)
+            end = min(stop, offsets[j + 1])
+            of_rows = products[m * (at - start) : m * (end - start)]
+            add_block(X, at, end - at, of_rows, sums[: m * p], scratch, product)
+            add_outputs(of_rows, m, sums[m * p :])
+            at = end
         top = push(stack, top, j)
     return collapse(stack, top)
 
@@ -178,7 +205,7 @@ def hessian_pass(
     size = c * p + (c if fit_intercept else 0)
     rows = gram_rows(p)
     raw, residual, curvature = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
-    target, row_weight = np.empty(y.shape[1] * rows), np.empty(rows)
+    target, row_weight, losses = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(k * rows)
     buffer, none, product = np.empty((rows, p)), np.empty(0), np.empty(m * p if m > 1 else 0)
     first = k + 1 + m * p + m
     stack = new_stack(len(offsets) - 1, first + k * size * size)
@@ -192,7 +219,8 @@ def hessian_pass(
             take_targets(loss, y, weight, start, count, target, w)
             take_block(X, start, count, block)
             dense_predict(block, 0, count, coef, intercept, raw, none)
-            pointwise(loss, parameter, raw, target, w, positive_weight, k, c, r, h, sums[:k])
+            pointwise(loss, parameter, raw, target, w, positive_weight, k, c, r, h, losses[: k * count])
+            add_outputs(losses[: k * count], k, sums[:k])
             sums[k] += sum_of(w)
             dense_add(block, 0, count, r, sums[k + 1 : k + 1 + m * p], none, product)
             add_outputs(r, m, sums[k + 1 + m * p : first])

@@ -19,7 +19,6 @@ from tasks.kernels.lanes import (
     shifted_power_of_two,
     splat,
     store_part,
-    total,
     where_equal,
     where_less,
 )
@@ -86,26 +85,31 @@ def log1p_nonnegative(x: Any) -> Any:
 
 
 @compiled
-def _squared(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64) -> float:
-    """One output: weighted residual and curvature of rows 0 .. len(weight) - 1, the loss sum as result."""
+def _add_loss(losses: Float64, i: int, value: Any, count: int) -> None:
+    """losses[i : i + count] += value, if losses are wanted."""
+    if len(losses):
+        store_part(losses, i, load_part(losses, i, count) + value, count)
+
+
+@compiled
+def _squared(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64, losses: Float64) -> None:
+    """One output: weighted residual and curvature of rows 0 .. len(weight) - 1; their weighted losses are added to `losses`."""
     count = len(weight)
-    loss = splat(0.0)
     for i in range(0, count, LANES):
         n = min(LANES, count - i)
         w = load_part(weight, i, n)
         d = load_part(raw, at + i, n) - load_part(target, i, n)
         r = w * d
-        loss = fma(splat(0.5) * r, d, loss)
+        _add_loss(losses, i, splat(0.5) * r * d, n)
         store_part(residual, at + i, r, n)
         if len(curvature):
             store_part(curvature, at + i, w, n)
-    return total(loss)
 
 
 @compiled
-def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64) -> float:
+def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64, losses: Float64) -> None:
     count = len(weight)
-    loss, zero, one = splat(0.0), splat(0.0), splat(1.0)
+    zero, one = splat(0.0), splat(1.0)
     for i in range(0, count, LANES):
         n = min(LANES, count - i)
         w = load_part(weight, i, n)
@@ -115,11 +119,10 @@ def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual:
         reciprocal = one / (one + small)
         mean = fma(z, zero, where_less(z, zero, small, one) * reciprocal)
         value = (where_less(z, zero, zero, z) - y * z) + log1p_nonnegative(small)
-        loss = fma(w, value, loss)
+        _add_loss(losses, i, w * value, n)
         store_part(residual, at + i, w * (mean - y), n)
         if len(curvature):
             store_part(curvature, at + i, w * fma(z, zero, small * reciprocal * reciprocal), n)
-    return total(loss)
 
 
 @compiled
@@ -149,15 +152,23 @@ def pieces(loss: int, parameter: float) -> tuple[float, float, float, float]:
 
 @compiled
 def _piecewise(
-    loss: int, parameter: float, raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64
-) -> float:
+    loss: int,
+    parameter: float,
+    raw: Float64,
+    target: Float64,
+    weight: Float64,
+    at: int,
+    residual: Float64,
+    curvature: Float64,
+    losses: Float64,
+) -> None:
     """One output of a loss in `pieces`. At u = 0 the hinge has its slope and the epsilon-insensitive loss none, as in scikit-learn."""
     count = len(weight)
     offset, scale, cap, slope = pieces(loss, parameter)
     margin = is_margin_loss(loss)
     start, end, square, line = splat(offset), splat(cap), splat(scale), splat(slope)
     second, at_end = splat(2.0 * scale), splat(slope if margin else 2.0 * scale * cap)
-    loss_sum, zero, one = splat(0.0), splat(0.0), splat(1.0)
+    zero, one = splat(0.0), splat(1.0)
     for i in range(0, count, LANES):
         n = min(LANES, count - i)
         w = load_part(weight, i, n)
@@ -174,19 +185,20 @@ def _piecewise(
         v = where_less(end, positive, end, positive)
         value = fma(square * v, v, line * (positive - v)) + check
         derivative = where_less(u, zero, zero, where_less(u, end, second * v, where_equal(u, end, at_end, line))) + check
-        loss_sum = fma(w, value, loss_sum)
+        _add_loss(losses, i, w * value, n)
         store_part(residual, at + i, w * (sign * derivative), n)
         if len(curvature):
             inside = where_less(u, zero, zero, where_less(end, u, zero, second))
             store_part(curvature, at + i, w * (inside + check), n)
-    return total(loss_sum)
 
 
 @compiled
-def _multinomial(raw: Float64, target: Float64, weight: Float64, at: int, c: int, residual: Float64, probability: Float64) -> float:
+def _multinomial(
+    raw: Float64, target: Float64, weight: Float64, at: int, c: int, residual: Float64, probability: Float64, losses: Float64
+) -> None:
     """All c outputs of one model; residual = weight (softmax - indicator), probability = softmax (not weighted)."""
     count = len(weight)
-    loss, zero = splat(0.0), splat(0.0)
+    zero = splat(0.0)
     for i in range(0, count, LANES):
         n = min(LANES, count - i)
         w = load_part(weight, i, n)
@@ -204,7 +216,7 @@ def _multinomial(raw: Float64, target: Float64, weight: Float64, at: int, c: int
             e = exp_nonpositive(load_part(raw, at + a * count + i, n) - top)
             rest = rest + where_equal(best, splat(float(a)), zero, e)
             store_part(residual, at + a * count + i, e, n)
-        loss = fma(w, (top - chosen) + log1p_nonnegative(rest), loss)
+        _add_loss(losses, i, w * ((top - chosen) + log1p_nonnegative(rest)), n)
         reciprocal = splat(1.0) / (splat(1.0) + rest)
         for a in range(c):
             mean = load_part(residual, at + a * count + i, n) * reciprocal
@@ -212,7 +224,6 @@ def _multinomial(raw: Float64, target: Float64, weight: Float64, at: int, c: int
                 store_part(probability, at + a * count + i, mean, n)
             indicator = where_equal(y, splat(float(a)), splat(1.0), zero)
             store_part(residual, at + a * count + i, w * (mean - indicator), n)
-    return total(loss)
 
 
 @compiled
@@ -237,27 +248,30 @@ def pointwise(
     c: int,
     residual: Float64,
     curvature: Float64,
-    loss_sum: Float64,
+    losses: Float64,
 ) -> None:
-    """Add the weighted losses of a block to loss_sum (k,) and write the derivatives with respect to raw, (k c, count) flat.
+    """Weighted losses of the rows of a block, (k, count) flat, and their derivatives with respect to raw, (k c, count) flat.
 
+    losses     skipped if empty
     residual   weight * dloss/draw
     curvature  the class probabilities for multinomial, weight * d²loss/draw² for all others; skipped if empty
     """
     count = len(weight)
+    losses[:] = 0.0
     for model in range(k):
+        of_model = losses[model * count : (model + 1) * count]
         if loss == MULTINOMIAL:
-            loss_sum[model] += _multinomial(raw, target, weight, model * c * count, c, residual, curvature)
+            _multinomial(raw, target, weight, model * c * count, c, residual, curvature, of_model)
             continue
         for a in range(c):
             at, y = (model * c + a) * count, target[a * count : (a + 1) * count]
             w = by_class(weight, y, positive_weight[a]) if len(positive_weight) else weight
             if loss == LOGISTIC:
-                loss_sum[model] += _logistic(raw, y, w, at, residual, curvature)
+                _logistic(raw, y, w, at, residual, curvature, of_model)
             elif loss == SQUARED:
-                loss_sum[model] += _squared(raw, y, w, at, residual, curvature)
+                _squared(raw, y, w, at, residual, curvature, of_model)
             else:
-                loss_sum[model] += _piecewise(loss, parameter, raw, y, w, at, residual, curvature)
+                _piecewise(loss, parameter, raw, y, w, at, residual, curvature, of_model)
 
 
 @compiled
