@@ -44,7 +44,7 @@ def minimise(
     for argument, name, kind in ((objective, "objective", Objective), (dataset, "dataset", Dataset), (strategy, "strategy", Strategy)):
         if isinstance(argument, type) or not isinstance(argument, kind):
             raise TypeError(f"{name} must be an object that is a {kind.__name__}, got {argument!r}")
-    if not isinstance(penalty, Penalty):
+    if isinstance(penalty, type) or not isinstance(penalty, Penalty):
         raise TypeError(f"penalty must be L2, ElasticNet or an object like them, got {penalty!r}")
     start = np.array(start, dtype=objective.layout.dtype)
     if start.shape != (objective.layout.size,):
@@ -80,7 +80,7 @@ def mini_batches(
         dataset.schema,
         dataset.source.n_groups,
         batch_size,
-        seed=seed,
+        seed=int(seed),
         shuffle=shuffle,
         validation_fraction=validation_fraction,
         importance=importance,

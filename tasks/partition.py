@@ -74,7 +74,8 @@ class Group:
         return self._derived[key]
 
     def latest(self, name: str, key: Any, make: Callable[[Group], Any]) -> Any:
-        """As `derived`, but of one name only the values of the last two keys are kept: those of two fits that take turns."""
+        """As `derived`, but of one name only the values of the last two keys are kept: those of two fits that take turns
+        (of a single one, where the key changes with the epoch, those of the last two epochs)."""
         kept = self._derived.get(name, ())
         found = next((pair for pair in kept if pair[0] == key), None) or (key, make(self))
         self._derived[name] = (found, *(pair for pair in kept if pair[0] != key))[:2]

@@ -75,7 +75,7 @@ class ClusterExecutor(Executor):
         self._tasks = 0
         self._held: list[Any] = []
         self._sent: set[str] = set()
-        self._together: list[Resident] = []
+        self._together: dict[Resident, int] = {}
 
     @property
     def tasks_per_round(self) -> int:
@@ -89,9 +89,9 @@ class ClusterExecutor(Executor):
             finally:
                 self._held.clear()
                 self.sessions.close()
-                for resident in self._together:
+                for resident, level in self._together.items():
                     with resident.lock:
-                        resident.let_apart()
+                        resident.let_apart(level)
                 self._together.clear()
 
     def advance(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance:
@@ -147,10 +147,11 @@ class ClusterExecutor(Executor):
 
     def _keep_together(self, resident: Resident, level: int) -> None:
         """Lanes of this level are one thread's until the fit ends."""
-        if level > resident.level:
+        before = self._together.get(resident, 0)
+        if level > before:
             with resident.lock:
-                resident.keep_together(level)
-            self._together.append(resident)
+                resident.keep_together(level, before)
+            self._together[resident] = level
 
     def _follow(self, resident: Resident) -> None:
         """Every now and then: see which workers there are and where the pieces are, and move some to whom they are better with."""

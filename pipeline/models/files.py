@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ def write_beside(path: Path) -> Iterator[Path]:
 
     Raises OSError, naming `path`, when it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
@@ -26,6 +27,7 @@ def write_beside(path: Path) -> Iterator[Path]:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)
+        sync_directory(path.parent)
     except OSError as error:
         if beside.name in str(error) or error.errno in NO_SPACE:
             reason = os.strerror(error.errno) if error.errno else str(error).replace(beside.name, path.name)
@@ -34,6 +36,16 @@ def write_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in it, too, outlive a crash of the machine, where the system can do that."""
+    with suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
