@@ -111,7 +111,7 @@ def gradient_pass(
             low, high = at - start, end - start
             residual = residuals[m * low : m * high]
             add_outputs(losses[k * low : k * high], k, sums[:k])
-            sums[k] += sum_of(weights[low:high])
+            sums[k] += sum_of(weights[low:high]) if len(weight) else high - low
             add_block(X, at, end - at, residual, sums[k + 1 : k + 1 + m * p], scratch, product)
             add_outputs(residual, m, sums[k + 1 + m * p :])
             at = end
