@@ -1,6 +1,7 @@
 """python -m pipeline train | plan | submit | ... (see `parser`): arguments in, exit status out.
 
-Exit status: 0 when done, 2 for a mistake of the user's (the message on stderr says what to do), 130 when interrupted.
+Exit status: 0 when done, 2 for a mistake of the user's (the message on stderr says what to do), 130 when interrupted, 143 when ended by
+SIGTERM, 75 when the walltime of its SLURM job is nearly over and `--resume` can go on in another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from pipeline.checkpoints.files import SUFFIX
+from pipeline.checkpoints.termination import OUT_OF_TIME, Terminated
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.interrupts import imports_done
 from pipeline.cluster.queue_options import parse_memory
@@ -24,7 +27,7 @@ from pipeline.models.model_files import MODEL_FILE, load_model
 from pipeline.models.predictions import predict_files
 from pipeline.planning import make_plan, plan_text
 from pipeline.progress import RoundProgress
-from pipeline.runs import Metrics, run_job
+from pipeline.runs import CHECKPOINTS, Metrics, run_job
 from pipeline.submission.commands import ADD_COMMANDS
 
 DATA_MAKERS: Final = {"pixels": make_pixels}
@@ -86,6 +89,7 @@ def add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     for name, (kind, metavar, words) in OF_JOBS.items():
         of_jobs.add_argument(f"--{name}", type=kind, metavar=metavar, help=words)
     command.add_argument("--out", metavar="DIR", help="the run's directory (default: runs/NAME)")
+    command.add_argument("--resume", action="store_true", help="go on from the checkpoint that an earlier run of this job left there")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.set_defaults(run=train)
 
@@ -156,9 +160,22 @@ def train(arguments: argparse.Namespace) -> int:
     overrides = arguments.overrides if cluster else [*arguments.overrides, *(f"cluster.{key}={of_cluster[key]}" for key in of_cluster)]
     if arguments.out is not None:
         replace["output"] = {"directory": arguments.out}
-    run = run_job(read_job(arguments.job, overrides, replace), RoundProgress(quiet=arguments.quiet))
+    job = read_job(arguments.job, overrides, replace)
+    try:
+        run = run_job(job, RoundProgress(quiet=arguments.quiet), resume=arguments.resume)
+    except BaseException as error:
+        tell_where_it_goes_on(Path(job.output.directory) / CHECKPOINTS, error)
+        raise
     print(report(run.metrics, run.directory))
     return 0
+
+
+def tell_where_it_goes_on(checkpoints: Path, error: BaseException) -> None:
+    """What a run leaves that did not come to its end."""
+    if isinstance(error, Terminated):
+        print("the walltime is nearly over" if error.code == OUT_OF_TIME else "ended by SIGTERM", file=sys.stderr)
+    if found := sorted(checkpoints.glob(f"*{SUFFIX}")):
+        print(f"what it had so far is in {found[-1]}; the same command with --resume goes on from there", file=sys.stderr)
 
 
 def plan(arguments: argparse.Namespace) -> int:

@@ -177,6 +177,12 @@ class Dataset:
     def n_partitions(self) -> int:
         return self.source.n_partitions
 
+    def described(self) -> str:
+        """What a fit on these rows hangs on, in words; reads the dataset if its schema is not known yet."""
+        schema = self.schema
+        cut = f"{self.n_partitions} partitions, {self.source.n_groups} groups"
+        return f"{schema.n_rows} rows of {schema.n_columns} columns in {cut}, digest {schema.digest[:16]}"
+
     def executor(self) -> Executor:
         """Where rounds on this dataset run now: see `current_executor`."""
         return current_executor(in_memory=self.source.in_client)

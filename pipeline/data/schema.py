@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +42,16 @@ class Schema:
     class_rows: Int64
     class_weights: Float64
     n_bytes: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that the pass found."""
+        sha256 = hashlib.sha256()
+        for f in fields(self):
+            value = vars(self)[f.name]
+            plain = value.tolist() if isinstance(value, np.ndarray) else str(value)
+            sha256.update(f"{f.name}={plain!r};".encode())
+        return sha256.hexdigest()
 
     @property
     def names(self) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -35,8 +38,8 @@ def write_tensors(path: Path, kind: Kind, arrays: Mapping[str, Array], metadata:
     with write_beside(path) as beside:
         try:
             save_file(tensors, beside, text)
-        except SafetensorError as error:  # it has the system's errors as text alone
-            raise OSError(f"cannot write {beside.name}: {error}") from error
+        except SafetensorError as error:
+            raise system_error(error, beside) from error
 
 
 def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, str]]:
@@ -62,6 +65,13 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, st
     if metadata.pop("sha256", None) != content_digest(arrays, metadata):
         raise ValueError(f"{path} is damaged: its content is not what its SHA-256 says")
     return arrays, metadata
+
+
+def system_error(error: SafetensorError, path: Path) -> OSError:
+    """The system's error that safetensors has as text."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number), str(path))
 
 
 def as_tensor(values: Any) -> Array:
