@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -19,6 +23,8 @@ from pipeline.history import Row
 from tasks.strategies.base import as_number, check_counts
 
 KEPT: Final = 2
+LOW_PRIORITY: Final = 10
+"""Niceness: about a tenth of a core that others want."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,7 @@ class Keeper:
         self.saved: Saved | None = None
         self.seed: int | None = None
         self._files: list[Path] = []
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="dask-descent-checkpoint")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="dask-descent-checkpoint", initializer=yield_to_others)
         self._writing: Future[None] | None = None
         self._written = self._offered = -1
         self._last = time.monotonic()
@@ -155,8 +161,7 @@ class Keeper:
         self._settle()
         if history and self._written < len(history):
             self._offered = len(history)
-            self._writing = self._writer.submit(self._write, Saved(states, list(history), self.seed, bytes_per_round))
-            self._settle()
+            self._tell(partial(self._write, Saved(states, history, self.seed, bytes_per_round)))
 
     def done(self) -> None:
         """The fit has ended by itself: its checkpoints go."""
@@ -171,18 +176,19 @@ class Keeper:
 
     def _settle(self) -> None:
         """Wait for what is being written; warn if it could not be."""
-        if self._writing is None:
-            return
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self._tell(writing.result)
+
+    def _tell(self, write: Callable[[], None]) -> None:
+        """Warn if it fails: the fit goes on, or ends by an error of its own."""
         try:
-            self._writing.result()
+            write()
         except OSError as error:
             before = f"; the last one is {self._files[-1]}" if self._files else ""
-            warnings.warn(f"no checkpoint after round {self._offered}: {error}{before}", CheckpointWarning, stacklevel=3)
-        finally:
-            self._writing = None
+            warnings.warn(f"no checkpoint after round {self._offered}: {error}{before}", CheckpointWarning, stacklevel=4)
 
     def _write(self, saved: Saved) -> None:
-        """In the writer's thread."""
         n_rounds = len(saved.history)
         path = self.problem.path(self.directory, n_rounds)
         write_checkpoint(path, self.problem, saved)
@@ -191,3 +197,10 @@ class Keeper:
         for old in self._files[:-KEPT]:
             old.unlink(missing_ok=True)
         self._files = self._files[-KEPT:]
+
+
+def yield_to_others() -> None:
+    """Have this thread work while cores are idle: rounds shall not wait for it. Where the system gives threads no priority of their own,
+    nothing changes."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
