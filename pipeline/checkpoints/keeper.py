@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from pipeline.checkpoints.files import SUFFIX, CheckpointWarning, Problem, Saved, read_checkpoint, words_of, write_checkpoint
 from pipeline.checkpoints.trees import Flattened
 from pipeline.history import Row
+from pipeline.models.files import remove_leftovers
 from tasks.strategies.base import as_number, check_counts
 
 KEPT: Final = 2
@@ -112,6 +113,7 @@ class Keeper:
 
         Raises ValueError where the directory is this fit's alone and has checkpoints of other problems only.
         """
+        remove_leftovers(self.directory, self.problem.stem)
         if not self.options.resume:
             for path in self.problem.paths(self.directory) if self.options.shared else self.directory.glob(f"*{SUFFIX}"):
                 path.unlink(missing_ok=True)

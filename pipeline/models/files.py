@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -36,6 +39,14 @@ def write_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def remove_leftovers(directory: Path, stem: str) -> None:
+    """Remove what processes of this machine that are no more had begun to write beside files whose names begin with stem."""
+    for path in directory.glob(f".{stem}*.tmp"):
+        found = re.search(r"\.(\d+)-\d+\.tmp$", path.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            path.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:
