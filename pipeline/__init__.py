@@ -6,6 +6,7 @@ check_tasks_here()
 
 from pipeline.cluster.connect import connect  # noqa: E402
 from pipeline.data.dataset import Dataset  # noqa: E402
+from pipeline.data.errors import FatalPartitionError, PartitionError, QuarantineWarning, SourceChangedError  # noqa: E402
 from pipeline.estimators.linear import LinearRegression, Ridge  # noqa: E402
 from pipeline.estimators.logistic import LogisticRegression  # noqa: E402
 from pipeline.estimators.neural_network import MLPClassifier, MLPRegressor  # noqa: E402
@@ -15,14 +16,18 @@ from tasks import __version__  # noqa: E402
 
 __all__ = [
     "Dataset",
+    "FatalPartitionError",
     "LinearRegression",
     "LogisticRegression",
     "MLPClassifier",
     "MLPRegressor",
     "Minimum",
+    "PartitionError",
+    "QuarantineWarning",
     "Ridge",
     "SGDClassifier",
     "SGDRegressor",
+    "SourceChangedError",
     "__version__",
     "connect",
     "mini_batches",

@@ -95,6 +95,8 @@ def call_block(partition: int, spec: BlockSpec, make: Callable[[int], Any]) -> B
     needs = "it must return a tuple (X, y) or (X, y, sample_weight)"
     try:
         rows = make(partition)
+    except MemoryError:
+        raise
     except Exception as error:
         raise ValueError(f"partition {partition}: make({partition}) raised {type(error).__name__}: {error}; {needs}") from error
     if not isinstance(rows, tuple) or len(rows) not in (2, 3):
