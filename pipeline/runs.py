@@ -23,7 +23,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, TypedDict
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -56,6 +56,7 @@ class Metrics(TypedDict):
     rows_per_second: rows read by the rounds of this fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them, a
     score of rows held out those.
     bytes_per_round: numbers to and from one worker in the largest round; tasks_per_round: tasks, or calls, of the largest.
+    quarantined: partitions that were left out, each with its place and the reason.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Metrics(TypedDict):
     n_columns: int
     n_train_rows: int
     n_test_rows: int
+    quarantined: list[dict[str, Any]]
     load_seconds: float
     fit_seconds: float
     score_seconds: float
@@ -175,6 +177,7 @@ def make_metrics(
         n_columns=train.n_columns,
         n_train_rows=n_rows[0],
         n_test_rows=n_rows[1],
+        quarantined=[each._asdict() for each in train.quarantined],
         load_seconds=load,
         fit_seconds=fit,
         score_seconds=score,

@@ -178,6 +178,7 @@ def test_other_parameters_and_other_rows_begin_anew(tmp_path: Path) -> None:
     stopped_after(3, model, Dataset.from_arrays(X, y))
     others = [
         (model, Dataset.from_arrays(X * 2, y)),
+        (model, Dataset.from_arrays(X[::-1], y)),
         (model, Dataset.from_arrays(X, y, n_partitions=3)),
         (model, Dataset.from_arrays(X, y, weights(len(X)))),
         (clone(model).set_params(C=2.0), Dataset.from_arrays(X, y)),
