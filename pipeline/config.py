@@ -16,7 +16,21 @@ from pipeline.cluster_sections import CLUSTERS, Cluster
 from pipeline.data.dataset import Dataset
 from pipeline.data_sections import DATA, Data
 from pipeline.estimators.base import GradientModel
-from pipeline.sections import ConfigError, Count, Seconds, Section, Share, Table, Text, Whole, plain_value, read_kind, to_toml, unknown
+from pipeline.sections import (
+    ConfigError,
+    Count,
+    Flag,
+    Seconds,
+    Section,
+    Share,
+    Table,
+    Text,
+    Whole,
+    plain_value,
+    read_kind,
+    to_toml,
+    unknown,
+)
 
 # -- [split], [estimator], [output] --------------------------------------------------------------------------------------------------
 
@@ -96,10 +110,12 @@ class Checkpoints(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Section):
-    """directory: where the run's files go, runs/NAME by default."""
+    """directory: where the run's files go, runs/NAME by default; record: whether `digests.jsonl`, which `verify` compares with, is one of
+    them. Digests cost a few hundredths of a fit, or a tenth where rounds take less than a millisecond."""
 
     title: ClassVar[str] = "output"
     directory: Text
+    record: Flag = True
 
 
 # -- the job -------------------------------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@
                        .history.jsonl.part has the rounds so far of a fit that runs
     loss.png           objective and largest |gradient| by round
     metrics.json       what `Metrics` holds; written last, so a run that has it is whole
+    digests.jsonl      digests of the sums of each round, for `verify`: see `pipeline.verification.records`
     checkpoints/       of a fit that runs, or ended before it was done: see `pipeline.Checkpoint`
 
-But for the rounds so far, each file is replaced whole, by a rename, when a run of that name was there already.
+But for the rounds so far and the digests, each file is replaced whole, by a rename, when a run of that name was there already.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import math
 import platform
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +40,7 @@ from pipeline.history import Row, finite, json_line, share_read
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
 from pipeline.progress import RoundLog, RoundProgress
+from pipeline.verification.records import RoundRecord
 from tasks import DISTRIBUTION, __version__
 
 METRICS_FILE: Final = "metrics.json"
@@ -128,9 +130,12 @@ def fit_and_score(
     n_train, n_test = train.schema.n_rows, 0 if test is None else test.schema.n_rows
     times.append(time.perf_counter())
     model = job.estimator.build().set_params(checkpoint=checkpoint_of(job, resume=resume))
-    with RoundLog(Path(job.output.directory) / ROUNDS_FILE) as log:
+    directory = Path(job.output.directory)
+    with RoundLog(directory / ROUNDS_FILE) as log, RoundRecord(directory) if job.output.record else nullcontext() as record:
         model.set_callbacks(progress, log)
+        model._record = record
         model.fit(train)
+        model._record = None
         model.set_callbacks()
     times.append(time.perf_counter())
     progress.step("score")

@@ -16,6 +16,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.execution.executors import Executor
 from pipeline.history import History, Row
 from tasks.fitting import Fit
+from tasks.marks import Marks
 from tasks.objectives import Objective
 from tasks.penalties import Penalty
 from tasks.strategies.base import Status, Strategy
@@ -23,6 +24,7 @@ from tasks.threads import single_blas_thread
 from tasks.typing import Array
 
 OnRound = Callable[[Row], bool]
+OnMarks = Callable[[int, Marks], None]
 CUT_OFF: Final = "a callback ended the fit"
 INTERRUPTED: Final = "interrupted by the user"
 NO_LIMIT: Final = 1 << 30
@@ -72,13 +74,16 @@ def run(
     *,
     keep_on_interrupt: bool = False,
     keeper: Keeper | None = None,
+    on_marks: OnMarks | None = None,
 ) -> Result:
-    """`train`, from states that an earlier fit may have left."""
+    """`train`, from states that an earlier fit may have left. on_marks: called with the number and the marks of each round of a marked
+    fit."""
+    start = Saved(states, [], None, 0)
     if keeper is None:
-        return _run(executor, dataset, fit, Saved(states, [], None, 0), on_round, keep_on_interrupt, None)
+        return _run(executor, dataset, fit, start, on_round, keep_on_interrupt, None, on_marks)
     keeper.check(states)
     with terminations():
-        return _run(executor, dataset, fit, keeper.saved or Saved(states, [], None, 0), on_round, keep_on_interrupt, keeper)
+        return _run(executor, dataset, fit, keeper.saved or start, on_round, keep_on_interrupt, keeper, on_marks)
 
 
 def _run(
@@ -89,6 +94,7 @@ def _run(
     on_round: OnRound | None,
     keep_on_interrupt: bool,
     keeper: Keeper | None,
+    on_marks: OnMarks | None,
 ) -> Result:
     states, history, sent, ended = start.states, History(start.history), start.bytes_per_round, ""
     try:
@@ -98,7 +104,9 @@ def _run(
                 before, (states, reports) = states, executor.advance(dataset, fit, states, NO_LIMIT)
                 sent = max([sent, *(report.n_bytes for report in reports)])
                 rows = [history.add(report, began) for report in reports]
-                for done, row in enumerate(rows, 1):
+                for done, (row, report) in enumerate(zip(rows, reports, strict=True), 1):
+                    if on_marks is not None and report.marks is not None:
+                        on_marks(row["round"], report.marks)
                     if on_round is not None and on_round(row):
                         ended = CUT_OFF
                         if done < len(rows):

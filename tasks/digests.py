@@ -6,6 +6,7 @@ No cryptography: it tells a file that was written anew, not a forgery.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from math import gcd
 from typing import Any, Final
 
@@ -86,6 +87,16 @@ def _take_in(name: str, array: Array, offsets: Int64, digests: UInt64) -> None:
     words.flags.writeable = False  # of the view: one compiled function for rows of all origins
     digests ^= np.uint64(zlib.crc32(f"{name} {array.dtype.str} {array.shape[1:]}".encode()))
     _fold(words, offsets * (row_bytes // unit), digests)
+
+
+def bits_digest(arrays: Iterable[Array]) -> np.uint64:
+    """Of the bits of arrays of numbers, one after the other."""
+    digest = np.zeros(1, np.uint64)
+    for array in arrays:
+        words = np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}")
+        words.flags.writeable = False
+        _fold(words, np.array([0, len(words)]), digest)
+    return digest[0]
 
 
 def shard_digest(shard: Shard, part: int) -> int:

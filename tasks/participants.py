@@ -33,7 +33,7 @@ from tasks.messages import Link, Message, Wire, packed, unpacked
 from tasks.objectives import LinearObjective
 from tasks.partition import Shard
 from tasks.reductions import Node, Sums, Tree, content_of, joined, prepare_shards, reduce_joined, reduce_shards, result_of
-from tasks.rounds import REDUCTIONS, RoundInput
+from tasks.rounds import RoundInput, reduction_of
 from tasks.threads import single_blas_thread
 
 logger = logging.getLogger("dask-descent")
@@ -239,7 +239,7 @@ class Participant:
         self.joined = {
             slot: joined(shards, plan.part, plan.n_groups)
             for slot, shards in self.slots
-            if type(plan.fit.objective) is LinearObjective and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
+            if type(plan.fit.objective) is LinearObjective and not plan.fit.marked and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
         }
         self.parent: Wire | None = None
         self.children: list[Wire] = []
@@ -314,16 +314,16 @@ class Participant:
         meanwhile()
         if self.children:
             self._prepare(shared)
-        return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], REDUCTIONS[shared.power].combine)
+        return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], reduction_of(shared).combine)
 
     def _prepare(self, shared: RoundInput) -> None:
         """The next round, while the others' sums or its input are awaited; what several threads compute is not for one to prepare."""
         if len(self.slots) == 1:
             ((_, shards),) = self.slots
-            prepare_shards(shards, self.plan.part, self.plan.n_groups, REDUCTIONS[shared.power], shared)
+            prepare_shards(shards, self.plan.part, self.plan.n_groups, reduction_of(shared), shared)
 
     def _work(self, slot: int, shards: list[Shard], shared: RoundInput) -> Callable[[], Sums]:
-        plan, reduction = self.plan, REDUCTIONS[shared.power]
+        plan, reduction = self.plan, reduction_of(shared)
         if shared.batch is None and slot in self.joined:
             return partial(reduce_joined, self.joined[slot], slot, plan.n_groups, reduction, shared)
         return partial(reduce_shards, shards, slot, plan.part, plan.n_groups, reduction, shared)

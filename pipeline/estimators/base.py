@@ -6,6 +6,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import dask
@@ -28,6 +29,7 @@ from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
 from pipeline.execution.executors import Executor
 from pipeline.training import INTERRUPTED, Result, run
+from pipeline.verification.records import Record
 from tasks.blocks import require_numeric
 from tasks.fitting import Fit
 from tasks.penalties import Penalty
@@ -66,6 +68,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     # whether Ctrl-C ends a fit where it is, with a warning, as scikit-learn's networks do
     _keep_on_interrupt: ClassVar[bool] = False
 
+    # who is told of the sums of each round
+    _record: Record | None = None
     # of the fit, see `Checkpoint.of`
     checkpoint: Any
 
@@ -87,8 +91,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         """The seed that `_begin` drew, if there is one."""
         return None
 
-    def _take_seed(self, seed: int) -> None:
-        """Take that of a fit which this one goes on from, in place of the drawn one."""
+    def _take_seed(self, seed: int | None) -> None:
+        """Take that of a fit which this one repeats, or goes on from, in place of the drawn one; None: keep that."""
 
     def _survey(self, executor: Executor, dataset: Dataset) -> None:
         """Look at the rows for what `_set_up` has to know beside their schema."""
@@ -143,19 +147,30 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             stack.enter_context(executor.span(f"fit-{type(self).__name__}"))
             try:
                 keeper = None if options is None else stack.enter_context(self._keeper(options, dataset))
+                resumed_from = 0 if keeper is None or keeper.saved is None else len(keeper.saved.history)
+                if self._record is not None:
+                    self._take_seed(self._record.begin(dataset, self._drawn_seed, resumed_from))
                 self._survey(executor, dataset)
                 setup = self._set_up(dataset.schema, dataset.source.n_groups)
                 callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
-                fit = setup.fit
-                states = self._first_states(fit)
-                result = run(executor, dataset, fit, states, callbacks.on_round, keep_on_interrupt=self._keep_on_interrupt, keeper=keeper)
+                fit = replace(setup.fit, marked=self._record is not None)
+                result = run(
+                    executor,
+                    dataset,
+                    fit,
+                    self._first_states(fit),
+                    callbacks.on_round,
+                    keep_on_interrupt=self._keep_on_interrupt,
+                    keeper=keeper,
+                    on_marks=None if self._record is None else self._record.add,
+                )
             finally:
                 if dataset is not X:
                     executor.release(dataset)
         if not result.history and result.statuses[0].reason == INTERRUPTED:
             raise KeyboardInterrupt  # there is nothing to keep
         self.solver_ = setup.choice
-        self.resumed_from_ = 0 if keeper is None or keeper.saved is None else len(keeper.saved.history)
+        self.resumed_from_ = resumed_from
         self._store(result, setup.objective, dataset)
         callbacks.end()
         return self
@@ -167,10 +182,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             words["start"] = vars(self).get("parameters_sha256_", "anew")
         keeper = Keeper(options, Problem(words, frozenset({type(self.get_params().get("solver")).__module__})))
         keeper.load()
-        if keeper.seed is None:
-            keeper.seed = self._drawn_seed
-        else:
-            self._take_seed(keeper.seed)
+        self._take_seed(keeper.seed)
+        keeper.seed = self._drawn_seed
         return keeper
 
     def _described(self) -> dict[str, str]:

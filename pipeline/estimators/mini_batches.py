@@ -80,8 +80,9 @@ class MiniBatchModel(GradientModel):
     def _drawn_seed(self) -> int | None:
         return self._seed
 
-    def _take_seed(self, seed: int) -> None:
-        self._seed = seed
+    def _take_seed(self, seed: int | None) -> None:
+        if seed is not None:
+            self._seed = seed
 
     def _check_state(self) -> None:
         now = self._state_follows
