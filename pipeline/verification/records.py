@@ -88,7 +88,9 @@ class Comparison:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there; only a run of `python -m pipeline train` or `submit` leaves a record")
         try:
-            self._rows, *rounds = [json.loads(line) for line in path.read_text().splitlines()]
+            rows, *rounds = [json.loads(line) for line in path.read_text().splitlines()]
+            self._seed: int | None = rows["seed"]
+            self._content: list[str] = list(rows["content"])
             self._rounds: dict[int, Mapping[str, Any]] = {each["round"]: each for each in rounds}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no record of a run: {error}") from error
@@ -97,15 +99,14 @@ class Comparison:
     def begin(self, dataset: Dataset, seed: int | None, resumed_from: int) -> int | None:
         self._dataset = dataset
         here = hexadecimal(dataset.schema.content)
-        for partition, (then, now) in enumerate(zip_longest(self._rows["content"], here)):
+        for partition, (then, now) in enumerate(zip_longest(self._content, here)):
             if then != now:
-                n_then, n_now = len(self._rows["content"]), len(here)
+                n_then, n_now = len(self._content), len(here)
                 what = f"{n_now} partitions here, {n_then} then"
                 if n_then == n_now:
                     what = f"the rows of partition {partition} ({dataset.source.place(partition)}) are not those of the run"
                 raise FoundDifference(Difference(0, what))
-        found: int | None = self._rows["seed"]
-        return found
+        return self._seed
 
     def add(self, n_round: int, marks: Marks) -> None:
         recorded = self._rounds.get(n_round)
