@@ -35,8 +35,8 @@ class Summary(NamedTuple):
     """partition_rows (partitions of the group or subtree, in order); largest (p,) absolute value of each column, largest_target that of y;
     form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y; classes: sorted distinct
     targets, None for continuous, missing, multi-column or more than MAX_CLASSES targets; class_rows, class_weights: rows and summed weights
-    of each class; first_partition: for messages; n_bytes: of X; content: the digest of each partition (see `tasks.digests`); poison:
-    (partition, why) of those that are left out."""
+    of each class; first_partition: for messages; n_bytes: of X; content: the digest of each partition (see `tasks.digests`) that is not
+    supplied; poison: (partition, why) of those that are left out."""
 
     first_partition: int
     partition_rows: Int64
@@ -87,7 +87,7 @@ def summarise(group: Group) -> Summary:
         class_rows=rows,
         class_weights=weights,
         n_bytes=nbytes(group.X),
-        content=partition_digests(group),
+        content=np.zeros(0, np.uint64) if group.supplied else partition_digests(group),
         poison=group.poison,
     )
 

@@ -100,10 +100,11 @@ def bits_digest(arrays: Iterable[Array]) -> np.uint64:
 
 
 def shard_digest(shard: Shard, part: int) -> int:
-    """The sum of the digests of all partitions of a part, modulo 2^64; made once where the shard lives."""
+    """The sum of the digests of all partitions of a part that are not supplied, modulo 2^64; made once where the shard lives."""
 
     def add_up(whole: Shard) -> int:
-        return total(np.concatenate([np.zeros(0, np.uint64), *map(partition_digests, whole.parts[part])]))
+        read = [partition_digests(group) for group in whole.parts[part] if not group.supplied]
+        return total(np.concatenate([np.zeros(0, np.uint64), *read]))
 
     return int(shard.derived(("digest", part), add_up))
 

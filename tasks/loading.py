@@ -93,9 +93,9 @@ def portable(error: Exception) -> Exception:
     return error
 
 
-def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | None) -> list[Any]:
-    """One group for each part."""
-    return [make_group(part, first_partition) for part in assemble(blocks, first_partition, split)]
+def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | None, *, supplied: bool = False) -> list[Any]:
+    """One group for each part; supplied: see `tasks.partition.Group`."""
+    return [make_group(part, first_partition, supplied=supplied) for part in assemble(blocks, first_partition, split)]
 
 
 def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:

@@ -52,6 +52,7 @@ class Group:
     offsets       (q + 1,) int64: partition `first_partition + j` is rows offsets[j]:offsets[j + 1]
     draw          counters that key random numbers of this batch (seed, epoch, round, first partition), empty outside of mini-batches
     poison        (partition, why) of those that are left out, and have no rows here
+    supplied      whether the rows came from the client's memory: nobody reads them again, so nobody compares what is read
     """
 
     X: Design
@@ -61,6 +62,7 @@ class Group:
     first_partition: int
     draw: tuple[int, ...] = ()
     poison: tuple[tuple[int, Any], ...] = ()
+    supplied: bool = False
     _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -186,7 +188,7 @@ def stack_rows(pieces: Sequence[Any]) -> Any:
     return normalise(np.concatenate(pieces))
 
 
-def make_group(blocks: Sequence[Block], first_partition: int) -> Group:
+def make_group(blocks: Sequence[Block], first_partition: int, *, supplied: bool = False) -> Group:
     """A group from the blocks of its partitions, in order."""
     sizes = [block.X.shape[0] for block in blocks]
     return Group(
@@ -196,6 +198,7 @@ def make_group(blocks: Sequence[Block], first_partition: int) -> Group:
         offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         first_partition=first_partition,
         poison=tuple((i, block.poison) for i, block in enumerate(blocks, first_partition) if block.poison is not None),
+        supplied=supplied,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
@@ -17,7 +18,7 @@ from pipeline.data.schema import Description, Schema, column_names, fault_text, 
 from pipeline.data.sources import ArraySource, GraphSource, Source
 from pipeline.execution.executors import Executor, current_executor
 from tasks.blocks import BlockSpec, Split, make_block, part_X, part_y
-from tasks.checking import CHECK, Fault
+from tasks.checking import CHECK, CONTENTS, Fault
 from tasks.partition import Block, nbytes
 from tasks.quarantine import Screen
 from tasks.statistics import MOMENTS
@@ -230,9 +231,9 @@ class Dataset:
 
     def described(self) -> str:
         """What a fit on these rows hangs on, in words; reads the dataset if its schema is not known yet."""
-        schema = self.schema
         cut = f"{self.n_partitions} partitions, {self.source.n_groups} groups"
-        return f"{schema.n_rows} rows of {schema.n_columns} columns in {cut}, digest {schema.digest[:16]}"
+        digest = hashlib.sha256(self.contents.tobytes()).hexdigest()[:16]
+        return f"{self.schema.n_rows} rows of {self.n_columns} columns in {cut}, digest {digest}"
 
     def executor(self) -> Executor:
         """Where rounds on this dataset run now: see `current_executor`."""
@@ -271,8 +272,15 @@ class Dataset:
 
     @property
     def content(self) -> int | None:
-        """What the digests of all rows add up to, once they have been checked; see `tasks.digests`."""
-        return self.__dict__["schema"].content_sum if "schema" in self.__dict__ else None
+        """What the digests of all rows add up to, once they have been checked; None before, and for rows in this process, which nobody
+        reads again. See `tasks.digests`."""
+        return self.__dict__["schema"].content_sum if "schema" in self.__dict__ and not self.source.in_client else None
+
+    @cached_property
+    def contents(self) -> UInt64:
+        """The digest of each partition; the check has run if it had not."""
+        content = self.schema.content
+        return self.executor().map_reduce(self, CONTENTS, None) if self.source.in_client else content
 
     def require_content(self, found: UInt64) -> None:
         """Raise SourceChangedError, naming the partitions, when their digests (n_partitions,) are not those of the check. What was read is

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -30,7 +29,8 @@ class Schema:
     largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for whole numbers that may be meant as numbers,
     "text" for text of more than MAX_CLASSES different labels, "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one
     that holds every y, None without y; n_bytes: of X where it is resident, dense or CSR; content (n_partitions,): the digest of each
-    partition, by which rows that are read again are known; poison: (partition, why) of those that were left out.
+    partition, by which rows that are read again are known, or (0,) for rows that the client supplies; poison: (partition, why) of those
+    that were left out.
     """
 
     n_rows: int
@@ -55,16 +55,6 @@ class Schema:
     def content_sum(self) -> int:
         """Of all digests, modulo 2^64."""
         return total(self.content)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything that the pass found."""
-        sha256 = hashlib.sha256()
-        for f in fields(self):
-            value = vars(self)[f.name]
-            plain = value.tolist() if isinstance(value, np.ndarray) else str(value)
-            sha256.update(f"{f.name}={plain!r};".encode())
-        return sha256.hexdigest()
 
     @property
     def names(self) -> list[str]:

@@ -165,8 +165,8 @@ class ArraySource(Source):
     def _group(self, index: int) -> list[Group]:
         start, stop = self.group_starts[index : index + 2]
         if self.split is not None:
-            return group_parts([self._block(i) for i in range(start, stop)], start, self.split)
-        group = make_group([self._slice(start, stop)], start)  # a view on the user's rows, not a copy
+            return group_parts([self._block(i) for i in range(start, stop)], start, self.split, supplied=True)
+        group = make_group([self._slice(start, stop)], start, supplied=True)  # a view on the user's rows, not a copy
         group.offsets = (self.rows[start : stop + 1] - self.rows[start]).astype(np.int64)
         return [group]
 

@@ -50,7 +50,7 @@ class RoundRecord:
     def begin(self, dataset: Dataset, seed: int | None, resumed_from: int) -> int | None:
         kept = self._lines[: resumed_from + 1] if resumed_from else []
         self._file = self._path.open("w")
-        self._file.writelines(kept or [json.dumps({"seed": seed, "content": hexadecimal(dataset.schema.content)}) + "\n"])
+        self._file.writelines(kept or [json.dumps({"seed": seed, "content": hexadecimal(dataset.contents)}) + "\n"])
         return None
 
     def add(self, n_round: int, marks: Marks) -> None:
@@ -98,7 +98,7 @@ class Comparison:
 
     def begin(self, dataset: Dataset, seed: int | None, resumed_from: int) -> int | None:
         self._dataset = dataset
-        here = hexadecimal(dataset.schema.content)
+        here = hexadecimal(dataset.contents)
         for partition, (then, now) in enumerate(zip_longest(self._content, here)):
             if then != now:
                 n_then, n_now = len(self._content), len(here)
