@@ -106,6 +106,11 @@ class Keeper:
         self._settle()
         self._writer.shutdown()
 
+    @property
+    def resumed_from(self) -> int:
+        """Rounds of the checkpoint that the fit goes on from, 0 without."""
+        return 0 if self.saved is None else len(self.saved.history)
+
     # -- where a fit goes on -----------------------------------------------------------------------------------------------------------
 
     def load(self) -> Saved | None:

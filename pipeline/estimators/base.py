@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -141,39 +141,41 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         dataset = self._dataset(X, y, sample_weight)
         self._begin()
         executor = dataset.executor()
-        with ExitStack() as stack:
-            if options is not None:
-                stack.enter_context(options.prepared())
-            stack.enter_context(executor.span(f"fit-{type(self).__name__}"))
+        with nullcontext() if options is None else options.prepared(), executor.span(f"fit-{type(self).__name__}"):
             try:
-                keeper = None if options is None else stack.enter_context(self._keeper(options, dataset))
-                resumed_from = 0 if keeper is None or keeper.saved is None else len(keeper.saved.history)
-                if self._record is not None:
-                    self._take_seed(self._record.begin(dataset, self._drawn_seed, resumed_from))
-                self._survey(executor, dataset)
-                setup = self._set_up(dataset.schema, dataset.source.n_groups)
-                callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
-                fit = replace(setup.fit, marked=self._record is not None)
-                result = run(
-                    executor,
-                    dataset,
-                    fit,
-                    self._first_states(fit),
-                    callbacks.on_round,
-                    keep_on_interrupt=self._keep_on_interrupt,
-                    keeper=keeper,
-                    on_marks=None if self._record is None else self._record.add,
-                )
+                with nullcontext() if options is None else self._keeper(options, dataset) as keeper:
+                    setup, result, callbacks = self._train(executor, dataset, keeper, X, y)
             finally:
                 if dataset is not X:
                     executor.release(dataset)
         if not result.history and result.statuses[0].reason == INTERRUPTED:
             raise KeyboardInterrupt  # there is nothing to keep
         self.solver_ = setup.choice
-        self.resumed_from_ = resumed_from
+        self.resumed_from_ = 0 if keeper is None else keeper.resumed_from
         self._store(result, setup.objective, dataset)
         callbacks.end()
         return self
+
+    def _train(self, executor: Executor, dataset: Dataset, keeper: Keeper | None, X: Any, y: Any) -> tuple[SetUp, Result, RoundCallbacks]:
+        """From the rows to the last states. X, y: for callbacks."""
+        record = self._record
+        if record is not None:
+            self._take_seed(record.begin(dataset, self._drawn_seed, 0 if keeper is None else keeper.resumed_from))
+        self._survey(executor, dataset)
+        setup = self._set_up(dataset.schema, dataset.source.n_groups)
+        callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
+        fit = replace(setup.fit, marked=record is not None)
+        result = run(
+            executor,
+            dataset,
+            fit,
+            self._first_states(fit),
+            callbacks.on_round,
+            keep_on_interrupt=self._keep_on_interrupt,
+            keeper=keeper,
+            on_marks=None if record is None else record.add,
+        )
+        return setup, result, callbacks
 
     def _keeper(self, options: Checkpoint, dataset: Dataset) -> Keeper:
         """Of this fit's checkpoints, with the one that it goes on from."""

@@ -255,6 +255,20 @@ def test_a_full_disk_costs_neither_the_fit_nor_the_last_checkpoint(tiny_disk: Pa
     assert len(saved.history) == 5
 
 
+def test_a_disk_that_becomes_read_only_costs_neither(tiny_disk: Path) -> None:
+    with Keeper(Checkpoint(directory=tiny_disk, every_rounds=1), PROBLEM) as keeper:
+        offer(keeper, after(3))
+        subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True, timeout=10)
+        with pytest.warns(CheckpointWarning, match="no checkpoint after round 4: .*Read-only file system"):
+            offer(keeper, after(4))
+    subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True, timeout=10)
+    with pytest.raises(OSError, match=r"cannot keep checkpoints in .*Read-only"), Checkpoint(directory=tiny_disk).prepared():
+        pass
+    saved = found(tiny_disk)
+    assert saved is not None
+    assert len(saved.history) == 3
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_cannot_be_written_is_an_error_before_anything_starts(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
