@@ -40,7 +40,7 @@ from pipeline.history import Row, finite, json_line, share_read
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
 from pipeline.progress import RoundLog, RoundProgress
-from pipeline.verification.records import RoundRecord
+from pipeline.verification.records import RECORD_FILE, RoundRecord
 from tasks import DISTRIBUTION, __version__
 
 METRICS_FILE: Final = "metrics.json"
@@ -131,12 +131,15 @@ def fit_and_score(
     times.append(time.perf_counter())
     model = job.estimator.build().set_params(checkpoint=checkpoint_of(job, resume=resume))
     directory = Path(job.output.directory)
+    if not job.output.record:
+        (directory / RECORD_FILE).unlink(missing_ok=True)  # an earlier run's
     with RoundLog(directory / ROUNDS_FILE) as log, RoundRecord(directory) if job.output.record else nullcontext() as record:
         model.set_callbacks(progress, log)
         model._record = record
         model.fit(train)
         model._record = None
         model.set_callbacks()
+        model.set_params(checkpoint=None)
     times.append(time.perf_counter())
     progress.step("score")
     scores = (None if test is None else model.score(test), model.score(train))

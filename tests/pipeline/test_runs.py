@@ -69,6 +69,7 @@ def test_a_run_writes_its_files(digits_run: Run) -> None:
         "metrics.json",
         "history.jsonl",
         "loss.png",
+        "digests.jsonl",
     }
     metrics = json.loads((digits_run.directory / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert metrics == digits_run.metrics
