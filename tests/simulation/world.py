@@ -1,0 +1,264 @@
+"""Fits in a simulated world, and what goes wrong there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, Literal, NamedTuple
+from unittest.mock import patch
+
+from pipeline.cluster import workers as workers_module
+from pipeline.execution import cluster, direct, loader, sessions
+from pipeline.execution.cluster import ClusterExecutor
+from tasks import direct as direct_calls
+from tasks import messages, participants, reductions
+from tests.simulation.cluster import TIME_TO_LIVE, Client, Scheduler, Worker
+from tests.simulation.loop import FOREVER, PROCESS, Clock, Loop, Process
+from tests.simulation.network import End
+
+Kind = Literal["kill", "kill all", "stop", "cut", "slow link", "slow", "twice", "lose", "misplace", "join", "retire", "stop client"]
+KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
+Moment = Literal["any", "write", "read", "send", "receive", "compute", "connect", "client", "move"]
+MOMENTS: Final[tuple[Moment, ...]] = Moment.__args__  # type: ignore[attr-defined]
+ACTING: Final = -1
+"""Whoever takes the step at which a fault comes."""
+MOST_STEPS: Final = 200_000
+PATIENCE: Final = 100
+"""Steps after which a fault comes at whatever step."""
+SETTLED: Final = 10.0
+"""Seconds after which whoever runs has left a session that is over."""
+
+
+class Fault(NamedTuple):
+    """Comes at the first step of the kind `moment` that is at least `after` steps after the last fault. who: the number of a worker, or
+    `ACTING`; seconds: until a stopped process goes on, or a dead worker's successor joins; of a slow link, per message."""
+
+    kind: Kind
+    moment: Moment = "any"
+    after: int = 0
+    who: int = ACTING
+    seconds: float = FOREVER
+
+
+class Schedule(NamedTuple):
+    """A world and its faults. mode: how rounds may run; message_time: seconds, of most messages; capacity: bytes that are under way on a
+    connection before its sender waits; small: limits above which inputs and sums take other ways are as good as zero; in_client: the rows come
+    from the client; silent: in the end the client says nothing, instead of taking its leave."""
+
+    seed: int = 0
+    n_workers: int = 3
+    n_threads: int = 1
+    mode: Literal["sessions", "calls", "tasks"] = "sessions"
+    message_time: float = 1e-3
+    capacity: int = 1 << 20
+    small: bool = False
+    in_client: bool = False
+    silent: bool = False
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(eq=False)
+class World:
+    """All that a schedule decides."""
+
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.schedule.seed)
+        self.loop = Loop(MOST_STEPS)
+        self.capacity = self.schedule.capacity
+        self.happened: Counter[str] = Counter()
+        self.workers: dict[str, Worker] = {}
+        self.slow_links: dict[Process, float] = {}
+        self.scheduler = Scheduler(self)
+        self.client = Client(self, None if self.schedule.mode == "sessions" else self.schedule.mode == "calls")
+        self._waiting = list(self.schedule.faults)
+        self._since = 0
+        self._number = 0
+        for _ in range(self.schedule.n_workers):
+            self.join()
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    # -- time --------------------------------------------------------------------------------------------------------------------------
+
+    def message_time(self) -> float:
+        """Of most messages about as long, of some much longer."""
+        return self.schedule.message_time * self.random.choice((0.5, 1.0, 1.0, 1.5, 10.0))
+
+    def latency(self, end: End) -> float:
+        return self.message_time() + self.slow_links.get(end.process, 0.0) + self.slow_links.get(end.peer.process, 0.0)
+
+    def duration(self) -> float:
+        """Of a computation."""
+        return self.random.choice((0.0, 1e-3, 1e-2))
+
+    def bytes_at_once(self) -> int:
+        return 7 if self.random.random() < 0.1 else 1 << 20
+
+    def computing(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` as the process that calls it computes it."""
+
+        def compute(*arguments: Any) -> Any:
+            process = PROCESS.get()
+            assert process is not None
+            return self.workers[process.name].compute(function, *arguments)
+
+        return compute
+
+    # -- faults ------------------------------------------------------------------------------------------------------------------------
+
+    def step(self, what: str, process: Process | None, end: End | None = None) -> None:
+        """Something is about to happen: a fault may come first."""
+        self._since += 1
+        while self._waiting:
+            fault = self._waiting[0]
+            if self._since < fault.after or (fault.moment not in ("any", what) and self._since < fault.after + PATIENCE):
+                return
+            self._since = 0
+            self._waiting.pop(0)
+            worker = self._who(fault, process)
+            if worker is not None:
+                self.happened[f"{fault.kind} at {what}"] += 1
+                self._cause(fault, worker, end)
+
+    def _who(self, fault: Fault, process: Process | None) -> Worker | None:
+        there = [worker for worker in self.workers.values() if worker.process.alive]
+        if fault.who == ACTING and process is not None and process.name in self.workers:
+            acting = self.workers[process.name]
+            return acting if acting.process.alive else None
+        return there[fault.who % len(there)] if there else None
+
+    def _cause(self, fault: Fault, worker: Worker, end: End | None) -> None:
+        if fault.kind in ("kill", "kill all"):
+            for each in list(self.workers.values()) if fault.kind == "kill all" else [worker]:
+                self.kill(each)
+            if fault.seconds < FOREVER:
+                self.loop.at(self.loop.now + min(fault.seconds, 20.0), self.join)
+        elif fault.kind == "stop":
+            self._stop(worker, fault.seconds)
+        elif fault.kind == "stop client":
+            self.client.process.stopped_until = self.loop.now + min(fault.seconds, 2 * participants.SILENCE)
+        elif fault.kind == "cut":
+            ends = [end] if end is not None else [each for each in worker.process.ends if not each.is_closed][-1:]
+            for each in ends:
+                each.cut()
+        elif fault.kind == "slow link":
+            self.slow_links[worker.process] = min(fault.seconds, 5.0)
+        elif fault.kind == "slow":
+            worker.slowness = 30.0
+        elif fault.kind == "twice":
+            worker.twice += 3
+        elif fault.kind == "join":
+            self.join()
+        elif fault.kind == "retire":
+            self._retire(worker)
+        else:
+            self._take_rows(worker, keep=fault.kind == "misplace")
+
+    def join(self) -> None:
+        """A new worker."""
+        worker = Worker(self, f"worker-{self.next_number():03d}", self.schedule.n_threads)
+        self.workers[worker.address] = self.scheduler.workers[worker.address] = worker
+        self.scheduler.changed()
+
+    def kill(self, worker: Worker) -> None:
+        """What it has sent still arrives, or is lost."""
+        if worker.process.alive:
+            worker.process.alive = False
+            lost = self.random.random() < 0.3
+            for end in worker.process.ends:
+                if not end.is_closed:
+                    end.cut() if lost else end.abort()
+            self.loop.at(self.loop.now + 2 * self.message_time(), self.scheduler.remove, worker)
+
+    def _stop(self, worker: Worker, seconds: float) -> None:
+        until = self.loop.now + seconds
+        worker.process.stopped_until = max(worker.process.stopped_until, until)
+        self.loop.at(until, lambda: None)  # something happens then
+        if seconds >= TIME_TO_LIVE:
+            self.loop.at(self.loop.now + TIME_TO_LIVE, self.scheduler.remove, worker)
+            self.loop.at(until, self.kill, worker)
+
+    def _retire(self, worker: Worker) -> None:
+        """Its rows go to others before it does."""
+        others = [other for other in self.scheduler.workers.values() if other is not worker and other.runs()]
+        if others and worker.runs():
+            for entry in [entry for entry in self.scheduler.tasks.values() if entry.who_has == [worker]]:
+                self.scheduler.copy(entry, worker, self.random.choice(others))
+            worker.status.name = "closing_gracefully"
+            self.scheduler.remove(worker)
+            self.loop.at(self.loop.now + 1.0, self.kill, worker)
+
+    def _take_rows(self, worker: Worker, *, keep: bool) -> None:
+        """A piece of the rows goes to another worker, or is lost."""
+        held = [entry for entry in self.scheduler.tasks.values() if worker in entry.who_has and not entry.needs and entry.wanted]
+        others = [other for other in self.scheduler.workers.values() if other is not worker and other.runs()]
+        if held and (others or not keep):
+            entry = self.random.choice(held)
+            if keep:
+                self.scheduler.copy(entry, worker, self.random.choice(others))
+            self.scheduler.drop(entry, worker)
+
+    # -- what is left --------------------------------------------------------------------------------------------------------------------
+
+    def participants(self) -> list[participants.Participant]:
+        """Of sessions, in processes that run."""
+        return [each for each in participants.live if each.worker.runs()]
+
+    def settle(self) -> None:
+        """Whoever is in a session leaves it in bounded time, when the client has, or when it says nothing any more."""
+        stopped = [w.process.stopped_until - self.loop.now for w in self.workers.values() if w.process.stopped_until < FOREVER]
+        self.loop.pass_time(max([0.0, *stopped]) + SETTLED + (participants.SILENCE if self.schedule.silent else 0.0))
+        left = self.participants()
+        assert not left, f"participants {[each.rank for each in left]} have not left"
+
+
+@contextmanager
+def simulated(schedule: Schedule) -> Iterator[World]:
+    """A world in the place of the real one."""
+    loop_before = asyncio._get_running_loop()
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(direct_calls, "numeric_digest", lambda: ""))
+        world = World(schedule)
+        clock = Clock(world.loop, world.client.process)
+        for module in (participants, reductions, cluster, sessions, workers_module):
+            stack.enter_context(patch.object(module, "time", clock))
+        for module in (participants, direct_calls):
+            for name in ("reduce_shards", "reduce_joined", "reduce_on_worker"):
+                if hasattr(module, name):
+                    stack.enter_context(patch.object(module, name, world.computing(getattr(module, name))))
+        for module in (cluster, loader):
+            stack.enter_context(patch.object(module, "usable_workers", lambda client, threads, late=False: threads))
+            stack.enter_context(patch.object(module, "send_users_modules", lambda *arguments, anew=False: None))
+        stack.enter_context(patch.object(workers_module, "distributed", world.client))
+        if schedule.small:
+            stack.enter_context(patch.object(messages, "LARGE", 16))
+            stack.enter_context(patch.object(cluster, "INLINE_FLOATS", 0))
+            stack.enter_context(patch.object(cluster, "CLIENT_COMBINE_BYTES", 0))
+            stack.enter_context(patch.object(cluster, "FAN_IN", 2))
+        asyncio._set_running_loop(world.loop)
+        try:
+            yield world
+        finally:
+            world.scheduler.closed = True
+            world.loop.close()
+            participants.live.clear()
+            asyncio._set_running_loop(loop_before)
+
+
+def executor_in(world: World) -> ClusterExecutor:
+    """The real one."""
+    executor = ClusterExecutor(world.client)  # type: ignore[arg-type]
+    if world.schedule.mode == "calls":
+        executor.sessions.due = lambda: False  # type: ignore[method-assign]
+    return executor
+
+
+assert direct.PATIENCE < TIME_TO_LIVE
