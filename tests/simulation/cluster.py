@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as ThreadFuture
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.direct import prepare_worker
 from tasks.participants import OPERATION as SESSION
 from tasks.reductions import Sums
-from tests.simulation.loop import Process, Strand, current_strand
+from tests.simulation.loop import STRAND, Process, Strand, current_strand
 from tests.simulation.network import End, connection, pause
 
 if TYPE_CHECKING:
@@ -62,17 +63,30 @@ class Worker:
         return self.process.alive and self.process.stopped_until <= self.world.loop.now
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> ThreadFuture[Any]:
-        """In another thread."""
+        """In a thread of this worker: it takes time, in which other things happen."""
         future = StrandFuture()
-        Strand(self.world.loop, lambda: outcome(future, function, arguments))
+        loop, seconds = self.world.loop, self._begin()
+        later = partial(outcome, future, self._result, seconds, function, *arguments)
+        loop.call_at(loop.now + seconds, later, context=loop.context_of(self.process))
         return future
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """In a thread of this worker: it takes time, in which other things happen, and the result may be the second one."""
-        self.world.step("compute", self.process)
+        """In the thread that asks for it."""
+        strand = STRAND.get(None)
+        if strand is None:  # it has been submitted
+            return function(*arguments)
+        seconds = self._begin()
         pause(self.world.loop, self.process)
-        seconds = self.world.duration() * self.slowness
-        current_strand().spend(seconds)
+        strand.spend(seconds)
+        return self._result(seconds, function, *arguments)
+
+    def _begin(self) -> float:
+        """The seconds of a computation."""
+        self.world.step("compute", self.process)
+        return self.world.duration() * self.slowness
+
+    def _result(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+        """It may be the second one."""
         if self.twice:
             self.twice -= 1
             function(*arguments)
@@ -105,7 +119,9 @@ class Worker:
         return comm
 
     async def in_own_thread(self, function: Callable[[], Any]) -> Any:
-        return await asyncio.wrap_future(self.submit(function))
+        future: ThreadFuture[Any] = ThreadFuture()
+        Strand(self.world.loop, partial(outcome, future, function))
+        return await asyncio.wrap_future(future)
 
 
 class StrandFuture(ThreadFuture[Any]):
@@ -119,7 +135,7 @@ class StrandFuture(ThreadFuture[Any]):
         return super().result()
 
 
-def outcome(future: ThreadFuture[Any], function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def outcome(future: ThreadFuture[Any], function: Callable[..., Any], *arguments: Any) -> None:
     """Put the result, or the error, of a call into the future."""
     try:
         result = function(*arguments)
@@ -284,7 +300,7 @@ class Scheduler:
             for need in entry.needs:
                 await self._fetch(need, worker)
             values = {need.key: worker.data[need.key] for need in entry.needs}
-            worker.data[entry.key] = await asyncio.wrap_future(worker.submit(worker.compute, entry.run, values))
+            worker.data[entry.key] = await asyncio.wrap_future(worker.submit(entry.run, values))
         except Exception as raised:  # noqa: BLE001
             error = raised
         self.world.loop.at(self.world.loop.now + self.world.message_time(), self._made, entry, attempt, worker, error)
@@ -354,6 +370,7 @@ class Scheduler:
                 failed.add(key)
             else:
                 self.copy(self.tasks[key], source, self.workers[target])
+                self.world.happened["pieces moved"] += 1
         return failed
 
     async def delete_worker_data(self, source: str, keys: Sequence[Any], stimulus: str) -> None:

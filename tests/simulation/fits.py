@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -50,6 +51,9 @@ STRATEGIES: Final[dict[str, Callable[[int], Strategy]]] = {
         Sampling(2, 3, level=1 if n_groups > 1 else 0), schedule=Constant(0.1), max_epochs=4, tol=-np.inf, variance_reduction=True
     ),
 }
+
+
+NEXT: Final = dict(zip(STRATEGIES, [*list(STRATEGIES)[1:], "lbfgs"], strict=True))
 
 
 @dataclass(eq=False)
@@ -124,18 +128,20 @@ class Outcome(NamedTuple):
 
 def survive(problem: Problem, schedule: Schedule) -> Outcome:
     """Fit while that happens. Raises AssertionError for other bits than those of the undisturbed fit, and for what does not end."""
-    undisturbed = expected(problem)
+    fits = [problem, Problem(problem.n_groups, NEXT[problem.strategy])] if schedule.again else [problem]
+    undisturbed = [expected(each) for each in fits]
     error = None
     with simulated(schedule) as world:
         data = dataset(problem.n_groups, in_client=schedule.in_client)
         executor = executor_in(world)
         try:
-            found = fit(executor, data, problem)
-            assert digest(found) == undisturbed, "other bits"
+            for each, bits in zip(fits, undisturbed, strict=True):
+                with nullcontext() if schedule.silent else executor.span("fit"):
+                    assert digest(fit(executor, data, each)) == bits, "other bits"
         except WorkersUnavailableError as nobody:
             assert not any(worker.runs() for worker in world.scheduler.workers.values()), "somebody was left"
             error = nobody
-        if not schedule.silent:
-            executor.sessions.close()
         world.settle()
+    if schedule.mode == "sessions" and not schedule.faults and schedule.message_time <= 1e-3:  # long rounds are tasks
+        assert executor.sessions.rounds, "no session"
     return Outcome(error, executor.sessions.rounds, world)

@@ -51,6 +51,7 @@ class Loop(asyncio.AbstractEventLoop):
         self.back.acquire()
         self._queue: list[tuple[float, int, asyncio.Handle]] = []
         self._number = 0
+        self._tasks: list[asyncio.Task[Any]] = []
         self._kept: list[Any] = []  # what the dead would have done: it must not be collected, and end, in the middle
 
     # -- what asyncio asks of a loop -------------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> asyncio.Task[Any]:  # type: ignore[override]
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name="simulated", context=context)
-        self._kept.append(task)
+        self._tasks.append(task)
         return task
 
     def get_debug(self) -> bool:
@@ -145,9 +146,13 @@ class Loop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         """End all threads, and whatever else waits."""
+        for task in self._tasks:
+            if not task.done():
+                task.get_coro().close()  # type: ignore[union-attr]
         for strand in self.strands:
             strand.kill()
         self._queue.clear()
+        self._tasks.clear()
         self._kept.clear()
 
 

@@ -48,6 +48,7 @@ class End:
         self.is_closed = False
         self.peer_is_gone = False
         self.last_arrival = 0.0
+        self.n_written = 0
         self.read_by: list[Callable[[], Any]] = []
         process.ends.append(self)
 
@@ -84,6 +85,7 @@ class End:
     # -- a Comm --------------------------------------------------------------------------------------------------------------------------
 
     async def write(self, message: Any) -> None:
+        self.n_written += 1
         await step_in_task(self.world, "write", self)
         if self.is_closed or self.peer_is_gone:
             raise CommClosedError("closed")

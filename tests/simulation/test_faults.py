@@ -20,7 +20,7 @@ faults = st.builds(
     Fault,
     kind=st.sampled_from(KINDS),
     moment=st.sampled_from(MOMENTS),
-    after=st.integers(0, 300),
+    after=st.integers(0, 150),
     who=st.one_of(st.just(ACTING), st.integers(0, 8)),
     seconds=st.sampled_from((0.3, 3.0, 12.0, 100.0, 400.0, FOREVER)),
 )
@@ -33,8 +33,10 @@ schedules = st.builds(
     message_time=st.sampled_from((1e-4, 1e-3, 2e-2)),
     capacity=st.sampled_from((100, 1 << 20)),
     small=st.booleans(),
+    restless=st.booleans(),
     in_client=st.booleans(),
     silent=st.booleans(),
+    again=st.booleans(),
     faults=st.lists(faults, max_size=6).map(tuple),
 )
 problems = st.builds(

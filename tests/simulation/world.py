@@ -22,7 +22,7 @@ from tests.simulation.network import End
 
 Kind = Literal["kill", "kill all", "stop", "cut", "slow link", "slow", "twice", "lose", "misplace", "join", "retire", "stop client"]
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
-Moment = Literal["any", "write", "read", "send", "receive", "compute", "connect", "client", "move"]
+Moment = Literal["any", "connect", "enter", "send", "receive", "compute", "answer", "write", "read", "client", "move"]
 MOMENTS: Final[tuple[Moment, ...]] = Moment.__args__  # type: ignore[attr-defined]
 ACTING: Final = -1
 """Whoever takes the step at which a fault comes."""
@@ -35,7 +35,11 @@ SETTLED: Final = 10.0
 
 class Fault(NamedTuple):
     """Comes at the first step of the kind `moment` that is at least `after` steps after the last fault. who: the number of a worker, or
-    `ACTING`; seconds: until a stopped process goes on, or a dead worker's successor joins; of a slow link, per message."""
+    `ACTING`; seconds: until a stopped process goes on, or a dead worker's successor joins; of a slow link, per message.
+
+    Steps: a connection is opened; a participant says that it has entered a session; it sends half of a message, receives, computes; the
+    root answers the client; any other message; the client asks the scheduler; a piece of the rows moves.
+    """
 
     kind: Kind
     moment: Moment = "any"
@@ -46,8 +50,9 @@ class Fault(NamedTuple):
 
 class Schedule(NamedTuple):
     """A world and its faults. mode: how rounds may run; message_time: seconds, of most messages; capacity: bytes that are under way on a
-    connection before its sender waits; small: limits above which inputs and sums take other ways are as good as zero; in_client: the rows come
-    from the client; silent: in the end the client says nothing, instead of taking its leave."""
+    connection before its sender waits; small: limits above which inputs and sums take other ways are as good as zero; restless: the client
+    looks after the workers all the time, not once a second; in_client: the rows come from the client; silent: in the end the client says
+    nothing, instead of taking its leave; again: another fit follows on the same rows."""
 
     seed: int = 0
     n_workers: int = 3
@@ -56,8 +61,10 @@ class Schedule(NamedTuple):
     message_time: float = 1e-3
     capacity: int = 1 << 20
     small: bool = False
+    restless: bool = False
     in_client: bool = False
     silent: bool = False
+    again: bool = False
     faults: tuple[Fault, ...] = ()
 
 
@@ -79,6 +86,7 @@ class World:
         self._waiting = list(self.schedule.faults)
         self._since = 0
         self._number = 0
+        self._last_death = -FOREVER
         for _ in range(self.schedule.n_workers):
             self.join()
 
@@ -97,7 +105,7 @@ class World:
 
     def duration(self) -> float:
         """Of a computation."""
-        return self.random.choice((0.0, 1e-3, 1e-2))
+        return self.random.choice((1e-4, 1e-3, 1e-2))
 
     def bytes_at_once(self) -> int:
         return 7 if self.random.random() < 0.1 else 1 << 20
@@ -117,6 +125,7 @@ class World:
     def step(self, what: str, process: Process | None, end: End | None = None) -> None:
         """Something is about to happen: a fault may come first."""
         self._since += 1
+        what = self._moment(what, end) if what == "write" and end is not None else what
         while self._waiting:
             fault = self._waiting[0]
             if self._since < fault.after or (fault.moment not in ("any", what) and self._since < fault.after + PATIENCE):
@@ -127,6 +136,14 @@ class World:
             if worker is not None:
                 self.happened[f"{fault.kind} at {what}"] += 1
                 self._cause(fault, worker, end)
+
+    def _moment(self, what: str, end: End) -> str:
+        """Which message of a session it is, if it is of one."""
+        if not any(each.worker.process is end.process for each in participants.live):
+            return what
+        if end.peer.process is not self.client.process or end.n_written == 1:
+            return "enter"
+        return "answer"
 
     def _who(self, fault: Fault, process: Process | None) -> Worker | None:
         there = [worker for worker in self.workers.values() if worker.process.alive]
@@ -172,6 +189,8 @@ class World:
         """What it has sent still arrives, or is lost."""
         if worker.process.alive:
             worker.process.alive = False
+            self.happened["two deaths at once"] += self.loop.now - self._last_death < self.schedule.message_time
+            self._last_death = self.loop.now
             lost = self.random.random() < 0.3
             for end in worker.process.ends:
                 if not end.is_closed:
@@ -230,10 +249,8 @@ def simulated(schedule: Schedule) -> Iterator[World]:
         clock = Clock(world.loop, world.client.process)
         for module in (participants, reductions, cluster, sessions, workers_module):
             stack.enter_context(patch.object(module, "time", clock))
-        for module in (participants, direct_calls):
-            for name in ("reduce_shards", "reduce_joined", "reduce_on_worker"):
-                if hasattr(module, name):
-                    stack.enter_context(patch.object(module, name, world.computing(getattr(module, name))))
+        for function in (reductions.reduce_shards, reductions.reduce_joined):
+            stack.enter_context(patch.object(participants, function.__name__, world.computing(function)))
         for module in (cluster, loader):
             stack.enter_context(patch.object(module, "usable_workers", lambda client, threads, late=False: threads))
             stack.enter_context(patch.object(module, "send_users_modules", lambda *arguments, anew=False: None))
@@ -243,6 +260,8 @@ def simulated(schedule: Schedule) -> Iterator[World]:
             stack.enter_context(patch.object(cluster, "INLINE_FLOATS", 0))
             stack.enter_context(patch.object(cluster, "CLIENT_COMBINE_BYTES", 0))
             stack.enter_context(patch.object(cluster, "FAN_IN", 2))
+        if schedule.restless:
+            stack.enter_context(patch.object(cluster, "FOLLOW_EVERY", 0.0))
         asyncio._set_running_loop(world.loop)
         try:
             yield world
