@@ -61,7 +61,7 @@ class Sent(ArraySource):
     """Rows of the client, with a group for each partition however small that is."""
 
     @property
-    def group_starts(self) -> list[int]:  # type: ignore[override]
+    def group_starts(self) -> list[int]:
         return list(range(self.n_partitions + 1))
 
 

@@ -1,4 +1,4 @@
-"""Virtual time: one event loop for all simulated processes, and threads of which one at a time runs. The same schedule runs the same way."""
+"""Virtual time: one event loop for all simulated processes, and threads of which one runs at a time. What ran once runs so again."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Loop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> asyncio.Task[Any]:  # type: ignore[override]
+    def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name="simulated", context=context)
         self._tasks.append(task)
         return task
@@ -148,7 +148,7 @@ class Loop(asyncio.AbstractEventLoop):
         """End all threads, and whatever else waits."""
         for task in self._tasks:
             if not task.done():
-                task.get_coro().close()  # type: ignore[union-attr]
+                task.get_coro().close()
         for strand in self.strands:
             strand.kill()
         self._queue.clear()

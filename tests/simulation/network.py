@@ -1,10 +1,11 @@
-"""Connections between simulated processes: late, slow, cut in the middle of a message, or open beside a process that is dead to the world."""
+"""Connections between simulated processes: slow ones, cut in the middle of a message, or open to a process that is stopped."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from distributed.comm.core import CommClosedError
@@ -98,7 +99,7 @@ class End:
             if self.is_closed or self.peer_is_gone:
                 raise CommClosedError("closed")
             more = self.world.loop.create_future()
-            self.read_by.append(lambda: None if more.done() else more.set_result(None))
+            self.read_by.append(partial(decide, more, True))
             await more
         await step_in_task(self.world, "read", self)
         if self.is_closed:
@@ -172,6 +173,12 @@ def connection(world: World, near: Process, far: Process) -> tuple[End, End]:
     one, other = End(world, near), End(world, far)
     one.peer, other.peer = other, one
     return one, other
+
+
+def decide(future: asyncio.Future[bool], result: bool) -> None:
+    """For the first time."""
+    if not future.done():
+        future.set_result(result)
 
 
 def step_in_strand(world: World, what: str, end: End) -> None:

@@ -16,9 +16,11 @@ from pipeline.execution import cluster, direct, loader, sessions
 from pipeline.execution.cluster import ClusterExecutor
 from tasks import direct as direct_calls
 from tasks import messages, participants, reductions
-from tests.simulation.cluster import TIME_TO_LIVE, Client, Scheduler, Worker
+from tests.simulation.client import Client
 from tests.simulation.loop import FOREVER, PROCESS, Clock, Loop, Process
 from tests.simulation.network import End
+from tests.simulation.scheduler import TIME_TO_LIVE, Scheduler
+from tests.simulation.workers import Worker
 
 Kind = Literal["kill", "kill all", "stop", "cut", "slow link", "slow", "twice", "lose", "misplace", "join", "retire", "stop client"]
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
@@ -154,8 +156,8 @@ class World:
 
     def _cause(self, fault: Fault, worker: Worker, end: End | None) -> None:
         if fault.kind in ("kill", "kill all"):
-            for each in list(self.workers.values()) if fault.kind == "kill all" else [worker]:
-                self.kill(each)
+            for dying in list(self.workers.values()) if fault.kind == "kill all" else [worker]:
+                self.kill(dying)
             if fault.seconds < FOREVER:
                 self.loop.at(self.loop.now + min(fault.seconds, 20.0), self.join)
         elif fault.kind == "stop":
