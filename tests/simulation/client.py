@@ -63,6 +63,8 @@ class Client:
         self.loop = SimpleNamespace(add_callback=self._add_callback)
 
     def _add_callback(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Which closes a session."""
+        self.world.watch_leaving()
         self.world.loop.call_soon(function, *arguments, context=self.world.loop.context_of(self.process))
 
     def _ask(self) -> Scheduler:
@@ -155,7 +157,7 @@ class Pool:
         return await connect(self.client.world, self.client.process, address)
 
     def reuse(self, address: str, comm: End) -> None:
-        assert comm.is_closed
+        assert comm.closed()
 
     def __call__(self, address: str) -> Any:
         return Remote(self, address)

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 FOREVER: Final = 1e9
 """Seconds."""
+LONGEST: Final = 1e4
+"""Seconds of a fit: some workers may be stopped for minutes, one after the other."""
 
 
 class HangError(AssertionError):
@@ -120,7 +122,7 @@ class Loop(asyncio.AbstractEventLoop):
                 heapq.heappush(self._queue, (process.stopped_until, number, handle))
                 continue
             self.steps += 1
-            if self.steps > self.most_steps:
+            if self.steps > self.most_steps or self.now > LONGEST:
                 raise HangError(f"no end after {self.most_steps} steps and {self.now:.0f} s")
             handle._run()
             if self.errors:

@@ -50,6 +50,7 @@ class End:
         self.peer_is_gone = False
         self.last_arrival = 0.0
         self.n_written = 0
+        self.n_blocked = 0
         self.read_by: list[Callable[[], Any]] = []
         process.ends.append(self)
 
@@ -107,11 +108,8 @@ class End:
         return self.arrived.popleft()
 
     def abort(self) -> None:
-        if not self.is_closed:
-            self.is_closed = True
-            self.arrived.clear()
-            self._tell()
-            self._send(None, 0)
+        if not self.n_blocked:  # else closing a socket wakes up nobody, neither here nor there
+            self.end()
 
     def closed(self) -> bool:
         return self.is_closed or (self.peer_is_gone and not self.arrived)
@@ -134,14 +132,15 @@ class End:
         if data:
             self._send(data, len(data))
 
-    @staticmethod
-    def _wait(*ends: End) -> None:
+    def _wait(self, *ends: End) -> None:
         """In a strand: until something happens at one of these."""
         strand = current_strand()
         for end in ends:
             if strand.wake not in end.read_by:
                 end.read_by.append(strand.wake)
+        self.n_blocked += 1
         strand.park()
+        self.n_blocked -= 1
 
     def recv_into(self, buffer: memoryview) -> int:
         while not self.arrived:
@@ -165,7 +164,11 @@ class End:
         return bool(self.arrived) or not (self.is_closed or self.peer_is_gone)
 
     def end(self) -> None:
-        self.abort()
+        if not self.is_closed:
+            self.is_closed = True
+            self.arrived.clear()
+            self._tell()
+            self._send(None, 0)
 
 
 def connection(world: World, near: Process, far: Process) -> tuple[End, End]:

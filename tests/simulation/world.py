@@ -31,8 +31,8 @@ ACTING: Final = -1
 MOST_STEPS: Final = 200_000
 PATIENCE: Final = 100
 """Steps after which a fault comes at whatever step."""
-SETTLED: Final = 10.0
-"""Seconds after which whoever runs has left a session that is over."""
+SETTLED: Final = 30.0
+"""Seconds after which whoever runs has left a session that is over: at each of three hops, news may take several."""
 
 
 class Fault(NamedTuple):
@@ -202,10 +202,10 @@ class World:
     def _stop(self, worker: Worker, seconds: float) -> None:
         until = self.loop.now + seconds
         worker.process.stopped_until = max(worker.process.stopped_until, until)
-        self.loop.at(until, lambda: None)  # something happens then
+        if seconds < FOREVER:
+            self.loop.at(until, self.kill if seconds >= TIME_TO_LIVE else Worker.runs, worker)  # something happens then
         if seconds >= TIME_TO_LIVE:
             self.loop.at(self.loop.now + TIME_TO_LIVE, self.scheduler.remove, worker)
-            self.loop.at(until, self.kill, worker)
 
     def _retire(self, worker: Worker) -> None:
         """Its rows go to others before it does."""
@@ -229,16 +229,21 @@ class World:
 
     # -- what is left --------------------------------------------------------------------------------------------------------------------
 
-    def participants(self) -> list[participants.Participant]:
-        """Of sessions, in processes that run."""
-        return [each for each in participants.live if each.worker.runs()]
+    def watch_leaving(self) -> None:
+        """The client has closed a session: whoever runs leaves it in bounded time."""
+        there = [each for each in participants.live if each.worker.runs()]
+        self.loop.at(self.loop.now + SETTLED, self._check_left, there)
+
+    def _check_left(self, there: list[participants.Participant]) -> None:
+        left = [each for each in there if each in participants.live and each.worker.process.alive and not each.worker.process.stopped_until]
+        assert not left, f"participants {[each.rank for each in left]} have not left"
 
     def settle(self) -> None:
-        """Whoever is in a session leaves it in bounded time, when the client has, or when it says nothing any more."""
-        stopped = [w.process.stopped_until - self.loop.now for w in self.workers.values() if w.process.stopped_until < FOREVER]
-        self.loop.pass_time(max([0.0, *stopped]) + SETTLED + (participants.SILENCE if self.schedule.silent else 0.0))
-        left = self.participants()
-        assert not left, f"participants {[each.rank for each in left]} have not left"
+        """The same when the client says nothing any more."""
+        stops = [worker.process.stopped_until for worker in self.workers.values()]
+        longest = max([0.0, *(until - self.loop.now for until in stops if until < FOREVER)])
+        self.loop.pass_time(longest + SETTLED + (participants.SILENCE if self.schedule.silent else 0.0))
+        self._check_left([each for each in participants.live if each.worker.runs()])
 
 
 @contextmanager
