@@ -23,6 +23,7 @@ from pipeline.cluster.workers import StuckError, Workers, lost_client
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round
+from pipeline.execution.gathering import gather
 from pipeline.execution.loader import Loader
 from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
@@ -328,7 +329,7 @@ class ClusterExecutor(Executor):
         futures = self.client.get(graph, names, sync=False)
         try:
             self.workers.wait(futures)
-            results = self.client.gather(futures)
+            results = gather(self.client, self.workers, futures)
         except BaseException:
             if self.client.status == "running":
                 self.client.cancel(futures, force=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from distributed.comm import CommClosedError
 
 from tests.simulation.loop import Process
 from tests.simulation.network import End
 from tests.simulation.scheduler import Entry, Scheduler
-from tests.simulation.workers import CONNECT_TIMEOUT, connect, moved
+from tests.simulation.workers import connect, moved
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -110,10 +112,13 @@ class Client:
 
     def scatter(self, values: Sequence[Any], *, workers: Sequence[str] = (), hash: bool) -> list[Future]:  # noqa: A002
         scheduler = self._ask()
-        worker = scheduler.workers[workers[0]] if workers else next(iter(scheduler.workers.values()), None)
-        if worker is None or not worker.runs():
-            self.world.loop.pass_time(CONNECT_TIMEOUT, self.process)
-            raise TimeoutError("nobody takes the rows")
+        if not (workers or scheduler.workers):
+            raise TimeoutError("No valid workers found")
+        worker = scheduler.workers[workers[0]] if workers else self.world.random.choice(list(scheduler.workers.values()))
+        while not worker.runs():
+            self.world.loop.pass_time(0.1, self.process)
+            if not worker.process.alive or worker.address not in scheduler.workers:
+                raise CommClosedError("closed")
         entries = [scheduler.add(("sent", self.world.next_number()), None) for _ in values]
         for entry, value in zip(entries, values, strict=True):
             worker.data[entry.key] = moved(value)
@@ -132,13 +137,14 @@ class Client:
         if any(future.status == "pending" for future in futures):
             raise TimeoutError
 
-    def gather(self, futures: Sequence[Future]) -> list[Any]:
+    async def gather(self, futures: Sequence[Future], *, asynchronous: bool) -> list[Any]:
         """Waits for what was lost, and for workers that are stopped."""
-        self._ask()
+        await asyncio.sleep(2 * self.world.message_time())
         found: list[Any] = []
         for future in futures:
             entry = future.entry
-            self.world.loop.run_until(partial(can_be_had, entry))
+            while not can_be_had(entry):
+                await asyncio.sleep(0.05)
             if entry.cancelled:
                 raise CancelledError
             if entry.error is not None:

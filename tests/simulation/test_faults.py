@@ -49,7 +49,16 @@ problems = st.builds(
     stop_at=st.sampled_from((0, 0, 0, 5)),
 )
 
-KEPT: tuple[tuple[Problem, Schedule], ...] = ()
+KEPT: tuple[tuple[Problem, Schedule], ...] = (
+    (  # the last worker dies when its results have been waited for, before they are gathered
+        Problem(16, "sgd"),
+        Schedule(4124820874, 1, 2, "calls", 2e-2, small=True, restless=True, silent=True, faults=(Fault("kill", "client", 143, 6),)),
+    ),
+    (  # rows are sent to workers that die one after the other
+        Problem(1, "sgd"),
+        Schedule(2685608651, 8, 1, restless=True, in_client=True, capacity=100, faults=(Fault("kill all", seconds=20.0),)),
+    ),
+)
 """Those that have found something."""
 
 

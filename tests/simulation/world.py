@@ -230,20 +230,24 @@ class World:
     # -- what is left --------------------------------------------------------------------------------------------------------------------
 
     def watch_leaving(self) -> None:
-        """The client has closed a session: whoever runs leaves it in bounded time."""
+        """The client has closed a session: whoever runs leaves it in bounded time, or, when somebody between them is stopped, when it has
+        heard nothing for long."""
         there = [each for each in participants.live if each.worker.runs()]
-        self.loop.at(self.loop.now + SETTLED, self._check_left, there)
+        for seconds in (SETTLED, SETTLED + participants.SILENCE):
+            self.loop.at(self.loop.now + seconds, self._check_left, there, seconds > participants.SILENCE)
 
-    def _check_left(self, there: list[participants.Participant]) -> None:
-        left = [each for each in there if each in participants.live and each.worker.process.alive and not each.worker.process.stopped_until]
-        assert not left, f"participants {[each.rank for each in left]} have not left"
+    def _check_left(self, there: list[participants.Participant], after_silence: bool) -> None:
+        if after_silence or not any(worker.process.stopped_until for worker in self.workers.values()):
+            left = [each for each in there if each in participants.live and each.worker.process.alive]
+            left = [each for each in left if not each.worker.process.stopped_until]
+            assert not left, f"participants {[each.rank for each in left]} have not left"
 
     def settle(self) -> None:
-        """The same when the client says nothing any more."""
+        """The fit is over, and whatever has stopped goes on, if ever."""
         stops = [worker.process.stopped_until for worker in self.workers.values()]
-        longest = max([0.0, *(until - self.loop.now for until in stops if until < FOREVER)])
-        self.loop.pass_time(longest + SETTLED + (participants.SILENCE if self.schedule.silent else 0.0))
-        self._check_left([each for each in participants.live if each.worker.runs()])
+        self.loop.pass_time(max([0.0, *(until - self.loop.now for until in stops if until < FOREVER)]))
+        self.loop.pass_time(SETTLED + participants.SILENCE)
+        self._check_left(list(participants.live), after_silence=True)
 
 
 @contextmanager
