@@ -4,8 +4,11 @@ from pipeline.cluster.identity import check_tasks_here
 
 check_tasks_here()
 
+from pipeline.checkpoints.files import CheckpointWarning  # noqa: E402
+from pipeline.checkpoints.keeper import Checkpoint  # noqa: E402
 from pipeline.cluster.connect import connect  # noqa: E402
 from pipeline.data.dataset import Dataset  # noqa: E402
+from pipeline.data.errors import FatalPartitionError, PartitionError, QuarantineWarning, SourceChangedError  # noqa: E402
 from pipeline.estimators.linear import LinearRegression, Ridge  # noqa: E402
 from pipeline.estimators.logistic import LogisticRegression  # noqa: E402
 from pipeline.estimators.neural_network import MLPClassifier, MLPRegressor  # noqa: E402
@@ -14,15 +17,21 @@ from pipeline.minimise import Minimum, mini_batches, minimise  # noqa: E402
 from tasks import __version__  # noqa: E402
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointWarning",
     "Dataset",
+    "FatalPartitionError",
     "LinearRegression",
     "LogisticRegression",
     "MLPClassifier",
     "MLPRegressor",
     "Minimum",
+    "PartitionError",
+    "QuarantineWarning",
     "Ridge",
     "SGDClassifier",
     "SGDRegressor",
+    "SourceChangedError",
     "__version__",
     "connect",
     "mini_batches",

@@ -1,6 +1,7 @@
 """python -m pipeline train | plan | submit | ... (see `parser`): arguments in, exit status out.
 
-Exit status: 0 when done, 2 for a mistake of the user's (the message on stderr says what to do), 130 when interrupted.
+Exit status: 0 when done, 1 when `verify` finds a difference, 2 for a mistake of the user's (the message on stderr says what to do), 130
+when interrupted, 143 when ended by SIGTERM, 75 when the walltime of its SLURM job is nearly over and `--resume` can go on in another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from pipeline.checkpoints.files import SUFFIX
+from pipeline.checkpoints.termination import OUT_OF_TIME, Terminated
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.interrupts import imports_done
 from pipeline.cluster.queue_options import parse_memory
@@ -24,8 +27,10 @@ from pipeline.models.model_files import MODEL_FILE, load_model
 from pipeline.models.predictions import predict_files
 from pipeline.planning import make_plan, plan_text
 from pipeline.progress import RoundProgress
-from pipeline.runs import Metrics, run_job
+from pipeline.runs import CHECKPOINTS, Metrics, run_job
 from pipeline.submission.commands import ADD_COMMANDS
+from pipeline.submission.status import find_directory
+from pipeline.verification.verify import verify
 
 DATA_MAKERS: Final = {"pixels": make_pixels}
 OF_JOBS: Final = {
@@ -66,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    for add in (add_train, add_plan, *ADD_COMMANDS, add_predict, add_make_data, add_jobs, add_bench):
+    for add in (add_train, add_verify, add_plan, *ADD_COMMANDS, add_predict, add_make_data, add_jobs, add_bench):
         add(commands, common)
     return main_parser
 
@@ -75,6 +80,18 @@ def add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     """The arguments of `train`."""
     command = commands.add_parser("train", parents=[common], help="run a job: fit, score, write runs/NAME/", allow_abbrev=False)
     add_job(command)
+    add_where(command)
+    of_jobs = command.add_argument_group("with --queue (more of them: --set cluster.KEY=VALUE)")
+    for name, (kind, metavar, words) in OF_JOBS.items():
+        of_jobs.add_argument(f"--{name}", type=kind, metavar=metavar, help=words)
+    command.add_argument("--out", metavar="DIR", help="the run's directory (default: runs/NAME)")
+    command.add_argument("--resume", action="store_true", help="go on from the checkpoint that an earlier run of this job left there")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.set_defaults(run=train)
+
+
+def add_where(command: argparse.ArgumentParser) -> None:
+    """The arguments that name a cluster in place of the job's own."""
     where = command.add_mutually_exclusive_group()
     where.add_argument("--n-workers", type=int, metavar="N", help="N processes on this machine (default: a thread for each of its cores)")
     where.add_argument("--in-process", action="store_true", help="threads in this process, no cluster")
@@ -82,12 +99,21 @@ def add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     where.add_argument("--scheduler-file", metavar="FILE", help="a running scheduler's file")
     where.add_argument("--queue", metavar="SYSTEM", help=f"jobs in a queue: {', '.join(SYSTEMS)}")
     command.add_argument("--tls", metavar="DIR", help="the directory of the certificates (python -m pipeline certificates DIR)")
-    of_jobs = command.add_argument_group("with --queue (more of them: --set cluster.KEY=VALUE)")
-    for name, (kind, metavar, words) in OF_JOBS.items():
-        of_jobs.add_argument(f"--{name}", type=kind, metavar=metavar, help=words)
-    command.add_argument("--out", metavar="DIR", help="the run's directory (default: runs/NAME)")
+
+
+def add_verify(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `verify`."""
+    command = commands.add_parser(
+        "verify",
+        parents=[common],
+        help="train a run's job again, and name the first round and group that differ",
+        description="Exit status: 0 when every round is the same, 1 when one differs.",
+        allow_abbrev=False,
+    )
+    command.add_argument("directory", metavar="RUN", help="a run's directory, or its name under runs/")
+    add_where(command)
     command.add_argument("--quiet", action="store_true", help="no progress bar")
-    command.set_defaults(run=train)
+    command.set_defaults(run=verify_run)
 
 
 def add_job(command: argparse.ArgumentParser) -> None:
@@ -156,9 +182,32 @@ def train(arguments: argparse.Namespace) -> int:
     overrides = arguments.overrides if cluster else [*arguments.overrides, *(f"cluster.{key}={of_cluster[key]}" for key in of_cluster)]
     if arguments.out is not None:
         replace["output"] = {"directory": arguments.out}
-    run = run_job(read_job(arguments.job, overrides, replace), RoundProgress(quiet=arguments.quiet))
+    job = read_job(arguments.job, overrides, replace)
+    try:
+        run = run_job(job, RoundProgress(quiet=arguments.quiet), resume=arguments.resume)
+    except BaseException as error:
+        tell_where_it_goes_on(Path(job.output.directory) / CHECKPOINTS, error)
+        raise
     print(report(run.metrics, run.directory))
     return 0
+
+
+def verify_run(arguments: argparse.Namespace) -> int:
+    """Say whether a run comes out again."""
+    cluster = chosen_cluster(arguments)
+    if cluster is not None and arguments.tls is not None:
+        cluster["tls"] = arguments.tls
+    verdict = verify(find_directory(arguments.directory), cluster, RoundProgress(quiet=arguments.quiet))
+    print(verdict)
+    return 0 if verdict.difference is None else 1
+
+
+def tell_where_it_goes_on(checkpoints: Path, error: BaseException) -> None:
+    """What a run leaves that did not come to its end."""
+    if isinstance(error, Terminated):
+        print("the walltime is nearly over" if error.code == OUT_OF_TIME else "ended by SIGTERM", file=sys.stderr)
+    if found := sorted(checkpoints.glob(f"*{SUFFIX}")):
+        print(f"what it had so far is in {found[-1]}; the same command with --resume goes on from there", file=sys.stderr)
 
 
 def plan(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,21 @@ from pipeline.cluster_sections import CLUSTERS, Cluster
 from pipeline.data.dataset import Dataset
 from pipeline.data_sections import DATA, Data
 from pipeline.estimators.base import GradientModel
-from pipeline.sections import ConfigError, Section, Share, Table, Text, Whole, plain_value, read_kind, to_toml, unknown
+from pipeline.sections import (
+    ConfigError,
+    Count,
+    Flag,
+    Seconds,
+    Section,
+    Share,
+    Table,
+    Text,
+    Whole,
+    plain_value,
+    read_kind,
+    to_toml,
+    unknown,
+)
 
 # -- [split], [estimator], [output] --------------------------------------------------------------------------------------------------
 
@@ -62,6 +76,8 @@ class Estimator(Section):
         for key in self.parameters:
             if key not in known:
                 raise unknown(key, known, f"[estimator] {self.name}", "parameters")
+        if "checkpoint" in self.parameters:
+            raise ConfigError("[estimator] checkpoint: a run keeps its checkpoints in its own directory; [checkpoint] says how often")
         solvers = estimators()[self.name]._solvers
         if "solver" in self.parameters and self.parameters["solver"] not in solvers:
             raise unknown(self.parameters["solver"], solvers, "[estimator] solver", "solvers")
@@ -84,11 +100,22 @@ class Estimator(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoints(Section):
+    """How often the fit is saved in the run's directory, see `pipeline.Checkpoint`: every so many seconds, and every so many rounds."""
+
+    title: ClassVar[str] = "checkpoint"
+    every_seconds: Seconds = 60.0
+    every_rounds: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Output(Section):
-    """directory: where the run's files go, runs/NAME by default."""
+    """directory: where the run's files go, runs/NAME by default; record: whether `digests.jsonl`, which `verify` compares with, is one of
+    them. Digests cost a few hundredths of a fit, or a tenth where rounds take less than a millisecond."""
 
     title: ClassVar[str] = "output"
     directory: Text
+    record: Flag = True
 
 
 # -- the job -------------------------------------------------------------------------------------------------------------------------
@@ -106,13 +133,14 @@ class Job:
     estimator: Estimator
     split: Split
     cluster: Cluster
+    checkpoint: Checkpoints
     output: Output
     description: str = ""
 
     @classmethod
     def read(cls, table: Mapping[str, Any], name: str) -> Job:
         """From a job file's table; name: the job's when the table gives none. Raises ConfigError."""
-        sections = ("data", "split", "estimator", "cluster", "output")
+        sections = ("data", "split", "estimator", "cluster", "checkpoint", "output")
         for key, value in table.items():
             if key not in (*sections, *TEXTS):
                 raise unknown(key, [*sections, *TEXTS], "the job", "keys")
@@ -133,13 +161,19 @@ class Job:
             split=Split.read(table.get("split", {})),
             estimator=Estimator.read(table["estimator"]),
             cluster=read_kind("cluster", CLUSTERS, {"kind": "local", **table.get("cluster", {})}),
+            checkpoint=Checkpoints.read(table.get("checkpoint", {})),
             output=Output.read({"directory": f"runs/{name}", **table.get("output", {})}),
         )
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """In the order of a job file."""
+        return self.data, self.split, self.estimator, self.cluster, self.checkpoint, self.output
 
     def table(self) -> dict[str, Any]:
         """What `read` takes: every key, those at their defaults too."""
         text = {"name": self.name, "description": self.description}
-        return text | {section.title: section.table() for section in (self.data, self.split, self.estimator, self.cluster, self.output)}
+        return text | {section.title: section.table() for section in self.sections}
 
     def toml(self) -> str:
         """The job as a job file."""

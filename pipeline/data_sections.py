@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pipeline.data.dataset import Dataset
 from pipeline.jobs.bundled import BUNDLED, load_bundled
 from pipeline.sections import ConfigError, Count, Counts, Paths, Section, Table, Text, Texts, Whole, one_of, unknown
 from tasks.synthetic import LinearRows
+
+OnErrorName: TypeAlias = Annotated[Literal["raise", "quarantine"], one_of("raise", "quarantine")]
+"""What to do with partitions that cannot be used: see `Dataset`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class FrameData(Data):
     target: Text
     sample_weight: Text | None = None
     columns: Texts | None = None
+    on_error: OnErrorName = "raise"
     options: Table = field(default_factory=dict)
     made_by: Text | None = None
 
@@ -62,7 +66,12 @@ class FrameData(Data):
 
     def dataset(self) -> Dataset:
         path = self.path if isinstance(self.path, str) else list(self.path)
-        names: dict[str, Any] = {"target": self.target, "sample_weight": self.sample_weight, "columns": self.columns}
+        names: dict[str, Any] = {
+            "target": self.target,
+            "sample_weight": self.sample_weight,
+            "columns": self.columns,
+            "on_error": self.on_error,
+        }
         try:
             return self._read(path, **names, **self.options)
         except FileNotFoundError as error:
@@ -99,9 +108,10 @@ class NpyData(Data):
     y: Paths
     sample_weight: Paths | None = None
     n_partitions: Count | None = None
+    on_error: OnErrorName = "raise"
 
     def dataset(self) -> Dataset:
-        return Dataset.read_npy(self.X, self.y, self.sample_weight, n_partitions=self.n_partitions)
+        return Dataset.read_npy(self.X, self.y, self.sample_weight, n_partitions=self.n_partitions, on_error=self.on_error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +123,10 @@ class ZarrData(Data):
     y: Text
     sample_weight: Text | None = None
     n_partitions: Count | None = None
+    on_error: OnErrorName = "raise"
 
     def dataset(self) -> Dataset:
-        return Dataset.read_zarr(self.X, self.y, self.sample_weight, n_partitions=self.n_partitions)
+        return Dataset.read_zarr(self.X, self.y, self.sample_weight, n_partitions=self.n_partitions, on_error=self.on_error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +139,11 @@ class Hdf5Data(Data):
     y: Text
     sample_weight: Text | None = None
     n_partitions: Count | None = None
+    on_error: OnErrorName = "raise"
 
     def dataset(self) -> Dataset:
         names: dict[str, Any] = {"X": self.X, "y": self.y, "sample_weight": self.sample_weight}
-        return Dataset.read_hdf5(self.path, **names, n_partitions=self.n_partitions)
+        return Dataset.read_hdf5(self.path, **names, n_partitions=self.n_partitions, on_error=self.on_error)
 
 
 @dataclass(frozen=True, kw_only=True)

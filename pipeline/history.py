@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -36,11 +36,11 @@ def share_read(row: Row, held_out: float = 0.0) -> float:
 
 
 class History:
-    """Rows of a running fit."""
+    """Rows of a running fit, after those of a fit that it goes on from."""
 
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self._start = time.perf_counter()
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self.rows: list[Row] = list(rows)
+        self._start = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
 
     def add(self, report: Report, began: float) -> Row:
         """began: when the rounds that this is one of began, by time.perf_counter."""

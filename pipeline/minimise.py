@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from dask.base import tokenize
 
+from pipeline.checkpoints.files import Problem
+from pipeline.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.data.dataset import Dataset
 from pipeline.history import Row, digest
 from pipeline.sampling import batches_of
@@ -32,31 +37,55 @@ class Minimum:
 
 
 def minimise(
-    objective: Objective, dataset: Dataset, strategy: Strategy, start: Array, *, penalty: Penalty = FREE, on_round: OnRound | None = None
+    objective: Objective,
+    dataset: Dataset,
+    strategy: Strategy,
+    start: Array,
+    *,
+    penalty: Penalty = FREE,
+    on_round: OnRound | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
 ) -> Minimum:
     """Minimise the mean loss of `objective` over the rows of `dataset`, plus `penalty`, from start (n,).
 
     Runs where `Dataset.executor` says: on the current client's cluster, else on threads here. on_round is called with each round's row and
-    ends the fit by returning True. Ctrl-C ends it where it is; `status` of what is returned says how it ended. Raises TypeError for other
+    ends the fit by returning True. checkpoint: a directory, or a `pipeline.Checkpoint`, in which the fit saves what it has so far, and from
+    which it goes on. Ctrl-C ends it where it is; `status` of what is returned says how it ended. Raises TypeError for other
     arguments than these, and when the objective lacks what the strategy asks for, ValueError for a start of the wrong size, for data that
     is not finite, and for a fit that leaves the numbers.
     """
     for argument, name, kind in ((objective, "objective", Objective), (dataset, "dataset", Dataset), (strategy, "strategy", Strategy)):
         if isinstance(argument, type) or not isinstance(argument, kind):
             raise TypeError(f"{name} must be an object that is a {kind.__name__}, got {argument!r}")
-    if not isinstance(penalty, Penalty):
+    if isinstance(penalty, type) or not isinstance(penalty, Penalty):
         raise TypeError(f"penalty must be L2, ElasticNet or an object like them, got {penalty!r}")
     start = np.array(start, dtype=objective.layout.dtype)
     if start.shape != (objective.layout.size,):
         raise ValueError(f"start must be ({objective.layout.size},), as the layout of {type(objective).__name__} says, got {start.shape}")
+    options = Checkpoint.of(checkpoint)
     executor = dataset.executor()
-    with executor.span(f"minimise-{type(objective).__name__}"):
+    with ExitStack() as stack:
+        if options is not None:
+            stack.enter_context(options.prepared())
+        stack.enter_context(executor.span(f"minimise-{type(objective).__name__}"))
         _ = dataset.schema  # the check of all rows
-        result = train(executor, dataset, objective, [penalty], strategy, start[None], on_round, keep_on_interrupt=True)
+        keeper = None
+        if options is not None:
+            keeper = stack.enter_context(Keeper(options, problem_of(objective, dataset, strategy, penalty, start)))
+            keeper.load()
+        result = train(executor, dataset, objective, [penalty], strategy, start[None], on_round, keep_on_interrupt=True, keeper=keeper)
     (parameters,), (status,) = result.parameters, result.statuses
     if not np.all(np.isfinite(parameters)):
         raise ValueError(f"the fit diverged: {status.reason}")
     return Minimum(parameters, status, result.history, digest(parameters))
+
+
+def problem_of(objective: Objective, dataset: Dataset, strategy: Strategy, penalty: Penalty, start: Array) -> Problem:
+    """What checkpoints of such a fit are of."""
+    parts = {"objective": objective, "strategy": strategy, "penalty": penalty}
+    words = {name: f"{type(part).__name__} {tokenize(part)}" for name, part in parts.items()}
+    words |= {"estimator": f"minimise-{type(objective).__name__}", "start": digest(start), "data": dataset.described()}
+    return Problem(words, frozenset({type(strategy).__module__}))
 
 
 def mini_batches(
@@ -80,7 +109,7 @@ def mini_batches(
         dataset.schema,
         dataset.source.n_groups,
         batch_size,
-        seed=seed,
+        seed=int(seed),
         shuffle=shuffle,
         validation_fraction=validation_fraction,
         importance=importance,

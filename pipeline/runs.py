@@ -6,8 +6,10 @@
                        .history.jsonl.part has the rounds so far of a fit that runs
     loss.png           objective and largest |gradient| by round
     metrics.json       what `Metrics` holds; written last, so a run that has it is whole
+    digests.jsonl      digests of the sums of each round, for `verify`: see `pipeline.verification.records`
+    checkpoints/       of a fit that runs, or ended before it was done: see `pipeline.Checkpoint`
 
-But for the rounds so far, each file is replaced whole, by a rename, when a run of that name was there already.
+But for the rounds so far and the digests, each file is replaced whole, by a rename, when a run of that name was there already.
 """
 
 from __future__ import annotations
@@ -18,17 +20,18 @@ import math
 import platform
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, TypedDict
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.base import ClassifierMixin
 
+from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import GradientModel
@@ -37,21 +40,25 @@ from pipeline.history import Row, finite, json_line, share_read
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
 from pipeline.progress import RoundLog, RoundProgress
+from pipeline.verification.records import RoundRecord
 from tasks import DISTRIBUTION, __version__
 
 METRICS_FILE: Final = "metrics.json"
 ROUNDS_FILE: Final = ".history.jsonl.part"
+CHECKPOINTS: Final = "checkpoints"
 PACKAGES: Final = ("dask", "distributed", "numba", "numpy", "pandas", "scikit-learn", "scipy")
 
 
 class Metrics(TypedDict):
     """test_score, train_score: of `score_name`, accuracy or r2; test_score is None when no rows were kept back.
-    rounds: passes over the data or a sample of it; iterations: accepted steps; status: converged, diverged or out of rounds.
+    rounds: passes over the data or a sample of it; resumed_from: those done before, by the run that this one
+    goes on from; iterations: accepted steps; status: converged, diverged or out of rounds.
     load_seconds: reading and checking the rows where they live; fit_seconds: the fit on data that is loaded, compiling the kernels on a
     machine's first run included; score_seconds: both scores; seconds: all three.
-    rows_per_second: rows read by all rounds of the fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them, a
+    rows_per_second: rows read by the rounds of this fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them, a
     score of rows held out those.
     bytes_per_round: numbers to and from one worker in the largest round; tasks_per_round: tasks, or calls, of the largest.
+    quarantined: partitions that were left out, each with its place and the reason.
     """
 
     name: str
@@ -64,6 +71,7 @@ class Metrics(TypedDict):
     status: str
     status_reason: str
     rounds: int
+    resumed_from: int
     iterations: int
     parameters_sha256: str
     rows_per_second: float
@@ -73,6 +81,7 @@ class Metrics(TypedDict):
     n_columns: int
     n_train_rows: int
     n_test_rows: int
+    quarantined: list[dict[str, Any]]
     load_seconds: float
     fit_seconds: float
     score_seconds: float
@@ -90,10 +99,11 @@ class Run(NamedTuple):
     directory: Path
 
 
-def run_job(job: Job, progress: RoundProgress | None = None) -> Run:
+def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = False) -> Run:
     """Look for the job's data, start or reach its cluster, fit and score there, and write the run's directory.
 
-    Raises OSError when the cluster or the files do not answer, ValueError or TypeError for data that cannot be fitted.
+    resume: go on from the checkpoints in that directory, if there are any; without, they go. Raises OSError when the cluster or the files
+    do not answer, ValueError or TypeError for data that cannot be fitted, and for checkpoints of another job.
     """
     directory = Path(job.output.directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -102,31 +112,48 @@ def run_job(job: Job, progress: RoundProgress | None = None) -> Run:
             train, test = job.split.parts(job.data.dataset())  # lazy: what is not there is an error before anything is started
             shown.step(f"start {job.cluster.kind}")
             with job.cluster.connect():
-                model, metrics = fit_and_score(job, train, test, shown)
+                model, metrics = fit_and_score(job, train, test, shown, resume=resume)
         write_run(directory, job, model, metrics)
     except BaseException:
         with suppress(OSError):
-            directory.rmdir()  # leaves nothing behind, unless an earlier run is in there
+            directory.rmdir()  # leaves nothing behind, unless an earlier run or a checkpoint is in there
         raise
     return Run(model, metrics, directory)
 
 
-def fit_and_score(job: Job, train: Dataset, test: Dataset | None, progress: RoundProgress) -> tuple[GradientModel, Metrics]:
+def fit_and_score(
+    job: Job, train: Dataset, test: Dataset | None, progress: RoundProgress, *, resume: bool = False
+) -> tuple[GradientModel, Metrics]:
     """The fitted model and what there is to say of it."""
     times = [time.perf_counter()]
     progress.step("read and check")
     n_train, n_test = train.schema.n_rows, 0 if test is None else test.schema.n_rows
     times.append(time.perf_counter())
-    model = job.estimator.build()
-    with RoundLog(Path(job.output.directory) / ROUNDS_FILE) as log:
+    model = job.estimator.build().set_params(checkpoint=checkpoint_of(job, resume=resume))
+    directory = Path(job.output.directory)
+    with RoundLog(directory / ROUNDS_FILE) as log, RoundRecord(directory) if job.output.record else nullcontext() as record:
         model.set_callbacks(progress, log)
+        model._record = record
         model.fit(train)
+        model._record = None
         model.set_callbacks()
     times.append(time.perf_counter())
     progress.step("score")
     scores = (None if test is None else model.score(test), model.score(train))
     times.append(time.perf_counter())
     return model, make_metrics(job, model, train, (n_train, n_test), scores, times)
+
+
+def checkpoint_of(job: Job, *, resume: bool) -> Checkpoint:
+    """How a run's fit is saved."""
+    section = job.checkpoint
+    return Checkpoint(
+        directory=Path(job.output.directory) / CHECKPOINTS,
+        every_seconds=section.every_seconds,
+        every_rounds=section.every_rounds,
+        resume=resume,
+        shared=False,
+    )
 
 
 def make_metrics(
@@ -145,15 +172,17 @@ def make_metrics(
         status=model.status_.kind,
         status_reason=model.status_.reason,
         rounds=model.n_rounds_,
+        resumed_from=model.resumed_from_,
         iterations=model.history_[-1]["iteration"],
         parameters_sha256=model.parameters_sha256_,
-        rows_per_second=rows_read(model.history_, n_rows[0], model._held_out) / fit,
+        rows_per_second=rows_read(model.history_[model.resumed_from_ :], n_rows[0], model._held_out) / fit,
         bytes_per_round=model.bytes_per_round_,
         tasks_per_round=model.tasks_per_round_,
         n_partitions=train.n_partitions,
         n_columns=train.n_columns,
         n_train_rows=n_rows[0],
         n_test_rows=n_rows[1],
+        quarantined=[each._asdict() for each in train.quarantined],
         load_seconds=load,
         fit_seconds=fit,
         score_seconds=score,

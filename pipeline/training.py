@@ -9,10 +9,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipeline.checkpoints.files import Saved
+from pipeline.checkpoints.keeper import Keeper
+from pipeline.checkpoints.termination import terminations
 from pipeline.data.dataset import Dataset
 from pipeline.execution.executors import Executor
 from pipeline.history import History, Row
 from tasks.fitting import Fit
+from tasks.marks import Marks
 from tasks.objectives import Objective
 from tasks.penalties import Penalty
 from tasks.strategies.base import Status, Strategy
@@ -20,6 +24,7 @@ from tasks.threads import single_blas_thread
 from tasks.typing import Array
 
 OnRound = Callable[[Row], bool]
+OnMarks = Callable[[int, Marks], None]
 CUT_OFF: Final = "a callback ended the fit"
 INTERRUPTED: Final = "interrupted by the user"
 NO_LIMIT: Final = 1 << 30
@@ -48,23 +53,50 @@ def train(
     on_round: OnRound | None = None,
     *,
     keep_on_interrupt: bool = False,
+    keeper: Keeper | None = None,
 ) -> Result:
     """Minimise, for each of k models, mean loss plus its penalty, from parameters (k, n).
 
     on_round is called after every round and ends the fit by returning True. keep_on_interrupt: Ctrl-C ends the fit where it is, as
-    on_round would, instead of being raised. Raises TypeError when the objective lacks a power that the strategy asks for.
+    on_round would, instead of being raised. keeper: of the fit's checkpoints; with a saved one the fit goes on from there. Raises
+    TypeError when the objective lacks a power that the strategy asks for, or when checkpoints cannot hold the strategy's states.
     """
     fit = Fit(objective, tuple(penalties), strategy)
-    return run(executor, dataset, fit, fit.init(parameters), on_round, keep_on_interrupt=keep_on_interrupt)
+    return run(executor, dataset, fit, fit.init(parameters), on_round, keep_on_interrupt=keep_on_interrupt, keeper=keeper)
 
 
 def run(
-    executor: Executor, dataset: Dataset, fit: Fit, states: list[Any], on_round: OnRound | None, *, keep_on_interrupt: bool = False
+    executor: Executor,
+    dataset: Dataset,
+    fit: Fit,
+    states: list[Any],
+    on_round: OnRound | None,
+    *,
+    keep_on_interrupt: bool = False,
+    keeper: Keeper | None = None,
+    on_marks: OnMarks | None = None,
 ) -> Result:
-    """`train`, from states that an earlier fit may have left."""
-    history = History()
-    sent = 0
-    ended = ""
+    """`train`, from states that an earlier fit may have left. on_marks: called with the number and the marks of each round of a marked
+    fit."""
+    start = Saved(states, [], None, 0)
+    if keeper is None:
+        return _run(executor, dataset, fit, start, on_round, keep_on_interrupt, None, on_marks)
+    keeper.check(states)
+    with terminations():
+        return _run(executor, dataset, fit, keeper.saved or start, on_round, keep_on_interrupt, keeper, on_marks)
+
+
+def _run(
+    executor: Executor,
+    dataset: Dataset,
+    fit: Fit,
+    start: Saved,
+    on_round: OnRound | None,
+    keep_on_interrupt: bool,
+    keeper: Keeper | None,
+    on_marks: OnMarks | None,
+) -> Result:
+    states, history, sent, ended = start.states, History(start.history), start.bytes_per_round, ""
     try:
         with single_blas_thread():
             while not ended and any(state.status.kind == "running" for state in states):
@@ -72,17 +104,25 @@ def run(
                 before, (states, reports) = states, executor.advance(dataset, fit, states, NO_LIMIT)
                 sent = max([sent, *(report.n_bytes for report in reports)])
                 rows = [history.add(report, began) for report in reports]
-                for done, row in enumerate(rows, 1):
+                for done, (row, report) in enumerate(zip(rows, reports, strict=True), 1):
+                    if on_marks is not None and report.marks is not None:
+                        on_marks(row["round"], report.marks)
                     if on_round is not None and on_round(row):
                         ended = CUT_OFF
                         if done < len(rows):
                             states = repeat(executor, dataset, fit, before, done)
                             del history.rows[done - len(rows) :]
                         break
-    except KeyboardInterrupt:
-        if not keep_on_interrupt:
+                if keeper is not None:
+                    keeper.offer(states, history.rows, sent)
+    except BaseException as error:
+        if keeper is not None:
+            keeper.save(states, history.rows, sent)
+        if not (keep_on_interrupt and isinstance(error, KeyboardInterrupt)):
             raise
         ended = INTERRUPTED
+    if keeper is not None:
+        keeper.save(states, history.rows, sent) if ended else keeper.done()
     statuses = tuple(Status("out of rounds", ended) if state.status.kind == "running" else state.status for state in states)
     accepted = np.stack([state.accepted.parameters for state in states])
     iterations = tuple(state.iteration for state in states)

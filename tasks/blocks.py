@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -95,6 +95,8 @@ def call_block(partition: int, spec: BlockSpec, make: Callable[[int], Any]) -> B
     needs = "it must return a tuple (X, y) or (X, y, sample_weight)"
     try:
         rows = make(partition)
+    except MemoryError:
+        raise
     except Exception as error:
         raise ValueError(f"partition {partition}: make({partition}) raised {type(error).__name__}: {error}; {needs}") from error
     if not isinstance(rows, tuple) or len(rows) not in (2, 3):
@@ -173,13 +175,12 @@ def assemble(blocks: Sequence[Block], first_partition: int, split: Split | None)
 def _alike(blocks: Sequence[Block], first_partition: int) -> list[Block]:
     """The same blocks, empty ones in the form of the others: a partition without rows does not know what its labels would be."""
     filled = [(i, block) for i, block in enumerate(blocks, first_partition) if block.X.shape[0]]
-    if not filled:
-        return list(blocks)
-    first, model = filled[0]
+    read = [block for block in blocks if block.poison is None]
+    first, model = filled[0] if filled else (first_partition, (read or blocks)[0])
     for i, block in filled[1:]:
         require_same_form(form_of(model), form_of(block), f"partition {first}", f"partition {i}")
     empty = take(model, np.zeros(0, np.int64))
-    return [block if block.X.shape[0] else empty for block in blocks]
+    return [block if block.X.shape[0] else replace(empty, poison=block.poison) for block in blocks]
 
 
 def part_X(block: Block, partition: int, split: Split | None, part: int) -> Design:

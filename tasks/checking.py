@@ -10,10 +10,11 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
+from tasks.digests import partition_digests
 from tasks.partition import Group, nbytes
 from tasks.reductions import Reduction, of_group, tree_sum
 from tasks.targets import Form, form_of, require_same_form
-from tasks.typing import Array, Float64, Int64
+from tasks.typing import Array, Float64, Int64, UInt64
 
 MAX_CLASSES: Final = 10_000
 # Beyond this the square of a value, summed over rows, can leave float64.
@@ -34,7 +35,8 @@ class Summary(NamedTuple):
     """partition_rows (partitions of the group or subtree, in order); largest (p,) absolute value of each column, largest_target that of y;
     form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y; classes: sorted distinct
     targets, None for continuous, missing, multi-column or more than MAX_CLASSES targets; class_rows, class_weights: rows and summed weights
-    of each class; first_partition: for messages; n_bytes: of X."""
+    of each class; first_partition: for messages; n_bytes: of X; content: the digest of each partition (see `tasks.digests`); poison:
+    (partition, why) of those that are left out."""
 
     first_partition: int
     partition_rows: Int64
@@ -48,6 +50,8 @@ class Summary(NamedTuple):
     class_rows: Int64
     class_weights: Float64
     n_bytes: int
+    content: UInt64
+    poison: tuple[tuple[int, Any], ...]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -83,6 +87,8 @@ def summarise(group: Group) -> Summary:
         class_rows=rows,
         class_weights=weights,
         n_bytes=nbytes(group.X),
+        content=partition_digests(group),
+        poison=group.poison,
     )
 
 
@@ -106,10 +112,23 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
         rows,
         weights,
         left.n_bytes + right.n_bytes,
+        np.concatenate([left.content, right.content]),
+        left.poison + right.poison,
     )
 
 
+def contents(group: Group, shared: Any = None) -> UInt64:
+    """The digest of each partition of one group; `shared` is not used."""
+    return partition_digests(group)
+
+
+def both_contents(left: UInt64, right: UInt64) -> UInt64:
+    """Of neighbouring rows."""
+    return np.concatenate([left, right])
+
+
 CHECK: Final = Reduction("check", of_group(summary), add_summaries, lambda shared, n_columns: n_columns)
+CONTENTS: Final = Reduction("contents", of_group(contents), both_contents, lambda shared, n_columns: 1)
 
 
 def _largest(X: Any) -> Float64:
@@ -132,6 +151,11 @@ def _largest_target(y: Array | None) -> float:
     if y is None or y.size == 0 or y.dtype.kind not in "iuf":
         return 0.0
     return float(np.maximum(np.abs(np.float64(y.min())), np.abs(np.float64(y.max()))))
+
+
+def first_fault(group: Group) -> Fault | None:
+    """The first bad value of a group."""
+    return _first_fault(group, _largest(group.X))
 
 
 def _first_fault(group: Group, largest: Float64) -> Fault | None:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tasks.marks import Marked, Marks
 from tasks.objectives import Evaluation, Objective, Scored, evaluate, evaluate_difference, evaluate_product
 from tasks.penalties import Penalty
 from tasks.reductions import Reduction
-from tasks.rounds import REDUCTIONS, RoundInput
+from tasks.rounds import RoundInput, reduction_of
 from tasks.scoring import accuracy, r2
 from tasks.strategies.base import POWERS, Power, Round, Strategy
 from tasks.typing import Array
@@ -29,12 +30,12 @@ class Asked(NamedTuple):
 
     @property
     def reduction(self) -> Reduction:
-        return REDUCTIONS[self.shared.power]
+        return reduction_of(self.shared)
 
 
 class Report(NamedTuple):
     """One round: see `pipeline.history.Row`. n_bytes: of numbers that one worker receives and returns; elapsed: seconds since whoever
-    runs the rounds began."""
+    runs the rounds began; marks: of its sums, where the fit is marked."""
 
     power: Power
     row_step: int
@@ -43,15 +44,18 @@ class Report(NamedTuple):
     gradient_norm: float
     n_bytes: int
     elapsed: float
+    marks: Marks | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """k models, one penalty each. They run in lockstep and share each pass over the rows; a model that is done leaves."""
+    """k models, one penalty each. They run in lockstep and share each pass over the rows; a model that is done leaves. marked: whether
+    reports have the marks of their rounds' sums."""
 
     objective: Objective
     penalties: tuple[Penalty, ...]
     strategy: Strategy
+    marked: bool = False
 
     def __post_init__(self) -> None:
         missing = [power for power in self.strategy.powers if not isinstance(self.objective, POWERS[power])]
@@ -78,11 +82,12 @@ class Fit:
         power, row_step, batch = first
         penalties = tuple(self.penalties[model] for model in requests)
         along = stacked(directions) if directions else None
-        return Asked(requests, RoundInput(self.objective, power, parameters, along, row_step, penalties, batch))
+        return Asked(requests, RoundInput(self.objective, power, parameters, along, row_step, penalties, batch, self.marked))
 
     def update(self, states: Sequence[Any], asked: Asked, partial: Any) -> list[Any]:
         """The states after a round."""
         after = list(states)
+        partial = partial.sums if isinstance(partial, Marked) else partial
         for position, (model, request) in enumerate(asked.requests.items()):
             after[model] = self.strategy.update(states[model], self._answer(request, partial, position, self.penalties[model]))
         return after
@@ -109,6 +114,9 @@ class Fit:
     def report(self, asked: Asked, partial: Any, states: Sequence[Any], elapsed: float) -> Report:
         """What there is to say about a round, from the states after it."""
         accepted, batch = [state.accepted for state in states], asked.shared.batch
+        sums, marks = partial, None
+        if isinstance(partial, Marked):
+            sums, marks = partial.sums, Marks(asked.reduction.level(asked.shared), partial.marks)
         gradients = [max(float(np.max(a.gradient, initial=0.0)), -float(np.min(a.gradient, initial=0.0))) for a in accepted]
         return Report(
             power=asked.shared.power,
@@ -116,8 +124,9 @@ class Fit:
             iteration=max(state.iteration for state in states),
             objective=float(np.max([a.value for a in accepted])),  # unlike max, NaN wins
             gradient_norm=float(np.max(gradients)),
-            n_bytes=round_bytes(asked.shared, partial),
+            n_bytes=round_bytes(asked.shared, sums),
             elapsed=elapsed,
+            marks=marks,
         )
 
 

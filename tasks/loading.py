@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,7 +11,22 @@ from typing import Any, NamedTuple
 from tasks.blocks import Split, assemble
 from tasks.checking import summary
 from tasks.partition import Block, Shard, make_group
+from tasks.quarantine import text_of
 from tasks.threads import single_blas_thread
+
+
+class LoadError(Exception):
+    """A partition could not be made. Whoever knows where it comes from says so.
+
+    text: what was raised, as a text; of_types: whether that was a TypeError; original: what the source itself raised.
+    """
+
+    def __init__(self, partition: int, text: str, of_types: bool, original: Exception) -> None:
+        super().__init__(partition, text, of_types, original)  # all of it, so that it arrives elsewhere
+        self.partition = partition
+        self.text = text
+        self.of_types = of_types
+        self.original = original
 
 
 class Step(NamedTuple):
@@ -32,19 +48,49 @@ class GroupPlan(NamedTuple):
 def load_shard(numbers: tuple[int, ...], plans: Sequence[GroupPlan], split: Split | None, given: Sequence[tuple[Hashable, Any]]) -> Shard:
     """Run the plans of the groups of those numbers one after the other.
 
-    `given` are values made elsewhere (persisted blocks, a mean over all partitions).
+    `given` are values made elsewhere (persisted blocks, a mean over all partitions). Raises LoadError for the partition whose turn it is
+    when a step does.
     """
     values = dict(given)
     groups = []
     for plan in plans:
-        for step in plan.steps:
-            values[step.key] = step.run(values)
-            for key in step.drop:
-                values.pop(key, None)
+        failed = run_steps(plan, values)
+        if failed is not None:  # raised here, where nothing is handled: what was might be nothing that can be sent
+            raise failed
         groups.append(group_parts([values[key] for key in plan.blocks], plan.first_partition, split))
         for key in plan.blocks:
             values.pop(key, None)
     return shard_of(numbers, groups)
+
+
+def run_steps(plan: GroupPlan, values: dict[Hashable, Any]) -> LoadError | None:
+    """Add the values that the steps make, or say what the first one that failed was for."""
+    for step in plan.steps:
+        try:
+            values[step.key] = step.run(values)
+        except Exception as error:  # noqa: BLE001
+            turn = next(i for i, key in enumerate(plan.blocks) if key not in values)
+            return load_error(plan.first_partition + turn, error)
+        for key in step.drop:
+            values.pop(key, None)
+    return None
+
+
+def load_error(partition: int, error: Exception) -> LoadError:
+    """What is said of a partition for which `error` was raised."""
+    named = isinstance(error, ValueError | TypeError)  # by this library, mostly, with what was behind it as the cause
+    original = error.__cause__ if named and isinstance(error.__cause__, Exception) else error
+    text = text_of(error).removeprefix(f"partition {partition}: ")
+    return LoadError(partition, text, isinstance(error, TypeError), portable(original))
+
+
+def portable(error: Exception) -> Exception:
+    """The error itself, if it can be sent elsewhere."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001  whatever such a class does
+        return RuntimeError(text_of(error))
+    return error
 
 
 def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | None) -> list[Any]:

@@ -18,19 +18,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import pairwise
+from functools import cached_property, partial
+from itertools import chain, pairwise
 from statistics import median
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from tasks.digests import MODULUS
 from tasks.fitting import Asked, Fit, Report
 from tasks.messages import Link, Message, Wire, packed, unpacked
 from tasks.objectives import LinearObjective
 from tasks.partition import Shard
-from tasks.reductions import Node, Sums, Tree, joined, prepare_shards, reduce_joined, reduce_shards, result_of
-from tasks.rounds import REDUCTIONS, RoundInput
+from tasks.reductions import Node, Sums, Tree, content_of, joined, prepare_shards, reduce_joined, reduce_shards, result_of
+from tasks.rounds import RoundInput, reduction_of
 from tasks.threads import single_blas_thread
 from tasks.transport import Transport
 
@@ -61,7 +62,7 @@ class Duty(NamedTuple):
 
 class Plan(NamedTuple):
     """A session. part: of the dataset; n_columns: of the rows; level: of the largest lanes that threads have whole; duties: by rank;
-    envelope: see `tasks.messages.Link`."""
+    envelope: see `tasks.messages.Link`; content: what the digests of all rows should add up to, None where that is not known."""
 
     fit: Fit
     part: int
@@ -70,6 +71,7 @@ class Plan(NamedTuple):
     level: int
     duties: Sequence[Duty]
     envelope: Callable[[Message], Any]
+    content: int | None = None
 
 
 class Order(NamedTuple):
@@ -95,12 +97,18 @@ class Done(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What goes up the tree: the sums of a participant and of those below it; how many messages these took, and the longest way."""
+    """What goes up the tree: the sums of a participant and of those below it; how many messages these took, and the longest way; content:
+    what the digests of these rows add up to, see `tasks.reductions.Sums`."""
 
     nodes: dict[Node, Any]
     seconds: dict[int, float]
     messages: int
     hops: int
+    content: int = 0
+
+
+class OtherRowsError(Exception):
+    """The rows here are not those that the client knows. The round that follows the session says where."""
 
 
 def children(rank: int, n: int) -> list[int]:
@@ -205,13 +213,18 @@ class Participant:
         self.joined = {
             slot: joined(shards, plan.part, plan.n_groups)
             for slot, shards in self.slots
-            if type(plan.fit.objective) is LinearObjective and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
+            if type(plan.fit.objective) is LinearObjective and not plan.fit.marked and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
         }
         self.parent: Wire | None = None
         self.children: list[Wire] = []
         self.took: dict[Any, float] = {}
         self.heard = time.monotonic()
         self.ended = False
+
+    @cached_property
+    def content(self) -> int:
+        """Of the rows here, which stay the same as long as the session lasts."""
+        return 0 if self.plan.content is None else content_of(chain.from_iterable(shards for _, shards in self.slots), self.plan.part)
 
     def leave(self) -> None:
         """Let go of the rows, and of whoever waits."""
@@ -249,6 +262,8 @@ class Participant:
                 if asked.reduction.level(asked.shared) > self.plan.level:
                     break
                 last = self._round(packed(sent(asked.shared)), asked.shared, tell)
+                if self.plan.content not in (None, last.content):
+                    raise OtherRowsError
                 whole = result_of(last.nodes, self.plan.n_groups)
                 states = fit.update(states, asked, whole)
                 ends.append(time.perf_counter() - start)
@@ -273,16 +288,16 @@ class Participant:
         meanwhile()
         if self.children:
             self._prepare(shared)
-        return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], REDUCTIONS[shared.power].combine)
+        return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], reduction_of(shared).combine)
 
     def _prepare(self, shared: RoundInput) -> None:
         """The next round, while the others' sums or its input are awaited; what several threads compute is not for one to prepare."""
         if len(self.slots) == 1:
             ((_, shards),) = self.slots
-            prepare_shards(shards, self.plan.part, self.plan.n_groups, REDUCTIONS[shared.power], shared)
+            prepare_shards(shards, self.plan.part, self.plan.n_groups, reduction_of(shared), shared)
 
     def _work(self, slot: int, shards: list[Shard], shared: RoundInput) -> Callable[[], Sums]:
-        plan, reduction = self.plan, REDUCTIONS[shared.power]
+        plan, reduction = self.plan, reduction_of(shared)
         if shared.batch is None and slot in self.joined:
             return partial(reduce_joined, self.joined[slot], slot, plan.n_groups, reduction, shared)
         return partial(reduce_shards, shards, slot, plan.part, plan.n_groups, reduction, shared)
@@ -294,10 +309,9 @@ class Participant:
         for sums in [*own, *(Sums(each.nodes, each.seconds) for each in below)]:
             tree.merge(sums.nodes)
             seconds |= sums.seconds
-        written = len(self.children) + (self.rank > 0)
-        return Answer(
-            tree.nodes, seconds, written + sum(each.messages for each in below), max((each.hops + 2 for each in below), default=0)
-        )
+        messages = len(self.children) + (self.rank > 0) + sum(each.messages for each in below)
+        hops = max((each.hops + 2 for each in below), default=0)
+        return Answer(tree.nodes, seconds, messages, hops, (self.content + sum(each.content for each in below)) % MODULUS)
 
 
 def sent(shared: RoundInput) -> tuple[Any, ...]:

@@ -15,11 +15,15 @@ from tasks.typing import Array, Design, Int64
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The rows of one partition as a source delivers them: X (n, p), y (n,) or (n, t) or None, sample_weight (n,) or None."""
+    """The rows of one partition as a source delivers them: X (n, p), y (n,) or (n, t) or None, sample_weight (n,) or None.
+
+    poison: why these are no rows, of a partition that is left out; see `tasks.quarantine`.
+    """
 
     X: Design
     y: Array | None = None
     sample_weight: Array | None = None
+    poison: Any = None
 
 
 def normalise(X: Any) -> Any:
@@ -47,6 +51,7 @@ class Group:
     sample_weight (n,) float64, or None for ones
     offsets       (q + 1,) int64: partition `first_partition + j` is rows offsets[j]:offsets[j + 1]
     draw          counters that key random numbers of this batch (seed, epoch, round, first partition), empty outside of mini-batches
+    poison        (partition, why) of those that are left out, and have no rows here
     """
 
     X: Design
@@ -55,6 +60,7 @@ class Group:
     offsets: Int64
     first_partition: int
     draw: tuple[int, ...] = ()
+    poison: tuple[tuple[int, Any], ...] = ()
     _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -74,7 +80,8 @@ class Group:
         return self._derived[key]
 
     def latest(self, name: str, key: Any, make: Callable[[Group], Any]) -> Any:
-        """As `derived`, but of one name only the values of the last two keys are kept: those of two fits that take turns."""
+        """As `derived`, but of one name only the values of the last two keys are kept: those of two fits that take turns
+        (of a single one, where the key changes with the epoch, those of the last two epochs)."""
         kept = self._derived.get(name, ())
         found = next((pair for pair in kept if pair[0] == key), None) or (key, make(self))
         self._derived[name] = (found, *(pair for pair in kept if pair[0] != key))[:2]
@@ -140,6 +147,16 @@ class Shard:
 
     numbers: tuple[int, ...]
     parts: tuple[tuple[Group, ...], ...]
+    _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def derived(self, key: Any, make: Callable[[Shard], Any]) -> Any:
+        """`make(self)`, as `Group.derived`."""
+        if key not in self._derived:
+            self._derived[key] = make(self)
+        return self._derived[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_derived": {}}
 
     def release(self) -> None:
         """Let go of the rows."""
@@ -178,15 +195,17 @@ def make_group(blocks: Sequence[Block], first_partition: int) -> Group:
         sample_weight=stack_rows([block.sample_weight for block in blocks]),
         offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         first_partition=first_partition,
+        poison=tuple((i, block.poison) for i, block in enumerate(blocks, first_partition) if block.poison is not None),
     )
 
 
 def join_groups(left: Group, right: Group) -> Group:
-    """Two neighbours as one group."""
+    """Two neighbours as one group. One without rows may not know what the other's look like."""
+    filled = [side for side in (left, right) if side.n_rows] or [left]
     return Group(
-        X=stack_rows([left.X, right.X]),
-        y=stack_rows([left.y, right.y]),
-        sample_weight=stack_rows([left.sample_weight, right.sample_weight]),
+        X=stack_rows([side.X for side in filled]),
+        y=stack_rows([side.y for side in filled]),
+        sample_weight=stack_rows([side.sample_weight for side in filled]),
         offsets=np.concatenate([left.offsets, left.offsets[-1] + right.offsets[1:]]),
         first_partition=left.first_partition,
     )

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
+from tasks.digests import MODULUS, shard_digest
 from tasks.partition import Group, Shard, join_groups
 from tasks.threads import single_blas_thread
 
@@ -141,20 +142,28 @@ def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction:
 
 
 class Sums(NamedTuple):
-    """nodes: partials of whole subtrees; seconds: what they took, by the number of the worker thread."""
+    """nodes: partials of whole subtrees; seconds: what they took, by the number of the worker thread; content: of which rows they are, the
+    sum of their partitions' digests (`tasks.digests`), where whoever asked has use for it."""
 
     nodes: dict[Node, Any]
     seconds: dict[int, float]
+    content: int = 0
 
 
 def reduce_on_worker(shards: Sequence[Shard], slot: int, part: int, n_groups: int, packed: bytes, shared: Any = None) -> Sums:
-    """Task: `reduce_shards`.
+    """Task: `reduce_shards`, with the digest of the rows.
 
     packed: a pickle of the reduction and of what is shared. As objects, the client and the scheduler would search, hash and pickle them
     anew for each task, which costs more than a short round computes. None is packed for what comes as `shared`, from another task.
     """
     reduction, here = pickle.loads(packed)
-    return reduce_shards(shards, slot, part, n_groups, reduction, shared if here is None else here)
+    sums = reduce_shards(shards, slot, part, n_groups, reduction, shared if here is None else here)
+    return sums._replace(content=content_of(shards, part))
+
+
+def content_of(shards: Iterable[Shard], part: int) -> int:
+    """The sum of the digests of all their partitions."""
+    return sum(shard_digest(shard, part) for shard in shards) % MODULUS
 
 
 def reduce_shards(shards: Sequence[Shard], slot: int, part: int, n_groups: int, reduction: Reduction, shared: Any) -> Sums:
@@ -207,4 +216,5 @@ def merge_sums(parts: Sequence[Sums], n_groups: int, combine: Callable[[Any, Any
     tree = Tree(n_groups, combine)
     for part in parts:
         tree.merge(copy.deepcopy(part.nodes))
-    return Sums(tree.nodes, {slot: seconds for part in parts for slot, seconds in part.seconds.items()})
+    seconds = {slot: seconds for part in parts for slot, seconds in part.seconds.items()}
+    return Sums(tree.nodes, seconds, sum(part.content for part in parts) % MODULUS)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tasks.batches import Batch, draw_ahead, select
 from tasks.local_models import local_hessian
+from tasks.marks import marked
 from tasks.objectives import Partial, add_partials
 from tasks.partition import Group
 from tasks.penalties import Penalty
@@ -23,7 +24,7 @@ from tasks.typing import Array
 class RoundInput(NamedTuple):
     """Sent once a round: the objective and the parameters (k, n) of its k models; direction (k, n) for rounds that need a second vector;
     penalties (k) for what workers solve themselves. row_step: only every row_step-th row of each partition counts, in all sums; batch:
-    only its rows do."""
+    only its rows do. marked: whether the sums of each lane are to have a mark."""
 
     objective: Any  # has the powers that its strategy asks for: checked once, when the fit starts
     power: Power
@@ -32,6 +33,7 @@ class RoundInput(NamedTuple):
     row_step: int
     penalties: tuple[Penalty, ...] = ()
     batch: Batch | None = None
+    marked: bool = False
 
 
 def compute_partial(groups: Sequence[Group], shared: RoundInput) -> Partial:
@@ -128,3 +130,9 @@ REDUCTIONS: Final[dict[Power, Reduction]] = {
     "hessian_vector": Reduction("hessian-vector", compute_partial, add_partials, vector_floats, lane_level),
     "score": Reduction("score", compute_scores, add_all_scores, score_floats, lane_level),
 }
+
+
+def reduction_of(shared: RoundInput) -> Reduction:
+    """What computes the sums that a round asks for."""
+    found = REDUCTIONS[shared.power]
+    return marked(found) if shared.marked else found

@@ -35,6 +35,7 @@ def take(block: Block, rows: Int64) -> Block:
         block.X[rows],
         None if block.y is None else block.y[rows],
         None if block.sample_weight is None else block.sample_weight[rows],
+        block.poison,
     )
 
 

@@ -11,4 +11,5 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 Float64: TypeAlias = NDArray[np.float64]
 Int64: TypeAlias = NDArray[np.int64]
+UInt64: TypeAlias = NDArray[np.uint64]
 Design: TypeAlias = NDArray[Any] | sp.csr_array

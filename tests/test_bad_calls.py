@@ -48,8 +48,12 @@ def broken(i: int) -> Any:
 NEEDS = r"it must return a tuple \(X, y\) or \(X, y, sample_weight\)"
 ORDER = "Feature names must be in the same order as they were in fit"
 CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "make raises": (lambda: made(broken), ValueError, rf"partition 0: make\(0\) raised RuntimeError: the disk is gone; {NEEDS}"),
-    "make returns nothing": (lambda: made(lambda i: None), TypeError, rf"partition 0: make\(0\) returned NoneType; {NEEDS}"),
+    "make raises": (
+        lambda: made(broken),
+        ValueError,
+        rf"partition 0 \(make\(0\)\): make\(0\) raised RuntimeError: the disk is gone; {NEEDS}",
+    ),
+    "make returns nothing": (lambda: made(lambda i: None), TypeError, rf"partition 0 \(make\(0\)\): make\(0\) returned NoneType; {NEEDS}"),
     "make returns an array": (lambda: made(lambda i: X), TypeError, rf"make\(0\) returned ndarray; {NEEDS}"),
     "make returns too little": (lambda: made(lambda i: (X,)), TypeError, rf"make\(0\) returned a tuple of 1; {NEEDS}"),
     "make returns too much": (lambda: made(lambda i: (X, Y, Y, Y)), TypeError, rf"make\(0\) returned a tuple of 4; {NEEDS}"),

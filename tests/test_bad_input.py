@@ -70,7 +70,7 @@ ERRORS: dict[str, Case] = {
     "NaN in one partition": (
         lambda: fit(Dataset.from_arrays(with_value(np.nan), Y, n_partitions=3)),
         ValueError,
-        r"Input X contains NaN: column 'x1' of X, row 5 of partition 2; drop or impute such rows",
+        r"Input X contains NaN: column 'x1' of X, row 5 of partition 2 \(row 45 of X\); drop or impute such rows",
     ),
     "NaN in one partition, Dask": (lambda: fit(lazy(with_value(np.nan)), Y), ValueError, r"column 'x1' of X, row 5 of partition 2"),
     "NaN in one partition, frame": (lambda: fit(frame(b=with_value(np.nan)[:, 1])[NAMES], frame()["t"]), ValueError, r"column 'b' of X"),
@@ -98,7 +98,11 @@ ERRORS: dict[str, Case] = {
     "lengths differ": (lambda: fit(X, Y[:50]), ValueError, "inconsistent numbers of samples"),
     "lengths differ, Dataset": (lambda: Dataset.from_arrays(X, Y[:50]), ValueError, "X has 60 rows but y has 50"),
     "lengths differ, Dask": (lambda: fit(lazy(X), lazy(Y[:50])), ValueError, "X has 60 rows, y has 50 rows"),
-    "lengths differ, Dask, unknown": (lambda: fit(unknown(X), unknown(Y[:50])), ValueError, "partition 2: .*X has 20 rows but y has 10"),
+    "lengths differ, Dask, unknown": (
+        lambda: fit(unknown(X), unknown(Y[:50])),
+        ValueError,
+        r"partition 2 \(chunk \(2, 0\) of '.*'\): .*X has 20 rows but y has 10",
+    ),
     "lengths differ, Dask, unknown and known": (lambda: fit(unknown(X), lazy(Y[:50])), ValueError, "X has 60 rows, y has 50 rows"),
     "lengths differ, frames": (
         lambda: fit(frame()[NAMES], dd.from_pandas(FRAME["t"][:50], npartitions=2)),
@@ -121,7 +125,7 @@ ERRORS: dict[str, Case] = {
     "fewer columns than declared": (
         lambda: Dataset.from_function(lambda i: (X, Y), n_partitions=2, n_columns=4).schema,
         ValueError,
-        r"partition \d: X has 3",
+        r"partition (\d) \(make\(\1\)\): X has 3",
     ),
     # kinds
     "text in X": (lambda: fit(np.array([["a", "b", "c"]] * 60, dtype=object), Y), ValueError, "could not convert string to float"),
@@ -189,7 +193,7 @@ ERRORS: dict[str, Case] = {
     "labels of mixed types, Dask": (
         lambda: fit(lazy(X), lazy(np.array([1, "a"] * 30, dtype=object))),
         TypeError,
-        r"partition \d: y mixes labels of types number and str; make them one type",
+        r"partition (\d) \(chunk \(\1, 0\) of 'array-.*'\): y mixes labels of types number and str; make them one type",
     ),
     "labels of mixed types over partitions": (
         lambda: partitions(2, mixed).schema,
@@ -206,7 +210,7 @@ ERRORS: dict[str, Case] = {
     "None in y": (
         lambda: fit(lazy(X), lazy(np.where(Y, "yes", None).astype(object))),
         ValueError,
-        "Input y contains NaN: y, row . of partition 0; drop or impute",
+        r"Input y contains NaN: y, row . of partition 0 \(chunk \(0, 0\) of 'array-.*'\); drop or impute",
     ),
     "missing nullable label": (
         lambda: fit(frame()[NAMES], frame(t=pd.array([1, 0, None] * 20, dtype="Int64"))["t"]),
@@ -224,7 +228,7 @@ ERRORS: dict[str, Case] = {
     "negative weight": (
         lambda: fit(X, Y, with_value(-1.0)[:, 1] * 0 - np.eye(60)[45]),
         ValueError,
-        r"sample_weight is -1.0 in row 45 of partition 0; weights must be finite and not negative",
+        r"sample_weight is -1.0 in row 45 of partition 0 \(row 45 of X\); weights must be finite and not negative",
     ),
     "NaN weight": (
         lambda: fit(lazy(X), lazy(Y), with_value(np.nan)[:, 1] ** 2),

@@ -22,7 +22,7 @@ class Case(NamedTuple):
 
 def cases() -> dict[str, Case]:
     """All cases by name. Imported here, because they need the bench extra and seconds."""
-    from pipeline.benchmarks import epoch, fits, memory, planning, resident, rounds, sgd, slow_worker
+    from pipeline.benchmarks import checkpoints, epoch, fits, memory, planning, resident, rounds, sgd, slow_worker
 
     return {
         "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", fits.logistic_28),
@@ -34,6 +34,7 @@ def cases() -> dict[str, Case]:
         "resident": Case("a round that the workers run by themselves, beside a call of an actor", resident.resident),
         "memory": Case("workers' peak memory while 2 GB are loaded and fitted", memory.memory),
         "slow-worker": Case("rounds on four workers of which one is held back to a quarter of the others' speed", slow_worker.slow_worker),
+        "checkpoint": Case("rounds that are saved, each of them, beside rounds that are not", checkpoints.checkpoint),
         "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", rounds.bandwidth),
         "plan": Case("what plans of three jobs predict, beside what two workers take", planning.plan),
     }

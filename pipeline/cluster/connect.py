@@ -117,7 +117,7 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
             )
         n_workers = n_workers or len(devices)
         options |= {"preload": ["tasks.devices"], "env": {VARIABLE: ",".join(devices)}}
-    with spared_interrupts():
+    with spared_interrupts():  # one that is waiting comes when this ends, so the cluster must be somebody's by then
         cluster = LocalCluster(
             n_workers=n_workers,
             threads_per_worker=threads,
@@ -126,7 +126,8 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
             worker_dashboard_address=LOCALHOST,
             **options,
         )
-    client = ClosingClient(opening.enter_context(closing(cluster)))
+        opening.enter_context(closing(cluster))
+    client = ClosingClient(cluster)
     opening.enter_context(closing(client))
     return Connection("processes on this machine", client, cluster, opening.pop_all())
 

@@ -20,6 +20,7 @@ from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
+from pipeline.data.places import Places, array_places, call_places, frame_places
 from tasks.blocks import BlockSpec, as_design, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
 from tasks.readers import CsvRows
 from tasks.targets import as_target
@@ -31,9 +32,11 @@ NAMES = ("X", "y", "sample_weight")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """blocks: one Delayed `Block` a partition; keep: collections whose futures must live; sizes: rows of the partitions, if known."""
+    """blocks: one Delayed `Block` a partition; places: where they come from; keep: collections whose futures must live; sizes: rows of the
+    partitions, if known."""
 
     blocks: Sequence[Delayed]
+    places: Places
     n_columns: int
     dtype: str
     columns: tuple[str, ...] | None = None
@@ -52,11 +55,13 @@ def from_dask(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> T
     present = [a for a in given if a is not None]
     if all(isinstance(a, dd.DataFrame | dd.Series) for a in present) and len({a.npartitions for a in present}) == 1:
         blocks = make_blocks(unpack_block, spec, [[rows] for rows in frame_pieces(given, n_partitions)])
+        places = frame_places(X, n_partitions)
     else:
         arrays = align(given, n_partitions)
         blocks = make_blocks(make_block, spec, list(zip(*array_pieces(arrays), strict=True)))
         sizes = None if np.isnan(arrays[0].shape[0]) else arrays[0].chunks[0]
-    return Table(blocks, int(X.shape[1]), spec.dtype, columns, given, sizes)
+        places = array_places(X, arrays[0], sizes) if isinstance(X, da.Array) else frame_places(X, n_partitions)
+    return Table(blocks, places, int(X.shape[1]), spec.dtype, columns, given, sizes)
 
 
 def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None, n_partitions: int | None) -> Table:
@@ -71,13 +76,14 @@ def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[An
     spec = BlockSpec(dtype, len(features), features, target, sample_weight)
     pieces = partitions_of(repartitioned(frame[[*features, *special]], n_partitions))
     blocks = make_blocks(make_block, spec, [[piece] for piece in pieces])
-    return Table(blocks, len(features), dtype, feature_names(pd.Index(features)), (frame,))
+    return Table(blocks, frame_places(frame, n_partitions), len(features), dtype, feature_names(pd.Index(features)), (frame,))
 
 
 def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int, dtype: str) -> Table:
     """Blocks of a function of the partition's number; see `Dataset.from_function`."""
     require_count(n_partitions)
-    return Table(make_blocks(call_block, BlockSpec(dtype, n_columns), [[make]] * n_partitions), n_columns, dtype)
+    blocks = make_blocks(call_block, BlockSpec(dtype, n_columns), [[make]] * n_partitions)
+    return Table(blocks, call_places(), n_columns, dtype)
 
 
 def make_blocks(make: Callable[..., Any], spec: BlockSpec, arguments: Sequence[Sequence[Any]]) -> list[Delayed]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import dask.array as da
 import numpy as np
@@ -12,14 +12,18 @@ import pandas as pd
 from dask.delayed import delayed
 
 from pipeline.data import collections, readers
-from pipeline.data.schema import Description, Schema, make_description, make_schema
+from pipeline.data.errors import Quarantined, source_changed, warn_of_quarantine
+from pipeline.data.schema import Description, Schema, column_names, fault_text, make_description, make_schema
 from pipeline.data.sources import ArraySource, GraphSource, Source
 from pipeline.execution.executors import Executor, current_executor
 from tasks.blocks import BlockSpec, Split, make_block, part_X, part_y
-from tasks.checking import CHECK
+from tasks.checking import CHECK, Fault
 from tasks.partition import Block, nbytes
+from tasks.quarantine import Screen
 from tasks.statistics import MOMENTS
+from tasks.typing import UInt64
 
+OnError: TypeAlias = Literal["raise", "quarantine"]
 PARTITION_BYTES = 4 << 20
 MAX_PARTITION_BYTES = 64 << 20
 
@@ -29,7 +33,12 @@ class Dataset:
 
     The partition count comes from the data (its chunks, its files, its size) or from `n_partitions`, never from the cluster, and with it
     the order of every sum: the same partitions give the same bits wherever they are. The first use reads the source once and keeps the
-    rows where they were read; a shard that is lost with its worker is made again from its source.
+    rows where they were read; a shard that is lost with its worker is made again from its source. Rows that are others then end the fit
+    with SourceChangedError.
+
+    A partition that cannot be read ends a fit with PartitionError, one with values that no fit can use (NaN, infinity, negative weights)
+    with ValueError. on_error="quarantine", of the constructors that read lazily, leaves such partitions out instead, with a
+    QuarantineWarning; `quarantined` has them. What else the fit does is what it would do if they were empty.
     """
 
     def __init__(self, source: Source, *, columns: Sequence[str] | None, dtype: str, n_columns: int, part: int = 0) -> None:
@@ -73,24 +82,37 @@ class Dataset:
         return cls(source, columns=columns, dtype=dtype, n_columns=block.X.shape[1])
 
     @classmethod
-    def from_dask(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None) -> Dataset:
+    def from_dask(
+        cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None, on_error: OnError = "raise"
+    ) -> Dataset:
         """From Dask arrays (any chunks; y and sample_weight follow X's) or Dask data frames and series; stays lazy.
 
         n_partitions rechunks arrays and repartitions frames. Chunks of unknown length that have to be cut anew, to n_partitions or to match
         others, are counted here, which reads them once. Raises ValueError for lengths that are known to differ.
         """
-        return cls._from_table(collections.from_dask(X, y, sample_weight, n_partitions))
+        return cls._from_table(collections.from_dask(X, y, sample_weight, n_partitions), on_error)
 
     @classmethod
     def from_dataframe(
-        cls, frame: Any, *, target: Any, sample_weight: Any = None, columns: Sequence[Any] | None = None, n_partitions: int | None = None
+        cls,
+        frame: Any,
+        *,
+        target: Any,
+        sample_weight: Any = None,
+        columns: Sequence[Any] | None = None,
+        n_partitions: int | None = None,
+        on_error: OnError = "raise",
     ) -> Dataset:
         """From one pandas or Dask data frame that holds everything; columns: the features, by default all others.
 
-        Raises ValueError for columns that are missing, there twice, or not numbers.
+        Raises ValueError for columns that are missing, there twice, or not numbers, and for on_error="quarantine" with a pandas frame.
         """
         if not isinstance(frame, pd.DataFrame):
-            return cls._from_table(collections.from_frame(frame, target, sample_weight, columns, n_partitions))
+            return cls._from_table(collections.from_frame(frame, target, sample_weight, columns, n_partitions), on_error)
+        if on_error != "raise":
+            raise ValueError(
+                f"on_error={on_error!r} is for data that is read partition by partition; drop bad rows of a pandas frame before"
+            )
         features, _ = collections.choose_columns(frame.columns, target, sample_weight, columns)
         weight = None if sample_weight is None else frame[sample_weight]
         return cls.from_arrays(frame[list(features)], frame[target], weight, n_partitions=n_partitions)
@@ -104,14 +126,15 @@ class Dataset:
         sample_weight: str | None = None,
         columns: Sequence[str] | None = None,
         n_partitions: int | None = None,
+        on_error: OnError = "raise",
         **options: Any,
     ) -> Dataset:
         """From CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB; options: dask.dataframe.read_csv's.
 
         Raises FileNotFoundError for no file, ValueError for columns that are missing, there twice, or not numbers.
         """
-        frame = readers.read_csv(urlpath, **options)
-        return cls.from_dataframe(frame, target=target, sample_weight=sample_weight, columns=columns, n_partitions=n_partitions)
+        table = collections.from_frame(readers.read_csv(urlpath, **options), target, sample_weight, columns, n_partitions)
+        return cls._from_table(table, on_error)
 
     @classmethod
     def read_parquet(
@@ -122,6 +145,7 @@ class Dataset:
         sample_weight: str | None = None,
         columns: Sequence[str] | None = None,
         n_partitions: int | None = None,
+        on_error: OnError = "raise",
         **options: Any,
     ) -> Dataset:
         """From Parquet files (a directory, a path, a list or a glob), a partition a row group; options: dask.dataframe.read_parquet's.
@@ -129,53 +153,86 @@ class Dataset:
         Raises FileNotFoundError for no file, ValueError for what is no Parquet and for columns that are missing, there twice, or not
         numbers.
         """
-        frame = readers.read_parquet(urlpath, **options)
-        return cls.from_dataframe(frame, target=target, sample_weight=sample_weight, columns=columns, n_partitions=n_partitions)
+        table = collections.from_frame(readers.read_parquet(urlpath, **options), target, sample_weight, columns, n_partitions)
+        return cls._from_table(table, on_error)
 
     @classmethod
-    def read_npy(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None) -> Dataset:
+    def read_npy(
+        cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None, on_error: OnError = "raise"
+    ) -> Dataset:
         """From `.npy` files (a path, a list or a glob each; several are one below the other) or directories of dask's `to_npy_stack`.
 
         Raises FileNotFoundError for no file, ValueError for what is no `.npy` file, for shapes that differ and for lengths that do.
         """
-        return cls._from_table(readers.read_npy(X, y, sample_weight, n_partitions))
+        return cls._from_table(readers.read_npy(X, y, sample_weight, n_partitions), on_error)
 
     @classmethod
-    def read_zarr(cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None, **options: Any) -> Dataset:
+    def read_zarr(
+        cls,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        n_partitions: int | None = None,
+        on_error: OnError = "raise",
+        **options: Any,
+    ) -> Dataset:
         """From Zarr arrays, one each; options: dask.array.from_zarr's (`component=` for arrays in a group goes into the path).
 
         Raises FileNotFoundError for no array, ValueError for what is no Zarr array and for lengths that differ.
         """
-        return cls._from_table(readers.read_zarr(X, y, sample_weight, n_partitions, **options))
+        return cls._from_table(readers.read_zarr(X, y, sample_weight, n_partitions, **options), on_error)
 
     @classmethod
     def read_hdf5(
-        cls, urlpath: Any, *, X: str, y: str | None = None, sample_weight: str | None = None, n_partitions: int | None = None
+        cls,
+        urlpath: Any,
+        *,
+        X: str,
+        y: str | None = None,
+        sample_weight: str | None = None,
+        n_partitions: int | None = None,
+        on_error: OnError = "raise",
     ) -> Dataset:
         """From HDF5 files (a path, a list or a glob); X, y, sample_weight: names of the datasets inside each.
 
         Raises FileNotFoundError for no file, ValueError for what is no HDF5 file, for a dataset that is not in it, for shapes that differ
         and for lengths that do.
         """
-        return cls._from_table(readers.read_hdf5(urlpath, X, y, sample_weight, n_partitions))
+        return cls._from_table(readers.read_hdf5(urlpath, X, y, sample_weight, n_partitions), on_error)
 
     @classmethod
-    def from_function(cls, make: Any, *, n_partitions: int, n_columns: int, dtype: str = "float64") -> Dataset:
+    def from_function(cls, make: Any, *, n_partitions: int, n_columns: int, dtype: str = "float64", on_error: OnError = "raise") -> Dataset:
         """Partition i is make(i) = (X, y) or (X, y, sample_weight), called where the partition will live; `make` must be pure.
 
         Raises ValueError for n_partitions below 1; the first use does, naming the partition, for rows that are not n_columns wide.
         """
-        return cls._from_table(collections.from_function(make, n_partitions, n_columns, dtype))
+        return cls._from_table(collections.from_function(make, n_partitions, n_columns, dtype), on_error)
 
     @classmethod
-    def _from_table(cls, table: collections.Table) -> Dataset:
-        row_bytes = table.n_columns * np.dtype(table.dtype).itemsize
-        source = GraphSource(len(table.blocks), blocks=table.blocks, keep=table.keep, sizes=table.sizes, row_bytes=row_bytes)
+    def _from_table(cls, table: collections.Table, on_error: OnError) -> Dataset:
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error must be one of {', '.join(map(repr, get_args(OnError)))}, got {on_error!r}")
+        source = GraphSource(
+            len(table.blocks),
+            screen=Screen(table.n_columns, table.dtype) if on_error == "quarantine" else None,
+            blocks=table.blocks,
+            keep=table.keep,
+            sizes=table.sizes,
+            row_bytes=table.n_columns * np.dtype(table.dtype).itemsize,
+            places=table.places,
+        )
         return cls(source, columns=table.columns, dtype=table.dtype, n_columns=table.n_columns)
 
     @property
     def n_partitions(self) -> int:
         return self.source.n_partitions
+
+    def described(self) -> str:
+        """What a fit on these rows hangs on, in words; reads the dataset if its schema is not known yet."""
+        schema = self.schema
+        cut = f"{self.n_partitions} partitions, {self.source.n_groups} groups"
+        return f"{schema.n_rows} rows of {schema.n_columns} columns in {cut}, digest {schema.digest[:16]}"
 
     def executor(self) -> Executor:
         """Where rounds on this dataset run now: see `current_executor`."""
@@ -195,7 +252,40 @@ class Dataset:
         Raises ValueError, naming partition, row and column, for values that are not finite or too large, and for negative, missing or
         all-zero weights.
         """
-        return make_schema(self.executor().map_reduce(self, CHECK, None), self.columns, self.dtype)
+        summary = self.executor().map_reduce(self, CHECK, None)
+        warn_of_quarantine(self._quarantined(summary.poison), self.n_partitions)
+        return make_schema(summary, self.columns, self.dtype, self.place_of_row)
+
+    @property
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """The partitions that are left out, by on_error="quarantine"; the check has run if it had not."""
+        return self._quarantined(self.schema.poison)
+
+    def _quarantined(self, poison: Sequence[tuple[int, Any]]) -> tuple[Quarantined, ...]:
+        names = column_names(self.columns, self.n_columns)
+
+        def reason(why: str | Fault) -> str:
+            return why if isinstance(why, str) else fault_text(why, names, f"row {why.row}")
+
+        return tuple(Quarantined(partition, self.source.place(partition), reason(why)) for partition, why in poison)
+
+    @property
+    def content(self) -> int | None:
+        """What the digests of all rows add up to, once they have been checked; see `tasks.digests`."""
+        return self.__dict__["schema"].content_sum if "schema" in self.__dict__ else None
+
+    def require_content(self, found: UInt64) -> None:
+        """Raise SourceChangedError, naming the partitions, when their digests (n_partitions,) are not those of the check. What was read is
+        forgotten then, and the next use begins anew."""
+        changed = np.flatnonzero(found != self.schema.content)
+        if len(changed):
+            self.release()
+            del self.__dict__["schema"]
+            raise source_changed([int(partition) for partition in changed], self.source.place)
+
+    def place_of_row(self, partition: int, row: int) -> str:
+        """Where a row of a partition comes from: the place of the partition, where rows are counted after a split."""
+        return self.source.place(partition, row if self.source.split is None else None)
 
     def describe(self) -> Description:
         """Means, variances, covariance and class balance, computed where the rows are."""
@@ -245,7 +335,8 @@ class Dataset:
         if "schema" in self.__dict__:
             return [int(n) for n in self.schema.partition_rows]
         rows = self.source.partition_rows
-        return list(rows) if rows is not None and self.source.split is None else [np.nan] * self.n_partitions
+        as_read = self.source.split is None and self.source.screen is None
+        return list(rows) if rows is not None and as_read else [np.nan] * self.n_partitions
 
     def __repr__(self) -> str:
         sizes = self._chunk_sizes()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from dask._task_spec import convert_legacy_graph
+from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.sizeof import sizeof
-from dask.task_spec import DataNode, GraphNode
+from dask.task_spec import DataNode, GraphNode, Task, TaskRef
 
 from tasks.loading import Step
+from tasks.quarantine import Guarded, Screen
 
 Graph = dict[Hashable, GraphNode]
 SMALL: Final = 100_000
@@ -40,6 +42,27 @@ def ancestors(graph: Graph, keys: Iterable[Hashable], stop: Collection[Hashable]
             work.append((key, True))
             work.extend((needed, False) for needed in sorted(graph[key].dependencies, key=str, reverse=True))
     return order
+
+
+def screened(graph: Graph, keys: Sequence[Hashable], screen: Screen) -> tuple[Graph, list[Hashable]]:
+    """The graph with a screen behind each of `keys`, which are those of blocks; and the keys of what passes. All other keys get names of
+    their own, for their values may stand for failures now. What only runs as it is, a shuffle, fails as a whole."""
+    names: dict[Any, Any] = {} if needs_own_tasks(graph) else {key: _guarded_name(key) for key in graph}
+    guarded: Graph = {} if names else dict(graph)
+    for key, name in names.items():
+        node, needs = graph[key], tuple(sorted(graph[key].dependencies, key=str))
+        refs = [TaskRef(names.get(needed, needed)) for needed in needs]
+        guarded[name] = DataNode(name, node.value) if isinstance(node, DataNode) else Task(name, Guarded(node, needs), *refs)
+    token = tokenize(list(keys), screen)
+    passed: list[Any] = [(f"screened-{token}", partition) for partition in range(len(keys))]
+    for partition, key in enumerate(keys):
+        name = passed[partition]
+        guarded[name] = Task(name, screen, TaskRef(names.get(key, key)), partition)
+    return guarded, passed
+
+
+def _guarded_name(key: Hashable) -> Hashable:
+    return ("guarded", *key) if isinstance(key, tuple) else f"guarded-{key}" if isinstance(key, str) else ("guarded", key)
 
 
 def plan_groups(

@@ -6,9 +6,10 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from glob import has_magic
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import dask.dataframe as dd
@@ -22,6 +23,7 @@ from dask.utils import natural_sort_key
 from fsspec.utils import infer_compression
 
 from pipeline.data.collections import Table, from_dask
+from pipeline.data.places import RowPlaces
 from tasks.readers import CsvRows, Hdf5Rows, npy_header, read_npy_rows
 
 CSV_BLOCK = 32 << 20
@@ -79,25 +81,38 @@ def read_parquet(urlpath: Any, **options: Any) -> Any:
         raise ValueError(f"{', '.join(paths[:3])}: no readable Parquet file: {error}") from error
 
 
+class Stacked(NamedTuple):
+    """An array, and the path and the rows of each file that it consists of."""
+
+    array: da.Array
+    files: Sequence[tuple[str, int]]
+
+
 def read_npy(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> Table:
     """See `Dataset.read_npy`."""
     design = _npy(X, None)
-    target, weight = (None if path is None else _npy(path, design) for path in (y, sample_weight))
-    return from_dask(design, target, weight, n_partitions)
+    return _table([design, *(None if path is None else _npy(path, design.array) for path in (y, sample_weight))], n_partitions)
 
 
 def read_zarr(X: Any, y: Any, sample_weight: Any, n_partitions: int | None, **options: Any) -> Table:
     """See `Dataset.read_zarr`."""
-    target, weight = (None if path is None else _zarr(path, options) for path in (y, sample_weight))
-    return from_dask(_zarr(X, options), target, weight, n_partitions)
+    return _table([None if path is None else _zarr(path, options) for path in (X, y, sample_weight)], n_partitions)
 
 
 def read_hdf5(urlpath: Any, X: str, y: str | None, sample_weight: str | None, n_partitions: int | None) -> Table:
     """See `Dataset.read_hdf5`."""
     paths = expand(urlpath)
     design = _hdf5(paths, X, None)
-    target, weight = (None if name is None else _hdf5(paths, name, design) for name in (y, sample_weight))
-    return from_dask(design, target, weight, n_partitions)
+    return _table([design, *(None if name is None else _hdf5(paths, name, design.array) for name in (y, sample_weight))], n_partitions)
+
+
+def _table(given: Sequence[Stacked | None], n_partitions: int | None) -> Table:
+    """Of X, y and sample_weight in files."""
+    X, y, sample_weight = (None if stacked is None else stacked.array for stacked in given)
+    table = from_dask(X, y, sample_weight, n_partitions)
+    assert table.sizes is not None
+    files = {tuple(stacked.files): None for stacked in given if stacked is not None}  # those of one HDF5 file are named once
+    return replace(table, places=RowPlaces(table.sizes, list(files)))
 
 
 def expand(urlpath: Any) -> list[str]:
@@ -121,23 +136,27 @@ def is_directory(urlpath: Any) -> bool:
     return bool(fs.isdir(path))
 
 
-def _npy(paths: Any, like: da.Array | None) -> da.Array:
+def _npy(paths: Any, like: da.Array | None) -> Stacked:
     if is_directory(paths):
-        return da.from_npy_stack(os.fspath(paths), mmap_mode=None)
+        return _single(da.from_npy_stack(os.fspath(paths), mmap_mode=None), os.fspath(paths))
     headers = [(path, *npy_header(path)[:3]) for path in expand(paths)]
     return _stacked([(path, shape, dtype, read_npy_rows) for path, shape, _, dtype in headers], like)
 
 
-def _zarr(path: Any, options: dict[str, Any]) -> da.Array:
+def _single(array: da.Array, path: str) -> Stacked:
+    return Stacked(array, [(path, int(array.shape[0]))])
+
+
+def _zarr(path: Any, options: dict[str, Any]) -> Stacked:
     try:
-        return da.from_zarr(os.fspath(path), **options)
+        return _single(da.from_zarr(os.fspath(path), **options), os.fspath(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no Zarr array at {path}: {error}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no readable Zarr array: {error}") from error
 
 
-def _hdf5(paths: Sequence[str], name: str, like: da.Array | None) -> da.Array:
+def _hdf5(paths: Sequence[str], name: str, like: da.Array | None) -> Stacked:
     import h5py
 
     files = []
@@ -156,7 +175,7 @@ def _numpy_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(str) if dtype.kind in "OS" else dtype
 
 
-def _stacked(files: Sequence[tuple[str, tuple[int, ...], np.dtype[Any], Callable[..., Any]]], like: da.Array | None) -> da.Array:
+def _stacked(files: Sequence[tuple[str, tuple[int, ...], np.dtype[Any], Callable[..., Any]]], like: da.Array | None) -> Stacked:
     """The rows of all files one below the other, cut about every 16 MiB inside each file, or every as many rows as `like` is."""
     first = files[0][1]
     if not first:
@@ -172,4 +191,4 @@ def _stacked(files: Sequence[tuple[str, tuple[int, ...], np.dtype[Any], Callable
             pieces.append(da.from_delayed(rows, (int(stop - start), *shape[1:]), dtype=dtype))
     if not pieces:
         raise ValueError(f"Found array with 0 sample(s) in {files[0][0]} while a minimum of 1 is required")
-    return da.concatenate(pieces)
+    return Stacked(da.concatenate(pieces), [(path, shape[0]) for path, shape, _, _ in files])

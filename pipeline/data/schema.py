@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from tasks.checking import LARGEST_VALUE, Summary
+from tasks.checking import LARGEST_VALUE, Fault, Summary
+from tasks.digests import total
 from tasks.statistics import Moments
-from tasks.typing import Array, Float64, Int64
+from tasks.typing import Array, Float64, Int64, UInt64
+
+RowPlace: TypeAlias = Callable[[int, int], str]
+"""(partition, row) -> where that comes from."""
 
 TargetKind = Literal["none", "continuous", "classes", "text", "multioutput"]
 
@@ -23,7 +29,8 @@ class Schema:
     partition_rows (n_partitions,); classes: the sorted labels, or None; class_rows, class_weights: rows and summed weights of each;
     largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for whole numbers that may be meant as numbers,
     "text" for text of more than MAX_CLASSES different labels, "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one
-    that holds every y, None without y; n_bytes: of X where it is resident, dense or CSR.
+    that holds every y, None without y; n_bytes: of X where it is resident, dense or CSR; content (n_partitions,): the digest of each
+    partition, by which rows that are read again are known; poison: (partition, why) of those that were left out.
     """
 
     n_rows: int
@@ -41,6 +48,23 @@ class Schema:
     class_rows: Int64
     class_weights: Float64
     n_bytes: int
+    content: UInt64
+    poison: tuple[tuple[int, Any], ...]
+
+    @cached_property
+    def content_sum(self) -> int:
+        """Of all digests, modulo 2^64."""
+        return total(self.content)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that the pass found."""
+        sha256 = hashlib.sha256()
+        for f in fields(self):
+            value = vars(self)[f.name]
+            plain = value.tolist() if isinstance(value, np.ndarray) else str(value)
+            sha256.update(f"{f.name}={plain!r};".encode())
+        return sha256.hexdigest()
 
     @property
     def names(self) -> list[str]:
@@ -75,10 +99,10 @@ def column_names(columns: Sequence[str] | None, n_columns: int) -> list[str]:
     return [f"x{i}" for i in range(n_columns)] if columns is None else list(columns)
 
 
-def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str) -> Schema:
-    """The schema of a summary. Raises ValueError for the first thing that is wrong in it."""
+def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str, place: RowPlace) -> Schema:
+    """The schema of a summary. Raises ValueError for the first thing that is wrong in it; place: where it is then."""
     n_columns = len(summary.largest)
-    raise_faults(summary, column_names(columns, n_columns))
+    raise_faults(summary, column_names(columns, n_columns), place)
     shape = None if summary.form is None else summary.form.target_shape
     text = summary.form is not None and summary.form.text
     kind: TargetKind
@@ -106,21 +130,31 @@ def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str) -
         summary.class_rows,
         summary.class_weights,
         summary.n_bytes,
+        summary.content,
+        summary.poison,
     )
 
 
-def raise_faults(summary: Summary, names: Sequence[str]) -> None:
+def fault_text(fault: Fault, names: Sequence[str], row: str) -> str:
+    """What is wrong in that row."""
+    if fault.where == "sample_weight":
+        return f"sample_weight is {fault.value} in {row}"
+    what = "NaN" if np.isnan(fault.value) else "infinity"
+    where = f"column {names[fault.column]!r} of X" if fault.where == "X" else "y"
+    return f"Input {fault.where} contains {what}: {where}, {row}"
+
+
+def raise_faults(summary: Summary, names: Sequence[str], place: RowPlace) -> None:
     """Raise ValueError for the first thing that is wrong."""
     fault = summary.fault
     if fault is not None:
-        place = f"row {fault.row} of partition {fault.partition}"
-        if fault.where == "sample_weight":
-            raise ValueError(f"sample_weight is {fault.value} in {place}; weights must be finite and not negative")
-        what = "NaN" if np.isnan(fault.value) else "infinity"
-        where = f"column {names[fault.column]!r} of X" if fault.where == "X" else "y"
-        raise ValueError(f"Input {fault.where} contains {what}: {where}, {place}; drop or impute such rows")
+        row = f"row {fault.row} of partition {fault.partition} ({place(fault.partition, fault.row)})"
+        cure = "weights must be finite and not negative" if fault.where == "sample_weight" else "drop or impute such rows"
+        raise ValueError(f"{fault_text(fault, names, row)}; {cure}")
     if summary.partition_rows.sum() == 0:
-        raise ValueError(f"Found array with 0 sample(s) in {len(summary.partition_rows)} partition(s) while a minimum of 1 is required")
+        left_out = f", {len(summary.poison)} of which are left out," if summary.poison else ""
+        n = len(summary.partition_rows)
+        raise ValueError(f"Found array with 0 sample(s) in {n} partition(s){left_out} while a minimum of 1 is required")
     if summary.weight_sum == 0:
         raise ValueError("all sample_weight are zero; at least one row must count")
     largest = {f"column {name!r} of X": value for name, value in zip(names, summary.largest, strict=True)}

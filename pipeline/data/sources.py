@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -15,10 +16,13 @@ import numpy as np
 from dask.delayed import Delayed
 from dask.task_spec import DataNode
 
-from pipeline.data.graphs import Graph, ancestors, blocks_graph, needs_own_tasks, outside_keys, plan_groups, shared_keys
+from pipeline.data.errors import places_named
+from pipeline.data.graphs import Graph, ancestors, blocks_graph, needs_own_tasks, outside_keys, plan_groups, screened, shared_keys
+from pipeline.data.places import Places, rows_between
 from tasks.blocks import Split
 from tasks.loading import GroupPlan, ShardLoad, group_parts, load_shard, shard_of
 from tasks.partition import Block, Group, Shard, make_group, nbytes
+from tasks.quarantine import Screen
 from tasks.typing import Array, Design, Float64
 
 Persist = Callable[[dict[Any, Any], list[Any]], None]
@@ -32,7 +36,8 @@ GROUP_LIMITS = ((16, 1 << 19), (256, 1 << 25), (4096, np.inf))
 class Source(ABC):
     """Partitions in a fixed order, cut into groups by their number and size alone: group g is partitions [g 2^L, (g + 1) 2^L).
 
-    resident: what executors keep of it, by executor; two datasets made by one split share it.
+    resident: what executors keep of it, by executor; two datasets made by one split share it. screen: of partitions that are to be left out
+    where they cannot be used.
     """
 
     in_client: ClassVar[bool]
@@ -41,6 +46,7 @@ class Source(ABC):
     n_partitions: int
     split: Split | None = None
     resident: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    screen: Screen | None = None
 
     @cached_property
     def group_starts(self) -> list[int]:
@@ -62,6 +68,10 @@ class Source(ABC):
     @property
     def n_groups(self) -> int:
         return len(self.group_starts) - 1
+
+    @abstractmethod
+    def place(self, partition: int, row: int | None = None) -> str:
+        """Where a partition comes from, in words, or one of its rows before any split, as far as that is known better."""
 
     @abstractmethod
     def with_split(self, split: Split) -> Source:
@@ -107,6 +117,10 @@ class ArraySource(Source):
     y: Array | None = None
     sample_weight: Float64 | None = None
     rows: Array = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    def place(self, partition: int, row: int | None = None) -> str:
+        start, stop = (int(bound) for bound in self.rows[partition : partition + 2])
+        return f"{rows_between(start, stop) if row is None else f'row {start + row}'} of X"
 
     def with_split(self, split: Split) -> ArraySource:
         return replace(self, split=split, resident={})
@@ -162,7 +176,7 @@ class GraphSource(Source):
     """Blocks as keys of a Dask graph: Dask collections and files alike.
 
     blocks: one Delayed a partition; keep: collections whose futures must stay alive; sizes: rows of the partitions, if known;
-    row_bytes: bytes of a row of X.
+    row_bytes: bytes of a row of X; places: where partitions come from.
     """
 
     in_client = False
@@ -171,6 +185,10 @@ class GraphSource(Source):
     keep: tuple[Any, ...] = ()
     sizes: Sequence[int] | None = None
     row_bytes: int = 8
+    places: Places | None = None
+
+    def place(self, partition: int, row: int | None = None) -> str:
+        return self.blocks[partition].key if self.places is None else self.places(partition, row)
 
     def with_split(self, split: Split) -> GraphSource:
         return replace(self, split=split, resident={})
@@ -180,21 +198,44 @@ class GraphSource(Source):
         return np.inf if self.sizes is None else sum(self.sizes) * self.row_bytes
 
     @cached_property
-    def _graph(self) -> Graph:
-        return blocks_graph(self.blocks)
+    def _blocks(self) -> tuple[Graph, list[Hashable]]:
+        """The graph, and the key of each partition's block."""
+        graph, keys = blocks_graph(self.blocks), [block.key for block in self.blocks]
+        return (graph, keys) if self.screen is None else screened(graph, keys, self.screen)
 
-    @cached_property
+    @property
+    def _graph(self) -> Graph:
+        return self._blocks[0]
+
+    @property
     def _keys(self) -> list[Hashable]:
-        return [block.key for block in self.blocks]
+        return self._blocks[1]
 
     def load_local(self, n_threads: int) -> Shard:
-        get: Any = dask.get if n_threads == 1 else partial(dask.threaded.get, num_workers=n_threads)
-        blocks = list(get(self._graph, self._keys))
-        groups = []
-        for start, stop in zip(self.group_starts[:-1], self.group_starts[1:], strict=True):
-            groups.append(group_parts(blocks[start:stop], start, self.split))
-            blocks[start:stop] = [None] * (stop - start)  # freed as the groups are stacked
-        return shard_of(range(self.n_groups), groups)
+        """Each thread makes a run of neighbouring groups; what several need is made first. Raises PartitionError."""
+        runs = [[int(number) for number in run] for run in np.array_split(range(self.n_groups), min(n_threads, self.n_groups))]
+        get: Any = dask.get if len(runs) == 1 else partial(dask.threaded.get, num_workers=n_threads)
+        first: dict[Any, Any] = {}
+
+        def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
+            first.update(zip(keys, get(graph, keys), strict=True))
+
+        def load(each: ShardLoad) -> Shard:
+            return each.function(*each.arguments, [(key, first[key]) for key in each.keys])
+
+        with places_named(self.place):
+            try:
+                loads = self.load_plans(runs, persist)
+            except Exception:
+                if len(runs) == 1:
+                    raise
+                return self.load_local(1)  # which says what for it could not be made
+            if len(loads) == 1:
+                return load(*loads)
+            with ThreadPoolExecutor(len(loads)) as threads:
+                shards = list(threads.map(load, loads))
+        parts = zip(*(shard.parts for shard in shards), strict=True)
+        return Shard(tuple(range(self.n_groups)), tuple(tuple(chain.from_iterable(part)) for part in parts))
 
     def load_plans(self, shards: Sequence[Sequence[int]], persist: Persist) -> list[ShardLoad]:
         graph = self._graph
@@ -216,7 +257,7 @@ class GraphSource(Source):
         return ShardLoad(load_shard, (tuple(numbers), plans, self.split), tuple(sorted(given, key=str)))
 
     def delayed_blocks(self) -> list[Delayed]:
-        return list(self.blocks)
+        return list(self.blocks) if self.screen is None else [Delayed(key, self._graph) for key in self._keys]
 
     @property
     def partition_rows(self) -> Sequence[int] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import dask
@@ -19,12 +21,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _check_feature_names, _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.callbacks import RoundCallbacks
+from pipeline.checkpoints.files import Problem
+from pipeline.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.data.collections import LAZY, feature_names
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
 from pipeline.execution.executors import Executor
 from pipeline.training import INTERRUPTED, Result, run
+from pipeline.verification.records import Record
 from tasks.blocks import require_numeric
 from tasks.fitting import Fit
 from tasks.penalties import Penalty
@@ -51,7 +56,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     """A model trained on partitions by rounds.
 
     Fitted attributes: n_features_in_, feature_names_in_, n_iter_, solver_ (name and reason), status_ (kind and reason), history_ (a row per
-    round: see `pipeline.history.Row`), n_rounds_, bytes_per_round_ (numbers to and from one worker), tasks_per_round_ (tasks, or calls of
+    round: see `pipeline.history.Row`), n_rounds_, resumed_from_ (the round of the checkpoint that the fit went on from, 0 without),
+    bytes_per_round_ (numbers to and from one worker), tasks_per_round_ (tasks, or calls of
     workers), and parameters_sha256_, the digest of the flat parameters as float64.
     """
 
@@ -61,6 +67,11 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     _solvers: ClassVar[tuple[str, ...]] = ()
     # whether Ctrl-C ends a fit where it is, with a warning, as scikit-learn's networks do
     _keep_on_interrupt: ClassVar[bool] = False
+
+    # who is told of the sums of each round
+    _record: Record | None = None
+    # of the fit, see `Checkpoint.of`
+    checkpoint: Any
 
     @property
     def _goes_on(self) -> bool:
@@ -74,6 +85,14 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _begin(self) -> None:
         """What a fit draws, once and before anything else."""
+
+    @property
+    def _drawn_seed(self) -> int | None:
+        """The seed that `_begin` drew, if there is one."""
+        return None
+
+    def _take_seed(self, seed: int | None) -> None:
+        """Take that of a fit which this one repeats, or goes on from, in place of the drawn one; None: keep that."""
 
     def _survey(self, executor: Executor, dataset: Dataset) -> None:
         """Look at the rows for what `_set_up` has to know beside their schema."""
@@ -118,26 +137,59 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         self._check_refused()
+        options = Checkpoint.of(self.checkpoint)
         dataset = self._dataset(X, y, sample_weight)
         self._begin()
         executor = dataset.executor()
-        with executor.span(f"fit-{type(self).__name__}"):
+        with ExitStack() as stack:
+            if options is not None:
+                stack.enter_context(options.prepared())
+            stack.enter_context(executor.span(f"fit-{type(self).__name__}"))
             try:
+                keeper = None if options is None else stack.enter_context(self._keeper(options, dataset))
+                resumed_from = 0 if keeper is None or keeper.saved is None else len(keeper.saved.history)
+                if self._record is not None:
+                    self._take_seed(self._record.begin(dataset, self._drawn_seed, resumed_from))
                 self._survey(executor, dataset)
                 setup = self._set_up(dataset.schema, dataset.source.n_groups)
                 callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
-                fit = setup.fit
-                states = self._first_states(fit)
-                result = run(executor, dataset, fit, states, callbacks.on_round, keep_on_interrupt=self._keep_on_interrupt)
+                fit = replace(setup.fit, marked=self._record is not None)
+                result = run(
+                    executor,
+                    dataset,
+                    fit,
+                    self._first_states(fit),
+                    callbacks.on_round,
+                    keep_on_interrupt=self._keep_on_interrupt,
+                    keeper=keeper,
+                    on_marks=None if self._record is None else self._record.add,
+                )
             finally:
                 if dataset is not X:
                     executor.release(dataset)
         if not result.history and result.statuses[0].reason == INTERRUPTED:
             raise KeyboardInterrupt  # there is nothing to keep
         self.solver_ = setup.choice
+        self.resumed_from_ = resumed_from
         self._store(result, setup.objective, dataset)
         callbacks.end()
         return self
+
+    def _keeper(self, options: Checkpoint, dataset: Dataset) -> Keeper:
+        """Of this fit's checkpoints, with the one that it goes on from."""
+        words = {"estimator": type(self).__name__, **self._described(), "data": dataset.described()}
+        if self._goes_on or self.get_params().get("warm_start"):
+            words["start"] = vars(self).get("parameters_sha256_", "anew")
+        keeper = Keeper(options, Problem(words, frozenset({type(self.get_params().get("solver")).__module__})))
+        keeper.load()
+        self._take_seed(keeper.seed)
+        keeper.seed = self._drawn_seed
+        return keeper
+
+    def _described(self) -> dict[str, str]:
+        """The constructor's parameters that a fit hangs on, each in words."""
+        parameters = self.get_params(deep=False)
+        return {name: described(value) for name, value in parameters.items() if name not in ("checkpoint", "verbose", "n_jobs", "copy_X")}
 
     def _first_states(self, fit: Fit) -> list[Any]:
         """What the first round follows from."""
@@ -270,6 +322,13 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def described(value: Any) -> str:
+    """A parameter in words that are the same in every process: itself where it is short and plain, else a digest."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    return f"{type(value).__name__} {dask.base.tokenize(value)}"
 
 
 def require_frame(X: Any) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import MultiOutputMixin
 from sklearn.utils._param_validation import Interval
 
+from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, SetUp
@@ -148,6 +150,7 @@ class LinearRegression(LeastSquares):
         "positive": ["boolean"],
         "solver": "no_validation",
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "checkpoint": [str, Path, Checkpoint, None],
     }
 
     def __init__(
@@ -160,6 +163,7 @@ class LinearRegression(LeastSquares):
         positive: bool = False,
         solver: Any = "auto",
         max_iter: int | None = None,
+        checkpoint: Any = None,
     ) -> None:
         self.fit_intercept = fit_intercept
         self.copy_X = copy_X
@@ -168,6 +172,7 @@ class LinearRegression(LeastSquares):
         self.positive = positive
         self.solver = solver
         self.max_iter = max_iter
+        self.checkpoint = checkpoint
 
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         return L2(0.0)
@@ -193,6 +198,7 @@ class Ridge(LeastSquares):
         "positive": ["boolean"],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
+        "checkpoint": [str, Path, Checkpoint, None],
     }
 
     def __init__(
@@ -207,6 +213,7 @@ class Ridge(LeastSquares):
         positive: bool = False,
         random_state: Any = None,
         warm_start: bool = False,
+        checkpoint: Any = None,
     ) -> None:
         self.alpha = alpha
         self.fit_intercept = fit_intercept
@@ -217,6 +224,7 @@ class Ridge(LeastSquares):
         self.positive = positive
         self.random_state = random_state  # nothing here is drawn: every value gives the same fit
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
 
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         alpha = np.asarray(self.alpha, dtype=np.float64)

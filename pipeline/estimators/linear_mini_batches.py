@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp
@@ -110,6 +112,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "variance_reduction": [StrOptions({"svrg"}), None],
         "importance": [StrOptions({"uniform", "norm"})],
+        "checkpoint": [str, Path, Checkpoint, None],
     }
 
     def _check_refused(self) -> None:

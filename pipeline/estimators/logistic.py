@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.kinds import ProbabilisticClassifier, class_weights, require_class_weight, require_classes
@@ -50,6 +52,7 @@ class LogisticRegression(ProbabilisticClassifier, LinearModel):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
+        "checkpoint": [str, Path, Checkpoint, None],
         "n_jobs": [None, Integral],
     }
 
@@ -70,6 +73,7 @@ class LogisticRegression(ProbabilisticClassifier, LinearModel):
         verbose: int = 0,
         warm_start: bool = False,
         n_jobs: int | None = None,
+        checkpoint: Any = None,
     ) -> None:
         self.penalty = penalty
         self.C = C
@@ -85,6 +89,7 @@ class LogisticRegression(ProbabilisticClassifier, LinearModel):
         self.verbose = verbose
         self.warm_start = warm_start
         self.n_jobs = n_jobs
+        self.checkpoint = checkpoint
 
     def _objective(self, schema: Schema) -> LinearObjective:
         classes = require_classes(schema)

@@ -76,6 +76,14 @@ class MiniBatchModel(GradientModel):
         if not (self._partial and "_seed" in vars(self)):
             self._seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
 
+    @property
+    def _drawn_seed(self) -> int | None:
+        return self._seed
+
+    def _take_seed(self, seed: int | None) -> None:
+        if seed is not None:
+            self._seed = seed
+
     def _check_state(self) -> None:
         now = self._state_follows
         for name, before in self._made_for.items():

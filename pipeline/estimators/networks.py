@@ -6,11 +6,13 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from itertools import pairwise
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
+from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp
@@ -96,6 +98,7 @@ class Network(MiniBatchModel):
         "accumulate": [Interval(Integral, 1, None, closed="left")],
         "warm_up": [Interval(Integral, 0, None, closed="left")],
         "average": ["boolean", Interval(Integral, 0, None, closed="left")],
+        "checkpoint": [str, Path, Checkpoint, None],
     }
 
     coefs_: list[Array]
@@ -134,6 +137,7 @@ class Network(MiniBatchModel):
         accumulate: int = 1,
         warm_up: int = 0,
         average: bool | int = False,
+        checkpoint: Any = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -165,6 +169,7 @@ class Network(MiniBatchModel):
         self.accumulate = accumulate
         self.warm_up = warm_up
         self.average = average
+        self.checkpoint = checkpoint
 
     @abstractmethod
     def _problem(self, schema: Schema) -> tuple[Loss, int, Array | None]:

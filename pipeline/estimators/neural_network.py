@@ -97,6 +97,7 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
         accumulate: int = 1,
         warm_up: int = 0,
         average: bool | int = False,
+        checkpoint: Any = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes,
@@ -129,6 +130,7 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
             accumulate=accumulate,
             warm_up=warm_up,
             average=average,
+            checkpoint=checkpoint,
         )
         self.loss = loss
 

@@ -107,6 +107,7 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
         weight_decay: float = 0.0,
         variance_reduction: str | None = None,
         importance: str = "uniform",
+        checkpoint: Any = None,
     ) -> None:
         self.loss = loss
         self.penalty = penalty
@@ -138,6 +139,7 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
         self.weight_decay = weight_decay
         self.variance_reduction = variance_reduction
         self.importance = importance
+        self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -248,6 +250,7 @@ class SGDRegressor(LinearMiniBatchModel, Regressor):
         weight_decay: float = 0.0,
         variance_reduction: str | None = None,
         importance: str = "uniform",
+        checkpoint: Any = None,
     ) -> None:
         self.loss = loss
         self.penalty = penalty
@@ -277,6 +280,7 @@ class SGDRegressor(LinearMiniBatchModel, Regressor):
         self.weight_decay = weight_decay
         self.variance_reduction = variance_reduction
         self.importance = importance
+        self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:

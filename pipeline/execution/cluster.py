@@ -25,10 +25,12 @@ from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round
 from pipeline.execution.gathering import gather
 from pipeline.execution.loader import Loader
+from pipeline.execution.loading_errors import loading_error
 from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
 from pipeline.execution.resident import Resident, Work
 from pipeline.execution.sessions import Rows, Sessions
+from tasks.checking import CONTENTS
 from tasks.fitting import Fit
 from tasks.participants import round_too_large
 from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker, result_of
@@ -76,7 +78,7 @@ class ClusterExecutor(Executor):
         self._tasks = 0
         self._held: list[Any] = []
         self._sent: set[str] = set()
-        self._together: list[Resident] = []
+        self._together: dict[Resident, int] = {}
 
     @property
     def tasks_per_round(self) -> int:
@@ -90,9 +92,9 @@ class ClusterExecutor(Executor):
             finally:
                 self._held.clear()
                 self.sessions.close()
-                for resident in self._together:
+                for resident, level in self._together.items():
                     with resident.lock:
-                        resident.let_apart()
+                        resident.let_apart(level)
                 self._together.clear()
 
     def advance(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance:
@@ -108,13 +110,19 @@ class ClusterExecutor(Executor):
                 try:
                     self._keep_together(resident, reduction.level(shared))
                     self._follow(resident)
-                    return self._round(resident, dataset, reduction, shared)
+                    sums = self._round(resident, dataset, reduction, shared)
+                    if dataset.content in (None, sums.content):
+                        return result_of(sums.nodes, resident.n_groups)
+                    found = self._round(resident, dataset, CONTENTS, None)
+                    dataset.require_content(result_of(found.nodes, resident.n_groups))
+                    continue  # what was lost meanwhile was made again, as it was at first
                 except CancelledError as error:  # rows were lost with their worker, or futures with a restart: they are made again
                     stuck += isinstance(error, StuckError)
-                except BaseException:
+                except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
+                    known = loading_error(error, source, resident, self.workers.limits)
                     if any(future.status == "error" for future in resident.futures):
                         self.release(dataset)  # what could not be read now may be readable later
-                    raise
+                    raise known from known.__cause__
                 if (stuck or any(future.cancelled() for future in resident.futures)) and not source.in_client:
                     self.release(dataset)
                 if stuck > MAX_STUCK:
@@ -148,10 +156,11 @@ class ClusterExecutor(Executor):
 
     def _keep_together(self, resident: Resident, level: int) -> None:
         """Lanes of this level are one thread's until the fit ends."""
-        if level > resident.level:
+        before = self._together.get(resident, 0)
+        if level > before:
             with resident.lock:
-                resident.keep_together(level)
-            self._together.append(resident)
+                resident.keep_together(level, before)
+            self._together[resident] = level
 
     def _follow(self, resident: Resident) -> None:
         """Every now and then: see which workers there are and where the pieces are, and move some to whom they are better with."""
@@ -216,7 +225,7 @@ class ClusterExecutor(Executor):
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
 
-    def _round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
+    def _round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Sums:
         start = time.monotonic()
         with resident.lock:
             work, n_partials = resident.work, resident.n_partials
@@ -237,7 +246,7 @@ class ClusterExecutor(Executor):
         resident.last_round = time.monotonic() - start
         with resident.lock:
             resident.measure(work, sums.seconds)
-        return result_of(sums.nodes, resident.n_groups)
+        return sums
 
     def _in_session(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance | None:
         """Some rounds that the workers run by themselves; None if they cannot, or have failed to: a round from here will say why."""
@@ -258,7 +267,7 @@ class ClusterExecutor(Executor):
             if not short or round_too_large(asked, dataset.n_columns, n_partials / len(work)):
                 return None
             try:
-                rows = Rows(work, dataset.part, resident.n_groups, dataset.n_columns, level)
+                rows = Rows(work, dataset.part, resident.n_groups, dataset.n_columns, level, dataset.content)
                 done = self.sessions.advance(rows, fit, states, limit, self._send_modules)
             except TimeoutError:
                 done, resident.last_round = None, np.inf  # a task waits as long as need be

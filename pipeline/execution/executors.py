@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import dask
 import distributed
+import numpy as np
 
+from tasks.digests import partition_digests, shard_digest
 from tasks.fitting import Fit, Report
 from tasks.partition import Group, Shard
 from tasks.reductions import Prepare, Reduction, Tree, lanes
@@ -89,7 +91,10 @@ class ThreadExecutor(Executor):
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         self._last.set()
-        groups = self._resident(dataset).parts[dataset.part]
+        shard = self._resident(dataset)
+        groups = shard.parts[dataset.part]
+        if dataset.content not in (None, shard_digest(shard, dataset.part)):
+            dataset.require_content(np.concatenate(list(map(partition_digests, groups))))
         run = LaneQueue(groups, Tree(len(groups), reduction.combine), reduction, shared)
         n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(shared)))
         with single_blas_thread():

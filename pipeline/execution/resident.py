@@ -30,7 +30,8 @@ class Resident:
     """numbers: of each piece, its groups; sizes: of each, on any scale; futures: they hold the pieces as Shards, each of which Dask, or
     the client, makes again when its worker dies. workers: of each thread; assigned: the pieces of each thread.
 
-    level: lanes, subtrees of 2^level groups, are one thread's, whatever pieces they consist of. located: whether every piece is known to
+    level: lanes, subtrees of 2^level groups, are one thread's, whatever pieces they consist of: the largest of `levels`, which are those
+    that running fits need. located: whether every piece is known to
     be where it is assigned, so that workers can be called; uneven: whether lanes that nobody needs any more have left some threads with
     more than others; last_round: its seconds; follow_at:
     when to look up the threads that there are; moving: whether some fit moves pieces just now. lock: for whoever changes what is
@@ -46,6 +47,7 @@ class Resident:
     work: list[Work] = field(init=False)
     n_partials: int = field(init=False)
     level: int = 0
+    levels: list[int] = field(default_factory=list)
     uneven: bool = False
     located: bool = False
     last_round: float = np.inf
@@ -95,19 +97,22 @@ class Resident:
         number_of = {piece: number for number, lane in enumerate(self._lanes) for piece in lane}
         return [sorted({number_of[piece] for piece in pieces}) for pieces in self.assigned]
 
-    def keep_together(self, level: int) -> None:
-        """Let lanes of this level be one thread's from now on."""
+    def keep_together(self, level: int, before: int) -> None:
+        """A fit needs lanes of this level to be one thread's from now on; before: the level that it needed so far, 0 for none."""
+        if before:
+            self.levels.remove(before)
+        self.levels.append(level)
         if level <= self.level:
             return
-        self.level, before = level, self.assigned
-        self.assign(before)
-        self.located &= self.assigned == before
+        self.level, assigned = level, self.assigned
+        self.assign(assigned)
+        self.located &= self.assigned == assigned
 
-    def let_apart(self) -> None:
-        """No fit needs lanes any more: from now on pieces are for themselves."""
-        self.uneven |= self.level > 0
-        self.level = 0
-        self.follow_at = -np.inf
+    def let_apart(self, level: int) -> None:
+        """A fit needs these lanes no more."""
+        self.levels.remove(level)
+        if (left := max(self.levels, default=0)) < self.level:
+            self.uneven, self.level, self.follow_at = True, left, -np.inf
 
     def seat(self, threads: Sequence[str]) -> bool:
         """Take over the threads that there are now; pieces of those that are gone go to whoever has least. Whether anything changed."""

@@ -32,13 +32,14 @@ BYTES_PER_SECOND: Final = 25e6
 
 class Rows(NamedTuple):
     """What a session works on: part of a dataset with so many groups and columns, and which worker thread has which pieces, with lanes
-    up to `level` whole."""
+    up to `level` whole; content: see `tasks.participants.Plan`."""
 
     work: list[Work]
     part: int
     n_groups: int
     n_columns: int
     level: int
+    content: int | None
 
     def duties(self) -> list[Duty]:
         """One for each worker, in the order of their threads' numbers: neighbours have neighbouring groups."""
@@ -151,7 +152,7 @@ class Sessions:
 
     def _open(self, rows: Rows, fit: Fit, send_modules: Callable[[Set[str]], None]) -> Session:
         duties = rows.duties()
-        plan, modules = dumps(Plan(fit, rows.part, rows.n_groups, rows.n_columns, rows.level, duties, ToPickle))
+        plan, modules = dumps(Plan(fit, rows.part, rows.n_groups, rows.n_columns, rows.level, duties, ToPickle, rows.content))
         send_modules(modules)
         return Session(self.client, duties[0].worker, self.client.sync(enter, self.client, duties, plan), rows, fit)
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -18,7 +22,7 @@ def write_beside(path: Path) -> Iterator[Path]:
 
     Raises OSError, naming `path`, when it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
@@ -26,6 +30,7 @@ def write_beside(path: Path) -> Iterator[Path]:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)
+        sync_directory(path.parent)
     except OSError as error:
         if beside.name in str(error) or error.errno in NO_SPACE:
             reason = os.strerror(error.errno) if error.errno else str(error).replace(beside.name, path.name)
@@ -34,6 +39,24 @@ def write_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def remove_leftovers(directory: Path, stem: str) -> None:
+    """Remove what processes of this machine that are no more had begun to write beside files whose names begin with stem."""
+    for path in directory.glob(f".{stem}*.tmp"):
+        found = re.search(r"\.(\d+)-\d+\.tmp$", path.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in it, too, outlive a crash of the machine, where the system can do that."""
+    with suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def replace_file(path: Path, content: bytes | str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import warnings
@@ -11,20 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.config import estimators
 from pipeline.estimators.base import GradientModel
-from pipeline.models.files import replace_file
+from pipeline.models.tensor_files import Kind, as_tensor, read_tensors, write_tensors
 from pipeline.sections import unknown
-from tasks import __version__
 from tasks.typing import Array
 
-FORMAT: Final = "dask-descent model"
-FORMAT_VERSION: Final = "1"
+MODEL: Final = Kind("dask-descent model", "model")
 MODEL_FILE: Final = "model.safetensors"
 
 
@@ -53,9 +48,6 @@ def save_model(model: GradientModel, path: str | Path) -> None:
             raise ValueError(f"labels of dtype {classes.dtype} cannot be saved; fit on numbers, booleans or strings")
     names = vars(model).get("feature_names_in_")
     metadata = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "version": __version__,
         "estimator": type(model).__name__,
         "parameters": json.dumps(plain_parameters(model), allow_nan=False),
         "feature_names": json.dumps(None if names is None else list(map(str, names))),
@@ -63,8 +55,7 @@ def save_model(model: GradientModel, path: str | Path) -> None:
         "classes": json.dumps(labels),
         "parameters_sha256": model.parameters_sha256_,
     }
-    metadata["sha256"] = content_digest(arrays, metadata)
-    replace_file(Path(path), save(arrays, metadata))
+    write_tensors(Path(path), MODEL, arrays, metadata)
 
 
 def load_model(path: str | Path) -> GradientModel:
@@ -74,24 +65,7 @@ def load_model(path: str | Path) -> GradientModel:
     """
     path = Path(path)
     path = path / MODEL_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no model {path}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            arrays = {name: as_tensor(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is a safetensors file, but no model that dask-descent wrote")
-    if metadata.get("format_version") != FORMAT_VERSION:
-        found = metadata.get("format_version")
-        raise ValueError(
-            f"{path} has format version {found}, this dask-descent reads {FORMAT_VERSION}; read it with the version that wrote it"
-        )
-    if metadata.pop("sha256", None) != content_digest(arrays, metadata):
-        raise ValueError(f"{path} is damaged: its content is not what its SHA-256 says; copy or train it again")
-    return rebuild(path, arrays, metadata)
+    return rebuild(path, *read_tensors(path, MODEL))
 
 
 def rebuild(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> GradientModel:
@@ -114,26 +88,12 @@ def rebuild(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]
     return model
 
 
-def as_tensor(values: Any) -> Array:
-    """A C-ordered little-endian copy: safetensors writes the memory of any other array as if it were one."""
-    array = np.array(values, order="C")
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
-
-
-def content_digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of the arrays, and the metadata."""
-    sha256 = hashlib.sha256()
-    for name in sorted(arrays):
-        sha256.update(json.dumps([name, arrays[name].dtype.str, arrays[name].shape]).encode())
-        sha256.update(arrays[name].tobytes())
-    sha256.update(json.dumps(metadata, sort_keys=True).encode())
-    return sha256.hexdigest()
-
-
 def plain_parameters(model: GradientModel) -> dict[str, Any]:
     """The constructor's parameters as JSON values; those that have none are left out, with a warning."""
     plain = {}
     for name, value in model.get_params(deep=False).items():
+        if name == "checkpoint":  # a directory of the machine that it was fitted on
+            continue
         try:
             plain[name] = to_plain(value)
         except TypeError:

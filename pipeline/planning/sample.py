@@ -12,6 +12,7 @@ import dask
 import numpy as np
 
 from pipeline.data.dataset import Dataset
+from pipeline.data.errors import places_named
 from pipeline.data.schema import Schema, make_schema
 from pipeline.data.sources import Source
 from pipeline.execution.executors import Executor
@@ -74,7 +75,7 @@ class Sample:
         """That of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the first
         thing that is wrong in the sampled rows."""
         dataset = self.dataset
-        found = make_schema(executor.map_reduce(dataset, CHECK, None), dataset.columns, dataset.dtype)
+        found = make_schema(executor.map_reduce(dataset, CHECK, None), dataset.columns, dataset.dtype, dataset.place_of_row)
         factor = 1.0 if self.whole else float(self.group_rows().sum()) / self.n_rows
         return replace(
             found,
@@ -94,7 +95,8 @@ def take_sample(dataset: Dataset, n_threads: int) -> Sample:
     n_bytes, start = 0, time.perf_counter()
     for number in spread(source.n_groups):
         load, values = plan_load(source, number)
-        shards[number] = load_on_worker(load, *values)
+        with places_named(source.place):
+            shards[number] = load_on_worker(load, *values)
         n_bytes += shards[number].__sizeof__()
         enough = n_bytes >= SAMPLE_BYTES or time.perf_counter() - start > SAMPLE_SECONDS
         if enough and len(shards) >= n_threads:

@@ -111,7 +111,7 @@ def gradient_pass(
             low, high = at - start, end - start
             residual = residuals[m * low : m * high]
             add_outputs(losses[k * low : k * high], k, sums[:k])
-            sums[k] += sum_of(weights[low:high])
+            sums[k] += sum_of(weights[low:high]) if len(weight) else high - low
             add_block(X, at, end - at, residual, sums[k + 1 : k + 1 + m * p], scratch, product)
             add_outputs(residual, m, sums[k + 1 + m * p :])
             at = end
@@ -122,7 +122,8 @@ def gradient_pass(
 @compiled
 def block_end(offsets: Int64, j: int, start: int, rows: int, m: int) -> int:
     """Where a block ends that starts in partition j: at most `rows` rows of it and, if the rest of it is less than that, of whole
-    partitions after it. Not with several outputs, because BLAS may give a row other bits next to other rows.
+    partitions after it. Not with several outputs: BLAS may give a row other bits next to other rows, and residuals (m, count) of a part of
+    the rows lie apart.
     """
     if m > 1 or offsets[j + 1] - start >= rows:
         return min(start + rows, offsets[j + 1])

@@ -85,29 +85,33 @@ def log1p_nonnegative(x: Any) -> Any:
 
 
 @compiled
-def _add_loss(losses: Float64, i: int, value: Any, count: int) -> None:
-    """losses[i : i + count] += value, if losses are wanted."""
+def _put_loss(losses: Float64, add: bool, i: int, value: Any, count: int) -> None:
+    """losses[i : i + count] = value, or += value, if losses are wanted."""
     if len(losses):
-        store_part(losses, i, load_part(losses, i, count) + value, count)
+        store_part(losses, i, load_part(losses, i, count) + value if add else value, count)
 
 
 @compiled
-def _squared(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64, losses: Float64) -> None:
-    """One output: weighted residual and curvature of rows 0 .. len(weight) - 1; their weighted losses are added to `losses`."""
+def _squared(
+    raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64, losses: Float64, add: bool
+) -> None:
+    """One output: weighted residual and curvature of rows 0 .. len(weight) - 1, and their weighted losses by `_put_loss`."""
     count = len(weight)
     for i in range(0, count, LANES):
         n = min(LANES, count - i)
         w = load_part(weight, i, n)
         d = load_part(raw, at + i, n) - load_part(target, i, n)
         r = w * d
-        _add_loss(losses, i, splat(0.5) * r * d, n)
+        _put_loss(losses, add, i, splat(0.5) * r * d, n)
         store_part(residual, at + i, r, n)
         if len(curvature):
             store_part(curvature, at + i, w, n)
 
 
 @compiled
-def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64, losses: Float64) -> None:
+def _logistic(
+    raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64, losses: Float64, add: bool
+) -> None:
     count = len(weight)
     zero, one = splat(0.0), splat(1.0)
     for i in range(0, count, LANES):
@@ -119,7 +123,7 @@ def _logistic(raw: Float64, target: Float64, weight: Float64, at: int, residual:
         reciprocal = one / (one + small)
         mean = fma(z, zero, where_less(z, zero, small, one) * reciprocal)
         value = (where_less(z, zero, zero, z) - y * z) + log1p_nonnegative(small)
-        _add_loss(losses, i, w * value, n)
+        _put_loss(losses, add, i, w * value, n)
         store_part(residual, at + i, w * (mean - y), n)
         if len(curvature):
             store_part(curvature, at + i, w * fma(z, zero, small * reciprocal * reciprocal), n)
@@ -161,6 +165,7 @@ def _piecewise(
     residual: Float64,
     curvature: Float64,
     losses: Float64,
+    add: bool,
 ) -> None:
     """One output of a loss in `pieces`. At u = 0 the hinge has its slope and the epsilon-insensitive loss none, as in scikit-learn."""
     count = len(weight)
@@ -185,7 +190,7 @@ def _piecewise(
         v = where_less(end, positive, end, positive)
         value = fma(square * v, v, line * (positive - v)) + check
         derivative = where_less(u, zero, zero, where_less(u, end, second * v, where_equal(u, end, at_end, line))) + check
-        _add_loss(losses, i, w * value, n)
+        _put_loss(losses, add, i, w * value, n)
         store_part(residual, at + i, w * (sign * derivative), n)
         if len(curvature):
             inside = where_less(u, zero, zero, where_less(end, u, zero, second))
@@ -216,7 +221,7 @@ def _multinomial(
             e = exp_nonpositive(load_part(raw, at + a * count + i, n) - top)
             rest = rest + where_equal(best, splat(float(a)), zero, e)
             store_part(residual, at + a * count + i, e, n)
-        _add_loss(losses, i, w * ((top - chosen) + log1p_nonnegative(rest)), n)
+        _put_loss(losses, False, i, w * ((top - chosen) + log1p_nonnegative(rest)), n)
         reciprocal = splat(1.0) / (splat(1.0) + rest)
         for a in range(c):
             mean = load_part(residual, at + a * count + i, n) * reciprocal
@@ -257,7 +262,6 @@ def pointwise(
     curvature  the class probabilities for multinomial, weight * d²loss/draw² for all others; skipped if empty
     """
     count = len(weight)
-    losses[:] = 0.0
     for model in range(k):
         of_model = losses[model * count : (model + 1) * count]
         if loss == MULTINOMIAL:
@@ -267,11 +271,11 @@ def pointwise(
             at, y = (model * c + a) * count, target[a * count : (a + 1) * count]
             w = by_class(weight, y, positive_weight[a]) if len(positive_weight) else weight
             if loss == LOGISTIC:
-                _logistic(raw, y, w, at, residual, curvature, of_model)
+                _logistic(raw, y, w, at, residual, curvature, of_model, a > 0)
             elif loss == SQUARED:
-                _squared(raw, y, w, at, residual, curvature, of_model)
+                _squared(raw, y, w, at, residual, curvature, of_model, a > 0)
             else:
-                _piecewise(loss, parameter, raw, y, w, at, residual, curvature, of_model)
+                _piecewise(loss, parameter, raw, y, w, at, residual, curvature, of_model, a > 0)
 
 
 @compiled

@@ -26,12 +26,12 @@ from tasks.typing import Float64
 
 
 class LBFGSState(NamedTuple):
-    """steps, changes: (stored, n) differences of parameters and gradients, oldest first; direction (n,);
+    """steps, changes: differences (n,) of parameters and of gradients, oldest first; direction (n,);
     inverse_hessian: (n, n), the starting matrix of the recursion, or None for a multiple of the identity."""
 
     accepted: Accepted
-    steps: Float64
-    changes: Float64
+    steps: tuple[Float64, ...]
+    changes: tuple[Float64, ...]
     direction: Float64
     search: line_search.Search | None
     inverse_hessian: Float64 | None
@@ -68,8 +68,7 @@ class LBFGS:
 
     def init(self, parameters: Float64, inverse_hessian: Float64 | None = None) -> LBFGSState:
         n = len(parameters)
-        none = np.zeros((0, n))
-        return LBFGSState(starting_point(parameters), none, none, np.zeros(n), None, inverse_hessian, 0, RUNNING)
+        return LBFGSState(starting_point(parameters), (), (), np.zeros(n), None, inverse_hessian, 0, RUNNING)
 
     def request(self, state: LBFGSState) -> Round:
         if state.search is None:  # the start
@@ -99,8 +98,8 @@ class LBFGS:
         change = point.gradient - state.accepted.gradient
         if step @ change > np.finfo(np.float64).eps * (change @ change):  # otherwise the pair would spoil positive definiteness
             state = state._replace(
-                steps=np.vstack([state.steps, step])[-self.memory :],
-                changes=np.vstack([state.changes, change])[-self.memory :],
+                steps=(*state.steps, step)[-self.memory :],
+                changes=(*state.changes, change)[-self.memory :],
             )
         return state._replace(accepted=point, iteration=state.iteration + 1)
 
@@ -113,29 +112,28 @@ class LBFGS:
         slope = float(direction @ state.accepted.gradient)
         if not slope < 0:
             return self._search_failed(state._replace(direction=direction))
-        unscaled = len(state.steps) == 0 and state.inverse_hessian is None
+        unscaled = not state.steps and state.inverse_hessian is None
         step = min(1.0, 1.0 / float(np.sum(np.abs(state.accepted.gradient)))) if unscaled else 1.0
         return state._replace(direction=direction, search=line_search.begin(state.accepted.value, slope, step))
 
     def _search_failed(self, state: LBFGSState) -> LBFGSState:
         """Without memory there is nothing better to try; with it, forget it and try steepest descent once more."""
-        if len(state.steps) == 0 and state.inverse_hessian is None:
+        if not state.steps and state.inverse_hessian is None:
             largest = float(np.max(np.abs(state.accepted.gradient)))
             return state._replace(status=Status("converged", f"no step lowers the objective beyond rounding; max |gradient| {largest:.3g}"))
-        n = len(state.direction)
-        return self._next(state._replace(steps=np.zeros((0, n)), changes=np.zeros((0, n)), inverse_hessian=None))
+        return self._next(state._replace(steps=(), changes=(), inverse_hessian=None))
 
     def _apply_inverse(self, state: LBFGSState, gradient: Float64) -> Float64:
         """The two-loop recursion."""
         q = gradient.copy()
-        curvature = np.einsum("ij,ij->i", state.steps, state.changes)
+        curvature = [float(step @ change) for step, change in zip(state.steps, state.changes, strict=True)]
         weights = np.zeros(len(curvature))
         for i in reversed(range(len(curvature))):
             weights[i] = state.steps[i] @ q / curvature[i]
             q -= weights[i] * state.changes[i]
         if state.inverse_hessian is not None:
             q = state.inverse_hessian @ q
-        elif len(curvature):
+        elif curvature:
             q *= curvature[-1] / (state.changes[-1] @ state.changes[-1])
         for i in range(len(curvature)):
             q += (weights[i] - state.changes[i] @ q / curvature[i]) * state.steps[i]

@@ -168,7 +168,10 @@ class StochasticGradient:
         """
         epoch = Epoch(state.epoch.number + (1 if state.epoch.rounds else 0))
         best = Best(-np.inf, state.parameters, 0)
-        return state._replace(epoch=epoch, best=best, anchor=None, accumulated=None, losses=(), scores=(), status=RUNNING)
+        mean, averaged = (state.mean, state.averaged) if self.average_from else (None, 0)
+        return state._replace(
+            epoch=epoch, best=best, anchor=None, accumulated=None, mean=mean, averaged=averaged, losses=(), scores=(), status=RUNNING
+        )
 
     def request(self, state: StochasticGradientState) -> Round:
         if self._wants_anchor(state):

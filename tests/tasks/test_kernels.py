@@ -246,6 +246,7 @@ def test_bits_of_the_tree(case: tuple[int, int, int], n_partitions: int, kind: s
     rng = np.random.default_rng(n_partitions)
     sizes = (rng.integers(0, 90, n_partitions) * (rng.random(n_partitions) < 0.8)).tolist()
     sizes[-1] += 530
+    sizes[n_partitions // 3] += int(rng.choice([0, 256, 300, 512, 530]))  # longer than a block, or just one, with small ones after it
     q = make(*case, [3, 11, 29, 100][n_partitions % 4], sizes)
     X = as_kind(q.X, kind)
     for weight in (None, q.weight):

@@ -126,6 +126,15 @@ def test_an_average_that_begins_after_the_end_is_none() -> None:
     assert SGDClassifier(average=len(y), **options).fit(X, y).parameters_sha256_ != plain.parameters_sha256_
 
 
+def test_an_average_that_is_switched_off_holds_nothing_back() -> None:
+    X, y = breast_cancer()
+    model = SGDClassifier(average=True, random_state=0).partial_fit(X, y, classes=[0, 1])
+    model.set_params(average=False).partial_fit(X, y)
+    before = model.coef_.copy()
+    model.partial_fit(X, y)
+    assert largest_relative(model.coef_, before) > 1e-3
+
+
 def test_variance_reduction_reaches_the_optimum() -> None:
     X, y = breast_cancer()
     model = SGDClassifier(

@@ -1,0 +1,1 @@
+"""Checkpoints: what a fit saves of itself, and how it goes on."""

@@ -1,0 +1,208 @@
+"""Keeping a fit's checkpoints: when to write one, in the background, which stay, and where a fit goes on."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pipeline.checkpoints.files import SUFFIX, CheckpointWarning, Problem, Saved, read_checkpoint, words_of, write_checkpoint
+from pipeline.checkpoints.trees import Flattened
+from pipeline.history import Row
+from pipeline.models.files import remove_leftovers
+from tasks.strategies.base import as_number, check_counts
+
+KEPT: Final = 2
+LOW_PRIORITY: Final = 10
+"""Niceness: about a tenth of a core that others want."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where and how often a fit saves what it has so far.
+
+    directory     of the checkpoints; any number of fits may share it, for the names of files hang on what is fitted
+    every_seconds after so many seconds, None: not by time
+    every_rounds  after so many rounds, None: not by rounds. Short rounds are done by the dozen on the workers, and saved when the client
+                  hears of them, after two seconds at most
+    resume        whether to go on from the latest checkpoint of the same problem
+    shared        whether other fits' checkpoints may lie there; if not, finding only those is an error
+
+    A checkpoint is written in the background, and when a fit fails, is interrupted, or ends by SIGTERM. The last two stay until the fit is
+    done; then they go. A fit that goes on ends in the bits of one that never stopped, on whatever cluster.
+
+    Raises ValueError for an interval that is no positive number.
+    """
+
+    directory: str | Path
+    every_seconds: float | None = 60.0
+    every_rounds: int | None = None
+    resume: bool = True
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every_rounds is not None:
+            check_counts(every_rounds=self.every_rounds)
+        if self.every_seconds is not None and not as_number(self.every_seconds) > 0:
+            raise ValueError(f"every_seconds must be a number above 0 or None, got {self.every_seconds!r}")
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """The directory is there in the block, and after it if there is anything in it. Raises OSError, naming it, when it cannot be made
+        or written to."""
+        directory = Path(self.directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=directory):
+                pass
+        except OSError as error:
+            raise type(error)(error.errno, f"cannot keep checkpoints in {directory}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                directory.rmdir()
+
+    @classmethod
+    def of(cls, given: Any) -> Checkpoint | None:
+        """What `checkpoint=` was given: a directory, a Checkpoint, or None. Raises TypeError."""
+        if given is None or isinstance(given, cls):
+            return given
+        if isinstance(given, str | Path) and str(given):
+            return cls(directory=given)
+        raise TypeError(f"checkpoint must be a directory, a pipeline.Checkpoint or None, got {given!r}")
+
+
+class Keeper:
+    """The checkpoints of one fit. A context that ends when nothing more is to be written."""
+
+    def __init__(self, options: Checkpoint, problem: Problem) -> None:
+        self.options = options
+        self.problem = problem
+        self.directory = Path(options.directory)
+        self.saved: Saved | None = None
+        self.seed: int | None = None
+        self._files: list[Path] = []
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="dask-descent-checkpoint", initializer=yield_to_others)
+        self._writing: Future[None] | None = None
+        self._written = self._offered = -1
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._settle()
+        self._writer.shutdown()
+
+    # -- where a fit goes on -----------------------------------------------------------------------------------------------------------
+
+    def load(self) -> Saved | None:
+        """The latest checkpoint that is whole, `saved` from now on; None to begin anew. What cannot be used is named in a warning.
+
+        Raises ValueError where the directory is this fit's alone and has checkpoints of other problems only.
+        """
+        remove_leftovers(self.directory, self.problem.stem)
+        if not self.options.resume:
+            for path in self.problem.paths(self.directory) if self.options.shared else self.directory.glob(f"*{SUFFIX}"):
+                path.unlink(missing_ok=True)
+            return None
+        found = self.problem.paths(self.directory)
+        if not found and not self.options.shared:
+            self._refuse_others()
+        for path in found:
+            try:
+                saved = read_checkpoint(path, self.problem)
+            except (ValueError, OSError) as error:
+                warnings.warn(f"{error}; looking for an earlier checkpoint", CheckpointWarning, stacklevel=2)
+                continue
+            self._files, self.saved, self.seed = [path], saved, saved.seed
+            self._written = self._offered = len(saved.history)
+            return saved
+        return None
+
+    def _refuse_others(self) -> None:
+        for path in sorted(self.directory.glob(f"*{SUFFIX}"), reverse=True):
+            try:
+                words = words_of(path)
+            except (ValueError, OSError, KeyError) as error:
+                warnings.warn(f"{error}; it is not used", CheckpointWarning, stacklevel=3)
+                continue
+            difference = self.problem.difference(words)
+            raise ValueError(f"{path} is of another problem: {difference}; train what it is of, or without --resume to begin anew")
+
+    # -- saving ------------------------------------------------------------------------------------------------------------------------
+
+    def check(self, states: Sequence[Any]) -> None:
+        """Raises TypeError for states that no checkpoint can hold."""
+        Flattened().flat(list(states))
+
+    def offer(self, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
+        """After some rounds: save them in the background, if it is time and nothing is being written."""
+        if not self._due(len(history)):
+            return
+        if self._writing is not None and not self._writing.done():
+            return
+        self._settle()
+        self._offered, self._last = len(history), time.monotonic()
+        self._writing = self._writer.submit(self._write, Saved(states, list(history), self.seed, bytes_per_round))
+
+    def save(self, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
+        """Save them now: the fit does not go on. A failure is a warning, for there is already an error on its way."""
+        self._settle()
+        if history and self._written < len(history):
+            self._offered = len(history)
+            self._tell(partial(self._write, Saved(states, history, self.seed, bytes_per_round)))
+
+    def done(self) -> None:
+        """The fit has ended by itself: its checkpoints go."""
+        self._settle()
+        for path in self.problem.paths(self.directory):
+            path.unlink(missing_ok=True)
+
+    def _due(self, n_rounds: int) -> bool:
+        rounds, seconds = self.options.every_rounds, self.options.every_seconds
+        by_rounds = rounds is not None and n_rounds - max(self._offered, 0) >= rounds
+        return by_rounds or (seconds is not None and time.monotonic() - self._last >= seconds)
+
+    def _settle(self) -> None:
+        """Wait for what is being written; warn if it could not be."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self._tell(writing.result)
+
+    def _tell(self, write: Callable[[], None]) -> None:
+        """Warn if it fails: the fit goes on, or ends by an error of its own."""
+        try:
+            write()
+        except OSError as error:
+            before = f"; the last one is {self._files[-1]}" if self._files else ""
+            warnings.warn(f"no checkpoint after round {self._offered}: {error}{before}", CheckpointWarning, stacklevel=4)
+
+    def _write(self, saved: Saved) -> None:
+        n_rounds = len(saved.history)
+        path = self.problem.path(self.directory, n_rounds)
+        write_checkpoint(path, self.problem, saved)
+        self._written = n_rounds
+        self._files = [*(each for each in self._files if each != path), path]
+        for old in self._files[:-KEPT]:
+            old.unlink(missing_ok=True)
+        self._files = self._files[-KEPT:]
+
+
+def yield_to_others() -> None:
+    """Have this thread work while cores are idle: rounds shall not wait for it. Where the system gives threads no priority of their own,
+    nothing changes."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)

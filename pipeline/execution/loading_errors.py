@@ -1,0 +1,84 @@
+"""What the failure of a task says of the rows that it was about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+from distributed.scheduler import KilledWorker
+
+from pipeline.data.errors import FatalPartitionError, partition_error
+from pipeline.data.sources import Source
+from pipeline.execution.resident import Resident
+from tasks.loading import LoadError
+
+
+def loading_error(error: BaseException, source: Source, resident: Resident, limits: Mapping[str, float]) -> BaseException:
+    """The error with the names and places of the partitions that it is about, as far as they are known; else as it is. limits: of the
+    workers, bytes."""
+    if isinstance(error, LoadError):
+        return partition_error(error, source.place)
+    pieces = failed_pieces(error, resident)
+    if isinstance(error, KilledWorker) and pieces:
+        return fatal(error, source, resident, pieces, limits)
+    if isinstance(error, Exception) and pieces:
+        error.add_note(f"while loading {described(source, resident.numbers[pieces[0]])}")
+    return error
+
+
+def failed_pieces(error: BaseException, resident: Resident) -> list[int]:
+    """The pieces that could not be made; else, for a task of a round that killed its worker, those that it was about."""
+    failed = [piece for piece, future in enumerate(resident.futures) if future.status == "error"]
+    if failed or not isinstance(error, KilledWorker):
+        return failed
+    match error.task:
+        case str() as name, int() as slot if not name.startswith("load-") and slot < len(resident.assigned):
+            return resident.assigned[slot]
+    return []
+
+
+def fatal(
+    error: KilledWorker, source: Source, resident: Resident, pieces: Sequence[int], limits: Mapping[str, float]
+) -> FatalPartitionError:
+    """Workers died of these pieces. Dask blames all that a worker had before it; the first is the one that it was at."""
+    numbers = resident.numbers[pieces[0]]
+    partition = source.group_starts[numbers[0]]
+    behind = f" ({len(pieces) - 1} further pieces of the rows waited behind it)" if len(pieces) > 1 else ""
+    died = f"{error.allowed_failures + 1} workers died, one after the other, at {described(source, numbers)}{behind}"
+    why = "out of memory, or a crash of what reads it, as their logs say"
+    text = f"{died}: {why}. {memory(source, numbers, resident.workers, limits)}"
+    named = FatalPartitionError(text, partition, source.place(partition))
+    named.__cause__ = error
+    return named
+
+
+def described(source: Source, numbers: Sequence[int]) -> str:
+    """The partitions of these groups, and where they come from."""
+    partitions = list(chain.from_iterable(range(*source.group_starts[number : number + 2]) for number in numbers))
+    first, last = partitions[0], partitions[-1]
+    if len(partitions) == 1:
+        return f"partition {first} ({source.place(first)})"
+    return f"partitions {first} to {last} ({source.place(first)} to {source.place(last)})"
+
+
+def memory(source: Source, numbers: Sequence[int], threads: Sequence[str], limits: Mapping[str, float]) -> str:
+    """How much there is, and what would fit: a thread that loads holds its share of all rows and, for a while, a group twice."""
+    have = f"The workers may hold {megabytes(min(limits.values()))} each" if limits else "The workers have no limit of memory"
+    cure = "Make the partitions smaller, or give the workers more memory"
+    if not np.isfinite(source.n_bytes):
+        return f"{have}; how much these rows take is not known. {cure}"
+    sizes = source.group_sizes
+    piece = source.n_bytes * sum(sizes[number] for number in numbers) / max(sum(sizes), 1)
+    room = sum(limits.values()) - source.n_bytes
+    if limits and room <= 0:
+        n_workers = int(source.n_bytes / min(limits.values())) + 1
+        cure = f"That is more than all of them may hold together: {n_workers} such workers could"
+    elif limits:
+        cure = f"Make the partitions smaller, of at most {megabytes(room / len(threads) / 2)}, or give the workers more memory"
+    return f"{have}; X of these rows takes {megabytes(piece)}, of all rows {megabytes(source.n_bytes)}. {cure}"
+
+
+def megabytes(n_bytes: float) -> str:
+    """As people say it."""
+    return f"{n_bytes / 1e6:.3g} MB"

@@ -1,0 +1,90 @@
+"""Arrays and text in one file of the safetensors format, with a digest of all: nothing that runs when it is read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pipeline.models.files import write_beside
+from tasks import __version__
+from tasks.typing import Array
+
+FORMAT_VERSION: Final = "1"
+
+
+class Kind(NamedTuple):
+    """What a file is: `format` stands in it, `words` in messages, "model" say."""
+
+    format: str
+    words: str
+
+
+def write_tensors(path: Path, kind: Kind, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write arrays of numbers and booleans, and text, to `path`, whole or not at all; `metadata` gets format, format_version, version (of
+    the library), and sha256 of everything else. Raises OSError, naming the path."""
+    tensors = {name: as_tensor(array) for name, array in arrays.items()}
+    text = {"format": kind.format, "format_version": FORMAT_VERSION, "version": __version__, **metadata}
+    text["sha256"] = content_digest(tensors, text)
+    with write_beside(path) as beside:
+        try:
+            save_file(tensors, beside, text)
+        except SafetensorError as error:
+            raise system_error(error, beside) from error
+
+
+def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, str]]:
+    """The arrays, in memory of their own, and the metadata.
+
+    Raises FileNotFoundError when there is no such file, ValueError for one that is damaged, of another make, or of another format version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {kind.words} {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            arrays = {name: np.array(file.get_tensor(name), order="C") for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+    if metadata.get("format") != kind.format:
+        raise ValueError(f"{path} is a safetensors file, but no {kind.words} that dask-descent wrote")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        found = metadata.get("format_version")
+        raise ValueError(
+            f"{path} has format version {found}, this dask-descent reads {FORMAT_VERSION}; read it with the version that wrote it"
+        )
+    if metadata.pop("sha256", None) != content_digest(arrays, metadata):
+        raise ValueError(f"{path} is damaged: its content is not what its SHA-256 says")
+    return arrays, metadata
+
+
+def system_error(error: SafetensorError, path: Path) -> OSError:
+    """The system's error that safetensors has as text."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number), str(path))
+
+
+def as_tensor(values: Any) -> Array:
+    """C-ordered and little-endian: safetensors writes the memory of any other array as if it were one. Copied only where it is not."""
+    array = np.asarray(values, order="C")
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+def content_digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of the arrays, and the metadata."""
+    sha256 = hashlib.sha256()
+    for name in sorted(arrays):
+        sha256.update(json.dumps([name, arrays[name].dtype.str, arrays[name].shape]).encode())
+        sha256.update(arrays[name].reshape(-1).view(np.uint8).data)
+    sha256.update(json.dumps(metadata, sort_keys=True).encode())
+    return sha256.hexdigest()

@@ -1,0 +1,1 @@
+"""Whether a run comes out again: its record, and the comparison with it."""

@@ -1,0 +1,68 @@
+"""`python -m pipeline verify RUN`: the recorded job trained again, here or elsewhere, and where it first differs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sklearn.exceptions import ConvergenceWarning
+
+from pipeline.config import read_job
+from pipeline.progress import RoundProgress
+from pipeline.runs import METRICS_FILE, versions
+from pipeline.verification.records import Comparison, Difference, FoundDifference
+
+
+class Verdict(NamedTuple):
+    """difference: the first one, None where there is none; n_rounds: those compared before it; parameters_sha256: of the run; hints: what
+    is not as it was in the run, and may be why."""
+
+    difference: Difference | None
+    n_rounds: int
+    parameters_sha256: str
+    hints: Sequence[str]
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"the same: {self.n_rounds} rounds, digest {self.parameters_sha256}"
+        before = f"; {self.n_rounds} rounds before it are the same" if self.n_rounds else ""
+        return "\n".join([f"different: {self.difference.what}{before}", *self.hints])
+
+
+def verify(run: Path, cluster: Mapping[str, Any] | None, progress: RoundProgress) -> Verdict:
+    """Train a run's job again, on the [cluster] section given, or its own, and compare; nothing is written.
+
+    Raises FileNotFoundError for what is no whole run, ValueError for a damaged one, and what training raises.
+    """
+    if not (run / METRICS_FILE).is_file():
+        raise FileNotFoundError(f"there is no whole run in {run}: {METRICS_FILE} is not there")
+    metrics = json.loads((run / METRICS_FILE).read_bytes())
+    job = read_job(str(run / "job.toml"), (), None if cluster is None else {"cluster": cluster})
+    comparison = Comparison(run)
+    model = job.estimator.build()
+    model._record = comparison
+    difference = None
+    with progress as shown:
+        train, _ = job.split.parts(job.data.dataset())
+        shown.step(f"start {job.cluster.kind}")
+        with job.cluster.connect(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.set_callbacks(shown)
+            try:
+                model.fit(train)
+            except FoundDifference as found:
+                difference = found.difference
+    expected: str = metrics["parameters_sha256"]
+    if difference is None and model.parameters_sha256_ != expected:
+        n_rounds = model.n_rounds_
+        difference = Difference(n_rounds, f"the parameters after round {n_rounds}, whose digest is {model.parameters_sha256_}")
+    return Verdict(difference, comparison.n_compared, expected, changed(metrics["versions"]))
+
+
+def changed(before: Mapping[str, str]) -> list[str]:
+    """Versions that are not those of the run, in words."""
+    now = versions()
+    return [f"the run had {name} {version}, here is {now.get(name)}" for name, version in before.items() if now.get(name) != version]

@@ -1,0 +1,313 @@
+"""Checkpoints as files: which are written, which stay, which are refused, and what then."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import subprocess
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import Checkpoint, CheckpointWarning
+from pipeline.checkpoints import keeper as module
+from pipeline.checkpoints.files import Problem, Saved, read_checkpoint, write_checkpoint
+from pipeline.checkpoints.keeper import Keeper
+from pipeline.history import Row
+from tasks.strategies.lbfgs import LBFGS
+
+PROBLEM = Problem({"estimator": "Some", "C": "1.0", "data": "7 rows"})
+
+
+def row(number: int) -> Row:
+    return Row(round=number, power="score", row_step=1, iteration=number, objective=1 / number, gradient_norm=np.inf, seconds=0.1 * number)
+
+
+def after(n_rounds: int, seed: int | None = None) -> Saved:
+    """A fit after so many rounds."""
+    state = LBFGS().init(np.full(300, float(n_rounds)))
+    return Saved([state], [row(number) for number in range(1, n_rounds + 1)], seed, 11 * n_rounds)
+
+
+def offer(keeper: Keeper, saved: Saved) -> None:
+    keeper.offer(saved.states, saved.history, saved.bytes_per_round)
+    keeper._settle()
+
+
+def found(directory: Path, problem: Problem = PROBLEM, **options: Any) -> Saved | None:
+    with Keeper(Checkpoint(directory=directory, **options), problem) as keeper:
+        return keeper.load()
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name.rpartition("-")[2] for path in directory.iterdir())
+
+
+def write(directory: Path, *rounds: int, problem: Problem = PROBLEM) -> list[Path]:
+    for n_rounds in rounds:
+        write_checkpoint(problem.path(directory, n_rounds), problem, after(n_rounds))
+    return [problem.path(directory, n_rounds) for n_rounds in rounds]
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, 5)
+    back, saved = read_checkpoint(path, PROBLEM), after(5)
+    assert back.history == saved.history
+    assert back.bytes_per_round == 55
+    assert repr(back.states) == repr(saved.states)
+    assert back.seed is None
+
+
+def test_without_rounds_and_with_a_seed(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "x", PROBLEM, Saved([], [], 2**31 - 2, 0))
+    assert read_checkpoint(tmp_path / "x", PROBLEM) == ([], [], 2**31 - 2, 0)
+
+
+def test_the_last_two_stay_and_all_go_when_the_fit_is_done(tmp_path: Path) -> None:
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=2), PROBLEM) as keeper:
+        for n_rounds in range(1, 12):
+            offer(keeper, after(n_rounds))
+        assert names(tmp_path) == ["000000008.safetensors", "000000010.safetensors"]
+        saved = after(11)
+        keeper.save(saved.states, saved.history, saved.bytes_per_round)
+        assert names(tmp_path) == ["000000010.safetensors", "000000011.safetensors"]
+        keeper.done()
+    assert names(tmp_path) == []
+
+
+def test_by_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with Keeper(Checkpoint(directory=tmp_path, every_seconds=5.0), PROBLEM) as keeper:
+        for n_rounds in range(1, 12):
+            now[0] += 2.0
+            offer(keeper, after(n_rounds))
+    assert names(tmp_path) == ["000000006.safetensors", "000000009.safetensors"]
+
+
+def test_rounds_are_not_waited_for_while_one_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    begun: list[int] = []
+
+    def slowly(path: Path, problem: Problem, saved: Saved) -> None:
+        begun.append(len(saved.history))
+        assert go_on.wait(30)
+        write_checkpoint(path, problem, saved)
+
+    monkeypatch.setattr(module, "write_checkpoint", slowly)
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        for n_rounds in range(1, 10):
+            keeper.offer(*after(n_rounds)[:2], 0)
+        go_on.set()
+        keeper._settle()
+        keeper.save(*after(9)[:2], 0)
+    assert begun == [1, 9]
+    assert names(tmp_path) == ["000000001.safetensors", "000000009.safetensors"]
+
+
+def test_a_fit_goes_on_from_the_latest(tmp_path: Path) -> None:
+    write(tmp_path, 3, 10, 9)
+    saved = found(tmp_path)
+    assert saved is not None
+    assert len(saved.history) == 10
+
+
+def test_not_to_resume_is_to_begin_anew(tmp_path: Path) -> None:
+    other = PROBLEM._replace(words={**PROBLEM.words, "C": "2.0"})
+    write(tmp_path, 3)
+    (kept,) = write(tmp_path, 4, problem=other)
+    assert found(tmp_path, resume=False) is None
+    assert list(tmp_path.iterdir()) == [kept]
+    assert found(tmp_path, resume=False, shared=False) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_problems_live_beside(tmp_path: Path) -> None:
+    other = PROBLEM._replace(words={**PROBLEM.words, "C": "2.0"})
+    write(tmp_path, 3, problem=other)
+    assert found(tmp_path) is None
+    with pytest.raises(ValueError, match=r"is of another problem: its C is 2\.0, here 1\.0; train what it is of, or without --resume"):
+        found(tmp_path, shared=False)
+
+
+@contextmanager
+def refused(path: Path, words: str) -> Iterator[None]:
+    with pytest.warns(CheckpointWarning) as caught:
+        yield
+    assert len(caught) == 1
+    assert str(path) in str(caught[0].message)
+    assert words in str(caught[0].message)
+
+
+def assert_refused(directory: Path, path: Path, words: str, expected: int | None) -> None:
+    with refused(path, words):
+        saved = found(directory)
+    assert (None if saved is None else len(saved.history)) == expected
+
+
+def test_flipped_bits_are_seen(tmp_path: Path) -> None:
+    _, path = write(tmp_path, 3, 4)
+    content, places = path.read_bytes(), random.Random(0)
+    for _ in range(50):
+        place = places.randrange(8 * len(content))
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        assert_refused(tmp_path, path, "", 3)
+
+
+def test_files_that_are_cut_short_are_seen(tmp_path: Path) -> None:
+    _, path = write(tmp_path, 3, 4)
+    content = path.read_bytes()
+    for size in [*range(0, len(content), 1024), len(content) - 1]:
+        path.write_bytes(content[:size])
+        assert_refused(tmp_path, path, "", 3)
+
+
+def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    _, path = write(tmp_path, 3, 4)
+    save_file({"x": np.zeros(3)}, path)
+    assert_refused(tmp_path, path, "no checkpoint that dask-descent wrote", 3)
+    path.write_bytes(b"\x80\x04\x95 a pickle")
+    assert_refused(tmp_path, path, "no readable safetensors file", 3)
+    path.unlink()
+    path.mkdir()
+    assert_refused(tmp_path, path, "there is no checkpoint", 3)
+
+
+def test_later_formats_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.models.tensor_files.FORMAT_VERSION", "2")
+        (path,) = write(tmp_path, 4)
+    assert_refused(tmp_path, path, "has format version 2, this dask-descent reads 1", 3)
+
+
+def test_a_file_that_only_says_to_be_of_this_problem_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    other = PROBLEM._replace(words={**PROBLEM.words, "data": "8 rows"})
+    path = PROBLEM.path(tmp_path, 4)
+    write_checkpoint(path, other, after(4))
+    assert_refused(tmp_path, path, "it is of another problem: its data is 8 rows, here 7 rows", 3)
+
+
+def test_states_that_are_not_known_are_refused(tmp_path: Path) -> None:
+    from tests.pipeline.checkpoints.test_trees import Own
+
+    write(tmp_path, 3)
+    path = PROBLEM.path(tmp_path, 4)
+    write_checkpoint(path, PROBLEM, Saved([Own(1.0)], after(4).history, None, 0))
+    assert_refused(tmp_path, path, "is no state of a strategy", 3)
+    own = PROBLEM._replace(modules=frozenset({Own.__module__}))
+    assert found(tmp_path, own) == ([Own(1.0)], after(4).history, None, 0)
+
+
+def test_with_none_that_can_be_used_a_fit_begins_anew(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, 3)
+    path.write_bytes(b"")
+    assert_refused(tmp_path, path, "", None)
+
+
+def test_another_version_of_the_library_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.models.tensor_files.__version__", "0.0.9")
+        write(tmp_path, 3)
+    with pytest.warns(CheckpointWarning, match=r"was written by version 0\.0\.9 .* may differ in its last digits"):
+        assert found(tmp_path) is not None
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False, capture_output=True, timeout=10)
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True, timeout=10)
+
+
+def test_a_full_disk_costs_neither_the_fit_nor_the_last_checkpoint(tiny_disk: Path) -> None:
+    small, large = after(3), after(4)._replace(states=[np.zeros(20_000)])
+    with Keeper(Checkpoint(directory=tiny_disk, every_rounds=1), PROBLEM) as keeper:
+        offer(keeper, small)
+        with pytest.warns(
+            CheckpointWarning,
+            match=r"no checkpoint after round 4: .* cannot write .*000000004\.safetensors: No space left on device; the last",
+        ):
+            offer(keeper, large)
+        assert names(tiny_disk) == ["000000003.safetensors"]
+        offer(keeper, after(5))
+    saved = found(tiny_disk)
+    assert saved is not None
+    assert len(saved.history) == 5
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="cannot keep checkpoints in"), Checkpoint(directory=tmp_path / "inside").prepared():
+        pass
+
+
+def test_a_directory_that_cannot_be_one_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot keep checkpoints in"), Checkpoint(directory=tmp_path / "file" / "inside").prepared():
+        pass
+
+
+def test_an_empty_directory_does_not_stay(tmp_path: Path) -> None:
+    with Checkpoint(directory=tmp_path / "a" / "b").prepared():
+        assert (tmp_path / "a" / "b").is_dir()
+    assert not (tmp_path / "a" / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every_rounds": 0}, "every_rounds must be an integer of at least 1"),
+        ({"every_rounds": 1.5}, "every_rounds must be an integer"),
+        ({"every_seconds": 0}, "every_seconds must be a number above 0"),
+        ({"every_seconds": float("nan")}, "every_seconds must be a number above 0"),
+        ({"every_seconds": "1"}, "every_seconds must be a number above 0"),
+    ],
+    ids=str,
+)
+def test_intervals_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Checkpoint(directory="x", **options)
+
+
+def test_what_checkpoint_may_be() -> None:
+    given = Checkpoint(directory="x")
+    assert Checkpoint.of(None) is None
+    assert Checkpoint.of(given) is given
+    assert Checkpoint.of("x") == given
+    assert Checkpoint.of(Path("x")) == dataclasses.replace(given, directory=Path("x"))
+    for wrong in (3, "", True, Checkpoint):
+        with pytest.raises(TypeError, match="checkpoint must be a directory"):
+            Checkpoint.of(wrong)
+
+
+def test_states_that_no_checkpoint_can_hold_are_an_error_at_the_start(tmp_path: Path) -> None:
+    with Keeper(Checkpoint(directory=tmp_path), PROBLEM) as keeper, pytest.raises(TypeError, match="a checkpoint cannot hold"):
+        keeper.check([object()])
+
+
+def test_nothing_warns_when_all_is_well(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert found(tmp_path) is not None

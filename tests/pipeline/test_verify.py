@@ -1,0 +1,212 @@
+"""`python -m pipeline verify`: runs that come out again, and those that do not."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+from sklearn.exceptions import ConvergenceWarning
+
+from pipeline.cli import main
+from pipeline.config import read_job
+from pipeline.runs import run_job
+from pipeline.verification.records import RECORD_FILE
+from tests.data import breast_cancer
+from tests.rounds import AfterRounds
+
+HERE = {"cluster": {"kind": "in-process"}}
+MODELS = {
+    "newton": 'name = "LogisticRegression"\nsolver = "newton"\nmax_iter = 3',
+    "lbfgs": 'name = "LogisticRegression"\nsolver = "lbfgs"\nmax_iter = 5',
+    "sgd": 'name = "SGDClassifier"\nloss = "log_loss"\nmax_iter = 3',
+    "mlp": 'name = "MLPClassifier"\nhidden_layer_sizes = [5]\nmax_iter = 3\nearly_stopping = true',
+}
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def trained(model: str, *overrides: str) -> Path:
+    """A run in files of 5 partitions, without a seed of its own."""
+    X, y = breast_cancer()
+    for i, rows in enumerate(np.array_split(np.arange(len(X)), 5)):
+        np.save(f"X-{i}.npy", X[rows])
+        np.save(f"y-{i}.npy", y[rows])
+    Path("job.toml").write_text(
+        f'[data]\nkind = "npy"\nX = "X-*.npy"\ny = "y-*.npy"\n[split]\ntest_size = 0\n[estimator]\n{MODELS[model]}\n'
+    )
+    return run_job(read_job("job.toml", overrides, HERE)).directory
+
+
+def verified(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    capfd.readouterr()
+    status = main(["verify", "job", "--quiet", *(arguments or ("--in-process",))])
+    out, err = capfd.readouterr()
+    return status, (out + err).strip()
+
+
+def changed_record(directory: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    path = directory / RECORD_FILE
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    change(lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_comes_out_again_in_process_and_on_workers(model: str, client: Client, capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained(model)
+    n_rounds = json.loads((directory / "metrics.json").read_text())["rounds"]
+    record = (directory / RECORD_FILE).read_text()
+    digest = json.loads((directory / "metrics.json").read_text())["parameters_sha256"]
+    for where in (("--in-process",), ("--scheduler", client.scheduler_info()["address"])):
+        assert verified(capfd, *where) == (0, f"the same: {n_rounds} rounds, digest {digest}")
+    assert (directory / RECORD_FILE).read_text() == record
+
+
+def test_the_first_round_and_group_that_differ_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("lbfgs")
+
+    def change(lines: list[dict[str, Any]]) -> None:
+        lines[4]["marks"][3] = "0" * 16
+        lines[6]["marks"][1] = "0" * 16
+
+    changed_record(directory, change)
+    status, words = verified(capfd)
+    assert status == 1
+    assert words.startswith("different: round 4, group 3: partition 3 (")
+    assert "X-3.npy, rows 0 to 113" in words
+    assert words.endswith("; 3 rounds before it are the same")
+
+
+def test_lanes_are_named_as_groups(capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("sgd")
+
+    def change(lines: list[dict[str, Any]]) -> None:
+        batch = next(line for line in lines[1:] if line["level"])
+        batch["marks"][0] = "0" * 16
+
+    changed_record(directory, change)
+    status, words = verified(capfd)
+    assert status == 1
+    assert ", groups 0 to " in words
+    assert ": partitions 0 to " in words
+
+
+def test_other_rows_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+    trained("newton")
+    X = np.load("X-2.npy")
+    X[7, 3] += 1e-9
+    np.save("X-2.npy", X)
+    status, words = verified(capfd)
+    assert status == 1
+    assert words.startswith("different: the rows of partition 2 (")
+    assert "X-2.npy" in words
+    np.save("X-4.npy", X[:3])
+    np.save("y-4.npy", np.load("y-4.npy")[:3])
+    assert verified(capfd)[0] == 1
+
+
+def test_other_partitions_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+    trained("newton")
+    np.save("X-5.npy", np.load("X-4.npy"))
+    np.save("y-5.npy", np.load("y-4.npy"))
+    assert verified(capfd) == (1, "different: 6 partitions here, 5 then")
+
+
+def test_other_parameters_after_the_same_rounds_are_a_difference(capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("newton")
+    metrics = json.loads((directory / "metrics.json").read_text())
+    (directory / "metrics.json").write_text(json.dumps(metrics | {"parameters_sha256": "0" * 64}))
+    status, words = verified(capfd)
+    assert status == 1
+    assert words.startswith(f"different: the parameters after round {metrics['rounds']}, whose digest is {metrics['parameters_sha256']}")
+
+
+def test_versions_that_changed_are_a_hint(capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("newton")
+    metrics = json.loads((directory / "metrics.json").read_text())
+    metrics["versions"]["numpy"] = "1.0"
+    (directory / "metrics.json").write_text(json.dumps(metrics))
+    changed_record(directory, lambda lines: lines[1]["marks"].__setitem__(0, "0" * 16))
+    status, words = verified(capfd)
+    assert status == 1
+    assert words.endswith(f"the run had numpy 1.0, here is {np.__version__}")
+
+
+def test_rounds_that_the_record_lacks_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("lbfgs")
+    changed_record(directory, lambda lines: lines.__delitem__(slice(3, None)))
+    assert verified(capfd) == (
+        1,
+        "different: round 3, which the run's record does not have; 2 rounds before it are the same",
+    )
+
+
+class StoppedError(Exception):
+    """What ends a fit in the middle."""
+
+
+def stop() -> None:
+    raise StoppedError
+
+
+def test_the_record_of_a_run_that_went_on_is_whole(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = trained("sgd")
+    record, digest = (directory / RECORD_FILE).read_text(), verified(capfd)[1]
+    seed = json.loads(record.splitlines()[0])["seed"]
+
+    class Stopping(AfterRounds):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__((5,), stop)
+
+        def __enter__(self) -> Stopping:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    job = read_job("job.toml", [f"estimator.random_state={seed}"], HERE)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.runs.RoundLog", Stopping)
+        with pytest.raises(StoppedError):
+            run_job(job)
+    (directory / RECORD_FILE).write_text((directory / RECORD_FILE).read_text() + "{torn")
+    assert run_job(job, resume=True).metrics["resumed_from"] == 5
+    n_rounds = json.loads((directory / "metrics.json").read_text())["rounds"]
+    assert len((directory / RECORD_FILE).read_text().splitlines()) == 1 + n_rounds
+    assert digest.startswith(f"the same: {n_rounds} rounds")
+    assert verified(capfd)[1].startswith(f"the same: {n_rounds} rounds")
+
+
+def test_without_a_record(capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("newton", "output.record=false")
+    assert not (directory / RECORD_FILE).exists()
+    status, words = verified(capfd)
+    assert status == 2
+    assert f"{directory / RECORD_FILE} is not there" in words
+
+
+def test_what_is_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, words = verified(capfd)
+    assert status == 2
+    assert "there is no run job" in words
+    directory = trained("newton")
+    (directory / RECORD_FILE).write_text("[1, 2]\n")
+    status, words = verified(capfd)
+    assert status == 2
+    assert "is no record of a run" in words
+    (directory / "metrics.json").unlink()
+    status, words = verified(capfd)
+    assert status == 2
+    assert "there is no whole run" in words
