@@ -8,12 +8,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 
 from pipeline.cluster.workers import WorkersUnavailableError
+from pipeline.data import dataset as dataset_module
 from pipeline.data.dataset import Dataset
+from pipeline.data.errors import SourceChangedError
 from pipeline.data.sources import ArraySource, Persist
+from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import Executor, ThreadExecutor
 from pipeline.training import Result, train
 from tasks.batches import Sampling
@@ -27,7 +31,7 @@ from tasks.schedules import Constant
 from tasks.strategies.base import Strategy
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.stochastic_gradient import StochasticGradient
-from tests.simulation.world import Schedule, World, executor_in, simulated
+from tests.simulation.world import WORLDS, Schedule, World, executor_in, simulated
 
 N_COLUMNS: Final = 3
 GROUPS: Final = (1, 3, 16, 37)
@@ -76,7 +80,11 @@ class Made(Sent):
 
 
 def make_shard(n_groups: int, numbers: tuple[int, ...], given: Sequence[Any]) -> Shard:
-    return source(n_groups, in_client=True)._shard(numbers)
+    shard = source(n_groups, in_client=True)._shard(numbers)
+    if WORLDS[0].rows_changed:
+        group = shard.parts[0][0]
+        group.X = np.nextafter(group.X, np.inf)
+    return shard
 
 
 @cache
@@ -119,7 +127,7 @@ def expected(problem: Problem) -> str:
 
 
 class Outcome(NamedTuple):
-    """error: what the fit ended with because nobody was left; rounds: of sessions."""
+    """error: what the fit ended with because nobody was left, or because the rows were others; rounds: of sessions."""
 
     error: Exception | None
     rounds: int
@@ -130,18 +138,33 @@ def survive(problem: Problem, schedule: Schedule) -> Outcome:
     """Fit while that happens. Raises AssertionError for other bits than those of the undisturbed fit, and for what does not end."""
     fits = [problem, Problem(problem.n_groups, NEXT[problem.strategy])] if schedule.again else [problem]
     undisturbed = [expected(each) for each in fits]
-    error = None
+    error: Exception | None = None
     with simulated(schedule) as world:
-        data = dataset(problem.n_groups, in_client=schedule.in_client)
         executor = executor_in(world)
         try:
-            for each, bits in zip(fits, undisturbed, strict=True):
-                with nullcontext() if schedule.silent else executor.span("fit"):
-                    assert digest(fit(executor, data, each)) == bits, "other bits"
+            disturbed = run_fits(executor, world, fits)
         except WorkersUnavailableError as nobody:
             assert not any(worker.runs() for worker in world.scheduler.workers.values()), "somebody was left"
             error = nobody
+        except SourceChangedError as changed:
+            assert world.rows_changed, "the rows were the same"
+            error = changed
+        else:
+            assert disturbed == undisturbed, "other bits"
         world.settle()
     if schedule.mode == "sessions" and not schedule.faults and schedule.message_time <= 1e-3:  # long rounds are tasks
         assert executor.sessions.rounds, "no session"
     return Outcome(error, executor.sessions.rounds, world)
+
+
+def run_fits(executor: ClusterExecutor, world: World, fits: Sequence[Problem]) -> list[str]:
+    """The digests of these fits, one after the other, on rows that are checked first."""
+    data = dataset(fits[0].n_groups, in_client=world.schedule.in_client)
+    with patch.object(dataset_module, "current_executor", lambda in_memory: executor):
+        _ = data.schema
+    world.checked = True
+    found = []
+    for each in fits:
+        with nullcontext() if world.schedule.silent else executor.span("fit"):
+            found.append(digest(fit(executor, data, each)))
+    return found

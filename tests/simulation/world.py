@@ -22,10 +22,26 @@ from tests.simulation.network import End
 from tests.simulation.scheduler import TIME_TO_LIVE, Scheduler
 from tests.simulation.workers import Worker
 
-Kind = Literal["kill", "kill all", "stop", "cut", "slow link", "slow", "twice", "lose", "misplace", "join", "retire", "stop client"]
+Kind = Literal[
+    "kill",
+    "kill all",
+    "stop",
+    "cut",
+    "slow link",
+    "slow",
+    "twice",
+    "lose",
+    "misplace",
+    "join",
+    "retire",
+    "stop client",
+    "change",
+]
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
 Moment = Literal["any", "connect", "enter", "send", "receive", "compute", "answer", "write", "read", "client", "move"]
 MOMENTS: Final[tuple[Moment, ...]] = Moment.__args__  # type: ignore[attr-defined]
+WORLDS: Final[list[World]] = []
+"""The one that there is."""
 ACTING: Final = -1
 """Whoever takes the step at which a fault comes."""
 MOST_STEPS: Final = 200_000
@@ -82,6 +98,8 @@ class World:
         self.capacity = self.schedule.capacity
         self.happened: Counter[str] = Counter()
         self.workers: dict[str, Worker] = {}
+        self.checked = False  # the client knows the digest of the rows
+        self.rows_changed = False
         self.slow_links: dict[Process, float] = {}
         self.scheduler = Scheduler(self)
         self.client = Client(self, None if self.schedule.mode == "sessions" else self.schedule.mode == "calls")
@@ -178,6 +196,8 @@ class World:
             self.join()
         elif fault.kind == "retire":
             self._retire(worker)
+        elif fault.kind == "change":
+            self.rows_changed = self.checked  # those that are read from here on
         else:
             self._take_rows(worker, keep=fault.kind == "misplace")
 
@@ -196,7 +216,7 @@ class World:
             lost = self.random.random() < 0.3
             for end in worker.process.ends:
                 if not end.is_closed:
-                    end.cut() if lost else end.abort()
+                    end.cut() if lost else end.end()
             self.loop.at(self.loop.now + 2 * self.message_time(), self.scheduler.remove, worker)
 
     def _stop(self, worker: Worker, seconds: float) -> None:
@@ -274,9 +294,11 @@ def simulated(schedule: Schedule) -> Iterator[World]:
         if schedule.restless:
             stack.enter_context(patch.object(cluster, "FOLLOW_EVERY", 0.0))
         asyncio._set_running_loop(world.loop)
+        WORLDS.append(world)
         try:
             yield world
         finally:
+            WORLDS.clear()
             world.scheduler.closed = True
             world.loop.close()
             participants.live.clear()
