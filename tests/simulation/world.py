@@ -45,15 +45,13 @@ WORLDS: Final[list[World]] = []
 ACTING: Final = -1
 """Whoever takes the step at which a fault comes."""
 MOST_STEPS: Final = 200_000
-PATIENCE: Final = 100
-"""Steps after which a fault comes at whatever step."""
 SETTLED: Final = 30.0
 """Seconds after which whoever runs has left a session that is over: at each of three hops, news may take several."""
 
 
 class Fault(NamedTuple):
-    """Comes at the first step of the kind `moment` that is at least `after` steps after the last fault. who: the number of a worker, or
-    `ACTING`; seconds: until a stopped process goes on, or a dead worker's successor joins; of a slow link, per message.
+    """Comes at the first step of the kind `moment` after so many steps, if there is one. who: the number of a worker, or `ACTING`;
+    seconds: until a stopped process goes on, or a dead worker's successor joins; of a slow link, per message.
 
     Steps: a connection is opened; a participant says that it has entered a session; it sends half of a message, receives, computes; the
     root answers the client; any other message; the client asks the scheduler; a piece of the rows moves.
@@ -103,8 +101,8 @@ class World:
         self.slow_links: dict[Process, float] = {}
         self.scheduler = Scheduler(self)
         self.client = Client(self, None if self.schedule.mode == "sessions" else self.schedule.mode == "calls")
-        self._waiting = list(self.schedule.faults)
-        self._since = 0
+        self._waiting = sorted(self.schedule.faults, key=lambda fault: fault.after)
+        self._n_steps = 0
         self._number = 0
         self._last_death = -FOREVER
         for _ in range(self.schedule.n_workers):
@@ -144,18 +142,16 @@ class World:
 
     def step(self, what: str, process: Process | None, end: End | None = None) -> None:
         """Something is about to happen: a fault may come first."""
-        self._since += 1
-        what = self._moment(what, end) if what == "write" and end is not None else what
-        while self._waiting:
-            fault = self._waiting[0]
-            if self._since < fault.after or (fault.moment not in ("any", what) and self._since < fault.after + PATIENCE):
-                return
-            self._since = 0
-            self._waiting.pop(0)
-            worker = self._who(fault, process)
-            if worker is not None:
-                self.happened[f"{fault.kind} at {what}"] += 1
-                self._cause(fault, worker, end)
+        self._n_steps += 1
+        if self._waiting and self._waiting[0].after <= self._n_steps:
+            what = self._moment(what, end) if what == "write" and end is not None else what
+            ready = [each for each in self._waiting if each.after <= self._n_steps and each.moment in ("any", what)]
+            self._waiting = [each for each in self._waiting if each not in ready]
+            for fault in ready:
+                worker = self._who(fault, process)
+                if worker is not None:
+                    self.happened[f"{fault.kind} at {what}"] += 1
+                    self._cause(fault, worker, end)
 
     def _moment(self, what: str, end: End) -> str:
         """Which message of a session it is, if it is of one."""
@@ -211,7 +207,7 @@ class World:
         """What it has sent still arrives, or is lost."""
         if worker.process.alive:
             worker.process.alive = False
-            self.happened["two deaths at once"] += self.loop.now - self._last_death < self.schedule.message_time
+            self.happened["two deaths at once"] += 0 < self.loop.now - self._last_death < self.schedule.message_time
             self._last_death = self.loop.now
             lost = self.random.random() < 0.3
             for end in worker.process.ends:
