@@ -11,12 +11,14 @@ from tasks.fingerprint import numeric_digest
 from tasks.participants import OPERATION as SESSION
 from tasks.participants import take_part
 from tasks.reductions import reduce_on_worker
+from tasks.transport import Transport, WorkerTransport
 
 OPERATION: Final = "dask_descent_reduce"
 
 
-def prepare_worker(dask_worker: Any) -> str:
-    """Let a distributed.Worker answer calls of `OPERATION` and take part in sessions, and return its `numeric_digest`."""
+def prepare_worker(dask_worker: Any, transport: Transport | None = None) -> str:
+    """Let a distributed.Worker answer calls of `OPERATION` and take part in sessions, and return its `numeric_digest`. transport: by
+    default the worker's own."""
 
     async def reduce_here(keys: Sequence[Any], slot: int, part: int, n_groups: int, packed: bytes) -> bytes | None:
         """reduce_on_worker, in the threads that also run tasks, as a pickle; None for a shard that is not here, and for an error, which
@@ -29,7 +31,7 @@ def prepare_worker(dask_worker: Any) -> str:
             return None
 
     async def session(comm: Any, plan: bytes, rank: int) -> None:
-        await take_part(dask_worker, comm, plan, rank)
+        await take_part(dask_worker, WorkerTransport(dask_worker) if transport is None else transport, comm, plan, rank)
 
     dask_worker.handlers[OPERATION] = reduce_here
     dask_worker.handlers[SESSION] = session

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pickle
-import socket
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from tasks import buffers
+from tasks.transport import Stream
 
 LARGE: Final = 1 << 16
 """Bytes of an array that travels beside the pickle; smaller ones are copied into it sooner than they are sent apart."""
@@ -47,25 +46,19 @@ def aligned(buffer: Any) -> Any:
 
 
 class Wire:
-    """The socket of a distributed Comm over TCP or TLS, taken from its event loop: whoever waits for it has a thread for that, and a short
-    message takes an eighth of the time. The two ends take turns: at most one message is under way.
+    """Messages over a stream: a thread waits for it, and a short message takes an eighth of the time that it takes through the event loop.
+    The two ends take turns: at most one message is under way."""
 
-    Raises AttributeError for a Comm that has no socket (UCX, or within one process).
-    """
-
-    def __init__(self, comm: Any) -> None:
-        self.comm = comm
-        self.socket: socket.socket = comm.stream.socket
-        comm.stream.io_loop.remove_handler(self.socket)
-        self.socket.settimeout(None)
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
         self.buffer = memoryview(bytearray(BUFFER))
 
     def send(self, message: Message) -> None:
         """Raises OSError when the other end is gone, as `receive` does."""
         sizes = [memoryview(part).nbytes for part in message]
-        self.socket.sendall(b"".join((struct.pack(f"={1 + len(sizes)}Q", len(sizes), *sizes), message[0])))
+        self.stream.sendall(b"".join((struct.pack(f"={1 + len(sizes)}Q", len(sizes), *sizes), message[0])))
         for part in message[1:]:
-            self.socket.sendall(part)
+            self.stream.sendall(part)
 
     def receive(self) -> Message:
         have = self._fill(self.buffer, 0, 8)
@@ -85,25 +78,11 @@ class Wire:
     def _fill(self, buffer: memoryview, have: int, least: int) -> int:
         """How many bytes there are when there are at least so many."""
         while have < least:
-            more = self.socket.recv_into(buffer[have:])
+            more = self.stream.recv_into(buffer[have:])
             if not more:
                 raise ConnectionError("the other end of a session is gone")
             have += more
         return have
-
-    def is_open(self) -> bool:
-        """False when the other end is gone, and has left nothing to be read."""
-        try:
-            return bool(socket.socket.recv(self.socket, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT))  # beneath TLS
-        except BlockingIOError:
-            return True
-        except (OSError, ValueError):
-            return False
-
-    def end(self) -> None:
-        """Wake up whoever waits, with an error."""
-        with suppress(OSError):
-            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
 
 class Link:

@@ -15,11 +15,9 @@ import asyncio
 import logging
 import pickle
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cached_property, partial
 from itertools import chain, pairwise
 from statistics import median
@@ -35,6 +33,7 @@ from tasks.partition import Shard
 from tasks.reductions import Node, Sums, Tree, content_of, joined, prepare_shards, reduce_joined, reduce_shards, result_of
 from tasks.rounds import RoundInput, reduction_of
 from tasks.threads import single_blas_thread
+from tasks.transport import Transport
 
 logger = logging.getLogger("dask-descent")
 
@@ -124,12 +123,12 @@ def round_too_large(asked: Asked, n_columns: int, n_partials: float) -> bool:
     return 8 * floats > ROUND_BYTES
 
 
-async def take_part(dask_worker: Any, comm: Any, plan: bytes, rank: int) -> None:
+async def take_part(dask_worker: Any, transport: Transport, comm: Any, plan: bytes, rank: int) -> None:
     """Until the session ends, by whatever: `comm` leads to the parent, or to the client."""
     try:
-        found: Plan = await in_own_thread(partial(pickle.loads, plan))
+        found: Plan = await transport.in_own_thread(partial(pickle.loads, plan))
         participant = Participant(dask_worker, found, rank)
-        members = Members(participant, Link(comm, found.envelope))
+        members = Members(participant, transport, Link(comm, found.envelope))
         try:
             await members.enter(plan)
             await (members.lead() if rank == 0 else members.follow())
@@ -142,35 +141,12 @@ async def take_part(dask_worker: Any, comm: Any, plan: bytes, rank: int) -> None
         comm.abort()
 
 
-async def in_own_thread(function: Callable[[], Any]) -> Any:
-    """function() in a thread that nobody waits for when the process ends."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def tell(error: Exception | None, result: Any) -> None:
-        if not done.done():
-            done.set_result(result) if error is None else done.set_exception(error)
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except Exception as raised:
-            error = raised
-            if not isinstance(error, OSError):
-                logger.debug("a session ends", exc_info=True)
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, error, result)
-
-    threading.Thread(target=run, name="dask-descent-session", daemon=True).start()
-    return await done
-
-
 class Members:
     """A participant's place among the others: connections, and the end of all when one ends. Lives on the worker's event loop."""
 
-    def __init__(self, participant: Participant, parent: Link) -> None:
+    def __init__(self, participant: Participant, transport: Transport, parent: Link) -> None:
         self.participant = participant
+        self.transport = transport
         self.parent = parent
         self.below: list[tuple[str, Any]] = []
         self.watch = asyncio.ensure_future(self._watch())
@@ -178,20 +154,20 @@ class Members:
 
     async def enter(self, plan: bytes) -> None:
         """Bring in those below, and tell the parent when all are there."""
-        own, worker = self.participant, self.participant.worker
+        own = self.participant
         for rank in children(own.rank, len(own.plan.duties)):
             address = own.plan.duties[rank].worker
-            self.below.append((address, await worker.rpc.connect(address)))
+            self.below.append((address, await self.transport.connect(address)))
             await self.below[-1][1].write({"op": OPERATION, "reply": False, "plan": plan, "rank": rank})
         for _, comm in self.below:
             await comm.read()
-            own.children.append(Wire(comm))
+            own.children.append(Wire(self.transport.stream(comm)))
         await self.parent.send(packed(True))
 
     async def follow(self) -> None:
         """Take part in rounds, for ever."""
-        self.participant.parent = Wire(self.parent.comm)
-        await in_own_thread(self.participant.follow)
+        self.participant.parent = Wire(self.transport.stream(self.parent.comm))
+        await self.transport.in_own_thread(self.participant.follow)
 
     async def lead(self) -> None:
         """Do what the client orders, for ever."""
@@ -200,7 +176,7 @@ class Members:
             order: Order = unpacked(await self.parent.receive())
             self.participant.heard = time.monotonic()
             states = states if order.states is None else order.states
-            done: Done = await in_own_thread(partial(self.participant.advance, order, states))
+            done: Done = await self.transport.in_own_thread(partial(self.participant.advance, order, states))
             states = done.states
             await self.parent.send(packed(done))
 
@@ -212,15 +188,13 @@ class Members:
         own.leave()
         self.parent.comm.abort()
         while self.below:
-            address, comm = self.below.pop()
-            comm.abort()
-            own.worker.rpc.reuse(address, comm)  # which forgets what is closed
+            self.transport.release(*self.below.pop())
 
     async def _watch(self) -> None:
         """Who waits for a child does not see that the parent is gone, or that nobody wants anything any more."""
         own = self.participant
         while own.worker.status.name == "running" and time.monotonic() < own.heard + SILENCE:
-            if self.parent.comm.closed() or not (own.parent is None or own.parent.is_open()):
+            if self.parent.comm.closed() or not (own.parent is None or own.parent.stream.is_open()):
                 break
             await asyncio.sleep(LOOK_EVERY)
         self.leave()
@@ -257,7 +231,7 @@ class Participant:
         self.ended = True
         for wire in (self.parent, *self.children):
             if wire is not None:
-                wire.end()
+                wire.stream.end()
         self.slots.clear()  # last: sums without them must reach nobody
         self.joined.clear()
 

@@ -23,6 +23,7 @@ from pipeline.cluster.workers import StuckError, Workers, lost_client
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round
+from pipeline.execution.gathering import gather
 from pipeline.execution.loader import Loader
 from pipeline.execution.loading_errors import loading_error
 from pipeline.execution.moving import move
@@ -337,7 +338,7 @@ class ClusterExecutor(Executor):
         futures = self.client.get(graph, names, sync=False)
         try:
             self.workers.wait(futures)
-            results = self.client.gather(futures)
+            results = gather(self.client, self.workers, futures)
         except BaseException:
             if self.client.status == "running":
                 self.client.cancel(futures, force=True)
