@@ -19,7 +19,8 @@ from distributed import Client
 
 from pipeline.cluster.code import send_users_modules, usable_workers
 from pipeline.cluster.modules import dumps
-from pipeline.cluster.workers import StuckError, Workers, lost_client
+from pipeline.cluster.pulse import pulse, watched
+from pipeline.cluster.workers import StuckError, Workers
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round
@@ -59,7 +60,7 @@ class ClusterExecutor(Executor):
     and as long again if all are lost. A worker that dies costs the recompute of its rows; rows move to workers that join, and from slow
     workers to fast ones.
 
-    Raises ConnectionError when the scheduler is lost, ValueError for an asynchronous or closed client, WorkersUnavailableError when no
+    Raises SchedulerLostError when the scheduler is lost, ValueError for an asynchronous or closed client, WorkersUnavailableError when no
     worker comes.
     """
 
@@ -83,7 +84,7 @@ class ClusterExecutor(Executor):
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        with thread_given_back(), nullcontext() if in_task() else distributed.span(name):
+        with thread_given_back(), pulse(self.client), nullcontext() if in_task() else distributed.span(name):
             try:
                 yield
             finally:
@@ -102,7 +103,7 @@ class ClusterExecutor(Executor):
         source = dataset.source
         stuck = 0
         for attempt in range(MAX_RELOADS):
-            with thread_given_back(), lost_client(self.client):
+            with thread_given_back(), watched(self.client):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
                     self._keep_together(resident, reduction.level(shared))
@@ -245,7 +246,7 @@ class ClusterExecutor(Executor):
             return None
         asked = fit.ask(states)
         assert asked is not None
-        with lost_client(self.client):
+        with watched(self.client):
             try:
                 self._keep_together(resident, asked.reduction.level(asked.shared))
                 self._follow(resident)
