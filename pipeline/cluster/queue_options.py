@@ -241,7 +241,8 @@ class JobPlan:
         return [*arguments, *configured]
 
     def scheduler(self) -> Keywords:
-        """Options of the scheduler, which runs in this process: where it listens, and how long it waits for silent workers. Raises ValueError for an interface that is not there."""
+        """Options of the scheduler, which runs in this process: where it listens, and how long it waits for silent workers. Raises
+        ValueError for an interface that is not there."""
         configured = dict(self.config.get("scheduler-options") or {})
         interface = self.options.interface or self.config.get("interface")
         placed: Keywords = {"dashboard_address": LOCALHOST, "worker_ttl": worker_ttl()}

@@ -16,6 +16,7 @@ import distributed
 import numpy as np
 from dask.task_spec import List, TaskRef
 from distributed import Client
+from distributed.comm import CommClosedError
 
 from pipeline.cluster.code import send_users_modules, usable_workers
 from pipeline.cluster.modules import dumps
@@ -24,6 +25,7 @@ from pipeline.cluster.workers import StuckError, Workers
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round
+from pipeline.execution.failures import Losses, raise_if_killed
 from pipeline.execution.loader import Loader
 from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
@@ -101,7 +103,7 @@ class ClusterExecutor(Executor):
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         source = dataset.source
-        stuck = 0
+        stuck, losses = 0, Losses()
         for attempt in range(MAX_RELOADS):
             with thread_given_back(), watched(self.client):
                 resident = self._resident(source, mend=attempt > 0)
@@ -109,11 +111,13 @@ class ClusterExecutor(Executor):
                     self._keep_together(resident, reduction.level(shared))
                     self._follow(resident)
                     return self._round(resident, dataset, reduction, shared)
-                except CancelledError as error:  # rows were lost with their worker, or futures with a restart: they are made again
-                    stuck += isinstance(error, StuckError)
-                except BaseException:
+                except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they
+                    stuck += isinstance(error, StuckError)  # are made again
+                    losses.note(resident, set(self.workers.threads()))
+                except BaseException as error:
                     if any(future.status == "error" for future in resident.futures):
                         self.release(dataset)  # what could not be read now may be readable later
+                    raise_if_killed(error, reduction.name, source, resident)
                     raise
                 if (stuck or any(future.cancelled() for future in resident.futures)) and not source.in_client:
                     self.release(dataset)
@@ -124,10 +128,7 @@ class ClusterExecutor(Executor):
                 "tasks wait while all workers are idle: what they need may be bound to workers that are gone (persist(workers=...)),"
                 " or to resources that no worker has"
             )
-        raise ConnectionError(
-            f"the cluster lost the rows {MAX_RELOADS} times in one round: its workers seem to die when they load them;"
-            " give them more memory, or make the partitions smaller"
-        )
+        raise losses.error(reduction.name, source, resident)
 
     def release(self, dataset: Dataset) -> None:
         resident: Resident | None = dataset.source.resident.pop(self.client.id, None)
