@@ -6,6 +6,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from tasks.partition import Shard
 
 # A client's messages leave at most every 10 ms; loads and the check that follows are several. What is idle sends nothing more often.
 MESSAGE_INTERVAL: Final = 0.002
+MAX_SENDS: Final = 5
 
 
 class Loader:
@@ -95,13 +97,20 @@ class Loader:
         for slot in sorted(set(slots)):
             chosen = [i for i, own in enumerate(slots) if own == slot]
             shards = [loads[i].function(*loads[i].arguments) for i in chosen]
-            try:
-                futures = self.client.scatter(shards, workers=[threads[slot]], hash=False)
-            except (OSError, KeyError):  # that worker has just died (TimeoutError is an OSError): any other will do
-                self.workers.threads()
-                futures = self.client.scatter(shards, hash=False)
+            futures = self._scatter(shards, threads[slot])
             sent.update(zip(chosen, futures, strict=True))
         return [sent[i] for i in range(len(numbers))]
+
+    def _scatter(self, shards: list[Shard], worker: str) -> list[Future[Shard]]:
+        """To this worker; to any other if it has just died."""
+        wanted: list[str] | None = [worker]
+        for _ in range(MAX_SENDS):
+            with suppress(OSError, KeyError):  # TimeoutError is an OSError
+                found: list[Future[Shard]] = self.client.scatter(shards, workers=wanted, hash=False)
+                return found
+            self.workers.threads()
+            wanted = None
+        return list(self.client.scatter(shards, hash=False))
 
     def send_again(self, source: Source, resident: Resident) -> None:
         """Rows that came from this process and went down with a worker; here they still are."""
