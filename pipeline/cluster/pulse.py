@@ -49,7 +49,7 @@ def worker_ttl() -> float:
 def pulse(client: Client) -> Iterator[None]:
     """Whatever the block asks of the scheduler ends once that is gone, or has not answered for `dask-descent.scheduler-timeout` (Dask
     configuration, by default 30 s). Warns of silent workers."""
-    found = _pulses.setdefault(client, Pulse(client))
+    found = pulse_of(client)
     found.enter(client)
     try:
         yield
@@ -71,7 +71,7 @@ def watched(client: Client) -> Iterator[None]:
 
 def lost(client: Client) -> SchedulerLostError:
     """What to raise of a client that is not running."""
-    found = _pulses.setdefault(client, Pulse(client))
+    found = pulse_of(client)
     what = "the client was closed, or lost its scheduler, during the fit"
     if found.unanswered:
         what = f"the scheduler has not answered for {found.limit:g} s ({SCHEDULER_TIMEOUT})"
@@ -136,6 +136,7 @@ class Pulse:
                 answer = await self._unless_lost(client, scheduler.identity(n_workers=-1))
             except OSError:
                 continue
+            self.unanswered = False
             now = time.monotonic()
             ask_at = now + max(ASK_EVERY, SHARE * (now - began))
             for worker, seconds in silence.update(answer["workers"], now).items():
@@ -163,6 +164,12 @@ class Pulse:
 
 
 _pulses: WeakKeyDictionary[Client, Pulse] = WeakKeyDictionary()
+
+
+def pulse_of(client: Client) -> Pulse:
+    """The one that this client has."""
+    found = _pulses.get(client)
+    return _pulses.setdefault(client, Pulse(client)) if found is None else found
 
 
 class Silence:

@@ -157,4 +157,4 @@ def nothing_stays(client: Client) -> Iterator[None]:
     assert n_tasks(client) == 0
     assert not zombies()
     assert our_threads() <= before
-    assert pulse._pulses[client]._users == 0
+    assert pulse.pulse_of(client)._users == 0
