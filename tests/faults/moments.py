@@ -15,9 +15,9 @@ from pipeline.execution.sessions import Sessions
 from tasks.checking import CHECK
 from tasks.scoring import SCORE
 from tests.faults.gate import Gate, GatedMerge, Where, gated
-from tests.faults.scene import arrays, fitted, made, model
+from tests.faults.scene import N_ROUNDS, arrays, fitted, made, model
 
-Moment = Callable[[Gate, pytest.MonkeyPatch], str]
+Moment = Callable[..., str]
 
 
 def released(dataset: Dataset, run: Callable[[Dataset], str]) -> str:
@@ -27,17 +27,17 @@ def released(dataset: Dataset, run: Callable[[Dataset], str]) -> str:
         dataset.release()
 
 
-def load(gate: Gate, patch: pytest.MonkeyPatch) -> str:
-    return released(made(gate), lambda rows: fitted(model(), rows))
+def load(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
+    return released(made(gate), lambda rows: fitted(model(n_rounds=n_rounds), rows))
 
 
-def check(gate: Gate, patch: pytest.MonkeyPatch) -> str:
+def check(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
     patch.setattr(pipeline.data.dataset, "CHECK", gated(CHECK, gate))
-    return released(arrays(), lambda rows: fitted(model(), rows))
+    return released(arrays(), lambda rows: fitted(model(n_rounds=n_rounds), rows))
 
 
-def rounds(gate: Gate, where: Where, dataset: Dataset) -> str:
-    return released(dataset, lambda rows: fitted(model(gate, where), rows))
+def rounds(gate: Gate, where: Where, dataset: Dataset, n_rounds: int) -> str:
+    return released(dataset, lambda rows: fitted(model(gate, where, n_rounds=n_rounds), rows))
 
 
 def from_here(patch: pytest.MonkeyPatch) -> None:
@@ -49,35 +49,36 @@ def only_tasks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cluster, "CALLED_ROUND", -1.0)
 
 
-def task(gate: Gate, patch: pytest.MonkeyPatch) -> str:
+def task(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
     only_tasks(patch)
-    return rounds(gate, "task", made())
+    return rounds(gate, "task", made(), n_rounds)
 
 
-def task_of_arrays(gate: Gate, patch: pytest.MonkeyPatch) -> str:
+def task_of_arrays(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
     only_tasks(patch)
-    return rounds(gate, "task", arrays())
+    return rounds(gate, "task", arrays(), n_rounds)
 
 
-def call(gate: Gate, patch: pytest.MonkeyPatch) -> str:
+def call(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
     from_here(patch)
-    return rounds(gate, "call", arrays())
+    return rounds(gate, "call", arrays(), n_rounds)
 
 
-def session(gate: Gate, patch: pytest.MonkeyPatch) -> str:
-    return rounds(gate, "session", made())
+def session(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
+    return rounds(gate, "session", made(), n_rounds)
 
 
-def tree(gate: Gate, patch: pytest.MonkeyPatch) -> str:
+def tree(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
     """As large sums and parameters travel: both in tasks of their own."""
     only_tasks(patch)
     patch.setattr(cluster, "CLIENT_COMBINE_BYTES", 0)
     patch.setattr(cluster, "INLINE_FLOATS", 0)
     patch.setattr(cluster, "merge_sums", GatedMerge(gate))
-    return released(made(), lambda rows: fitted(model(), rows))
+    return released(made(), lambda rows: fitted(model(n_rounds=n_rounds), rows))
 
 
-def scores(gate: Gate, patch: pytest.MonkeyPatch) -> str:
+def scores(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
+    """After an undisturbed fit."""
     patch.setattr(pipeline.estimators.base, "SCORE", gated(SCORE, gate))
 
     def run(rows: Dataset) -> str:

@@ -26,11 +26,12 @@ from tests.faults.gate import Gate, GatedMake, GatedRegression, Where
 
 N_PARTITIONS: Final = 24
 N_WORKERS: Final = 3
+N_ROUNDS: Final = 30
 STOPPED: Final = 3.0
 POLICIES: Final = {"dask-descent.stall-limit": "4s", "dask-descent.wait-for-workers": 40}
 
 
-def model(gate: Gate | None = None, where: Where = "task", *, n_rounds: int = 30) -> LogisticRegression:
+def model(gate: Gate | None = None, where: Where = "task", *, n_rounds: int = N_ROUNDS) -> LogisticRegression:
     """So many steps of gradient descent."""
     found = GatedRegression(solver="gradient-descent", tol=0.0, max_iter=n_rounds)
     found.gate, found.where = gate, where
@@ -54,7 +55,7 @@ def fitted(found: LogisticRegression, dataset: Dataset) -> str:
         return str(found.fit(dataset).parameters_sha256_)
 
 
-def undisturbed(n_rounds: int = 30) -> str:
+def undisturbed(n_rounds: int = N_ROUNDS) -> str:
     """The digest that threads of this process come to."""
     with dask.config.set(scheduler="threads"):
         return fitted(model(n_rounds=n_rounds), arrays())

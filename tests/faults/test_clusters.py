@@ -12,11 +12,12 @@ import pytest
 from distributed import Client
 
 from pipeline.execution import cluster
+from pipeline.execution.sessions import Sessions
 from tasks.fitting import Fit
 from tests.faults.gate import Gate
 from tests.faults.moments import from_here
 from tests.faults.moments import task as in_task
-from tests.faults.scene import N_WORKERS, arrays, at, fitted, made, model, nothing_stays, own_cluster
+from tests.faults.scene import N_WORKERS, arrays, at, fitted, made, model, nothing_stays, own_cluster, undisturbed
 from tests.rounds import AfterRounds
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.faults]
@@ -60,6 +61,8 @@ def restart_one(client: Client) -> None:
     client.restart_workers([one(client)], timeout=30)
 
 
+MANY: Final = 300
+
 EVENTS: Final[dict[str, Callable[[Client], None]]] = {
     "SIGKILL": kill_one,
     "SIGKILL of all": kill_all,
@@ -71,15 +74,28 @@ EVENTS: Final[dict[str, Callable[[Client], None]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def expected_of_many() -> str:
+    return undisturbed(MANY)
+
+
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("make", [arrays, made], ids=["rows sent", "rows made"])
-def test_between_rounds(event: str, make: Any, expected: str) -> None:
-    """Calls and sessions may follow."""
+def test_between_rounds(event: str, make: Any, expected_of_many: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions may follow, but none has gone further yet."""
+    due, happened = Sessions.due, []
+    monkeypatch.setattr(Sessions, "due", lambda self: bool(happened) and due(self))
+
     with own_cluster() as client, nothing_stays(client):
+
+        def act() -> None:
+            EVENTS[event](client)
+            happened.append(event)
+
         rows = make()
-        found = model().set_callbacks(AfterRounds((7,), lambda: EVENTS[event](client)))
-        assert fitted(found, rows) == expected
+        assert fitted(model(n_rounds=MANY).set_callbacks(AfterRounds((7,), act)), rows) == expected_of_many
         rows.release()
+    assert happened
 
 
 @pytest.mark.parametrize("event", [event for event in EVENTS if event != "joining"])
@@ -123,6 +139,8 @@ def test_while_the_client_moves_the_parameters(event: str, expected: str, monkey
 @pytest.mark.parametrize("make", [arrays, made], ids=["rows sent", "rows made"])
 def test_while_rows_move(which: str, make: Any, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To a worker that has joined: the one that gives or takes is stopped, so that the move has not ended when it is killed."""
+    from_here(monkeypatch)
+    monkeypatch.setattr(cluster, "FOLLOW_EVERY", 0.0)
     move, killed = cluster.move, []
 
     with own_cluster() as client, nothing_stays(client):
@@ -138,7 +156,6 @@ def test_while_rows_move(which: str, make: Any, expected: str, monkeypatch: pyte
         monkeypatch.setattr(cluster, "move", moved)
         rows = make()
         found = model().set_callbacks(AfterRounds((7,), lambda: join(client)))
-        monkeypatch.setattr(cluster, "FOLLOW_EVERY", 0.0)
         assert fitted(found, rows) == expected
         rows.release()
     assert killed

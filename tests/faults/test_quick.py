@@ -46,4 +46,4 @@ def test_the_scheduler_dies(tmp_path: Path, gate: Gate, monkeypatch: pytest.Monk
             return "pass"
 
         with at(gate, strike), pytest.raises(SchedulerLostError, match="connect again"):
-            MOMENTS["session"](gate, monkeypatch)
+            MOMENTS["session"](gate, monkeypatch, n_rounds=200_000)

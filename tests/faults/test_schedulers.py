@@ -19,6 +19,7 @@ from tests.rounds import AfterRounds
 pytestmark = [pytest.mark.timeout(60), pytest.mark.faults]
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGSTOP": signal.SIGSTOP}
+LONG = 200_000
 CURE = "connect again and repeat the fit: with checkpoint= it goes on where it was"
 
 
@@ -36,7 +37,7 @@ def test_while_workers_work(fault: str, moment: str, tmp_path: Path, gate: Gate,
 
         address = client.scheduler.address
         with at(gate, strike), pytest.raises(SchedulerLostError, match=f"{address}; {CURE}"):
-            MOMENTS[moment](gate, monkeypatch)
+            MOMENTS[moment](gate, monkeypatch, n_rounds=LONG)
         assert time.monotonic() - struck[0] < 12
 
 
@@ -52,7 +53,7 @@ def test_between_rounds(fault: str, make: object, tmp_path: Path) -> None:
             cluster.scheduler.send_signal(SIGNALS[fault])
             struck.append(time.monotonic())
 
-        found = model(n_rounds=2000).set_callbacks(AfterRounds((7,), strike))
+        found = model(n_rounds=LONG).set_callbacks(AfterRounds((7,), strike))
         with pytest.raises(SchedulerLostError, match=CURE):
             fitted(found, make())  # type: ignore[operator]
         assert time.monotonic() - struck[0] < 12
