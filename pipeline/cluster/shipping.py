@@ -5,6 +5,7 @@ Workers need not have this library: what runs there is sent by value, and import
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
 import os
@@ -104,6 +105,16 @@ def notes() -> Any:
         made.digests, made.roots, made.owners = {}, {}, {}
         sys.modules[NOTES] = made
     return sys.modules[NOTES]
+
+
+async def prepare(dask_worker: Any) -> str:
+    """`tasks.direct.prepare_worker`, imported and run in a thread: that may take longer than a scheduler waits for a silent worker."""
+
+    def run() -> str:
+        digest: str = importlib.import_module("tasks.direct").prepare_worker(dask_worker)
+        return digest
+
+    return await asyncio.get_running_loop().run_in_executor(None, run)
 
 
 def look(names: Sequence[str]) -> Look:
