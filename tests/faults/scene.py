@@ -28,7 +28,7 @@ N_PARTITIONS: Final = 24
 N_WORKERS: Final = 3
 N_ROUNDS: Final = 30
 STOPPED: Final = 3.0
-POLICIES: Final = {"dask-descent.stall-limit": "4s", "dask-descent.wait-for-workers": 40}
+POLICIES: Final = {"dask-descent.stall-limit": "20s", "dask-descent.wait-for-workers": 40}
 
 
 def model(gate: Gate | None = None, where: Where = "task", *, n_rounds: int = N_ROUNDS) -> LogisticRegression:
