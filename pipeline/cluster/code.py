@@ -99,7 +99,8 @@ def supply(client: Client, workers: Sequence[str], modules: Mapping[str, Sources
     modules that another client has sent and still uses."""
     digests = {module: digest_of(sources) for module, sources in modules.items()}
     lacking: dict[str, Found] = {}
-    for worker, found in ask(client, look, workers, sorted(modules)).items():
+    for worker, answer in ask(client, look, workers, sorted(modules)).items():
+        found = Look.of(answer)
         for module in lacking_there(found, digests):
             lacking[module] = found.modules[module]
             if module == TASKS and lacking[module].digest is not None:
@@ -109,7 +110,7 @@ def supply(client: Client, workers: Sequence[str], modules: Mapping[str, Sources
         plugin = ModuleForWorkers(module, modules[module], client.id, first=module != TASKS)
         client.register_plugin(plugin, name=f"dask-descent-{module}")
     with suppress(TypeError, ValueError):  # a scheduler that runs no functions
-        for module in sorted(lacking_there(client.run_on_scheduler(look, sorted(modules)), digests)):
+        for module in sorted(lacking_there(Look.of(client.run_on_scheduler(look, sorted(modules))), digests)):
             client.run_on_scheduler(put_on_scheduler, module, dict(modules[module]), client.id, module != TASKS)
 
 

@@ -45,6 +45,15 @@ class Look(NamedTuple):
     process: tuple[str, int]
     modules: dict[str, Found]
 
+    @classmethod
+    def of(cls, answer: Answer) -> Look:
+        process, modules = answer
+        return cls(process, {name: Found(*found) for name, found in modules.items()})
+
+
+Answer = tuple[tuple[str, int], dict[str, tuple[str | None, str, str]]]
+"""A Look in builtin types: to pickle any other, a worker that has this library would import all of it, and be silent for seconds."""
+
 
 def spec_of(name: str) -> ModuleSpec | None:
     """What an import of a top-level module finds; None for nothing, and for modules that were made without an import."""
@@ -117,9 +126,9 @@ async def prepare(dask_worker: Any) -> str:
     return await asyncio.get_running_loop().run_in_executor(None, run)
 
 
-def look(names: Sequence[str]) -> Look:
-    """What these modules are in this process. What is imported counts, as its files were when it was first looked at, not what they are
-    now."""
+def look(names: Sequence[str]) -> Answer:
+    """What these modules are in this process, see `Look`. What is imported counts, as its files were when it was first looked at, not what
+    they are now."""
     importlib.invalidate_caches()
     found = {}
     for name in names:
@@ -130,8 +139,8 @@ def look(names: Sequence[str]) -> Look:
         if specs:
             notes().digests[name] = (specs, digest)
         spec = spec_of(name)
-        found[name] = Found(digest, str(spec.origin) if spec else "", notes().owners.get(name, ""))
-    return Look((socket.gethostname(), os.getpid()), found)
+        found[name] = (digest, str(spec.origin) if spec else "", notes().owners.get(name, ""))
+    return (socket.gethostname(), os.getpid()), found
 
 
 def put(module: str, sources: Sources, owner: str, first: bool, scratch: Callable[[], Path]) -> None:

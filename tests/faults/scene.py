@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import dask
@@ -22,13 +22,24 @@ from pipeline import Dataset, LogisticRegression
 from pipeline.cluster import pulse
 from pipeline.cluster.connect import connect
 from tests.data import breast_cancer
-from tests.faults.gate import Gate, GatedMake, GatedRegression, Where
+from tests.faults.gate import Gate, GatedMake, GatedObjective, Where
 
 N_PARTITIONS: Final = 24
 N_WORKERS: Final = 3
 N_ROUNDS: Final = 30
 STOPPED: Final = 3.0
 POLICIES: Final = {"dask-descent.stall-limit": "20s", "dask-descent.wait-for-workers": 40}
+
+
+class GatedRegression(LogisticRegression):
+    """Fits it."""
+
+    gate: Gate | None = None
+    where: Where = "task"
+
+    def _objective(self, schema: Any) -> GatedObjective:
+        found = super()._objective(schema)
+        return GatedObjective(*(getattr(found, each.name) for each in fields(found)), self.gate, self.where)
 
 
 def model(gate: Gate | None = None, where: Where = "task", *, n_rounds: int = N_ROUNDS) -> LogisticRegression:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.cluster.pulse import SchedulerLostError
 from tests.faults.gate import Gate
 from tests.faults.moments import MOMENTS
 from tests.faults.processes import processes
-from tests.faults.scene import SIGNALS, Victim, at
+from tests.faults.scene import SIGNALS, Victim, at, fitted, made, model
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -47,3 +48,11 @@ def test_the_scheduler_dies(tmp_path: Path, gate: Gate, monkeypatch: pytest.Monk
 
         with at(gate, strike), pytest.raises(SchedulerLostError, match="connect again"):
             MOMENTS["session"](gate, monkeypatch, n_rounds=200_000)
+
+
+def test_workers_import_what_they_need_alone(client: Client, expected: str) -> None:
+    """A worker that imports half of the world is silent for seconds, and its scheduler may give it up."""
+    rows = made()
+    assert fitted(model(), rows) == expected
+    rows.release()
+    assert not any(client.run(lambda: {"pipeline", "sklearn"} & sys.modules.keys()).values())
