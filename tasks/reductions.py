@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from tasks.digests import MODULUS, shard_digest
+from tasks.memory import mapped
 from tasks.partition import Group, Shard, join_groups
 from tasks.threads import single_blas_thread
 
@@ -137,7 +138,7 @@ def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction:
     """Map the numbered groups, ascending, and add them up as far as they are whole subtrees."""
     tree = Tree(n_groups, reduction.combine)
     for node, lane in lanes(groups, n_groups, reduction.level(shared)):
-        tree.add(node, reduction.map(lane, shared))
+        tree.add(node, mapped(reduction, lane, shared))
     return tree.nodes
 
 
@@ -204,7 +205,7 @@ def reduce_joined(groups: Mapping[Node, Group], slot: int, n_groups: int, reduct
     tree = Tree(n_groups, reduction.combine)
     with single_blas_thread():
         for node, group in groups.items():
-            tree.add(node, reduction.map((group,), shared))
+            tree.add(node, mapped(reduction, (group,), shared))
     return Sums(tree.nodes, {slot: time.perf_counter() - start})
 
 

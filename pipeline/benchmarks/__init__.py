@@ -22,7 +22,7 @@ class Case(NamedTuple):
 
 def cases() -> dict[str, Case]:
     """All cases by name. Imported here, because they need the bench extra and seconds."""
-    from pipeline.benchmarks import checkpoints, epoch, fits, memory, planning, resident, rounds, sgd, slow_worker
+    from pipeline.benchmarks import checkpoints, epoch, fits, memory, planning, resident, rounds, sgd, slow_worker, soak
 
     return {
         "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", fits.logistic_28),
@@ -36,6 +36,7 @@ def cases() -> dict[str, Case]:
         "slow-worker": Case("rounds on four workers of which one is held back to a quarter of the others' speed", slow_worker.slow_worker),
         "checkpoint": Case("rounds that are saved, each of them, beside rounds that are not", checkpoints.checkpoint),
         "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", rounds.bandwidth),
+        "soak": Case("many fits on one cluster whose workers are killed at random: what hangs, and what grows", soak.soak),
         "plan": Case("what plans of three jobs predict, beside what two workers take", planning.plan),
     }
 
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "--limit", type=float, default=DEFAULTS.limit, help="seconds a solver may search its tolerance (default %(default)s)"
     )
     options.add_argument("--solvers", nargs="+", choices=SOLVERS, default=DEFAULTS.solvers, help="which of ours; the first stands for us")
+    options.add_argument("--fits", type=int, default=DEFAULTS.fits, help="of the soak (default %(default)s)")
     options.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for NAME.json and NAME.md (default %(default)s)")
     return options
 
@@ -68,7 +70,9 @@ def run(name: str | None, arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "pipeline", "bench", name, *arguments])
     report = Report(name, known[name].title, command)
-    settings = Settings(quick=options.quick, repeats=options.repeats, limit=options.limit, solvers=tuple(options.solvers))
+    settings = Settings(
+        quick=options.quick, repeats=options.repeats, limit=options.limit, solvers=tuple(options.solvers), fits=options.fits
+    )
     known[name].measure(report, settings)
     paths = report.store(options.out)
     print(report.markdown())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
@@ -10,20 +9,19 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from distributed import Client
 
+from pipeline.cluster.asking import ask, packages_of
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.modules import own_sources, users_modules
-from pipeline.cluster.shipping import Found, Look, ModuleForWorkers, Sources, clients_of, digest_of, look, put_on_scheduler
-from pipeline.cluster.versions import compare_versions, some
-from tasks.direct import prepare_worker
+from pipeline.cluster.shipping import Found, Look, ModuleForWorkers, Sources, clients_of, digest_of, look, prepare, put_on_scheduler
+from pipeline.cluster.versions import PACKAGES, compare_versions, some
 from tasks.fingerprint import numeric_digest
 
 TASKS: Final = "tasks"
-ANSWER_SECONDS: Final = 10.0
 
 
 @dataclass(eq=False)
@@ -49,6 +47,7 @@ def usable_workers(client: Client, workers: Sequence[str], *, late: bool = False
     """
     known = _known.setdefault(client, Known())
     with known.lock:
+        known.workers &= set(workers)  # nobody should wait for answers of the dead
         new = sorted(set(workers) - known.workers - known.unusable)
         if new:
             for some_new in [[worker] for worker in new] if late else [new]:
@@ -63,10 +62,10 @@ def usable_workers(client: Client, workers: Sequence[str], *, late: bool = False
 
 
 def _compare(client: Client, known: Known, new: list[str]) -> None:
-    compare_versions(client, new)
+    compare_versions(packages_of(client, new, PACKAGES))
     users = users_modules(known.modules)
     supply(client, new, {TASKS: own_sources(TASKS), **users})
-    digests = ask(client, prepare_worker, new)
+    digests = ask(client, prepare, new)
     known.workers |= digests.keys()
     own = numeric_digest()
     other = [worker for worker, digest in digests.items() if digest != own]
@@ -100,7 +99,8 @@ def supply(client: Client, workers: Sequence[str], modules: Mapping[str, Sources
     modules that another client has sent and still uses."""
     digests = {module: digest_of(sources) for module, sources in modules.items()}
     lacking: dict[str, Found] = {}
-    for worker, found in ask(client, look, workers, sorted(modules)).items():
+    for worker, answer in ask(client, look, workers, sorted(modules)).items():
+        found = Look.of(answer)
         for module in lacking_there(found, digests):
             lacking[module] = found.modules[module]
             if module == TASKS and lacking[module].digest is not None:
@@ -110,7 +110,7 @@ def supply(client: Client, workers: Sequence[str], modules: Mapping[str, Sources
         plugin = ModuleForWorkers(module, modules[module], client.id, first=module != TASKS)
         client.register_plugin(plugin, name=f"dask-descent-{module}")
     with suppress(TypeError, ValueError):  # a scheduler that runs no functions
-        for module in sorted(lacking_there(client.run_on_scheduler(look, sorted(modules)), digests)):
+        for module in sorted(lacking_there(Look.of(client.run_on_scheduler(look, sorted(modules))), digests)):
             client.run_on_scheduler(put_on_scheduler, module, dict(modules[module]), client.id, module != TASKS)
 
 
@@ -142,27 +142,3 @@ def other_tasks(found: Found) -> str:
     if found.place.endswith("tasks.py"):
         return f"imports {found.place} as `tasks`, which is not dask-descent's package; rename that file, or start the worker elsewhere"
     return f"runs another version of dask-descent than this process ({found.place}); install the same on both, or none there: it is sent"
-
-
-def ask(client: Client, function: Any, workers: Sequence[str], *arguments: Any) -> dict[str, Any]:
-    """What the function returns on each of these workers. Those that have just gone, or do not answer in time, are left out: the scheduler
-    knows or will soon."""
-    if not workers:
-        return {}
-
-    async def run(asked: Sequence[str]) -> dict[str, Any]:
-        return await asyncio.wait_for(client._run(function, *arguments, workers=list(asked), on_error="return"), ANSWER_SECONDS)
-
-    async def run_each() -> dict[str, Any]:
-        """One that is dead holds up an answer for all."""
-        found = await asyncio.gather(*(run([worker]) for worker in workers), return_exceptions=True)
-        return {worker: answer for each in found if isinstance(each, dict) for worker, answer in each.items()}
-
-    try:
-        answers: dict[str, Any] = client.sync(run, workers)
-    except TimeoutError:
-        answers = client.sync(run_each)
-    for answer in answers.values():
-        if isinstance(answer, Exception) and not isinstance(answer, OSError):
-            raise answer
-    return {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}

@@ -18,6 +18,7 @@ from pipeline.cluster.arguments import Arguments, Tls  # noqa: E402
 from pipeline.cluster.connection import Connection, scheduler_address  # noqa: E402
 from pipeline.cluster.gpus import local_gpus  # noqa: E402
 from pipeline.cluster.in_process import IN_PROCESS  # noqa: E402
+from pipeline.cluster.pulse import worker_ttl  # noqa: E402
 from pipeline.cluster.queue_options import LOCALHOST, JobPlan, QueueOptions  # noqa: E402
 from pipeline.cluster.queues import queue_security, start_queue  # noqa: E402
 from pipeline.cluster.schedulers import ClosingClient, check_secure, open_client, read_scheduler_file  # noqa: E402
@@ -124,6 +125,7 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
             processes=True,
             dashboard_address=LOCALHOST,
             worker_dashboard_address=LOCALHOST,
+            scheduler_kwargs={"worker_ttl": worker_ttl()},
             **options,
         )
         opening.enter_context(closing(cluster))

@@ -12,6 +12,7 @@ import dask
 from dask.utils import parse_bytes, parse_timedelta
 
 from pipeline.cluster.network import check_interface, free_port, scheduler_host
+from pipeline.cluster.pulse import worker_ttl
 from pipeline.cluster.systems import Keywords, System
 from pipeline.sections import ConfigError, Count, Rule, Section, Text, Texts, is_text
 
@@ -240,10 +241,11 @@ class JobPlan:
         return [*arguments, *configured]
 
     def scheduler(self) -> Keywords:
-        """Options of the scheduler, which runs in this process: where it listens. Raises ValueError for an interface that is not there."""
+        """Options of the scheduler, which runs in this process: where it listens, and how long it waits for silent workers. Raises
+        ValueError for an interface that is not there."""
         configured = dict(self.config.get("scheduler-options") or {})
         interface = self.options.interface or self.config.get("interface")
-        placed: Keywords = {"dashboard_address": LOCALHOST}
+        placed: Keywords = {"dashboard_address": LOCALHOST, "worker_ttl": worker_ttl()}
         if self.options.interface is not None:
             check_interface(self.options.interface)
         if interface is None and not {"host", "interface"} & configured.keys():

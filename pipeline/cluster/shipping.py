@@ -5,6 +5,7 @@ Workers need not have this library: what runs there is sent by value, and import
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
 import os
@@ -43,6 +44,15 @@ class Look(NamedTuple):
 
     process: tuple[str, int]
     modules: dict[str, Found]
+
+    @classmethod
+    def of(cls, answer: Answer) -> Look:
+        process, modules = answer
+        return cls(process, {name: Found(*found) for name, found in modules.items()})
+
+
+Answer = tuple[tuple[str, int], dict[str, tuple[str | None, str, str]]]
+"""A Look in builtin types: to pickle any other, a worker that has this library would import all of it, and be silent for seconds."""
 
 
 def spec_of(name: str) -> ModuleSpec | None:
@@ -106,9 +116,19 @@ def notes() -> Any:
     return sys.modules[NOTES]
 
 
-def look(names: Sequence[str]) -> Look:
-    """What these modules are in this process. What is imported counts, as its files were when it was first looked at, not what they are
-    now."""
+async def prepare(dask_worker: Any) -> str:
+    """`tasks.direct.prepare_worker`, imported and run in a thread: that may take longer than a scheduler waits for a silent worker."""
+
+    def run() -> str:
+        digest: str = importlib.import_module("tasks.direct").prepare_worker(dask_worker)
+        return digest
+
+    return await asyncio.get_running_loop().run_in_executor(None, run)
+
+
+def look(names: Sequence[str]) -> Answer:
+    """What these modules are in this process, see `Look`. What is imported counts, as its files were when it was first looked at, not what
+    they are now."""
     importlib.invalidate_caches()
     found = {}
     for name in names:
@@ -119,8 +139,8 @@ def look(names: Sequence[str]) -> Look:
         if specs:
             notes().digests[name] = (specs, digest)
         spec = spec_of(name)
-        found[name] = Found(digest, str(spec.origin) if spec else "", notes().owners.get(name, ""))
-    return Look((socket.gethostname(), os.getpid()), found)
+        found[name] = (digest, str(spec.origin) if spec else "", notes().owners.get(name, ""))
+    return (socket.gethostname(), os.getpid()), found
 
 
 def put(module: str, sources: Sources, owner: str, first: bool, scratch: Callable[[], Path]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-from distributed import Client
+from distributed.versions import get_package_info
 
 from pipeline.cluster.identity import VersionMismatchError
 
@@ -16,17 +16,18 @@ COMPARED: Final = ("python", "dask", "distributed", "numpy", "scipy", "numba")
 NEEDED: Final = ("array-api-compat", "cloudpickle", "fsspec", "h5py", "llvmlite", "pandas", "threadpoolctl")
 """Must be there, in any version."""
 
+PACKAGES: Final = (*COMPARED[1:], *NEEDED)
+"""All that are asked for; python comes with them."""
+
 Packages = Mapping[str, str | None]
 
 
-def compare_versions(client: Client, workers: Sequence[str]) -> None:
-    """Compare what these workers have with this process.
+def compare_versions(there: Mapping[str, Packages]) -> None:
+    """Compare what workers have, by address, with this process.
 
     Raises VersionMismatchError with the list of what differs or is missing; warns of differences beyond the second number.
     """
-    reports: Any = client.get_versions(packages=[*COMPARED[1:], *NEEDED])
-    here: Packages = reports["client"]["packages"]
-    there = {worker: reports["workers"][worker]["packages"] for worker in workers if reports["workers"].get(worker)}
+    here: Packages = get_package_info(PACKAGES)
     fatal, slight = differences(here, there)
     if fatal:
         raise VersionMismatchError(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from typing import Any, Final
 
 import dask
 import distributed
 from distributed import Client
+
+from pipeline.cluster.pulse import lost
 
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
 STUCK_AFTER: Final = 5.0
@@ -38,24 +38,32 @@ class Workers:
     def threads(self) -> list[str]:
         """The address of each worker thread, workers in turn grouped together.
 
-        Raises WorkersUnavailableError when none comes, ConnectionError when the scheduler is lost.
+        Raises WorkersUnavailableError when none comes, SchedulerLostError when the scheduler is gone.
         """
         deadline = time.monotonic() + self.patience
         while True:
-            workers = self.client.scheduler_info(n_workers=-1).get("workers")
+            workers = self.client.scheduler_info(n_workers=-1).get("workers") if self.client.status == "running" else None
             if workers is None or self.client.status != "running":
-                raise ConnectionError("the connection to the scheduler is lost; connect again and repeat the fit")
+                raise lost(self.client)
             running = {address: w for address, w in workers.items() if w.get("status", "running") == "running"}
             if running:
                 share = float(dask.config.get("distributed.worker.memory.target") or 1.0)
                 self.limits = {address: share * w["memory_limit"] for address, w in running.items() if w.get("memory_limit")}
                 return [address for address in sorted(running) for _ in range(running[address]["nthreads"])]
             if time.monotonic() > deadline:
-                raise WorkersUnavailableError(
-                    f"no worker joined {self.client.scheduler.address} in {self.patience:.0f} s; "  # type: ignore[union-attr]
-                    f"start workers (dask worker ADDRESS), or raise {WAIT_FOR_WORKERS} in Dask's configuration"
-                )
+                raise WorkersUnavailableError(self._missing(len(workers)))
             time.sleep(0.1)
+
+    def _missing(self, n_others: int) -> str:
+        """n_others: workers that are there, but take no tasks."""
+        address = self.client.scheduler.address  # type: ignore[union-attr]
+        if n_others:
+            cure = "give them more memory, or start more of them"
+            return f"the {n_others} workers of {address} are paused or closing for {self.patience:.0f} s: paused ones are full; {cure}"
+        return (
+            f"no worker joined {address} in {self.patience:.0f} s; "
+            f"start workers (dask worker ADDRESS), or raise {WAIT_FOR_WORKERS} in Dask's configuration"
+        )
 
     def wait(self, futures: list[Any]) -> None:
         """Until all are done. Raises WorkersUnavailableError when no worker is left, StuckError when tasks wait beside idle workers."""
@@ -67,14 +75,3 @@ class Workers:
                 self.threads()  # slow is fine, nobody there is not
                 if not any(self.client.processing().values()):
                     raise StuckError from None
-
-
-@contextmanager
-def lost_client(client: Client) -> Iterator[None]:
-    """Whatever fails in the block fails as ConnectionError when the client was closed, or lost its scheduler, meanwhile."""
-    try:
-        yield
-    except Exception as error:
-        if client.status == "running" or isinstance(error, ConnectionError):
-            raise
-        raise ConnectionError("the client was closed, or lost its scheduler, during the fit") from error

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
@@ -190,9 +189,13 @@ def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
 
 def with_known_rows(arrays: Sequence[Any]) -> list[Any]:
     """The same arrays with their row chunks counted, all in one computation."""
+    from pipeline.execution.computing import compute  # which imports sources
+
     columns = [a if a.ndim == 1 else a[:, :1] for a in arrays if isinstance(a, da.Array) and np.isnan(a.shape[0])]
     count = delayed(count_rows, pure=True)
-    counts = iter(dask.compute(*[[count(piece) for piece in column.to_delayed().reshape(-1)] for column in columns]))
+    numbers = [column.numblocks[0] for column in columns]
+    found = compute([count(piece) for column in columns for piece in column.to_delayed().reshape(-1)])
+    counts = iter([found[sum(numbers[:i]) : sum(numbers[: i + 1])] for i in range(len(columns))])
 
     def known(array: Any) -> Any:
         if not isinstance(array, da.Array) or not np.isnan(array.shape[0]):

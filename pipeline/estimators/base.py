@@ -27,6 +27,7 @@ from pipeline.data.collections import LAZY, feature_names
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
+from pipeline.execution.computing import compute
 from pipeline.execution.executors import Executor
 from pipeline.training import INTERRUPTED, Result, run
 from pipeline.verification.records import Record
@@ -315,7 +316,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             raise ValueError("a score needs y: score(X, y)")
         held = delayed(model)
         tree = Tree(dataset.n_partitions, SCORE.combine)
-        for i, part in enumerate(dask.compute(*[delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()])):
+        for i, part in enumerate(compute([delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()])):
             tree.add((0, i), part)
         found: ScoreSums = tree.result()
         return found

@@ -16,13 +16,16 @@ import distributed
 import numpy as np
 from dask.task_spec import List, TaskRef
 from distributed import Client
+from distributed.comm import CommClosedError
 
 from pipeline.cluster.code import send_users_modules, usable_workers
 from pipeline.cluster.modules import dumps
-from pipeline.cluster.workers import StuckError, Workers, lost_client
+from pipeline.cluster.pulse import pulse, watched
+from pipeline.cluster.workers import StuckError, Workers
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round
+from pipeline.execution.failures import Losses, raise_if_killed
 from pipeline.execution.gathering import gather
 from pipeline.execution.loader import Loader
 from pipeline.execution.loading_errors import loading_error
@@ -62,7 +65,7 @@ class ClusterExecutor(Executor):
     and as long again if all are lost. A worker that dies costs the recompute of its rows; rows move to workers that join, and from slow
     workers to fast ones.
 
-    Raises ConnectionError when the scheduler is lost, ValueError for an asynchronous or closed client, WorkersUnavailableError when no
+    Raises SchedulerLostError when the scheduler is lost, ValueError for an asynchronous or closed client, WorkersUnavailableError when no
     worker comes.
     """
 
@@ -86,7 +89,7 @@ class ClusterExecutor(Executor):
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        with thread_given_back(), nullcontext() if in_task() else distributed.span(name):
+        with thread_given_back(), pulse(self.client), nullcontext() if in_task() else distributed.span(name):
             try:
                 yield
             finally:
@@ -103,9 +106,9 @@ class ClusterExecutor(Executor):
 
     def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
         source = dataset.source
-        stuck = 0
+        stuck, losses = 0, Losses()
         for attempt in range(MAX_RELOADS):
-            with thread_given_back(), lost_client(self.client):
+            with thread_given_back(), watched(self.client):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
                     self._keep_together(resident, reduction.level(shared))
@@ -116,12 +119,14 @@ class ClusterExecutor(Executor):
                     found = self._round(resident, dataset, CONTENTS, None)
                     dataset.require_content(result_of(found.nodes, resident.n_groups))
                     continue  # what was lost meanwhile was made again, as it was at first
-                except CancelledError as error:  # rows were lost with their worker, or futures with a restart: they are made again
-                    stuck += isinstance(error, StuckError)
+                except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they
+                    stuck += isinstance(error, StuckError)  # are made again
+                    losses.note(resident, set(self.workers.threads()))
                 except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
                     known = loading_error(error, source, resident, self.workers.limits)
                     if any(future.status == "error" for future in resident.futures):
                         self.release(dataset)  # what could not be read now may be readable later
+                    raise_if_killed(error, reduction.name, source, resident)
                     raise known from known.__cause__
                 if (stuck or any(future.cancelled() for future in resident.futures)) and not source.in_client:
                     self.release(dataset)
@@ -132,10 +137,7 @@ class ClusterExecutor(Executor):
                 "tasks wait while all workers are idle: what they need may be bound to workers that are gone (persist(workers=...)),"
                 " or to resources that no worker has"
             )
-        raise ConnectionError(
-            f"the cluster lost the rows {MAX_RELOADS} times in one round: its workers seem to die when they load them;"
-            " give them more memory, or make the partitions smaller"
-        )
+        raise losses.error(reduction.name, source, resident)
 
     def release(self, dataset: Dataset) -> None:
         resident: Resident | None = dataset.source.resident.pop(self.client.id, None)
@@ -255,7 +257,7 @@ class ClusterExecutor(Executor):
             return None
         asked = fit.ask(states)
         assert asked is not None
-        with lost_client(self.client):
+        with watched(self.client):
             try:
                 self._keep_together(resident, asked.reduction.level(asked.shared))
                 self._follow(resident)

@@ -20,6 +20,7 @@ import numpy as np
 
 from tasks.digests import partition_digests, shard_digest
 from tasks.fitting import Fit, Report
+from tasks.memory import mapped
 from tasks.partition import Group, Shard
 from tasks.reductions import Prepare, Reduction, Tree, lanes
 from tasks.threads import single_blas_thread
@@ -158,7 +159,7 @@ class LaneQueue:
                     node, lane = next(self.waiting, ((-1, -1), []))
                 if not lane:
                     return
-                partial = self.reduction.map(lane, self.shared)
+                partial = mapped(self.reduction, lane, self.shared)
                 with self.lock:
                     self.tree.add(node, partial)
         except BaseException:

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from pipeline.cluster.pulse import worker_ttl
 from pipeline.cluster.security import tls_environment
 from pipeline.cluster.systems import clock
 from pipeline.runs import CHECKPOINTS
@@ -147,8 +148,13 @@ def quoted(text: str) -> str:
 
 
 def environment(job: BatchJob) -> dict[str, str]:
-    """Variables for all of Dask's processes: nothing connects without a certificate, and a run without workers does not wait for ever."""
-    return {**tls_environment(job.directory / TLS_DIRECTORY), "DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": "600s"}
+    """Variables for all of Dask's processes: nothing connects without a certificate, and a run does not wait for ever, neither for a first
+    worker nor for one that has stopped."""
+    return {
+        **tls_environment(job.directory / TLS_DIRECTORY),
+        "DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": "600s",
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": f"{worker_ttl():g}s",
+    }
 
 
 def scheduler(job: BatchJob) -> str:

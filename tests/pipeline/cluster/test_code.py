@@ -22,7 +22,7 @@ from pipeline.cluster.code import usable_workers
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.modules import dumps, imported, users_modules
 from pipeline.cluster.security import make_certificates, tls_environment
-from pipeline.cluster.shipping import digest_of, look, sources_of
+from pipeline.cluster.shipping import Look, digest_of, look, sources_of
 from pipeline.cluster.shipping import folder as place
 from pipeline.cluster.versions import differences
 from tests.data import breast_cancer
@@ -162,7 +162,7 @@ def test_sources_and_digests(tmp_path: Path) -> None:
     assert set(sources_of("this")) == {"this.py"}
     assert sources_of("no_such_module") == sources_of("sys") == {}
     assert digest_of({"a": b"bc"}) != digest_of({"ab": b"c"}) != digest_of({})
-    found = look(["tasks", "no_such_module"]).modules
+    found = Look.of(look(["tasks", "no_such_module"])).modules
     assert found["tasks"] == (digest_of(sources), tasks.__file__, "")
     assert found["no_such_module"].digest is None
 

@@ -55,6 +55,7 @@ def test_every_line_of_a_plain_job() -> None:
         CLEAN,
         *TLS,
         "export DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT=600s",
+        "export DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=15s",
         "run=/home/me/runs/clicks",
         "here=/home/me",
         "python=/opt/python",

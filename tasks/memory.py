@@ -1,0 +1,52 @@
+"""Running out of memory in a round, by name: at which partitions, how big they are, and what would fit."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from tasks.partition import Group
+
+if TYPE_CHECKING:
+    from tasks.reductions import Reduction
+
+
+class OutOfMemoryError(MemoryError):
+    """A round asked for more memory than there was; the message names the partitions."""
+
+
+def mapped(reduction: Reduction, lane: Sequence[Group], shared: Any) -> Any:
+    """The reduction's partial of a lane. Raises OutOfMemoryError instead of MemoryError."""
+    try:
+        return reduction.map(lane, shared)
+    except MemoryError as error:
+        if isinstance(error, OutOfMemoryError):
+            raise
+        raise OutOfMemoryError(explained(reduction.name, lane, error)) from error
+
+
+def explained(name: str, lane: Sequence[Group], error: MemoryError) -> str:
+    """What a round was at, and what would help: temporary arrays are proportional to a partition's rows."""
+    first, last = lane[0].first_partition, lane[-1].first_partition + len(lane[-1].offsets) - 2
+    where = f"partition {first}" if first == last else f"partitions {first} to {last}"
+    rows, n_bytes = sum(group.n_rows for group in lane), sum(map(sys.getsizeof, lane))
+    free, asked = psutil.virtual_memory().available, bytes_asked(error)
+    largest = max(int(np.diff(group.offsets).max(initial=0)) for group in lane)
+    fitting = "smaller ones need less"
+    if asked > free > 0 and largest:
+        fitting = f"partitions of at most {max(1, math.floor(largest * free / asked))} rows would fit"
+    return (
+        f"the round {name!r} ran out of memory at {where} ({rows} rows, {n_bytes / 1e6:.3g} MB, at most {largest} rows a partition) with"
+        f" {free / 1e6:.3g} MB free: {error}; {fitting} (n_partitions=, or smaller chunks), and so would workers with more memory"
+    )
+
+
+def bytes_asked(error: MemoryError) -> int:
+    """What NumPy says that it wanted; 0 for others, which do not."""
+    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
+    return 0 if shape is None or dtype is None else math.prod(shape) * np.dtype(dtype).itemsize

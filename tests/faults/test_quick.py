@@ -1,0 +1,58 @@
+"""A few of the faults that `pytest -m faults` has, for every run of the tests."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from pipeline.cluster.pulse import SchedulerLostError
+from tests.faults.gate import Gate
+from tests.faults.moments import MOMENTS
+from tests.faults.processes import processes
+from tests.faults.scene import SIGNALS, Victim, at, fitted, made, model
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.mark.parametrize(("fault", "moment"), [("SIGKILL", "session"), ("SIGTERM", "load"), ("SIGKILL", "tree")])
+def test_a_signal(fault: str, moment: str, client: Client, gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inject(pid: int) -> str:
+        SIGNALS[fault](Victim(client, pid))
+        return "pass"
+
+    with at(gate, inject):
+        assert MOMENTS[moment](gate, monkeypatch) == expected
+
+
+def test_a_segfault_in_a_call(client: Client, gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with at(gate, lambda pid: "segfault"):
+        assert MOMENTS["call"](gate, monkeypatch) == expected
+
+
+def test_out_of_memory_in_a_task(client: Client, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate.tell_all("out of memory")
+    with pytest.raises(MemoryError, match=r"ran out of memory at partition.*: Unable to allocate .* rows would fit \(n_partitions="):
+        MOMENTS["task"](gate, monkeypatch)
+
+
+def test_the_scheduler_dies(tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    with processes(tmp_path, n_workers=1) as (cluster, _):
+
+        def strike(pid: int) -> str:
+            cluster.scheduler.send_signal(signal.SIGKILL)
+            return "pass"
+
+        with at(gate, strike), pytest.raises(SchedulerLostError, match="connect again"):
+            MOMENTS["session"](gate, monkeypatch, n_rounds=200_000)
+
+
+def test_workers_import_what_they_need_alone(client: Client, expected: str) -> None:
+    """A worker that imports half of the world is silent for seconds, and its scheduler may give it up."""
+    rows = made()
+    assert fitted(model(), rows) == expected
+    rows.release()
+    assert not any(client.run(lambda: {"pipeline", "sklearn"} & sys.modules.keys()).values())

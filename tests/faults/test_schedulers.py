@@ -1,0 +1,72 @@
+"""The scheduler dies, or stops answering, at a certain moment: an error by its name, within seconds."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import dask
+import pytest
+
+from pipeline.cluster.pulse import SchedulerLostError
+from tests.faults.gate import Gate
+from tests.faults.moments import MOMENTS
+from tests.faults.processes import processes
+from tests.faults.scene import arrays, at, fitted, made, model
+from tests.rounds import AfterRounds
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.faults]
+
+SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGSTOP": signal.SIGSTOP}
+LONG = 200_000
+CURE = "connect again and repeat the fit: with checkpoint= it goes on where it was"
+
+
+@pytest.mark.parametrize("moment", ["load", "check", "task", "call", "session", "tree", "scores"])
+@pytest.mark.parametrize("fault", SIGNALS)
+def test_while_workers_work(fault: str, moment: str, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    struck = []
+
+    with dask.config.set({"dask-descent.scheduler-timeout": "3s"}), processes(tmp_path) as (cluster, client):
+
+        def strike(pid: int) -> str:
+            cluster.scheduler.send_signal(SIGNALS[fault])
+            struck.append(time.monotonic())
+            return "pass"
+
+        address = client.scheduler.address
+        with at(gate, strike), pytest.raises(SchedulerLostError, match=f"{address}; {CURE}"):
+            MOMENTS[moment](gate, monkeypatch, n_rounds=LONG)
+        assert time.monotonic() - struck[0] < 12
+
+
+@pytest.mark.parametrize("make", [arrays, made], ids=["rows sent", "rows made"])
+@pytest.mark.parametrize("fault", SIGNALS)
+@pytest.mark.usefixtures("rounds_from_here")
+def test_between_rounds(fault: str, make: object, tmp_path: Path) -> None:
+    struck = []
+
+    with dask.config.set({"dask-descent.scheduler-timeout": "3s"}), processes(tmp_path) as (cluster, _):
+
+        def strike() -> None:
+            cluster.scheduler.send_signal(SIGNALS[fault])
+            struck.append(time.monotonic())
+
+        found = model(n_rounds=LONG).set_callbacks(AfterRounds((7,), strike))
+        with pytest.raises(SchedulerLostError, match=CURE):
+            fitted(found, make())  # type: ignore[operator]
+        assert time.monotonic() - struck[0] < 12
+
+
+def test_one_that_is_stopped_for_a_while_is_waited_for(tmp_path: Path, gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with processes(tmp_path) as (cluster, _):
+
+        def strike(pid: int) -> str:
+            cluster.scheduler.send_signal(signal.SIGSTOP)
+            time.sleep(4.0)
+            cluster.scheduler.send_signal(signal.SIGCONT)
+            return "pass"
+
+        with at(gate, strike):
+            assert MOMENTS["task"](gate, monkeypatch) == expected

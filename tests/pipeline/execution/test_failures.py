@@ -1,0 +1,65 @@
+"""Errors of rounds that kill workers name the partitions that these had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import KilledWorker
+
+from pipeline.data.sources import ArraySource
+from pipeline.execution.failures import Losses, WorkersKilledError, raise_if_killed, ranges
+from pipeline.execution.resident import Resident
+
+
+class Held:
+    """Stands for a future."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def resident() -> Resident:
+    """Four pieces of a group each on three threads."""
+    futures: Any = [Held(str(i)) for i in range(4)]
+    return Resident(4, [(i,) for i in range(4)], [1.0] * 4, futures, ["a", "b", "c"], [[0, 1], [2], [3]])
+
+
+SOURCE = ArraySource(4, X=np.ones((10, 1)), rows=np.array([0, 1, 3, 6, 10]))
+
+
+def test_pieces_that_all_the_dead_had() -> None:
+    losses, found = Losses(), resident()
+    losses.note(found, {"b", "c"})
+    losses.note(found, {"a", "b", "c"})  # nobody
+    found.assign([[0], [2, 1], [3]])
+    losses.note(found, {"a", "c"})
+    error = losses.error("gradient", SOURCE, found)
+    assert isinstance(error, ConnectionError)
+    assert "in one round, 'gradient', and 2 workers died with partitions 1 (2 rows). The logs of the workers" in str(error)
+    losses.note(found, {"a", "b"})  # of something else, it seems
+    assert losses.pieces == {3}
+
+
+def killed(key: Any) -> KilledWorker:
+    return KilledWorker(key, None, 3)  # type: ignore[arg-type]
+
+
+def test_a_task_of_the_round() -> None:
+    error = killed(("local-gradient-0123", 0))
+    with pytest.raises(
+        WorkersKilledError, match=r"task of the round 'local-gradient' .* 4 workers died with partitions 0 to 1 \(3 rows\)"
+    ) as raised:
+        raise_if_killed(error, "local-gradient", SOURCE, resident())
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [killed(("load-0123", 0)), killed("mean-0123"), ValueError("")])
+def test_other_errors(error: Exception) -> None:
+    raise_if_killed(error, "gradient", SOURCE, resident())
+
+
+def test_ranges() -> None:
+    assert ranges([3]) == "3"
+    assert ranges([0, 1, 2, 5, 7, 8]) == "0 to 2, 5, 7 to 8"
