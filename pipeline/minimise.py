@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from dask.base import tokenize
 
 from pipeline.checkpoints.files import Problem
+from pipeline.checkpoints.identity import identity
 from pipeline.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.data.dataset import Dataset
 from pipeline.history import Row, digest
@@ -83,9 +83,9 @@ def minimise(
 def problem_of(objective: Objective, dataset: Dataset, strategy: Strategy, penalty: Penalty, start: Array) -> Problem:
     """What checkpoints of such a fit are of."""
     parts = {"objective": objective, "strategy": strategy, "penalty": penalty}
-    words = {name: f"{type(part).__name__} {tokenize(part)}" for name, part in parts.items()}
+    words = {name: f"{type(part).__name__} {identity(part)}" for name, part in parts.items()}
     words |= {"estimator": f"minimise-{type(objective).__name__}", "start": digest(start), "data": dataset.described()}
-    return Problem(words, frozenset({type(strategy).__module__}))
+    return Problem(words)
 
 
 def mini_batches(

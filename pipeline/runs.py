@@ -3,13 +3,13 @@
     job.toml           the job as it ran, every key and override; `python -m pipeline train job.toml` runs it again
     model.safetensors  the model: see `pipeline.models.model_files`
     history.jsonl      a line for every round: see `pipeline.history.Row`; numbers that are not finite are null;
-                       .history.jsonl.part has the rounds so far of a fit that runs
+                       .history.jsonl.part has the rounds so far of a fit that runs, as .digests.jsonl.part their digests
     loss.png           objective and largest |gradient| by round
     metrics.json       what `Metrics` holds; written last, so a run that has it is whole
     digests.jsonl      digests of the sums of each round, for `verify`: see `pipeline.verification.records`
     checkpoints/       of a fit that runs, or ended before it was done: see `pipeline.Checkpoint`
 
-But for the rounds so far and the digests, each file is replaced whole, by a rename, when a run of that name was there already.
+But for the rounds so far, each file is replaced whole, by a rename, when a run of that name was there already.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import io
 import json
 import math
 import platform
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -40,7 +41,7 @@ from pipeline.history import Row, finite, json_line, share_read
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
 from pipeline.progress import RoundLog, RoundProgress
-from pipeline.verification.records import RECORD_FILE, RoundRecord
+from pipeline.verification.records import UNFINISHED, RoundRecord, publish_record
 from tasks import DISTRIBUTION, __version__
 
 METRICS_FILE: Final = "metrics.json"
@@ -115,6 +116,8 @@ def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = F
                 model, metrics = fit_and_score(job, train, test, shown, resume=resume)
         write_run(directory, job, model, metrics)
     except BaseException:
+        if not any((directory / CHECKPOINTS).glob("*")):
+            (directory / UNFINISHED).unlink(missing_ok=True)
         with suppress(OSError):
             directory.rmdir()  # leaves nothing behind, unless an earlier run or a checkpoint is in there
         raise
@@ -131,8 +134,6 @@ def fit_and_score(
     times.append(time.perf_counter())
     model = job.estimator.build().set_params(checkpoint=checkpoint_of(job, resume=resume))
     directory = Path(job.output.directory)
-    if not job.output.record:
-        (directory / RECORD_FILE).unlink(missing_ok=True)  # an earlier run's
     with RoundLog(directory / ROUNDS_FILE) as log, RoundRecord(directory) if job.output.record else nullcontext() as record:
         model.set_callbacks(progress, log)
         model._record = record
@@ -156,6 +157,7 @@ def checkpoint_of(job: Job, *, resume: bool) -> Checkpoint:
         every_rounds=section.every_rounds,
         resume=resume,
         shared=False,
+        remove=False,  # before the model is written
     )
 
 
@@ -207,12 +209,14 @@ def versions() -> dict[str, str]:
 
 
 def write_run(directory: Path, job: Job, model: GradientModel, metrics: Metrics) -> None:
-    """Write the five files, metrics.json last."""
+    """Write the files, metrics.json last; then nobody needs the checkpoints any more."""
     replace_file(directory / "job.toml", f"# as run by {DISTRIBUTION} {__version__}\n{job.toml()}")
     save_model(model, directory / MODEL_FILE)
     replace_file(directory / "history.jsonl", "".join(map(json_line, model.history_)))
     replace_file(directory / "loss.png", loss_plot(model, metrics))
+    publish_record(directory)
     replace_file(directory / METRICS_FILE, json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
+    shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
 
 
 def loss_plot(model: GradientModel, metrics: Metrics) -> bytes:

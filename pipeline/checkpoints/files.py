@@ -39,11 +39,9 @@ class Saved(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is fitted, in words by name ("estimator", "parameters", "data" ...): only the same problem goes on from a checkpoint. modules:
-    of the classes that states may be of, beside those of `tasks`."""
+    """What is fitted, in words by name ("estimator", "parameters", "data" ...): only the same problem goes on from a checkpoint."""
 
     words: Mapping[str, str]
-    modules: frozenset[str] = frozenset()
 
     @property
     def digest(self) -> str:
@@ -100,7 +98,7 @@ def read_checkpoint(path: Path, problem: Problem) -> Saved:
         words = json.loads(text["problem"])
         if words != dict(problem.words):
             raise ValueError(f"it is of another problem: {problem.difference(words)}")
-        states = restored(json.loads(text["states"]), arrays, problem.modules)
+        states = restored(json.loads(text["states"]), arrays)
         seed, n_bytes = json.loads(text["seed"]), json.loads(text["bytes_per_round"])
         return Saved(states, history_rows(arrays, json.loads(text["powers"])), seed, n_bytes)
     except (ValueError, KeyError) as error:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from pipeline.checkpoints.files import SUFFIX, CheckpointWarning, Problem, Saved, read_checkpoint, words_of, write_checkpoint
-from pipeline.checkpoints.trees import Flattened
+from pipeline.checkpoints.trees import Flattened, restored
 from pipeline.history import Row
 from pipeline.models.files import remove_leftovers
 from tasks.strategies.base import as_number, check_counts
@@ -38,11 +38,12 @@ class Checkpoint:
                   hears of them, after two seconds at most
     resume        whether to go on from the latest checkpoint of the same problem
     shared        whether other fits' checkpoints may lie there; if not, finding only those is an error
+    remove        whether they go when the fit is done; if not, its end is saved, too
 
     A checkpoint is written in the background, and when a fit fails, is interrupted, or ends by SIGTERM. The last two stay until the fit is
-    done; then they go. A fit that goes on ends in the bits of one that never stopped, on whatever cluster.
+    done. A fit that goes on ends in the bits of one that never stopped, on whatever cluster.
 
-    Raises ValueError for an interval that is no positive number.
+    Raises TypeError for what is no path, ValueError for an interval that is no positive number.
     """
 
     directory: str | Path
@@ -50,8 +51,16 @@ class Checkpoint:
     every_rounds: int | None = None
     resume: bool = True
     shared: bool = True
+    remove: bool = True
 
     def __post_init__(self) -> None:
+        directory: Any = self.directory
+        if not isinstance(directory, str | Path) or str(directory) in ("", "."):
+            raise TypeError(f"directory must be the path of a directory for checkpoints, got {directory!r}")
+        object.__setattr__(self, "directory", Path(directory).expanduser().absolute())
+        for name in ("resume", "shared", "remove"):
+            if not isinstance(vars(self)[name], bool):
+                raise TypeError(f"{name} must be True or False, got {vars(self)[name]!r}")
         if self.every_rounds is not None:
             check_counts(every_rounds=self.every_rounds)
         if self.every_seconds is not None and not as_number(self.every_seconds) > 0:
@@ -64,10 +73,10 @@ class Checkpoint:
         directory = Path(self.directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=directory):
+            with suppress(FileNotFoundError), TemporaryFile(dir=directory):  # another fit may just have found it empty
                 pass
         except OSError as error:
-            raise type(error)(error.errno, f"cannot keep checkpoints in {directory}: {error.strerror}") from error
+            raise type(error)(error.errno, f"cannot keep checkpoints in {directory}: {error.strerror}; choose another directory") from error
         try:
             yield
         finally:
@@ -132,7 +141,8 @@ class Keeper:
             except (ValueError, OSError) as error:
                 warnings.warn(f"{error}; looking for an earlier checkpoint", CheckpointWarning, stacklevel=2)
                 continue
-            self._files, self.saved, self.seed = [path], saved, saved.seed
+            self._files = sorted(each for each in found if each <= path)  # the older ones go when there are newer ones
+            self.saved, self.seed = saved, saved.seed
             self._written = self._offered = len(saved.history)
             return saved
         return None
@@ -150,8 +160,12 @@ class Keeper:
     # -- saving ------------------------------------------------------------------------------------------------------------------------
 
     def check(self, states: Sequence[Any]) -> None:
-        """Raises TypeError for states that no checkpoint can hold."""
-        Flattened().flat(list(states))
+        """Raises TypeError for states that no checkpoint can hold, or bring back."""
+        flattened = Flattened()
+        try:
+            restored(flattened.flat(list(states)), flattened.arrays)
+        except (ValueError, RecursionError) as error:
+            raise TypeError(f"a checkpoint cannot hold {type(states[0]).__name__}: {error}") from error
 
     def offer(self, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
         """After some rounds: save them in the background, if it is time and nothing is being written."""
@@ -173,8 +187,11 @@ class Keeper:
     def done(self) -> None:
         """The fit has ended by itself: its checkpoints go."""
         self._settle()
-        for path in self.problem.paths(self.directory):
-            path.unlink(missing_ok=True)
+        for path in self.problem.paths(self.directory) if self.options.remove else ():
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                warnings.warn(f"{path} could not be removed: {error}", CheckpointWarning, stacklevel=3)
 
     def _due(self, n_rounds: int) -> bool:
         rounds, seconds = self.options.every_rounds, self.options.every_seconds
@@ -197,6 +214,7 @@ class Keeper:
 
     def _write(self, saved: Saved) -> None:
         n_rounds = len(saved.history)
+        self.directory.mkdir(parents=True, exist_ok=True)  # another fit that shared it may have been its last
         path = self.problem.path(self.directory, n_rounds)
         write_checkpoint(path, self.problem, saved)
         self._written = n_rounds

@@ -22,6 +22,7 @@ from sklearn.utils.validation import _check_feature_names, _check_sample_weight,
 
 from pipeline.callbacks import RoundCallbacks
 from pipeline.checkpoints.files import Problem
+from pipeline.checkpoints.identity import identity
 from pipeline.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.data.collections import LAZY, feature_names
 from pipeline.data.dataset import Dataset
@@ -183,7 +184,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         words = {"estimator": type(self).__name__, **self._described(), "data": dataset.described()}
         if self._goes_on or self.get_params().get("warm_start"):
             words["start"] = vars(self).get("parameters_sha256_", "anew")
-        keeper = Keeper(options, Problem(words, frozenset({type(self.get_params().get("solver")).__module__})))
+        keeper = Keeper(options, Problem(words))
         keeper.load()
         self._take_seed(keeper.seed)
         keeper.seed = self._drawn_seed
@@ -331,7 +332,7 @@ def described(value: Any) -> str:
     """A parameter in words that are the same in every process: itself where it is short and plain, else a digest."""
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
-    return f"{type(value).__name__} {dask.base.tokenize(value)}"
+    return f"{type(value).__name__} {identity(value)}"
 
 
 def require_frame(X: Any) -> None:

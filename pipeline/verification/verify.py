@@ -12,8 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.config import read_job
 from pipeline.progress import RoundProgress
-from pipeline.runs import METRICS_FILE, versions
-from pipeline.verification.records import Comparison, Difference, FoundDifference
+from pipeline.runs import METRICS_FILE, Metrics, versions
+from pipeline.training import INTERRUPTED
+from pipeline.verification.records import Comparison, Difference, FoundDifference, FoundEnd
 
 
 class Verdict(NamedTuple):
@@ -37,11 +38,9 @@ def verify(run: Path, cluster: Mapping[str, Any] | None, progress: RoundProgress
 
     Raises FileNotFoundError for what is no whole run, ValueError for a damaged one, and what training raises.
     """
-    if not (run / METRICS_FILE).is_file():
-        raise FileNotFoundError(f"there is no whole run in {run}: {METRICS_FILE} is not there")
-    metrics = json.loads((run / METRICS_FILE).read_bytes())
+    metrics = read_metrics(run / METRICS_FILE)
     job = read_job(str(run / "job.toml"), (), None if cluster is None else {"cluster": cluster})
-    comparison = Comparison(run)
+    comparison = Comparison(run, interrupted=metrics["status_reason"] == INTERRUPTED)
     model = job.estimator.build()
     model._record = comparison
     difference = None
@@ -55,11 +54,31 @@ def verify(run: Path, cluster: Mapping[str, Any] | None, progress: RoundProgress
                 model.fit(train)
             except FoundDifference as found:
                 difference = found.difference
-    expected: str = metrics["parameters_sha256"]
+            except FoundEnd:
+                return Verdict(None, comparison.n_compared, metrics["parameters_sha256"], ())
+    expected = metrics["parameters_sha256"]
+    if difference is None and comparison.n_left:
+        difference = Difference(
+            model.n_rounds_ + 1, f"the fit ends after round {model.n_rounds_}, and the run's record has {comparison.n_left} more"
+        )
     if difference is None and model.parameters_sha256_ != expected:
         n_rounds = model.n_rounds_
         difference = Difference(n_rounds, f"the parameters after round {n_rounds}, whose digest is {model.parameters_sha256_}")
     return Verdict(difference, comparison.n_compared, expected, changed(metrics["versions"]))
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Of a run. Raises FileNotFoundError and ValueError, naming the file, where they are not whole."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no whole run in {path.parent}: {path.name} is not there")
+    try:
+        found: Metrics = json.loads(path.read_bytes())
+        missing = sorted(Metrics.__required_keys__ - found.keys())
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: it is damaged, or of another version")
+    return found
 
 
 def changed(before: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from pipeline.cli import main
 from pipeline.config import read_job
 from pipeline.runs import run_job
-from pipeline.verification.records import RECORD_FILE
+from pipeline.verification.records import RECORD_FILE, UNFINISHED
 from tests.data import breast_cancer
 from tests.rounds import AfterRounds
 
@@ -153,6 +153,41 @@ def test_rounds_that_the_record_lacks_are_named(capfd: pytest.CaptureFixture[str
     )
 
 
+def test_rounds_that_the_fit_lacks_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("newton")
+    changed_record(directory, lambda lines: lines.append({**lines[-1], "round": len(lines)}))
+    status, words = verified(capfd)
+    assert status == 1
+    assert words.startswith("different: the fit ends after round")
+    assert "and the run's record has 1 more" in words
+
+
+@pytest.mark.parametrize("line", ['{"round": 1, "marks": []}', '{"round": 1, "level": 0, "marks": 5}', '{"seed": -5, "content": []}', "{"])
+def test_damaged_records_are_named(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("newton")
+    lines = (directory / RECORD_FILE).read_text().splitlines()
+    lines["seed" not in line] = line
+    (directory / RECORD_FILE).write_text("\n".join(lines))
+    status, words = verified(capfd)
+    assert status == 2
+    assert f"{directory / RECORD_FILE} is no record of a run" in words
+
+
+def test_a_later_attempt_leaves_a_whole_run_as_it_is(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = trained("lbfgs")
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.runs.write_run", lambda *arguments: stop())
+        with pytest.raises(StoppedError):
+            run_job(read_job("job.toml", (), HERE))
+    assert {name: (directory / name).read_bytes() for name in before} == before
+    assert verified(capfd)[0] == 0
+    rounds = json.loads(before["metrics.json"])["rounds"]
+    assert run_job(read_job("job.toml", (), HERE), resume=True).metrics["resumed_from"] == rounds  # what was fitted was not lost
+    assert not (directory / "checkpoints").exists()
+    assert verified(capfd)[0] == 0
+
+
 class StoppedError(Exception):
     """What ends a fit in the middle."""
 
@@ -181,7 +216,8 @@ def test_the_record_of_a_run_that_went_on_is_whole(capfd: pytest.CaptureFixture[
         patch.setattr("pipeline.runs.RoundLog", Stopping)
         with pytest.raises(StoppedError):
             run_job(job)
-    (directory / RECORD_FILE).write_text((directory / RECORD_FILE).read_text() + "{torn")
+    with (directory / UNFINISHED).open("a") as file:
+        file.write("{torn")
     assert run_job(job, resume=True).metrics["resumed_from"] == 5
     n_rounds = json.loads((directory / "metrics.json").read_text())["rounds"]
     assert len((directory / RECORD_FILE).read_text().splitlines()) == 1 + n_rounds
@@ -206,6 +242,12 @@ def test_what_is_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     status, words = verified(capfd)
     assert status == 2
     assert "is no record of a run" in words
+    metrics = (directory / "metrics.json").read_text()
+    for damaged in ("[]", metrics[:50], "{}"):
+        (directory / "metrics.json").write_text(damaged)
+        status, words = verified(capfd)
+        assert status == 2
+        assert str(directory / "metrics.json") in words
     (directory / "metrics.json").unlink()
     status, words = verified(capfd)
     assert status == 2

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import random
 import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -200,15 +201,53 @@ def test_a_file_that_only_says_to_be_of_this_problem_is_refused(tmp_path: Path) 
     assert_refused(tmp_path, path, "it is of another problem: its data is 8 rows, here 7 rows", 3)
 
 
-def test_states_that_are_not_known_are_refused(tmp_path: Path) -> None:
+def test_states_that_are_not_known_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.pipeline.checkpoints.test_trees import Own
 
     write(tmp_path, 3)
     path = PROBLEM.path(tmp_path, 4)
     write_checkpoint(path, PROBLEM, Saved([Own(1.0)], after(4).history, None, 0))
-    assert_refused(tmp_path, path, "is no state of a strategy", 3)
-    own = PROBLEM._replace(modules=frozenset({Own.__module__}))
-    assert found(tmp_path, own) == ([Own(1.0)], after(4).history, None, 0)
+    assert found(tmp_path) == ([Own(1.0)], after(4).history, None, 0)
+    monkeypatch.delitem(sys.modules, Own.__module__)
+    assert_refused(tmp_path, path, "is not known here; import its module first", 3)
+
+
+def test_older_ones_of_a_fit_that_goes_on_go(tmp_path: Path) -> None:
+    write(tmp_path, 3, 4, 5)
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        keeper.load()
+        offer(keeper, after(6))
+    assert names(tmp_path) == ["000000005.safetensors", "000000006.safetensors"]
+
+
+def test_what_cannot_be_removed_is_a_warning(tmp_path: Path) -> None:
+    PROBLEM.path(tmp_path, 3).mkdir()
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        with pytest.warns(CheckpointWarning, match="there is no checkpoint"):
+            keeper.load()
+        offer(keeper, after(4))
+        with pytest.warns(CheckpointWarning, match=r"000000003\.safetensors could not be removed"):
+            keeper.done()
+    assert names(tmp_path) == ["000000003.safetensors"]
+
+
+def test_a_directory_that_another_fit_removed_is_made_again(tmp_path: Path) -> None:
+    directory = tmp_path / "shared"
+    with Checkpoint(directory=directory).prepared(), Keeper(Checkpoint(directory=directory, every_rounds=1), PROBLEM) as keeper:
+        directory.rmdir()
+        offer(keeper, after(4))
+        assert names(directory) == ["000000004.safetensors"]
+
+
+def test_a_relative_directory_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = Checkpoint(directory="here", every_rounds=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with Keeper(options, PROBLEM) as keeper:
+        offer(keeper, after(4))
+    assert names(tmp_path / "here") == ["000000004.safetensors"]
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_with_none_that_can_be_used_a_fit_begins_anew(tmp_path: Path) -> None:
@@ -313,11 +352,20 @@ def test_what_checkpoint_may_be() -> None:
     for wrong in (3, "", True, Checkpoint):
         with pytest.raises(TypeError, match="checkpoint must be a directory"):
             Checkpoint.of(wrong)
+    for wrong in (3, "", None, Path()):
+        with pytest.raises(TypeError, match="directory must be the path of a directory"):
+            Checkpoint(directory=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="resume must be True or False"):
+        Checkpoint(directory="x", resume="no")  # type: ignore[arg-type]
 
 
 def test_states_that_no_checkpoint_can_hold_are_an_error_at_the_start(tmp_path: Path) -> None:
     with Keeper(Checkpoint(directory=tmp_path), PROBLEM) as keeper, pytest.raises(TypeError, match="a checkpoint cannot hold"):
         keeper.check([object()])
+    loop: list[Any] = []
+    loop.append(loop)
+    with Keeper(Checkpoint(directory=tmp_path), PROBLEM) as keeper, pytest.raises(TypeError, match="a checkpoint cannot hold list"):
+        keeper.check([loop])
 
 
 def test_nothing_warns_when_all_is_well(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""What an object is: the same in every process, and another when its state or its code is."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from pipeline.checkpoints.identity import identity
+from tasks.optimizers import Adam
+from tasks.strategies.lbfgs import LBFGS
+
+SCRIPT = """
+from dataclasses import dataclass
+from pipeline.checkpoints.identity import identity
+FACTOR = {factor}
+def helper(x):
+    return FACTOR * x
+@dataclass(frozen=True)
+class Mean:
+    n: int
+    @property
+    def layout(self):
+        return self.n
+    def loss_and_gradient(self, group, parameters):  {comment}
+        return [helper(each) for each in parameters] + [{constant}]
+print(identity(Mean({n})))
+"""
+
+
+def in_script(directory: Path, factor: int = 2, comment: str = "", constant: int = 1, n: int = 3) -> str:
+    path = directory / "script.py"
+    path.write_text(SCRIPT.format(factor=factor, comment=comment, constant=constant, n=n))
+    return subprocess.run([sys.executable, path], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_classes_of_scripts_are_known_by_their_code(tmp_path: Path) -> None:
+    first = in_script(tmp_path)
+    assert first == in_script(tmp_path, comment="# what it does\n")
+    others = [in_script(tmp_path, **{change: 7}) for change in ("factor", "constant", "n")]
+    assert len({first, *others}) == 4
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+@dataclass
+class Holder:
+    values: Any
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+class Plain:
+    def __init__(self, **state: Any) -> None:
+        self.__dict__.update(state)
+
+
+def objects() -> list[Any]:
+    """Each is another."""
+    loop: list[Any] = []
+    loop.append(loop)
+    return [
+        None, True, 1, 1.0, 1j, "1", b"1", (), [], {}, (1,), [1], {1: 2}, {2: 1}, {1, 2}, frozenset({1, 2}),
+        np.float64(1), np.float32(1), np.arange(3), np.arange(3.0), np.arange(3).reshape(1, 3),
+        np.array(["a"], object), np.array(["b"], object),
+        Pair(1, 2), Pair(2, 1), Pair([1], (1,)), Holder([1]), Holder([2]), Holder([1], {"a": 1}), Plain(a=1), Plain(a=2), Plain(b=1),
+        LBFGS(), LBFGS(memory=3), Adam(), Adam(0.8), sp.csr_array(np.eye(2)), sp.csr_array(np.eye(3)), np.random.default_rng(0),
+        np.random.default_rng(1), np.random.RandomState(0), len, sum, np.mean, lambda: 1, lambda: 2, functools.partial(sum, [1]),
+        functools.partial(sum, [2]), Holder, Plain, Plain(a=1).__init__, Path("a"), Path("b"), loop,
+    ]  # fmt: skip
+
+
+def test_different_objects_differ_and_equal_ones_do_not() -> None:
+    found = list(map(identity, objects()))
+    assert found == list(map(identity, objects()))
+    assert len(set(found)) == len(found)
+
+
+def test_sets_have_no_order() -> None:
+    assert identity({f"{i}" for i in range(50)}) == identity({f"{i}" for i in reversed(range(50))})
+
+
+def test_what_nobody_can_tell_apart_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"lock .* cannot be part of what is checkpointed"):
+        identity(Holder(threading.Lock()))
