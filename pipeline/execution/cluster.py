@@ -24,7 +24,7 @@ from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round
 from pipeline.execution.loader import Loader
-from pipeline.execution.loading_errors import loading_error
+from pipeline.execution.loading_errors import failed_load, loading_error
 from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
 from pipeline.execution.resident import Resident, Work
@@ -117,6 +117,11 @@ class ClusterExecutor(Executor):
                     continue  # what was lost meanwhile was made again, as it was at first
                 except CancelledError as error:  # rows were lost with their worker, or futures with a restart: they are made again
                     stuck += isinstance(error, StuckError)
+                    failed = failed_load(resident)
+                    if failed is not None:  # and the other pieces wait for workers that it killed
+                        known = loading_error(failed, source, resident, self.workers.limits)
+                        self.release(dataset)
+                        raise known from known.__cause__
                 except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
                     known = loading_error(error, source, resident, self.workers.limits)
                     if any(future.status == "error" for future in resident.futures):
@@ -148,7 +153,7 @@ class ClusterExecutor(Executor):
         with LOADING:
             resident: Resident | None = source.resident.get(self.client.id)
             if resident is None:
-                resident = source.resident[self.client.id] = self.loader.load(source)
+                resident = source.resident[self.client.id] = self.loader.load(source, anywhere=mend)
             elif mend and source.in_client:
                 self.loader.send_again(source, resident)
             return resident
@@ -164,6 +169,9 @@ class ClusterExecutor(Executor):
         """Every now and then: see which workers there are and where the pieces are, and move some to whom they are better with."""
         if not resident.located:
             self.workers.wait(resident.futures)
+            failed = failed_load(resident)
+            if failed is not None:
+                raise failed
         elif time.monotonic() < resident.follow_at:
             return
         start = time.monotonic()
