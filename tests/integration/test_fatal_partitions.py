@@ -101,8 +101,9 @@ def test_what_is_said_of_a_round_that_kills_workers() -> None:
     assert isinstance(found, FatalPartitionError) and found.partition == 4
     assert str(found) == (
         "4 workers died, one after the other, at partitions 4 to 5 (rows 284 to 354 of X to rows 355 to 425 of X), or behind it, up"
-        " to partition 7 (rows 497 to 568 of X): out of memory, or a crash of what reads it, as their logs say. The workers may hold 1 MB each; X of these rows takes 0.0341 MB, of all rows 0.137 MB. Make the partitions smaller, of at most"
-        " 0.466 MB, or give the workers more memory"
+        " to partition 7 (rows 497 to 568 of X): out of memory, or a crash of what reads it, as their logs say. The workers may hold 1 MB"
+        " each; X of these rows takes 0.0341 MB, of all rows 0.137 MB. Make the partitions smaller, of at most 0.466 MB, or give the"
+        " workers more memory"
     )
 
 
