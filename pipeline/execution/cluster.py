@@ -28,7 +28,7 @@ from pipeline.execution.executors import LOADING, Advance, Executor, in_task, on
 from pipeline.execution.failures import Losses, raise_if_killed
 from pipeline.execution.gathering import gather
 from pipeline.execution.loader import Loader
-from pipeline.execution.loading_errors import loading_error
+from pipeline.execution.loading_errors import failed_load, loading_error
 from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
 from pipeline.execution.resident import Resident, Work
@@ -121,6 +121,11 @@ class ClusterExecutor(Executor):
                     continue  # what was lost meanwhile was made again, as it was at first
                 except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they
                     stuck += isinstance(error, StuckError)  # are made again
+                    failed = failed_load(resident)
+                    if failed is not None:  # and the other pieces wait for workers that it killed
+                        known = loading_error(failed, source, resident, self.workers.limits)
+                        self.release(dataset)
+                        raise known from known.__cause__
                     losses.note(resident, set(self.workers.threads()))
                 except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
                     known = loading_error(error, source, resident, self.workers.limits)
@@ -151,7 +156,7 @@ class ClusterExecutor(Executor):
         with LOADING:
             resident: Resident | None = source.resident.get(self.client.id)
             if resident is None:
-                resident = source.resident[self.client.id] = self.loader.load(source)
+                resident = source.resident[self.client.id] = self.loader.load(source, anywhere=mend)
             elif mend and source.in_client:
                 self.loader.send_again(source, resident)
             return resident
@@ -168,6 +173,9 @@ class ClusterExecutor(Executor):
         """Every now and then: see which workers there are and where the pieces are, and move some to whom they are better with."""
         if not resident.located:
             self.workers.wait(resident.futures)
+            failed = failed_load(resident)
+            if failed is not None:
+                raise failed
         elif time.monotonic() < resident.follow_at:
             return
         start = time.monotonic()

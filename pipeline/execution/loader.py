@@ -35,15 +35,19 @@ class Loader:
         self.client = client
         self.workers = workers
 
-    def load(self, source: Source) -> Resident:
-        """Ask for all pieces of a source; rows of this process are sent."""
+    def load(self, source: Source, *, anywhere: bool = False) -> Resident:
+        """Ask for all pieces of a source; rows of this process are sent. anywhere: by whichever worker there is when the time comes: Dask
+        does not give what was meant for the dead to those that come after them, and so does not see, either, of what they die."""
         threads = usable_workers(self.client, self.workers.threads())
         messages: Any = self.client.scheduler_comm
         messages.interval = min(messages.interval, MESSAGE_INTERVAL)
         sizes = source.group_sizes
         numbers, slots = pieces(sizes, threads, self._held_bytes(source))
         assigned = [[i for i, own in enumerate(slots) if own == slot] for slot in range(len(threads))]
-        futures = self._send(source, numbers, slots, threads) if source.in_client else self._submit(source, numbers, slots, threads)
+        if source.in_client:
+            futures = self._send(source, numbers, slots, threads)
+        else:
+            futures = self._submit(source, numbers, slots, [None] * len(threads) if anywhere else threads)
         weights = [float(sum(sizes[number] for number in each)) for each in numbers]
         return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
 
@@ -68,7 +72,7 @@ class Loader:
         return held
 
     def _submit(
-        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str]
+        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str | None]
     ) -> list[Future[Shard]]:
         first: list[Future[Any]] = []  # held until the pieces that need them are asked for; then the scheduler knows how to remake them
 
@@ -80,13 +84,16 @@ class Loader:
         needs: set[str] = set()
         for i, load in enumerate(source.load_plans(numbers, persist)):
             given: Sequence[Any] = load.keys
-            graphs[slots[i]][name, i] = call((name, i), partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
+            key = (name, f"{i:06}")  # Dask runs what is alike in the order of the keys as texts
+            graphs[slots[i]][key] = call(key, partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
         send_users_modules(self.client, needs, anew=True)
         futures: dict[Any, Future[Shard]] = {}
         for slot, graph in graphs.items():
-            found = self.client.get(graph, list(graph), workers=[threads[slot]], allow_other_workers=True, sync=False)
+            worker = threads[slot]
+            where: dict[str, Any] = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
+            found = self.client.get(graph, list(graph), **where, sync=False)
             futures.update(zip(graph, found, strict=True))
-        return [futures[name, i] for i in range(len(numbers))]
+        return [futures[name, f"{i:06}"] for i in range(len(numbers))]
 
     def _send(
         self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str]

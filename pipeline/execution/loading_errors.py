@@ -27,6 +27,11 @@ def loading_error(error: BaseException, source: Source, resident: Resident, limi
     return error
 
 
+def failed_load(resident: Resident) -> BaseException | None:
+    """What the first piece that could not be made failed of; None while there is none."""
+    return next((future.exception() for future in resident.futures if future.status == "error"), None)
+
+
 def failed_pieces(error: BaseException, resident: Resident) -> list[int]:
     """The pieces that could not be made; else, for a task of a round that killed its worker, those that it was about."""
     failed = [piece for piece, future in enumerate(resident.futures) if future.status == "error"]
@@ -41,10 +46,13 @@ def failed_pieces(error: BaseException, resident: Resident) -> list[int]:
 def fatal(
     error: KilledWorker, source: Source, resident: Resident, pieces: Sequence[int], limits: Mapping[str, float]
 ) -> FatalPartitionError:
-    """Workers died of these pieces. Dask blames all that a worker had before it; the first is the one that it was at."""
+    """Workers died of these pieces. Dask blames all that they had before them; they begin with the first."""
     numbers = resident.numbers[pieces[0]]
     partition = source.group_starts[numbers[0]]
-    behind = f" ({len(pieces) - 1} further pieces of the rows waited behind it)" if len(pieces) > 1 else ""
+    behind = ""
+    if len(pieces) > 1:
+        last = source.group_starts[resident.numbers[pieces[-1]][-1] + 1] - 1
+        behind = f", or behind it, up to partition {last} ({source.place(last)})"
     died = f"{error.allowed_failures + 1} workers died, one after the other, at {described(source, numbers)}{behind}"
     why = "out of memory, or a crash of what reads it, as their logs say"
     text = f"{died}: {why}. {memory(source, numbers, resident.workers, limits)}"

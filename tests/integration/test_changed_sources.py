@@ -199,7 +199,6 @@ def changes_and_dies(client: Client, tmp_path: Path, kind: str) -> None:
     model = LogisticRegression(solver="gradient-descent", tol=1e-14, max_iter=100_000).set_callbacks(AfterRounds((3,), change))
     with pytest.raises(SourceChangedError, match="fit again to train on the rows as they are now") as raised:
         model.fit(dataset)
-    assert 0 < len(raised.value.partitions) < N  # those that the other worker had are as they were
     assert re.search(place(kind, raised.value.partitions[0]), str(raised.value))
     assert digest(dataset) == here(read(tmp_path)) != here(Dataset.from_arrays(X, y, n_partitions=N))
 
