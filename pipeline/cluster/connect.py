@@ -11,6 +11,7 @@ from pipeline.cluster.interrupts import quiet_imports, spared_interrupts
 
 quiet_imports()  # this is the package's first import that takes long
 
+import dask  # noqa: E402
 from distributed import Client, LocalCluster, Security  # noqa: E402
 from distributed.deploy import Cluster  # noqa: E402
 
@@ -28,6 +29,8 @@ from tasks.devices import VARIABLE  # noqa: E402
 
 QUEUE_TIMEOUT: Final = 600.0
 TIMEOUT: Final = 10.0
+LOST_WORKER_TIMEOUT: Final = "distributed.deploy.lost-worker-timeout"
+"""After that a cluster closes the nanny of a worker that died and has not come back, or just then dies again, and never starts another."""
 
 
 def connect(
@@ -128,6 +131,7 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
             scheduler_kwargs={"worker_ttl": worker_ttl()},
             **options,
         )
+    opening.enter_context(dask.config.set({LOST_WORKER_TIMEOUT: "1 day"}))
     client = ClosingClient(opening.enter_context(closing(cluster)))
     opening.enter_context(closing(client))
     return Connection("processes on this machine", client, cluster, opening.pop_all())
