@@ -11,6 +11,7 @@ from pipeline.cluster.interrupts import quiet_imports, spared_interrupts
 
 quiet_imports()  # this is the package's first import that takes long
 
+import dask  # noqa: E402
 from distributed import Client, LocalCluster, Security  # noqa: E402
 from distributed.deploy import Cluster  # noqa: E402
 
@@ -28,6 +29,8 @@ from tasks.devices import VARIABLE  # noqa: E402
 
 QUEUE_TIMEOUT: Final = 600.0
 TIMEOUT: Final = 10.0
+LOST_WORKER_TIMEOUT: Final = "distributed.deploy.lost-worker-timeout"
+"""After that a cluster closes the nanny of a worker that died and has not come back, or just then dies again, and never starts another."""
 
 
 def connect(
@@ -118,6 +121,7 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
             )
         n_workers = n_workers or len(devices)
         options |= {"preload": ["tasks.devices"], "env": {VARIABLE: ",".join(devices)}}
+    opening.enter_context(dask.config.set({LOST_WORKER_TIMEOUT: "1 day"}))
     with spared_interrupts():  # one that is waiting comes when this ends, so the cluster must be somebody's by then
         cluster = LocalCluster(
             n_workers=n_workers,

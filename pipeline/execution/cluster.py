@@ -80,6 +80,7 @@ class ClusterExecutor(Executor):
         self.sessions = Sessions(client)
         self._tasks = 0
         self._held: list[Any] = []
+        self._fits = 0
         self._sent: set[str] = set()
         self._together: dict[Resident, int] = {}
 
@@ -90,9 +91,11 @@ class ClusterExecutor(Executor):
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         with thread_given_back(), pulse(self.client), nullcontext() if in_task() else distributed.span(name):
+            self._fits += 1
             try:
                 yield
             finally:
+                self._fits -= 1
                 self._held.clear()
                 self.sessions.close()
                 for resident, level in self._together.items():
@@ -341,7 +344,7 @@ class ClusterExecutor(Executor):
         """Results of the round; on any exception, Ctrl-C among them, no task of it stays behind.
 
         A client's messages leave a while apart, and letting go of a round's futures is a message, which the next round would have to
-        wait behind. So the futures of up to `held` short rounds are let go together; of short ones only, because what is held
+        wait behind. So the futures of up to `held` short rounds of a fit are let go together; of short ones only, because what is held
         is computed again when its worker dies.
         """
         start = time.monotonic()
@@ -354,7 +357,7 @@ class ClusterExecutor(Executor):
                 self.client.cancel(futures, force=True)
             raise
         self._held.append(futures)
-        if len(self._held) >= held or time.monotonic() - start > SHORT_ROUND:
+        if len(self._held) >= held or time.monotonic() - start > SHORT_ROUND or not self._fits:
             self._held.clear()
         return results
 

@@ -61,6 +61,7 @@ class Gate:
         if os.getpid() == self.owner:
             return
         if (self.directory / "for all").exists():
+            (self.directory / "tripped").touch()
             ACTIONS[(self.directory / "for all").read_text()]()
         own = self.directory / f"at-{os.getpid()}-{time.monotonic_ns()}"
         if (self.directory / "reached").exists():
@@ -74,6 +75,11 @@ class Gate:
         while not (self.directory / "told").exists() and time.monotonic() < deadline:
             time.sleep(0.002)
         ACTIONS[(self.directory / "told").read_text()]()
+
+    @property
+    def tripped(self) -> bool:
+        """Whether what is for all has happened to anybody."""
+        return (self.directory / "tripped").exists()
 
     def await_one(self, seconds: float = 30.0) -> int:
         """The process that has come to it."""
@@ -114,13 +120,13 @@ class GatedMake:
 
 @dataclass(frozen=True, eq=False)
 class GatedObjective(LinearObjective):
-    """Has a gate after the first round, where rounds run in a certain way."""
+    """Has a gate after the first round, where rounds run in a certain way; what is for all then happens however they run."""
 
     gate: Gate | None = None
     where: Where = "task"
 
     def loss_and_gradient(self, group: Any, parameters: Any) -> Any:
-        if self.gate is not None and np.any(parameters != 0) and self.where == running_as():
+        if self.gate is not None and np.any(parameters != 0) and (self.where == running_as() or self.gate.tripped):
             self.gate.reach()
         return super().loss_and_gradient(group, parameters)
 

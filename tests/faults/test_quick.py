@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from distributed import Client
 
 from pipeline.cluster.pulse import SchedulerLostError
+from tasks.checking import CHECK
 from tests.faults.gate import Gate
 from tests.faults.moments import MOMENTS
 from tests.faults.processes import processes
-from tests.faults.scene import SIGNALS, Victim, at, fitted, made, model
+from tests.faults.scene import SIGNALS, Victim, arrays, at, fitted, made, model, n_tasks
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -56,3 +58,17 @@ def test_workers_import_what_they_need_alone(client: Client, expected: str) -> N
     assert fitted(model(), rows) == expected
     rows.release()
     assert not any(client.run(lambda: {"pipeline", "sklearn"} & sys.modules.keys()).values())
+
+
+def test_a_round_outside_of_fits_leaves_no_tasks(client: Client) -> None:
+    """Even if an exception that was caught keeps its executor alive."""
+    rows = arrays()
+    executor = rows.executor()
+    executor.map_reduce(rows, CHECK, None)
+    n_pieces = len(rows.source.resident[client.id].futures)
+    deadline = time.monotonic() + 5
+    while n_tasks(client) > n_pieces and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert n_tasks(client) == n_pieces
+    rows.release()
+    assert executor.tasks_per_round > 0
