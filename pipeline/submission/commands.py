@@ -13,7 +13,7 @@ from pipeline.cluster.queue_options import parse_memory, seconds
 from pipeline.cluster.security import make_certificates
 from pipeline.config import Job, read_job
 from pipeline.submission.records import SCHEDULER_FILE, SUBMITTED_FILE, Log, log_file
-from pipeline.submission.script import BatchJob, Resources, slurm_script
+from pipeline.submission.script import MAX_JOBS, BatchJob, Resources, slurm_script
 from pipeline.submission.status import ACTIVE, find_directory, find_runs, run_status
 from pipeline.submission.submit import WORKERS_SECONDS, check_data, check_queue, submit_job
 
@@ -44,6 +44,14 @@ def add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change the job, e.g. data.n_partitions=8"
     )
     command.add_argument("--out", metavar="DIR", help="the run's directory (default: runs/NAME)")
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the run's checkpoint, and in further jobs as walltimes end, until done",
+    )
+    command.add_argument(
+        "--max-jobs", type=int, metavar="N", help=f"with --resume: so many jobs at most (default: {MAX_JOBS})"
+    )
     command.add_argument("--dry-run", action="store_true", help="print the script; write and submit nothing")
     command.set_defaults(run=submit)
 
@@ -92,6 +100,8 @@ def submit(arguments: argparse.Namespace) -> int:
 def batch_job(arguments: argparse.Namespace) -> tuple[Job, BatchJob]:
     """The job as it will run, and what to ask of the queue. Raises ValueError for arguments that cannot be."""
     asked = resources(arguments)
+    if arguments.max_jobs is not None and not arguments.resume:
+        raise ValueError("--max-jobs is for a run that goes on in further jobs; give --resume, too")
     output = {"output": {"directory": arguments.out}} if arguments.out else {}
     directory = Path(read_job(arguments.job, arguments.overrides, output).output.directory).absolute()
     cluster = {"kind": "scheduler", "scheduler_file": str(directory / SCHEDULER_FILE), "n_workers": asked.jobs, "timeout": WORKERS_SECONDS}
@@ -106,6 +116,8 @@ def batch_job(arguments: argparse.Namespace) -> tuple[Job, BatchJob]:
         prologue=tuple(arguments.prologue),
         local_directory=arguments.local_directory,
         interface=arguments.interface,
+        resume=arguments.resume,
+        max_jobs=MAX_JOBS if arguments.max_jobs is None else arguments.max_jobs,
     )
     return job, batch
 

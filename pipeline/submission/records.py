@@ -2,6 +2,7 @@
 
 submit.sh        the batch script
 submitted.json   what `Submission` holds
+continued.json   what `Continued` holds, once the run goes on in a further job
 logs/            batch.log, scheduler.log, workers.log, train.log
 ended.json       what `Ended` holds, once the script has ended in order
 scheduler.json, tls/   while the job runs
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias
 
@@ -21,6 +22,7 @@ SCRIPT_FILE: Final = "submit.sh"
 SCHEDULER_FILE: Final = "scheduler.json"
 TLS_DIRECTORY: Final = "tls"
 SUBMITTED_FILE: Final = "submitted.json"
+CONTINUED_FILE: Final = "continued.json"
 ENDED_FILE: Final = "ended.json"
 
 LINE_BYTES: Final = 4096
@@ -44,8 +46,11 @@ class Record:
             found = json.loads(path.read_bytes())
         except (OSError, ValueError):
             return None
-        names = [f.name for f in fields(cls)]
-        return cls(**{name: found[name] for name in names}) if isinstance(found, Mapping) and found.keys() >= set(names) else None
+        names = {f.name for f in fields(cls)}
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        return (
+            cls(**{name: found[name] for name in names & found.keys()}) if isinstance(found, Mapping) and found.keys() >= needed else None
+        )
 
     def write(self, path: Path) -> None:
         """Write it whole."""
@@ -54,21 +59,43 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission(Record):
-    """job_id: the queue's; command: that submitted it; time: in ISO 8601, with the zone; host: where the command ran."""
+    """job_id: the queue's; command: that submitted it; time: in ISO 8601, with the zone; host: where the command ran; resume: whether it
+    goes on from a checkpoint, and in further jobs; number: which of them job_id is."""
 
     job_id: str
     queue: str
     command: list[str]
     time: str
     host: str
+    resume: bool = False
+    number: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued(Record):
+    """The job that a run is at, the number-th of its chain; first_job_id: the one that was submitted by hand."""
+
+    first_job_id: str
+    job_id: str
+    number: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended(Record):
-    """exit_status: the script's, 143 when the queue ended it."""
+    """exit_status: the script's, 143 when the queue ended it; reason: why no further job goes on with a run whose walltime is over."""
 
     job_id: str
     exit_status: int
+    reason: str = ""
+
+
+def submitted(run: Path) -> Submission | None:
+    """How a run's directory was submitted, with the job that it is at by now; None when it was not."""
+    submission = Submission.read(run / SUBMITTED_FILE)
+    continued = Continued.read(run / CONTINUED_FILE)
+    if submission is None or continued is None or continued.first_job_id != submission.job_id:  # of an earlier submission
+        return submission
+    return replace(submission, job_id=continued.job_id, number=continued.number)
 
 
 def last_line(path: Path) -> dict[str, Any] | None:

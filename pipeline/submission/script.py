@@ -11,11 +11,13 @@ from typing import Final
 
 from pipeline.cluster.security import tls_environment
 from pipeline.cluster.systems import clock
+from pipeline.runs import CHECKPOINTS
 from pipeline.submission.records import SCHEDULER_FILE, TLS_DIRECTORY, log_file
 
 MIB: Final = 2**20
 LEAST_MEMORY: Final = 512 * MIB  # what the scheduler and the training need beside a single worker
 WORKER_SHARE: Final = 0.9  # the rest is for nannies, and on the first node for the scheduler and the training
+MAX_JOBS: Final = 50  # of a chain, unless the user says otherwise
 BODY: Final = (resources.files("pipeline.submission") / "batch.sh").read_text()
 
 
@@ -56,7 +58,10 @@ class BatchJob:
 
     directory: the run's, absolute; working_directory: where relative paths of the job start; python: of every node; prologue: shell lines
     that run first, as they are; local_directory: for what workers spill, by default the node's temporary directory; interface: of the
-    network, by default that of the node's own address.
+    network, by default that of the node's own address; resume: whether it goes on from the run's checkpoint, and when its walltime is over
+    in a further job, max_jobs at most.
+
+    Raises ValueError for max_jobs below 1.
     """
 
     name: str
@@ -67,6 +72,12 @@ class BatchJob:
     prologue: tuple[str, ...] = ()
     local_directory: str | None = None
     interface: str | None = None
+    resume: bool = False
+    max_jobs: int = MAX_JOBS
+
+    def __post_init__(self) -> None:
+        if self.max_jobs < 1:
+            raise ValueError(f"--max-jobs must be at least 1, got {self.max_jobs}")
 
 
 def one_line(text: str) -> str:
@@ -79,20 +90,24 @@ def one_line(text: str) -> str:
 def slurm_script(job: BatchJob) -> str:
     """The script for sbatch. Raises ValueError for paths with line breaks.
 
-    It may be started again from its beginning, by a requeue. Its exit status is that of the training; 1, with a line in the batch log,
-    when the scheduler or all workers ended before it; 143 when the queue ended it.
+    Started again, by a requeue, it goes on from the checkpoint. Its arguments, in the further jobs of a chain, which it submits itself:
+    the first job's id, and which of them it is. Its exit status is that of the training, 75 when the walltime was nearly over; 1, with a
+    line in the batch log, when the scheduler or all workers ended before it; 143 when the queue ended it.
     """
+    run = quoted(str(job.directory))
+    anew = f'[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || rm -rf {run}/{CHECKPOINTS} {run}/logs/{{scheduler,workers,train}}.log'
     lines = [
         "#!/usr/bin/env bash",
         *(f"#SBATCH {option}" for option in options(job)),
-        "# The scheduler, the workers and the training, all inside this allocation. Safe to start again from the beginning.",
+        "# The scheduler, the workers and the training, all inside this allocation. Started again, it goes on from the checkpoint.",
         'echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname), $(date)"',
-        f'[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || rm -f {quoted(str(job.directory))}/logs/{{scheduler,workers,train}}.log',
+        *([] if job.resume else [anew]),
         *job.prologue,
         *(f"export {name}={quoted(value)}" for name, value in environment(job).items()),
-        f"run={quoted(str(job.directory))}",
+        f"run={run}",
         f"here={quoted(str(job.working_directory))}",
         f"python={quoted(job.python)}",
+        f"max_jobs={job.max_jobs if job.resume else 0}",
         f"scheduler=({scheduler(job)})",
         f"workers=({workers(job)})",
     ]

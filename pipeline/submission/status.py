@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from pipeline.checkpoints.files import SUFFIX
 from pipeline.cluster import slurm
-from pipeline.runs import METRICS_FILE, ROUNDS_FILE
-from pipeline.submission.records import ENDED_FILE, SUBMITTED_FILE, Ended, Log, Submission, last_line, log_file
+from pipeline.runs import CHECKPOINTS, METRICS_FILE, ROUNDS_FILE
+from pipeline.submission.records import ENDED_FILE, SUBMITTED_FILE, Ended, Log, Submission, last_line, log_file, submitted
 
 State: TypeAlias = Literal["waiting", "running", "requeued", "finished", "failed", "cancelled", "out of time", "unknown to the queue"]
 
@@ -64,14 +65,14 @@ def is_run(path: Path) -> bool:
 
 def run_status(directory: Path) -> RunStatus:
     """What is known of a run. Raises OSError when it may be in the queue and that does not answer."""
-    submission = Submission.read(directory / SUBMITTED_FILE)
+    submission = submitted(directory)
     if submission is None:
         return RunStatus(directory=directory, state="finished", detail=score(directory))
     ended = Ended.read(directory / ENDED_FILE)
     if ended is not None and ended.job_id != submission.job_id:
-        ended = None  # of an earlier submission
+        ended = None  # of an earlier job
     if ended is not None and ended.exit_status == 0:
-        return RunStatus(directory=directory, state="finished", detail=f"job {submission.job_id}: {score(directory)}")
+        return RunStatus(directory=directory, state="finished", detail=f"{job_words(submission)}: {score(directory)}")
     queue = slurm.job_state(submission.job_id)
     if queue is not None and queue.active:
         return active(directory, submission, queue)
@@ -80,26 +81,39 @@ def run_status(directory: Path) -> RunStatus:
 
 def active(directory: Path, submission: Submission, queue: slurm.QueueState) -> RunStatus:
     """A run that waits or runs."""
-    job = f"job {submission.job_id}"
+    job = job_words(submission)
+    saved = saved_rounds(directory) if submission.resume else 0
     if queue.state in slurm.WAITING:
         state: State = "requeued" if queue.restarts else "waiting"
         expected = f", expected to start {queue.since}" if queue.since else ""
-        return RunStatus(directory=directory, state=state, detail=f"{job}: {queue.reason or 'SLURM gives no reason'}{expected}")
+        rounds = f", {saved} rounds so far" if saved else ""
+        return RunStatus(directory=directory, state=state, detail=f"{job}: {queue.reason or 'SLURM gives no reason'}{expected}{rounds}")
     again = f" (start {queue.restarts + 1})" if queue.restarts else ""
     row = last_line(directory / ROUNDS_FILE)
-    rounds = "no round yet" if row is None else f"round {row['round']}, objective {number(row['objective'])}"
+    rounds = f"{saved} rounds so far" if saved else "no round yet"
+    if row is not None:
+        rounds = f"round {row['round']}, objective {number(row['objective'])}"
     odd = "" if queue.state == "RUNNING" else f", {queue.state.lower()}"
     return RunStatus(directory=directory, state="running", detail=f"{job} since {queue.since}{again}{odd}, {rounds}")
 
 
 def over(directory: Path, submission: Submission, queue: slurm.QueueState | None, ended: Ended | None) -> RunStatus:
     """A run that is over, and has not ended well."""
-    job = f"job {submission.job_id}"
-    lines = log_end(directory)
+    state, reasons = ending(directory, submission, queue, ended)
+    if saved := saved_rounds(directory):
+        reasons.append(f"submit --resume goes on after round {saved}")
+    detail = f"{job_words(submission)}: {', '.join(reasons)}" if reasons else job_words(submission)
+    return RunStatus(directory=directory, state=state, detail=detail, lines=log_end(directory))
+
+
+def ending(directory: Path, submission: Submission, queue: slurm.QueueState | None, ended: Ended | None) -> tuple[State, list[str]]:
+    """How a run ended that did not end well, and why."""
+    if ended is not None and ended.reason:
+        return "out of time", [ended.reason]
     if queue is not None and queue.state in ENDINGS:
-        return RunStatus(directory=directory, state=ENDINGS[queue.state], detail=job, lines=lines)
+        return ENDINGS[queue.state], []
     if ended is None and (queue is None or queue.state == "COMPLETED"):
-        return RunStatus(directory=directory, state="unknown to the queue", detail=f"{job}, submitted {submission.time}", lines=lines)
+        return "unknown to the queue", [f"submitted {submission.time}"]
     reasons = [] if ended is None else [f"exit status {ended.exit_status}"]
     if queue is not None and (ended is None or queue.state != "FAILED"):
         reasons += [f"SLURM says {queue.state}"] + [queue.ending] * (ended is None and queue.ending != "")
@@ -107,7 +121,18 @@ def over(directory: Path, submission: Submission, queue: slurm.QueueState | None
         reasons.append("ended by the queue")
     if ended is None and not has_words(directory):
         reasons.append("nothing was logged: a line of the prologue may be the reason")
-    return RunStatus(directory=directory, state="failed", detail=f"{job}: {', '.join(reasons)}", lines=lines)
+    return "failed", reasons
+
+
+def job_words(submission: Submission) -> str:
+    """The job that a run is at, and which of its chain that is."""
+    return f"job {submission.job_id}" + (f", number {submission.number} of its chain" if submission.number > 1 else "")
+
+
+def saved_rounds(directory: Path) -> int:
+    """After how many rounds a run was last saved; 0 when there is no checkpoint. Their names end in it."""
+    found = [re.search(r"-(\d+)$", path.stem) for path in (directory / CHECKPOINTS).glob(f"*{SUFFIX}")]
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def score(directory: Path) -> str:

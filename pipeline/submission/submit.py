@@ -15,7 +15,7 @@ from pipeline.cluster import slurm
 from pipeline.cluster.queue_jobs import JobRefusedError
 from pipeline.config import Job
 from pipeline.models.files import replace_file
-from pipeline.submission.records import SCRIPT_FILE, SUBMITTED_FILE, Submission, log_file
+from pipeline.submission.records import SCRIPT_FILE, SUBMITTED_FILE, Submission, log_file, submitted
 from pipeline.submission.script import BatchJob, slurm_script
 
 JOB_FILE: Final = "job.toml"
@@ -37,7 +37,7 @@ def check_data(job: Job) -> None:
 
 def check_not_active(directory: Path) -> None:
     """Raises ValueError when an earlier submission of this run still waits or runs."""
-    if (before := Submission.read(directory / SUBMITTED_FILE)) is None:
+    if (before := submitted(directory)) is None:
         return
     state = slurm.job_state(before.job_id)
     if state is not None and state.active:
@@ -60,7 +60,7 @@ def submit_job(job: Job, batch: BatchJob, command: Sequence[str]) -> Submission:
         replace_file(files[1], slurm_script(batch))
         job_id = submit_script(files[1])
     now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
-    submission = Submission(job_id=job_id, queue="slurm", command=list(command), time=now, host=platform.node())
+    submission = Submission(job_id=job_id, queue="slurm", command=list(command), time=now, host=platform.node(), resume=batch.resume)
     submission.write(batch.directory / SUBMITTED_FILE)
     return submission
 
