@@ -2,7 +2,6 @@
 set -u
 cd "$here" || exit
 pids=() train='' reason=''
-first=${1:-$SLURM_JOB_ID} number=${2:-1} # of a chain of jobs: the one that was submitted by hand, and which of them this is
 
 running() { for pid; do kill -0 "$pid" 2>/dev/null || return; done; }
 fail() { echo "$1" >&2; exit 1; }

@@ -49,9 +49,7 @@ def add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from the run's checkpoint, and in further jobs as walltimes end, until done",
     )
-    command.add_argument(
-        "--max-jobs", type=int, metavar="N", help=f"with --resume: so many jobs at most (default: {MAX_JOBS})"
-    )
+    command.add_argument("--max-jobs", type=int, metavar="N", help=f"with --resume: so many jobs at most (default: {MAX_JOBS})")
     command.add_argument("--dry-run", action="store_true", help="print the script; write and submit nothing")
     command.set_defaults(run=submit)
 
