@@ -36,7 +36,7 @@ go_on() { # in a further job, if time is all that this one lacks
     reason="--max-jobs $max_jobs is reached"
   elif next=$(submit_next) && next=${next%%;*}; then
     at_job "$next" $((number + 1))
-    scontrol update "JobId=$SLURM_JOB_ID" Requeue=0 # or a node that fails now would have two jobs go on
+    scontrol update "JobId=$SLURM_JOB_ID" Requeue=0 2>/dev/null # or a node that fails now would have two jobs go on
     echo "the walltime is over; the run continues as job $next"
     return
   else

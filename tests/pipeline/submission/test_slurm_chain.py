@@ -25,16 +25,18 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 MINUTE = (*TWO_WORKERS, "--walltime", "1m")
 SLOW = """
 import sys, time
+from pathlib import Path
+
 from pipeline import cli
 from pipeline.execution.sessions import Sessions
 from pipeline.progress import RoundLog
 
-before, round_ = (float(seconds) for seconds in sys.argv[1:3])
+before, of_round = float(sys.argv[1]), Path(sys.argv[2])
 add = RoundLog.on_fit_task_end
 
-def slowly(self, *given, **named):
-    time.sleep(round_)
-    return add(self, *given, **named)
+def slowly(self, estimator, context, *, metadata=None):
+    time.sleep(float(of_round.read_text()))
+    return add(self, estimator, context, metadata=metadata)
 
 time.sleep(before)
 RoundLog.on_fit_task_end = slowly
@@ -45,14 +47,20 @@ sys.exit(cli.main(sys.argv[3:]))
 
 def slow(directory: Path, *, before: float = 0.0, round_: float = 0.0) -> tuple[str, ...]:
     """Arguments for a Python whose trainings take their time, on any machine: so many seconds before they begin, and in each round."""
+    set_pace(directory, round_)
     (directory / "slow.py").write_text(SLOW)
-    python, script = shlex.quote(sys.executable), shlex.quote(str(directory / "slow.py"))
+    python = shlex.quote(sys.executable)
+    words = shlex.join([sys.executable, str(directory / "slow.py"), str(before), str(directory / "pace")])
     wrapper = directory / "python"
-    wrapper.write_text(
-        f'#!/usr/bin/env bash\n[ "$3" = train ] && exec {python} {script} {before} {round_} "${{@:3}}" || exec {python} "$@"\n'
-    )
+    wrapper.write_text(f'#!/usr/bin/env bash\n[ "$3" = train ] && exec {words} "${{@:3}}"\nexec {python} "$@"\n')
     wrapper.chmod(0o755)
     return ("--python", str(wrapper))
+
+
+def set_pace(directory: Path, seconds: float) -> None:
+    """Of rounds, from the next one on."""
+    (directory / "pace.new").write_text(str(seconds))
+    (directory / "pace.new").rename(directory / "pace")
 
 
 def rounds(n: int) -> tuple[str, ...]:
@@ -79,8 +87,12 @@ def saved_round(detail: str) -> int:
     return int(found[1])
 
 
-def waiting_and_running() -> str:
-    return subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True, timeout=30).stdout
+def no_job_is_left() -> bool:
+    """Whether none waits or runs, within the time that the last one takes to end its processes."""
+    deadline = time.monotonic() + 40
+    while (found := subprocess.run(["squeue", "-h"], capture_output=True, check=True, timeout=30).stdout) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    return found == b""
 
 
 def past_round(run: Path, n: int, seconds: float = 90.0) -> None:
@@ -108,7 +120,7 @@ def patient(slurm: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("patient")
 def test_a_run_cut_by_its_walltime_and_by_scancel_goes_on_to_the_undisturbed_digest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest_then = undisturbed(85)
-    arguments = ("breast_cancer", *rounds(85), *slow(here, round_=0.5), "--resume")  # 55 s and more
+    arguments = ("breast_cancer", *rounds(85), *slow(here, round_=1.0), "--resume")  # more rounds than seconds
     run = submit(*arguments, small=MINUTE)
     first = job_id(run)
     status = until(run, lambda status: "number 2 of its chain" in status.detail)
@@ -124,15 +136,16 @@ def test_a_run_cut_by_its_walltime_and_by_scancel_goes_on_to_the_undisturbed_dig
     subprocess.run(["scancel", job_id(run)], check=True, timeout=30)
     status = ended(run)
     assert status.state == "cancelled" and (then := saved_round(status.detail)) > saved
-    assert waiting_and_running() == ""
+    assert no_job_is_left()
 
+    set_pace(here, 0.0)
     run = submit(*arguments, small=MINUTE)
-    status = ended(run, 200)
+    status = ended(run, 120)
     assert status.state == "finished", status
     assert digest(run) == digest_then
     assert metrics(run)["resumed_from"] >= then
     assert not (run / "checkpoints").exists() and not (run / "tls").exists()
-    assert waiting_and_running() == ""
+    assert no_job_is_left()
 
 
 @pytest.mark.usefixtures("patient")
@@ -144,7 +157,7 @@ def test_sigterm_at_the_time_limit_goes_on_too_and_a_chain_has_a_limit(here: Pat
     assert status.state == "out of time" and "--max-jobs 2 is reached" in status.detail, status
     assert saved_round(status.detail) > 2
     assert "the walltime is over; --max-jobs 2 is reached" in (run / "logs/batch.log").read_text()
-    assert waiting_and_running() == ""
+    assert no_job_is_left()
 
 
 def test_a_run_that_gets_to_no_round_does_not_go_on_for_ever(here: Path) -> None:
@@ -152,7 +165,7 @@ def test_a_run_that_gets_to_no_round_does_not_go_on_for_ever(here: Path) -> None
     status = ended(run, 150)
     assert status.state == "out of time"
     assert status.detail == f"job {job_id(run)}: no further round was saved within the walltime; ask for a longer one"
-    assert waiting_and_running() == ""
+    assert no_job_is_left()
 
 
 def test_a_run_without_resume_is_out_of_time_and_says_how_to_go_on(here: Path) -> None:
@@ -165,8 +178,8 @@ def test_a_run_without_resume_is_out_of_time_and_says_how_to_go_on(here: Path) -
 
 
 def test_a_requeued_run_goes_on_from_its_checkpoint(here: Path) -> None:
-    digest_then = undisturbed(40)
-    run = submit("breast_cancer", *rounds(40), *slow(here, round_=0.5), small=SMALL)
+    digest_then = undisturbed(30)
+    run = submit("breast_cancer", *rounds(30), *slow(here, round_=0.5), small=SMALL)
     job = job_id(run)
     past_round(run, 4)
     subprocess.run(["scontrol", "requeue", job], check=True, timeout=30)
