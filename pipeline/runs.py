@@ -6,7 +6,7 @@
                        .history.jsonl.part has the rounds so far of a fit that runs
     loss.png           objective and largest |gradient| by round
     metrics.json       what `Metrics` holds; written last, so a run that has it is whole
-    checkpoints/       of a fit that runs, or ended before it was done: see `pipeline.Checkpoint`
+    checkpoints/       of a run that is not whole: see `pipeline.Checkpoint`
 
 But for the rounds so far, each file is replaced whole, by a rename, when a run of that name was there already.
 """
@@ -17,6 +17,7 @@ import io
 import json
 import math
 import platform
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -110,6 +111,7 @@ def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = F
             with job.cluster.connect():
                 model, metrics = fit_and_score(job, train, test, shown, resume=resume)
         write_run(directory, job, model, metrics)
+        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     except BaseException:
         with suppress(OSError):
             directory.rmdir()  # leaves nothing behind, unless an earlier run or a checkpoint is in there

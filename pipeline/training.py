@@ -114,7 +114,7 @@ def _run(
             raise
         ended = INTERRUPTED
     if keeper is not None:
-        keeper.save(states, history.rows, sent) if ended else keeper.done()
+        keeper.done() if keeper.options.shared and not ended else keeper.save(states, history.rows, sent)
     statuses = tuple(Status("out of rounds", ended) if state.status.kind == "running" else state.status for state in states)
     accepted = np.stack([state.accepted.parameters for state in states])
     iterations = tuple(state.iteration for state in states)

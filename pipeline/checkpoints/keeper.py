@@ -36,7 +36,8 @@ class Checkpoint:
     every_rounds  after so many rounds, None: not by rounds. Short rounds are done by the dozen on the workers, and saved when the client
                   hears of them, after two seconds at most
     resume        whether to go on from the latest checkpoint of the same problem
-    shared        whether other fits' checkpoints may lie there; if not, finding only those is an error
+    shared        whether other fits' checkpoints may lie there; if not, finding only those is an error, and the last checkpoint stays when
+                  the fit is done: whoever gave it a directory of its own ends that, too
 
     A checkpoint is written in the background, and when a fit fails, is interrupted, or ends by SIGTERM. The last two stay until the fit is
     done; then they go. A fit that goes on ends in the bits of one that never stopped, on whatever cluster.
