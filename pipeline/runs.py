@@ -6,7 +6,7 @@
                        .history.jsonl.part has the rounds so far of a fit that runs
     loss.png           objective and largest |gradient| by round
     metrics.json       what `Metrics` holds; written last, so a run that has it is whole
-    checkpoints/       of a run that is not whole: see `pipeline.Checkpoint`
+    checkpoints/       of a run that is not whole, or was interrupted: see `pipeline.Checkpoint`
 
 But for the rounds so far, each file is replaced whole, by a rename, when a run of that name was there already.
 """
@@ -40,6 +40,7 @@ from pipeline.history import Row, finite, json_line, share_read
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
 from pipeline.progress import RoundLog, RoundProgress
+from pipeline.training import INTERRUPTED
 from tasks import DISTRIBUTION, __version__
 
 METRICS_FILE: Final = "metrics.json"
@@ -111,7 +112,8 @@ def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = F
             with job.cluster.connect():
                 model, metrics = fit_and_score(job, train, test, shown, resume=resume)
         write_run(directory, job, model, metrics)
-        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+        if model.status_.reason != INTERRUPTED:
+            shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     except BaseException:
         with suppress(OSError):
             directory.rmdir()  # leaves nothing behind, unless an earlier run or a checkpoint is in there

@@ -74,7 +74,7 @@ def test_a_run_ends_with_the_digest_of_the_same_job_in_process(here: Path, capsy
     }
     assert {path.name for path in (run / "logs").iterdir()} == {f"{log}.log" for log in ("batch", "scheduler", "workers", "train")}
     assert (run / "logs/workers.log").read_text().count("Registered to:      tls://") == 2
-    assert json.loads((run / "ended.json").read_text()) == {"job_id": job_id(run), "exit_status": 0}
+    assert json.loads((run / "ended.json").read_text()) == {"job_id": job_id(run), "exit_status": 0, "reason": ""}
 
 
 def test_a_running_run_is_closed_to_others_and_outlives_a_worker(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
