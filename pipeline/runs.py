@@ -7,7 +7,7 @@
     loss.png           objective and largest |gradient| by round
     metrics.json       what `Metrics` holds; written last, so a run that has it is whole
     digests.jsonl      digests of the sums of each round, for `verify`: see `pipeline.verification.records`
-    checkpoints/       of a fit that runs, or ended before it was done: see `pipeline.Checkpoint`
+    checkpoints/       of a run that is not whole, or was interrupted: see `pipeline.Checkpoint`
 
 But for the rounds so far, each file is replaced whole, by a rename, when a run of that name was there already.
 """
@@ -41,6 +41,7 @@ from pipeline.history import Row, finite, json_line, share_read
 from pipeline.models.files import replace_file
 from pipeline.models.model_files import MODEL_FILE, save_model
 from pipeline.progress import RoundLog, RoundProgress
+from pipeline.training import INTERRUPTED
 from pipeline.verification.records import UNFINISHED, RoundRecord, publish_record
 from tasks import DISTRIBUTION, __version__
 
@@ -115,6 +116,8 @@ def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = F
             with job.cluster.connect():
                 model, metrics = fit_and_score(job, train, test, shown, resume=resume)
         write_run(directory, job, model, metrics)
+        if model.status_.reason != INTERRUPTED:
+            shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     except BaseException:
         if not any((directory / CHECKPOINTS).glob("*")):
             (directory / UNFINISHED).unlink(missing_ok=True)
@@ -209,14 +212,13 @@ def versions() -> dict[str, str]:
 
 
 def write_run(directory: Path, job: Job, model: GradientModel, metrics: Metrics) -> None:
-    """Write the files, metrics.json last; then nobody needs the checkpoints any more."""
+    """Write the files, metrics.json last."""
     replace_file(directory / "job.toml", f"# as run by {DISTRIBUTION} {__version__}\n{job.toml()}")
     save_model(model, directory / MODEL_FILE)
     replace_file(directory / "history.jsonl", "".join(map(json_line, model.history_)))
     replace_file(directory / "loss.png", loss_plot(model, metrics))
     publish_record(directory)
     replace_file(directory / METRICS_FILE, json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
-    shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
 
 
 def loss_plot(model: GradientModel, metrics: Metrics) -> bytes:

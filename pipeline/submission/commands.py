@@ -47,11 +47,9 @@ def add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the run's checkpoint, and in a further job whenever the walltime is over, until done",
+        help="go on from the run's checkpoint, and in further jobs as walltimes end, until done",
     )
-    command.add_argument(
-        "--max-jobs", type=int, metavar="N", help=f"with --resume: after so many jobs no further one (default: {MAX_JOBS})"
-    )
+    command.add_argument("--max-jobs", type=int, metavar="N", help=f"with --resume: so many jobs at most (default: {MAX_JOBS})")
     command.add_argument("--dry-run", action="store_true", help="print the script; write and submit nothing")
     command.set_defaults(run=submit)
 

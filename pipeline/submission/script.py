@@ -102,6 +102,8 @@ def slurm_script(job: BatchJob) -> str:
         *(f"#SBATCH {option}" for option in options(job)),
         "# The scheduler, the workers and the training, all inside this allocation. Started again, it goes on from the checkpoint.",
         'echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname), $(date)"',
+        "first=${1:-$SLURM_JOB_ID} number=${2:-1} # of a chain of jobs: the one submitted by hand, and which of them this is",
+        "set -- # a file that the prologue sources would see them",
         *([] if job.resume else [anew]),
         *job.prologue,
         *(f"export {name}={quoted(value)}" for name, value in environment(job).items()),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,27 @@ def test_a_run_that_fails_leaves_nothing_and_one_before_it_alone(tmp_path: Path)
     with pytest.raises(ValueError, match="add up"):
         run_here("breast_cancer", tmp_path / "run", "data.n_partitions=", "data.partition_rows=[1]")
     assert {path.name: path.read_bytes() for path in run.directory.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["LogisticRegression", "SGDClassifier"])
+def test_a_run_that_fails_after_its_fit_goes_on_without_another_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    estimator = {"name": name, "max_iter": 500} | ({"random_state": 0} if name == "SGDClassifier" else {})
+    job = read_job("breast_cancer", replace={**IN_PROCESS, "estimator": estimator, "output": {"directory": str(tmp_path)}})
+    whole = run_job(job)
+    assert not (tmp_path / "checkpoints").exists()
+    with monkeypatch.context() as broken:
+        broken.setattr("pipeline.runs.write_run", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            run_job(job)
+    run = run_job(job, resume=True)
+    assert run.metrics["resumed_from"] == run.metrics["rounds"] == whole.metrics["rounds"]
+    for key in ("parameters_sha256", "test_score", "train_score", "status_reason"):
+        assert run.metrics[key] == whole.metrics[key]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def test_the_runs_directory_is_that_of_the_job(here: Path, capsys: pytest.Captur
         assert f"run={here}/{directory}" in capsys.readouterr().out.splitlines()
 
 
+def test_how_many_jobs_a_run_may_take_is_in_its_script(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, line in (((), "max_jobs=0"), (("--resume",), "max_jobs=50"), (("--resume", "--max-jobs", "3"), "max_jobs=3")):
+        assert main(["submit", "digits", "--dry-run", *arguments]) == 0
+        assert line in capsys.readouterr().out.splitlines()
+
+
 def test_mistakes_are_known_before_the_queue_is_asked(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +60,8 @@ def test_mistakes_are_known_before_the_queue_is_asked(
     assert "memory must be a size" in refused(capsys, "submit", "digits", "--memory", "much")
     for walltime in ("long", "90", "01:00:00\n"):
         assert "--walltime must be a time" in refused(capsys, "submit", "digits", "--walltime", walltime)
+    assert "give --resume, too" in refused(capsys, "submit", "digits", "--max-jobs", "3")
+    assert "--max-jobs must be at least 1, got 0" in refused(capsys, "submit", "digits", "--resume", "--max-jobs", "0")
     assert "--queue pbs: submit speaks to slurm only" in refused(capsys, "submit", "digits", "--queue", "pbs")
     assert "there is no sbatch on this machine" in refused(capsys, "submit", "digits")
     assert list(here.iterdir()) == []

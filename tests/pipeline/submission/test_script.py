@@ -28,7 +28,12 @@ TLS = [
     ),
 ]
 SCHEDULER = '"$python" -m dask scheduler --port 0 --dashboard-address 127.0.0.1:0 --scheduler-file "$run/scheduler.json"'
-CLEAN = '[ "${SLURM_RESTART_COUNT:-0}" != 0 ] || rm -f /home/me/runs/clicks/logs/{scheduler,workers,train}.log'
+RUN = "/home/me/runs/clicks"
+ANEW = f'[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || rm -rf {RUN}/checkpoints {RUN}/logs/{{scheduler,workers,train}}.log'
+CHAIN = [
+    "first=${1:-$SLURM_JOB_ID} number=${2:-1} # of a chain of jobs: the one submitted by hand, and which of them this is",
+    "set -- # a file that the prologue sources would see them",
+]
 HEADER = 'echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname), $(date)"'
 
 
@@ -50,15 +55,17 @@ def test_every_line_of_a_plain_job() -> None:
         "#SBATCH --ntasks=8",
         "#SBATCH --cpus-per-task=3",
         "#SBATCH --mem-per-cpu=5462M",  # rounded up
-        "# The scheduler, the workers and the training, all inside this allocation. Safe to start again from the beginning.",
+        "# The scheduler, the workers and the training, all inside this allocation. Started again, it goes on from the checkpoint.",
         HEADER,
-        CLEAN,
+        *CHAIN,
+        ANEW,
         *TLS,
         "export DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT=600s",
         "export DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=15s",
         "run=/home/me/runs/clicks",
         "here=/home/me",
         "python=/opt/python",
+        "max_jobs=0",
         f"scheduler=({SCHEDULER})",
         "workers=(srun --ntasks=8 --cpus-per-task=3 --kill-on-bad-exit=0 --export=ALL --label"
         ' "$python" -m dask worker --nanny --scheduler-file "$run/scheduler.json" --dashboard-address 127.0.0.1:0'
@@ -81,10 +88,19 @@ def test_what_is_asked_for_is_in_its_lines() -> None:
         "#SBATCH --constraint=ib",
         "#SBATCH -q high",
     ]
-    assert lines[15:19] == [HEADER, CLEAN, "module load x", "export A='1 2'"]
+    assert lines[15:21] == [HEADER, *CHAIN, ANEW, "module load x", "export A='1 2'"]
     assert lines[-2] == f"scheduler=({SCHEDULER} --interface ib0)"
     assert "--gpus-per-task=2" in lines[-1]
     assert lines[-1].endswith("--death-timeout 60 --local-directory '/scratch/my dir' --interface ib0)")
+
+
+def test_a_run_that_goes_on_keeps_what_is_there_and_knows_how_many_jobs_it_may_take() -> None:
+    plain, lines = head(JOB), head(replace(JOB, resume=True, max_jobs=7))
+    assert [line for line in plain if line not in lines] == [ANEW, "max_jobs=0"]
+    assert [line for line in lines if line not in plain] == ["max_jobs=7"]
+    assert "max_jobs=50" in head(replace(JOB, resume=True))
+    with pytest.raises(ValueError, match="--max-jobs must be at least 1, got 0"):
+        replace(JOB, resume=True, max_jobs=0)
 
 
 def test_odd_paths_are_words_of_the_shell() -> None:

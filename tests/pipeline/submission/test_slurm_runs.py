@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +20,14 @@ import psutil
 import pytest
 from distributed import Client
 
-import pipeline
 from pipeline.cli import main
 from pipeline.cluster.security import read_certificates
 from pipeline.cluster.slurm import job_state
 from pipeline.submission.records import SUBMITTED_FILE, Submission
-from pipeline.submission.status import ACTIVE, RunStatus, run_status
+from pipeline.submission.status import run_status
+from tests.pipeline.submission.runs import ENDLESS, SMALL, digest, ended, job_id, submit, until
 
 pytestmark = pytest.mark.timeout(120)
-REPOSITORY = Path(pipeline.__file__).parents[1]
-SMALL = ("--jobs", "2", "--memory", "512MiB", "--walltime", "00:10:00")
-# gradient descent on classes that can be told apart has no end within minutes
-ENDLESS = ("estimator.solver=gradient-descent", "estimator.C=1e6", "estimator.tol=0", "estimator.max_iter=100_000_000")
-
-
-@pytest.fixture
-def here(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory with a space and quotes, from which jobs are submitted; those that are left are cancelled."""
-    place = tmp_path / "a b'c\"d"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")  # as inside another job
-    yield place
-    for path in place.glob(f"runs/*/{SUBMITTED_FILE}"):
-        subprocess.run(["scancel", job_id(path.parent)], check=False, timeout=30)
-        until(path.parent, lambda status: status.state not in ACTIVE)
-
-
-def submit(*arguments: str) -> Path:
-    """The run's directory."""
-    assert main(["submit", *arguments, *SMALL]) == 0
-    return max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime)
-
-
-def job_id(run: Path) -> str:
-    submission = Submission.read(run / SUBMITTED_FILE)
-    assert submission is not None
-    return submission.job_id
-
-
-def until(run: Path, holds: Callable[[RunStatus], bool], seconds: float = 90.0) -> RunStatus:
-    """The first status for which it holds."""
-    deadline = time.monotonic() + seconds
-    while not holds(status := run_status(run)):
-        assert time.monotonic() < deadline, status
-        time.sleep(0.3)
-    return status
-
-
-def ended(run: Path) -> RunStatus:
-    return until(run, lambda status: status.state not in ACTIVE)
-
-
-def digest(run: Path) -> str:
-    return json.loads((run / "metrics.json").read_text())["parameters_sha256"]
 
 
 def processes(job: str) -> list[psutil.Process]:
@@ -122,11 +74,11 @@ def test_a_run_ends_with_the_digest_of_the_same_job_in_process(here: Path, capsy
     }
     assert {path.name for path in (run / "logs").iterdir()} == {f"{log}.log" for log in ("batch", "scheduler", "workers", "train")}
     assert (run / "logs/workers.log").read_text().count("Registered to:      tls://") == 2
-    assert json.loads((run / "ended.json").read_text()) == {"job_id": job_id(run), "exit_status": 0}
+    assert json.loads((run / "ended.json").read_text()) == {"job_id": job_id(run), "exit_status": 0, "reason": ""}
 
 
 def test_a_running_run_is_closed_to_others_and_outlives_a_worker(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = submit("digits", *(word for change in ENDLESS for word in ("--set", change)))
+    run = submit("digits", *ENDLESS)
     job = job_id(run)
     assert "round " in until(run, lambda status: "objective" in status.detail).detail
 
@@ -158,7 +110,7 @@ def test_a_running_run_is_closed_to_others_and_outlives_a_worker(here: Path, cap
 
     subprocess.run(["scancel", job], check=True, timeout=30)
     status = ended(run)
-    assert (status.state, status.detail) == ("cancelled", f"job {job}")
+    assert status.state == "cancelled" and status.detail.startswith(f"job {job}: submit --resume goes on after round ")
     assert not (run / "tls").exists() and not (run / "scheduler.json").exists()
     assert not [process for process in processes(job) if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
@@ -219,15 +171,6 @@ def test_a_run_that_slurm_kills_for_its_memory_has_failed(here: Path) -> None:
     status = ended(run)
     assert (status.state, status.detail) == ("failed", f"job {job_id(run)}: SLURM says FAILED, signal 9"), status
     assert any("exceeded memory limit" in line for line in status.lines)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_a_run_that_has_no_time_left_is_out_of_time(here: Path) -> None:
-    assert main(["submit", "digits", *(word for change in ENDLESS for word in ("--set", change)), *SMALL[:4], "--walltime", "1m"]) == 0
-    status = until(Path("runs/digits"), lambda status: status.state not in ACTIVE, 200)
-    assert status.state == "out of time"
-    assert json.loads(Path("runs/digits/ended.json").read_text())["exit_status"] == 143
 
 
 def test_what_slurm_refuses_is_told_in_its_words_and_leaves_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
