@@ -139,6 +139,7 @@ class Client:
 
     async def gather(self, futures: Sequence[Future], *, asynchronous: bool) -> list[Any]:
         """Waits for what was lost, and for workers that are stopped."""
+        self.world.step("client", self.process)
         await asyncio.sleep(2 * self.world.message_time())
         found: list[Any] = []
         for future in futures:

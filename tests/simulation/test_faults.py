@@ -52,12 +52,20 @@ problems = st.builds(
 
 KEPT: tuple[tuple[Problem, Schedule], ...] = (
     (  # the last worker dies when its results have been waited for, before they are gathered
-        Problem(16, "sgd"),
-        Schedule(4124820874, 1, 2, "calls", 2e-2, small=True, restless=True, silent=True, faults=(Fault("kill", "client", 143, 6),)),
+        Problem(3, "sgd"),
+        Schedule(207388624, 1, mode="tasks", faults=(Fault("kill", "client", 27, who=0),)),
     ),
     (  # rows are sent to workers that die one after the other
+        Problem(3, "sgd"),
+        Schedule(
+            3826014409, 4, mode="tasks", message_time=2e-2, in_client=True, faults=(Fault("kill all", after=40, who=0, seconds=15.0),)
+        ),
+    ),
+    (  # and while there is none
         Problem(1, "sgd"),
-        Schedule(2685608651, 8, 1, restless=True, in_client=True, capacity=100, faults=(Fault("kill all", seconds=20.0),)),
+        Schedule(
+            2054455572, 4, mode="calls", message_time=2e-2, in_client=True, faults=(Fault("kill all", after=23, who=1, seconds=15.0),)
+        ),
     ),
 )
 """Those that have found something."""
