@@ -56,16 +56,12 @@ KEPT: tuple[tuple[Problem, Schedule], ...] = (
         Schedule(207388624, 1, mode="tasks", faults=(Fault("kill", "client", 27, who=0),)),
     ),
     (  # rows are sent to workers that die one after the other
-        Problem(3, "sgd"),
-        Schedule(
-            3826014409, 4, mode="tasks", message_time=2e-2, in_client=True, faults=(Fault("kill all", after=40, who=0, seconds=15.0),)
-        ),
+        Problem(1, "sgd"),
+        Schedule(75253670, 4, mode="calls", in_client=True, faults=(Fault("kill all", after=2, who=0, seconds=15.0),)),
     ),
     (  # and while there is none
-        Problem(1, "sgd"),
-        Schedule(
-            2054455572, 4, mode="calls", message_time=2e-2, in_client=True, faults=(Fault("kill all", after=23, who=1, seconds=15.0),)
-        ),
+        Problem(3, "sgd"),
+        Schedule(374048733, 4, 1, "tasks", 2e-2, in_client=True, faults=(Fault("kill all", after=54, who=1, seconds=15.0),)),
     ),
 )
 """Those that have found something."""
