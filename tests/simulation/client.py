@@ -66,9 +66,12 @@ class Client:
         self.loop = SimpleNamespace(add_callback=self._add_callback)
 
     def _add_callback(self, function: Callable[..., Any], *arguments: Any) -> None:
-        if function is hang_up:  # which closes a session
-            self.world.watch_leaving()
-        self.world.loop.call_soon(function, *arguments, context=self.world.loop.context_of(self.process))
+        def call() -> None:
+            function(*arguments)
+            if function is hang_up:  # which closes a session
+                self.world.watch_leaving()
+
+        self.world.loop.call_soon(call, context=self.world.loop.context_of(self.process))
 
     def _ask(self) -> Scheduler:
         """There and back."""

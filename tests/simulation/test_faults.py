@@ -110,8 +110,8 @@ def run_schedules(n: int, *, derandomize: bool) -> Tally:
 
 @pytest.mark.timeout(120)
 def test_some_schedules() -> None:
-    tally = run_schedules(200, derandomize=True)
-    assert tally.happened["rounds of sessions"] > 500
+    tally = run_schedules(150, derandomize=True)
+    assert tally.happened["rounds of sessions"] > 300
     assert all(tally.of_kind(kind) for kind in KINDS)
 
 
