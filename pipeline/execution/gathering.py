@@ -27,6 +27,15 @@ def gather(client: Client, workers: Workers, futures: list[Any]) -> list[Any]:
 
 async def gather_for(client: Client, futures: list[Any], begun: asyncio.Task[list[Any]] | None, seconds: float) -> asyncio.Task[list[Any]]:
     """Gather for so long, and perhaps go on later."""
-    found: Any = asyncio.ensure_future(client.gather(futures, asynchronous=True)) if begun is None else begun
-    await asyncio.wait({found}, timeout=seconds)
-    return found
+    if begun is None:
+        gathering: Any = client.gather(futures, asynchronous=True)
+        begun = asyncio.ensure_future(gathering)
+        begun.add_done_callback(take_note)
+    await asyncio.wait({begun}, timeout=seconds)
+    return begun
+
+
+def take_note(task: asyncio.Task[Any]) -> None:
+    """Of an error that nobody asks for any more, after an interrupt."""
+    if not task.cancelled():
+        task.exception()

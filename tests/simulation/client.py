@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.comm import CommClosedError
 
+from pipeline.execution.sessions import hang_up
 from tests.simulation.loop import Process
 from tests.simulation.network import End
 from tests.simulation.scheduler import Entry, Scheduler
@@ -61,13 +62,16 @@ class Client:
         self.id = "client"
         self.rpc = Pool(self)
         self.scheduler_comm = SimpleNamespace(interval=0.01)
-        self.scheduler = SimpleNamespace(address="simulated")
+        self.scheduler = SimpleNamespace(address="simulated", identity=self._identity)
         self.loop = SimpleNamespace(add_callback=self._add_callback)
 
     def _add_callback(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Which closes a session."""
-        self.world.watch_leaving()
-        self.world.loop.call_soon(function, *arguments, context=self.world.loop.context_of(self.process))
+        def call() -> None:
+            function(*arguments)
+            if function is hang_up:  # which closes a session
+                self.world.watch_leaving()
+
+        self.world.loop.call_soon(call, context=self.world.loop.context_of(self.process))
 
     def _ask(self) -> Scheduler:
         """There and back."""
@@ -85,6 +89,10 @@ class Client:
     def scheduler_info(self, n_workers: int) -> dict[str, Any]:
         workers = self._ask().workers
         return {"workers": {a: {"nthreads": w.n_threads, "status": w.status.name, "memory_limit": 1 << 30} for a, w in workers.items()}}
+
+    async def _identity(self, n_workers: int) -> dict[str, Any]:
+        await asyncio.sleep(2 * self.world.message_time())
+        return {"workers": {address: {"last_seen": self.world.loop.now} for address in self.world.scheduler.workers}}
 
     def processing(self) -> dict[str, list[Any]]:
         scheduler = self._ask()
@@ -139,6 +147,7 @@ class Client:
 
     async def gather(self, futures: Sequence[Future], *, asynchronous: bool) -> list[Any]:
         """Waits for what was lost, and for workers that are stopped."""
+        self.world.step("client", self.process)
         await asyncio.sleep(2 * self.world.message_time())
         found: list[Any] = []
         for future in futures:

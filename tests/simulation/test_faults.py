@@ -52,12 +52,16 @@ problems = st.builds(
 
 KEPT: tuple[tuple[Problem, Schedule], ...] = (
     (  # the last worker dies when its results have been waited for, before they are gathered
-        Problem(16, "sgd"),
-        Schedule(4124820874, 1, 2, "calls", 2e-2, small=True, restless=True, silent=True, faults=(Fault("kill", "client", 143, 6),)),
+        Problem(3, "sgd"),
+        Schedule(207388624, 1, mode="tasks", faults=(Fault("kill", "client", 27, who=0),)),
     ),
     (  # rows are sent to workers that die one after the other
         Problem(1, "sgd"),
-        Schedule(2685608651, 8, 1, restless=True, in_client=True, capacity=100, faults=(Fault("kill all", seconds=20.0),)),
+        Schedule(75253670, 4, mode="calls", in_client=True, faults=(Fault("kill all", after=2, who=0, seconds=15.0),)),
+    ),
+    (  # and while there is none
+        Problem(3, "sgd"),
+        Schedule(374048733, 4, 1, "tasks", 2e-2, in_client=True, faults=(Fault("kill all", after=54, who=1, seconds=15.0),)),
     ),
 )
 """Those that have found something."""
@@ -106,21 +110,24 @@ def run_schedules(n: int, *, derandomize: bool) -> Tally:
 
 @pytest.mark.timeout(120)
 def test_some_schedules() -> None:
-    tally = run_schedules(200, derandomize=True)
-    assert tally.happened["rounds of sessions"] > 500
+    tally = run_schedules(150, derandomize=True)
+    assert tally.happened["rounds of sessions"] > 300
     assert all(tally.of_kind(kind) for kind in KINDS)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1500)
 def test_ten_thousand_schedules() -> None:
-    """All kinds of faults came at all moments of a session, and of other rounds."""
+    """All kinds of faults came, at all moments; the worst of them at all moments of a session."""
     tally = run_schedules(10_000, derandomize=False)
     moments = [moment for moment in MOMENTS if moment != "any"]
-    never = [(kind, moment) for kind in KINDS for moment in moments if not tally.of_kind(kind, moment)]
-    assert not never
-    assert tally.happened["rounds of sessions"] > 50_000
-    assert tally.happened["two deaths at once"] > 100
+    of_moments = {moment: sum(tally.of_kind(kind, moment) for kind in KINDS) for moment in moments}
+    assert min(of_moments.values()) > 100
+    assert min(map(tally.of_kind, KINDS)) > 100
+    for kind in ("kill", "stop", "cut"):
+        assert all(tally.of_kind(kind, moment) for moment in ("enter", "send", "receive", "compute", "answer"))
+    assert tally.happened["rounds of sessions"] > 20_000
+    assert tally.happened["two deaths at once"] > 20
     assert tally.happened["pieces moved"] > 1000
     assert 0 < tally.happened["errors"] < 1000
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from random import Random
+from types import ModuleType
 from typing import Any, Final, Literal, NamedTuple
 from unittest.mock import patch
 
 from pipeline.cluster import workers as workers_module
-from pipeline.execution import cluster, direct, loader, sessions
+from pipeline.execution import cluster, direct, loader
 from pipeline.execution.cluster import ClusterExecutor
 from tasks import direct as direct_calls
 from tasks import messages, participants, reductions
@@ -266,6 +270,13 @@ class World:
         self._check_left(list(participants.live), after_silence=True)
 
 
+@cache
+def modules_with_clocks() -> list[ModuleType]:
+    """Those that look at the time."""
+    there = [module for name, module in sorted(sys.modules.items()) if name.startswith(("tasks.", "pipeline."))]
+    return [module for module in there if vars(module).get("time") is time]
+
+
 @contextmanager
 def simulated(schedule: Schedule) -> Iterator[World]:
     """A world in the place of the real one."""
@@ -274,7 +285,7 @@ def simulated(schedule: Schedule) -> Iterator[World]:
         stack.enter_context(patch.object(direct_calls, "numeric_digest", lambda: ""))
         world = World(schedule)
         clock = Clock(world.loop, world.client.process)
-        for module in (participants, reductions, cluster, sessions, workers_module):
+        for module in modules_with_clocks():
             stack.enter_context(patch.object(module, "time", clock))
         for function in (reductions.reduce_shards, reductions.reduce_joined):
             stack.enter_context(patch.object(participants, function.__name__, world.computing(function)))
