@@ -112,7 +112,7 @@ def run_schedules(n: int, *, derandomize: bool) -> Tally:
 def test_some_schedules() -> None:
     tally = run_schedules(150, derandomize=True)
     assert tally.happened["rounds of sessions"] > 300
-    assert all(tally.of_kind(kind) for kind in KINDS)
+    assert sum(map(tally.of_kind, KINDS)) > 75
 
 
 @pytest.mark.faults
