@@ -46,6 +46,8 @@ CLIENT_COMBINE_BYTES: Final = 1 << 20
 FAN_IN: Final = 8
 MAX_RELOADS: Final = 10
 MAX_STUCK: Final = 2
+MAX_DEATHS: Final = 3
+"""Times in a row that workers may die with the same rows in one round."""
 HELD_ROUNDS: Final = 16
 SHORT_ROUND: Final = 0.05
 CALLED_ROUND: Final = 0.2
@@ -115,16 +117,17 @@ class ClusterExecutor(Executor):
                     self._follow(resident)
                     return self._round(resident, dataset, reduction, shared)
                 except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they
-                    stuck += isinstance(error, StuckError)  # are made again
-                    losses.note(resident, set(self.workers.threads()))
+                    waited = isinstance(error, StuckError)  # are made again
+                    died = losses.note(resident, set(self.workers.threads()))
+                    stuck += waited and not died
                 except BaseException as error:
                     if any(future.status == "error" for future in resident.futures):
                         self.release(dataset)  # what could not be read now may be readable later
                     raise_if_killed(error, reduction.name, source, resident)
                     raise
-                if (stuck or any(future.cancelled() for future in resident.futures)) and not source.in_client:
+                if (waited or any(future.cancelled() for future in resident.futures)) and not source.in_client:
                     self.release(dataset)
-                if stuck > MAX_STUCK:
+                if stuck > MAX_STUCK or losses.times > MAX_DEATHS:
                     break
         if stuck > MAX_STUCK:
             raise ConnectionError(
