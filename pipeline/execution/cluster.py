@@ -49,6 +49,8 @@ CLIENT_COMBINE_BYTES: Final = 1 << 20
 FAN_IN: Final = 8
 MAX_RELOADS: Final = 10
 MAX_STUCK: Final = 2
+MAX_DEATHS: Final = 3
+"""Times in a row that workers may die with the same rows in one round."""
 HELD_ROUNDS: Final = 16
 SHORT_ROUND: Final = 0.05
 CALLED_ROUND: Final = 0.2
@@ -123,22 +125,22 @@ class ClusterExecutor(Executor):
                     dataset.require_content(result_of(found.nodes, resident.n_groups))
                     continue  # what was lost meanwhile was made again, as it was at first
                 except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they
-                    stuck += isinstance(error, StuckError)  # are made again
+                    waited = isinstance(error, StuckError)  # are made again
                     failed = failed_load(resident)
                     if failed is not None:  # and the other pieces wait for workers that it killed
                         known = loading_error(failed, source, resident, self.workers.limits)
                         self.release(dataset)
                         raise known from known.__cause__
-                    losses.note(resident, set(self.workers.threads()))
+                    stuck += not losses.note(resident, set(self.workers.threads())) and waited
                 except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
                     known = loading_error(error, source, resident, self.workers.limits)
                     if any(future.status == "error" for future in resident.futures):
                         self.release(dataset)  # what could not be read now may be readable later
                     raise_if_killed(error, reduction.name, source, resident)
                     raise known from known.__cause__
-                if (stuck or any(future.cancelled() for future in resident.futures)) and not source.in_client:
+                if (waited or any(future.cancelled() for future in resident.futures)) and not source.in_client:
                     self.release(dataset)
-                if stuck > MAX_STUCK:
+                if stuck > MAX_STUCK or losses.times > MAX_DEATHS:
                     break
         if stuck > MAX_STUCK:
             raise ConnectionError(

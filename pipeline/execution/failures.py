@@ -19,22 +19,26 @@ class WorkersKilledError(ConnectionError):
 
 @dataclass
 class Losses:
-    """Of one round. n_deaths: workers that were gone after an attempt; pieces: those that all of them had, as far as there are any."""
+    """Of one round. n_deaths: workers that were gone after an attempt; pieces: those that all of them had, as far as there are any; times:
+    attempts in a row after which workers with these were gone."""
 
     n_deaths: int = 0
     pieces: frozenset[int] = frozenset()
+    times: int = 0
 
-    def note(self, resident: Resident, workers: Set[str]) -> None:
-        """After an attempt. workers: those that are left."""
+    def note(self, resident: Resident, workers: Set[str]) -> bool:
+        """After an attempt. workers: those that are left. Whether any is gone."""
         had = [pieces for worker, pieces in zip(resident.workers, resident.assigned, strict=True) if pieces and worker not in workers]
         if had:
             self.n_deaths += len(set(resident.workers) - workers)
             found = frozenset(chain.from_iterable(had))
+            self.times = self.times + 1 if self.pieces & found else 1
             self.pieces = self.pieces & found or found
+        return bool(had)
 
     def error(self, name: str, source: Source, resident: Resident) -> WorkersKilledError:
         """What to raise after many of them."""
-        what = f"the cluster lost the rows again and again in one round, {name!r}, and {self.n_deaths} workers"
+        what = f"the cluster lost the rows again and again in the round {name!r}, and {self.n_deaths} workers"
         return killed(what, source, resident, self.pieces)
 
 

@@ -124,9 +124,12 @@ class GatedObjective(LinearObjective):
 
     gate: Gate | None = None
     where: Where = "task"
+    poison: int | None = None
+    """Only the group that begins with this partition."""
 
     def loss_and_gradient(self, group: Any, parameters: Any) -> Any:
-        if self.gate is not None and np.any(parameters != 0) and (self.where == running_as() or self.gate.tripped):
+        gated = self.gate is not None and np.any(parameters != 0) and self.poison in (None, group.first_partition)
+        if gated and self.gate is not None and (self.where == running_as() or self.gate.tripped):
             self.gate.reach()
         return super().loss_and_gradient(group, parameters)
 

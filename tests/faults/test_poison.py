@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from distributed import Client, LocalCluster
 
 from pipeline.execution.failures import WorkersKilledError
 from tests.faults.gate import Gate
-from tests.faults.moments import MOMENTS
-from tests.faults.scene import at
+from tests.faults.moments import MOMENTS, only_tasks
+from tests.faults.scene import arrays, at, fitted, made, model
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.faults]
 
 
-@pytest.mark.parametrize("moment", ["task", "task, rows sent"])
-def test_a_round_that_kills_every_worker(moment: str, client: Client, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("make", [made, arrays], ids=["rows made", "rows sent"])
+def test_a_group_that_kills_every_worker(make: Any, client: Client, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_tasks(monkeypatch)
     gate.tell_all("exit")
-    with pytest.raises(WorkersKilledError, match=r"round 'gradient'.* workers died with partitions \d.* \(\d+ rows\)\. The logs"):
-        MOMENTS[moment](gate, monkeypatch)
+    rows = make()
+    found: Any = model(gate)
+    found.poison = rows.source.group_starts[3]
+    with pytest.raises(WorkersKilledError, match=r"round 'gradient'.* workers died with partitions .* The logs") as raised:
+        fitted(found, rows)
+    named = re.search(r"with partitions ([\d to,]*)", str(raised.value))
+    assert named is not None
+    spans = [span.split(" to ") for span in named[1].strip().split(", ")]
+    assert any(int(span[0]) <= found.poison <= int(span[-1]) for span in spans)
+    rows.release()
 
 
 def test_a_worker_that_its_nanny_kills_for_its_memory(gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,15 +31,16 @@ SOURCE = ArraySource(4, X=np.ones((10, 1)), rows=np.array([0, 1, 3, 6, 10]))
 
 def test_pieces_that_all_the_dead_had() -> None:
     losses, found = Losses(), resident()
-    losses.note(found, {"b", "c"})
-    losses.note(found, {"a", "b", "c"})  # nobody
+    assert losses.note(found, {"b", "c"})
+    assert not losses.note(found, {"a", "b", "c"})
     found.assign([[0], [2, 1], [3]])
-    losses.note(found, {"a", "c"})
+    assert losses.note(found, {"a", "c"})
+    assert losses.times == 2
     error = losses.error("gradient", SOURCE, found)
     assert isinstance(error, ConnectionError)
-    assert "in one round, 'gradient', and 2 workers died with partitions 1 (2 rows). The logs of the workers" in str(error)
+    assert "in the round 'gradient', and 2 workers died with partitions 1 (2 rows). The logs of the workers" in str(error)
     losses.note(found, {"a", "b"})  # of something else, it seems
-    assert losses.pieces == {3}
+    assert losses.pieces == {3} and losses.times == 1
 
 
 def killed(key: Any) -> KilledWorker:
