@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Set
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import distributed
 import numpy as np
@@ -116,28 +116,15 @@ class ClusterExecutor(Executor):
             with thread_given_back(), watched(self.client):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
-                    self._keep_together(resident, reduction.level(shared))
-                    self._follow(resident)
-                    sums = self._round(resident, dataset, reduction, shared)
-                    if dataset.content in (None, sums.content):
-                        return result_of(sums.nodes, resident.n_groups)
-                    found = self._round(resident, dataset, CONTENTS, None)
-                    dataset.require_content(result_of(found.nodes, resident.n_groups))
-                    continue  # what was lost meanwhile was made again, as it was at first
+                    return self._checked_round(resident, dataset, reduction, shared)
                 except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they
                     waited = isinstance(error, StuckError)  # are made again
                     failed = failed_load(resident)
                     if failed is not None:  # and the other pieces wait for workers that it killed
-                        known = loading_error(failed, source, resident, self.workers.limits)
-                        self.release(dataset)
-                        raise known from known.__cause__
+                        self._raise_named(failed, dataset, resident)
                     stuck += not losses.note(resident, set(self.workers.threads())) and waited
                 except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
-                    known = loading_error(error, source, resident, self.workers.limits)
-                    if any(future.status == "error" for future in resident.futures):
-                        self.release(dataset)  # what could not be read now may be readable later
-                    raise_if_killed(error, reduction.name, source, resident)
-                    raise known from known.__cause__
+                    self._raise_named(error, dataset, resident, reduction.name)
                 if (waited or any(future.cancelled() for future in resident.futures)) and not source.in_client:
                     self.release(dataset)
                 if stuck > MAX_STUCK or losses.times > MAX_DEATHS:
@@ -148,6 +135,25 @@ class ClusterExecutor(Executor):
                 " or to resources that no worker has"
             )
         raise losses.error(reduction.name, source, resident)
+
+    def _checked_round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
+        """The partial of a round, of the rows that were checked. Raises SourceChangedError for others."""
+        self._keep_together(resident, reduction.level(shared))
+        self._follow(resident)
+        sums = self._round(resident, dataset, reduction, shared)
+        if dataset.content in (None, sums.content):
+            return result_of(sums.nodes, resident.n_groups)
+        found = self._round(resident, dataset, CONTENTS, None)
+        dataset.require_content(result_of(found.nodes, resident.n_groups))
+        raise CancelledError  # what was lost meanwhile has been made again, as it was at first
+
+    def _raise_named(self, error: BaseException, dataset: Dataset, resident: Resident, name: str = "") -> NoReturn:
+        """What is known of an error. name: of the reduction that it came in."""
+        known = loading_error(error, dataset.source, resident, self.workers.limits)
+        if not name or any(future.status == "error" for future in resident.futures):
+            self.release(dataset)  # what could not be read now may be readable later
+        raise_if_killed(error, name, dataset.source, resident)
+        raise known from known.__cause__
 
     def release(self, dataset: Dataset) -> None:
         resident: Resident | None = dataset.source.resident.pop(self.client.id, None)
