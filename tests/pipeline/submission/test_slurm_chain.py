@@ -123,7 +123,7 @@ def test_a_run_cut_by_its_walltime_and_by_scancel_goes_on_to_the_undisturbed_dig
     arguments = ("breast_cancer", *rounds(85), *slow(here, round_=1.0), "--resume")  # more rounds than seconds
     run = submit(*arguments, small=MINUTE)
     first = job_id(run)
-    status = until(run, lambda status: "number 2 of its chain" in status.detail)
+    status = until(run, lambda status: "number 2 of its chain" in status.detail, 120)
     assert f"job {job_id(run)}, number 2 of its chain" in status.detail and status.state in ACTIVE
     assert f"the run continues as job {job_id(run)}" in (run / "logs/batch.log").read_text()
     assert job_id(run) != first
