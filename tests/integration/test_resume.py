@@ -328,14 +328,12 @@ def test_a_run_that_is_ended_goes_on(tmp_path: Path, undisturbed: str, number: s
 
 @pytest.mark.faults
 @pytest.mark.timeout(60)
-def test_a_run_whose_walltime_nears_its_end_stops_in_time(tmp_path: Path, undisturbed: str) -> None:
-    code, errors = ended(begin(tmp_path, SLURM_JOB_END_TIME=str(int(time.time()) + 9)))
+def test_a_run_whose_walltime_nears_its_end_stops_in_time(tmp_path: Path) -> None:
+    endless = [f"--set=estimator.{name}=100000" for name in ("max_iter", "n_iter_no_change")]
+    code, errors = ended(begin(tmp_path, *endless, SLURM_JOB_END_TIME=str(int(time.time()) + 25)))
     assert code == 75, errors
     assert "the walltime is nearly over" in errors
     assert list(tmp_path.glob("runs/job/checkpoints/*.safetensors"))
-    code, errors = ended(begin(tmp_path, "--resume"))
-    assert code == 0, errors
-    assert digest_of(tmp_path) == undisturbed
 
 
 @pytest.mark.timeout(60)
