@@ -63,6 +63,7 @@ def run(
 ) -> Result:
     """`train`, from states that an earlier fit may have left."""
     history = History()
+    dataset = dataset.as_checked()
     sent = 0
     ended = ""
     try:
