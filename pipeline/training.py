@@ -96,6 +96,7 @@ def _run(
     keeper: Keeper | None,
     on_marks: OnMarks | None,
 ) -> Result:
+    dataset = dataset.as_checked()
     states, history, sent, ended = start.states, History(start.history), start.bytes_per_round, ""
     try:
         with single_blas_thread():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -48,6 +49,7 @@ class Dataset:
         self.dtype = dtype
         self.n_columns = n_columns
         self.part = part
+        self._origin = self
 
     @classmethod
     def from_arrays(
@@ -288,8 +290,13 @@ class Dataset:
         changed = np.flatnonzero(found != self.schema.content)
         if len(changed):
             self.release()
-            del self.__dict__["schema"]
+            self._origin.__dict__.pop("schema", None)
             raise source_changed([int(partition) for partition in changed], self.source.place)
+
+    def as_checked(self) -> Dataset:
+        """The same rows for one fit, which holds on to the check that it began with: another fit may find that the source has changed, and
+        have this dataset begin anew."""
+        return copy.copy(self)
 
     def place_of_row(self, partition: int, row: int) -> str:
         """Where a row of a partition comes from: the place of the partition, where rows are counted after a split."""

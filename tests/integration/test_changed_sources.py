@@ -173,6 +173,32 @@ def test_parts_of_a_split_are_known_each_by_itself() -> None:
     assert errors == [(4,)]
 
 
+def test_a_fit_holds_on_to_the_check_that_it_began_with() -> None:
+    """Another fit may find the change first, and a third begin anew with the rows as they are: the first one must end all the same."""
+    X, y = breast_cancer()
+    X = X.copy()
+
+    def make(i: int) -> Any:
+        return X[50 * i : 50 * i + 50].copy(), y[50 * i : 50 * i + 50]
+
+    dataset = Dataset.from_function(make, n_partitions=10, n_columns=30)
+    others: list[Any] = []
+
+    def others_find_it() -> None:
+        X[222] += 1.0
+        dataset.release()
+        for _ in range(2):
+            try:
+                others.append(digest(dataset))
+            except SourceChangedError as error:
+                others.append(error.partitions)
+
+    model = LogisticRegression(solver="lbfgs", tol=1e-12).set_callbacks(AfterRounds((3,), others_find_it))
+    with pytest.raises(SourceChangedError, match=r"partition 4 \(make\(4\)\)"):
+        model.fit(dataset)
+    assert others == [(4,), digest(dataset)]
+
+
 @pytest.fixture(scope="module")
 def cluster_to_harm() -> Iterator[tuple[LocalCluster, Client]]:
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
