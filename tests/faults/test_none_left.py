@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -66,7 +65,6 @@ def test_none_from_the_beginning(phase: str, empty: Client) -> None:
         pytest.raises(WorkersUnavailableError, match="no worker joined tcp://"),
     ):
         PHASES[phase]()
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
