@@ -58,7 +58,6 @@ def empty() -> Any:
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_none_from_the_beginning(phase: str, empty: Client) -> None:
-    start = time.monotonic()
     with (
         empty.as_current(),
         dask.config.set({WAIT_FOR_WORKERS: 1}),
