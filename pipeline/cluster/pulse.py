@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import dask
 import numpy as np
-from dask.utils import format_time, parse_timedelta
+from dask.utils import parse_timedelta
 from distributed import Client
 
 SCHEDULER_TIMEOUT: Final = "dask-descent.scheduler-timeout"
@@ -207,7 +207,7 @@ async def warn_of(client: Client, worker: str, seconds: float) -> None:
         found = await asyncio.wait_for(client._run_on_scheduler(lambda dask_scheduler: dask_scheduler.worker_ttl), ASK_EVERY)
         if found is not None and found <= parse_timedelta(dask.config.get(STALL_LIMIT, "30s")):
             return
-        ttl = "null, for ever" if found is None else format_time(found)
+        ttl = "null, for ever" if found is None else f"{found:g} s"
     since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
     warnings.warn(
         f"worker {worker} has not been heard of since {since}, {seconds:.0f} s ago, and the fit waits for it; what bounds that is"

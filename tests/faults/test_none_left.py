@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -59,14 +58,12 @@ def empty() -> Any:
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_none_from_the_beginning(phase: str, empty: Client) -> None:
-    start = time.monotonic()
     with (
         empty.as_current(),
         dask.config.set({WAIT_FOR_WORKERS: 1}),
         pytest.raises(WorkersUnavailableError, match="no worker joined tcp://"),
     ):
         PHASES[phase]()
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

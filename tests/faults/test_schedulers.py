@@ -41,7 +41,7 @@ def test_while_workers_work(fault: str, moment: str, tmp_path: Path, gate: Gate,
         address = client.scheduler.address
         with at(gate, strike), pytest.raises(SchedulerLostError, match=f"{address}; {CURE}"):
             MOMENTS[moment](gate, monkeypatch, n_rounds=LONG)
-        assert time.monotonic() - struck[0] < 12
+        assert time.monotonic() - struck[0] < 20  # also on a busy machine
 
 
 @pytest.mark.parametrize("make", [arrays, made], ids=["rows sent", "rows made"])
@@ -59,7 +59,7 @@ def test_between_rounds(fault: str, make: object, tmp_path: Path) -> None:
         found = model(n_rounds=LONG).set_callbacks(AfterRounds((7,), strike))
         with pytest.raises(SchedulerLostError, match=CURE):
             fitted(found, make())  # type: ignore[operator]
-        assert time.monotonic() - struck[0] < 12
+        assert time.monotonic() - struck[0] < 20  # also on a busy machine
 
 
 def test_one_that_is_stopped_for_a_while_is_waited_for(tmp_path: Path, gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:

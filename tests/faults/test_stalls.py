@@ -36,7 +36,7 @@ def test_a_warning_on_a_foreign_scheduler(moment: str, tmp_path: Path, gate: Gat
             assert MOMENTS[moment](gate, monkeypatch) == expected
     (text,) = {str(each.message) for each in warned}
     assert text.startswith(f"worker {addresses[0]} has not been heard of since ")
-    assert "distributed.scheduler.worker-ttl (5m" in text
+    assert "distributed.scheduler.worker-ttl (300 s)" in text
 
 
 def test_a_foreign_scheduler_that_gives_up_soon(tmp_path: Path, gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
