@@ -11,6 +11,7 @@ from pipeline.cluster.pulse import watched
 from pipeline.cluster.workers import Workers
 from pipeline.execution.cluster import ClusterExecutor, thread_given_back
 from pipeline.execution.executors import current_executor
+from pipeline.execution.gathering import gather
 
 
 def compute(collections: Sequence[Any]) -> list[Any]:
@@ -25,7 +26,7 @@ def compute(collections: Sequence[Any]) -> list[Any]:
         futures = client.compute(list(collections))
         try:
             workers.wait(futures)
-            found: list[Any] = client.gather(futures)
+            found = gather(client, workers, futures)
         except BaseException:
             if client.status == "running":
                 client.cancel(futures, force=True)

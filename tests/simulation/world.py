@@ -211,7 +211,7 @@ class World:
         """What it has sent still arrives, or is lost."""
         if worker.process.alive:
             worker.process.alive = False
-            self.happened["two deaths at once"] += 0 < self.loop.now - self._last_death < self.schedule.message_time
+            self.happened["two deaths at once"] += self.loop.now - self._last_death < self.schedule.message_time
             self._last_death = self.loop.now
             lost = self.random.random() < 0.3
             for end in worker.process.ends:
