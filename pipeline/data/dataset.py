@@ -49,7 +49,7 @@ class Dataset:
         self.dtype = dtype
         self.n_columns = n_columns
         self.part = part
-        self._origin = self
+        self._origin: Dataset | None = None
 
     @classmethod
     def from_arrays(
@@ -290,13 +290,16 @@ class Dataset:
         changed = np.flatnonzero(found != self.schema.content)
         if len(changed):
             self.release()
-            self._origin.__dict__.pop("schema", None)
+            origin = self if self._origin is None else self._origin
+            origin.__dict__.pop("schema", None)
             raise source_changed([int(partition) for partition in changed], self.source.place)
 
     def as_checked(self) -> Dataset:
         """The same rows for one fit, which holds on to the check that it began with: another fit may find that the source has changed, and
         have this dataset begin anew."""
-        return copy.copy(self)
+        checked = copy.copy(self)
+        checked._origin = self
+        return checked
 
     def place_of_row(self, partition: int, row: int) -> str:
         """Where a row of a partition comes from: the place of the partition, where rows are counted after a split."""

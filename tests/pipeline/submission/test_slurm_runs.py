@@ -70,7 +70,7 @@ def test_a_run_ends_with_the_digest_of_the_same_job_in_process(here: Path, capsy
     assert capsys.readouterr().out.count(digest(run)) == 2  # followed, and printed here
     assert {path.name for path in run.iterdir()} == {
         *("submitted.json", "submit.sh", "job.toml", "logs", "ended.json"),
-        *("metrics.json", "model.safetensors", "history.jsonl", "loss.png"),
+        *("metrics.json", "model.safetensors", "history.jsonl", "digests.jsonl", "loss.png"),
     }
     assert {path.name for path in (run / "logs").iterdir()} == {f"{log}.log" for log in ("batch", "scheduler", "workers", "train")}
     assert (run / "logs/workers.log").read_text().count("Registered to:      tls://") == 2
