@@ -73,6 +73,12 @@ class Source(ABC):
     def place(self, partition: int, row: int | None = None) -> str:
         """Where a partition comes from, in words, or one of its rows before any split, as far as that is known better."""
 
+    def places_of(self, first: int, last: int) -> str:
+        """Partitions first to last, and where they come from."""
+        if first == last:
+            return f"partition {first} ({self.place(first)})"
+        return f"partitions {first} to {last} ({self.place(first)} to {self.place(last)})"
+
     @abstractmethod
     def with_split(self, split: Split) -> Source:
         """The same partitions, each cut in two."""

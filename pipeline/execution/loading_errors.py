@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 
 import numpy as np
 from distributed.scheduler import KilledWorker
@@ -63,11 +62,7 @@ def fatal(
 
 def described(source: Source, numbers: Sequence[int]) -> str:
     """The partitions of these groups, and where they come from."""
-    partitions = list(chain.from_iterable(range(*source.group_starts[number : number + 2]) for number in numbers))
-    first, last = partitions[0], partitions[-1]
-    if len(partitions) == 1:
-        return f"partition {first} ({source.place(first)})"
-    return f"partitions {first} to {last} ({source.place(first)} to {source.place(last)})"
+    return source.places_of(source.group_starts[numbers[0]], source.group_starts[numbers[-1] + 1] - 1)
 
 
 def memory(source: Source, numbers: Sequence[int], threads: Sequence[str], limits: Mapping[str, float]) -> str:

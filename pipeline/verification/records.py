@@ -146,10 +146,4 @@ class Comparison:
         source = self._dataset.source
         first, last = lane << level, min((lane + 1) << level, source.n_groups) - 1
         groups = f"group {first}" if first == last else f"groups {first} to {last}"
-        return f"{groups}: {partitions(self._dataset, source.group_starts[first], source.group_starts[last + 1] - 1)}"
-
-
-def partitions(dataset: Dataset, first: int, last: int) -> str:
-    """Partitions first to last, and where they come from."""
-    place = dataset.source.place
-    return f"partition {first} ({place(first)})" if first == last else f"partitions {first} to {last} ({place(first)} to {place(last)})"
+        return f"{groups}: {source.places_of(source.group_starts[first], source.group_starts[last + 1] - 1)}"
