@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.kernels.compiling import compiled
+from tasks.kernels.compiling import compiled, compiled_leaf
 from tasks.typing import Array, Float64
 
 Csr = tuple[Array, Array, Array]
@@ -39,7 +39,7 @@ def csr_predict(X: Csr, start: int, count: int, coef: Float64, intercept: Float6
             raw[a * count + i] = ((s0 + s1) + (s2 + s3)) + intercept[a]
 
 
-@compiled
+@compiled_leaf
 def csr_add(X: Csr, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
     """sums (m p,) += factor (m, count) flat @ X[start : start + count], row after row."""
     data, indices, indptr = X

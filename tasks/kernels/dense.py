@@ -12,14 +12,14 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from tasks.kernels.compiling import compiled
+from tasks.kernels.compiling import compiled, compiled_leaf
 from tasks.kernels.lanes import LANES, fma, load, load_part, splat, store_part, total
 from tasks.typing import Array, Float64
 
 WIDTH: Final = 4 * LANES  # four vectors at a time hide the latency of fma
 
 
-@compiled
+@compiled_leaf
 def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, raw: Float64) -> None:
     """raw[i] = X[start + i] @ coef[0] + intercept; reads straight on, as memory likes it."""
     p = X.shape[1]
@@ -39,7 +39,7 @@ def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, 
         raw[i] = total((s0 + s1) + (s2 + s3)) + intercept
 
 
-@compiled
+@compiled_leaf
 def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -> None:
     """sums += Σ_i factor[i] X[start + i], row after row."""
     p = X.shape[1]
@@ -66,7 +66,7 @@ def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -
         store_part(sums, low + 24, s3, n - 24)
 
 
-@compiled
+@compiled_leaf
 def sum_of(values: Float64) -> float:
     """Σ values, lane by lane."""
     s = splat(0.0)
@@ -128,7 +128,7 @@ def dense_predict(X: Array, start: int, count: int, coef: Float64, intercept: Fl
             out[a, i] += intercept[a]
 
 
-@compiled
+@compiled_leaf
 def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
     """sums (m p,) += factor (m, count) flat @ X[start : start + count]; scratch holds the block since `dense_predict`."""
     p = X.shape[1]
@@ -136,6 +136,14 @@ def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, 
     if m <= 1:
         add_rows(X, start, count, factor, sums)
         return
-    np.dot(factor[: m * count].reshape(m, count), float64_block(X, start, count, scratch, False), product.reshape(m, p))
-    for i in range(m * p):
-        sums[i] += product[i]
+    add_product(X, start, count, factor, sums, scratch, product.reshape(m, p))
+
+
+@compiled
+def add_product(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
+    """`dense_add` by BLAS, through product (m, p)."""
+    m, p = product.shape
+    np.dot(factor[: m * count].reshape(m, count), float64_block(X, start, count, scratch, False), product)
+    for a in range(m):
+        for j in range(p):
+            sums[a * p + j] += product[a, j]

@@ -16,11 +16,11 @@ from numba import types
 from numba.extending import overload
 
 from tasks.kernels import csr, dense
-from tasks.kernels.compiling import compiled
+from tasks.kernels.compiling import compiled, compiled_leaf
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
 from tasks.kernels.gram import add_gram, gram_rows, mirror
 from tasks.kernels.pointwise import MULTINOMIAL, SQUARED, curvature_pair, curvature_times, pointwise, take_targets
-from tasks.kernels.tree import collapse, new_stack, push
+from tasks.kernels.tree import clear, collapse, new_stack, push
 from tasks.typing import Float64, Int64
 
 
@@ -93,11 +93,10 @@ def gradient_pass(
     raw, residuals, losses = np.empty(m * rows), np.empty(m * rows), np.empty(k * rows)
     target, weights, no_curvature = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
     scratch, product = np.empty(scratch_size(X, m, rows)), np.empty(m * p if m > 1 else 0)
-    stack = new_stack(len(offsets) - 1, k + 1 + m * p + m)
+    stack, weighted = new_stack(len(offsets) - 1, k + 1 + m * p + m), len(weight) > 0
     top, start, stop = 0, 0, 0
     for j in range(len(offsets) - 1):
-        sums = stack[top]
-        sums[:] = 0.0
+        clear(stack, top)
         at = offsets[j]
         while at < offsets[j + 1]:
             if at >= stop:
@@ -108,18 +107,48 @@ def gradient_pass(
                 predict_block(X, start, count, coef, intercept, raw, scratch)
                 pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, residuals, no_curvature, losses[: k * count])
             end = min(stop, offsets[j + 1])
-            low, high = at - start, end - start
-            residual = residuals[m * low : m * high]
-            add_outputs(losses[k * low : k * high], k, sums[:k])
-            sums[k] += sum_of(weights[low:high]) if len(weight) else high - low
-            add_block(X, at, end - at, residual, sums[k + 1 : k + 1 + m * p], scratch, product)
-            add_outputs(residual, m, sums[k + 1 + m * p :])
+            add_gradient(X, start, at, end, losses, k, weights, weighted, residuals, m, stack, top, scratch, product)
             at = end
         top = push(stack, top, j)
     return collapse(stack, top)
 
 
-@compiled
+@compiled_leaf
+def add_gradient(
+    X: Any,
+    start: int,
+    at: int,
+    end: int,
+    losses: Float64,
+    k: int,
+    weights: Float64,
+    weighted: bool,
+    residuals: Float64,
+    m: int,
+    stack: Float64,
+    top: int,
+    scratch: Float64,
+    product: Float64,
+) -> None:
+    """stack[top] += the sums over the rows at .. end - 1 of a block that begins at `start`; each counts 1 unless weighted."""
+    low, high, sums = at - start, end - start, stack[top]
+    add_outputs(losses[k * low : k * high], k, sums[:k])
+    sums[k] += sum_of(weights[low:high]) if weighted else high - low
+    add_products(X, start, at, end, residuals, m, sums[k + 1 :], scratch, product)
+
+
+@compiled_leaf
+def add_products(
+    X: Any, start: int, at: int, end: int, factors: Float64, m: int, sums: Float64, scratch: Float64, product: Float64
+) -> None:
+    """sums += [factors (m, rows) @ X, sums of factors (m)] over the rows at .. end - 1 of a block that begins at `start`."""
+    factor = factors[m * (at - start) : m * (end - start)]
+    n = len(sums) - m
+    add_block(X, at, end - at, factor, sums[:n], scratch, product)
+    add_outputs(factor, m, sums[n:])
+
+
+@compiled_leaf
 def block_end(offsets: Int64, j: int, start: int, rows: int, m: int) -> int:
     """Where a block ends that starts in partition j: at most `rows` rows of it and, if the rest of it is less than that, of whole
     partitions after it. Not with several outputs: BLAS may give a row other bits next to other rows, and residuals (m, count) of a part of
@@ -132,7 +161,7 @@ def block_end(offsets: Int64, j: int, start: int, rows: int, m: int) -> int:
     return offsets[j + 1]
 
 
-@compiled
+@compiled_leaf
 def add_outputs(values: Float64, m: int, sums: Float64) -> None:
     """sums[a] += Σ_i values[a, i], values (m, count) flat."""
     count = len(values) // m
@@ -164,8 +193,7 @@ def product_pass(
     stack = new_stack(len(offsets) - 1, m * p + m)
     top, start, stop = 0, 0, 0
     for j in range(len(offsets) - 1):
-        sums = stack[top]
-        sums[:] = 0.0
+        clear(stack, top)
         at = offsets[j]
         while at < offsets[j + 1]:
             if at >= stop:
@@ -178,9 +206,7 @@ def product_pass(
                 pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, products, h, no_losses)
                 curvature_times(loss, h, w, k, m // k, direction, products)
             end = min(stop, offsets[j + 1])
-            of_rows = products[m * (at - start) : m * (end - start)]
-            add_block(X, at, end - at, of_rows, sums[: m * p], scratch, product)
-            add_outputs(of_rows, m, sums[m * p :])
+            add_products(X, start, at, end, products, m, stack[top], scratch, product)
             at = end
         top = push(stack, top, j)
     return collapse(stack, top)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.kernels.compiling import compiled
+from tasks.kernels.compiling import compiled, compiled_leaf
 from tasks.typing import Float64
 
 
@@ -23,14 +23,14 @@ def new_stack(n_leaves: int, size: int) -> Float64:
     return stack
 
 
-@compiled
+@compiled_leaf
 def _merge(stack: Float64, top: int) -> None:
     left, right = stack[top - 1], stack[top]
     for i in range(len(left)):
         left[i] += right[i]
 
 
-@compiled
+@compiled_leaf
 def push(stack: Float64, top: int, leaf: int) -> int:
     """Leaf number `leaf` is complete in stack[top]; returns the place of the next one."""
     rest = leaf + 1
@@ -39,6 +39,13 @@ def push(stack: Float64, top: int, leaf: int) -> int:
         top -= 1
         rest >>= 1
     return top + 1
+
+
+@compiled_leaf
+def clear(stack: Float64, top: int) -> None:
+    """A leaf begins in stack[top]."""
+    for i in range(stack.shape[1]):
+        stack[top, i] = 0.0
 
 
 @compiled
