@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.checkpoints.trees import Flattened, restored
 from pipeline.history import Row
-from pipeline.models.tensor_files import Kind, read_tensors, write_tensors
+from pipeline.models.tensor_files import Digests, Kind, read_tensors, write_tensors
 from tasks import __version__
 from tasks.typing import Array
 
@@ -67,8 +67,9 @@ class Problem(NamedTuple):
         return "; ".join(f"its {name} is {other.get(name, 'nothing')}, here {self.words.get(name, 'nothing')}" for name in names)
 
 
-def write_checkpoint(path: Path, problem: Problem, saved: Saved) -> None:
-    """Write it whole or not at all. Raises OSError naming the path, TypeError for states that are no arrays and numbers."""
+def write_checkpoint(path: Path, problem: Problem, saved: Saved, digests: Digests | None = None) -> None:
+    """Write it whole or not at all; digests: of the fit's earlier ones. Raises OSError naming the path, TypeError for states that are no
+    arrays and numbers."""
     tree = Flattened()
     states = tree.flat(saved.states)
     columns = {HISTORY + name: np.array([row[name] for row in saved.history], dtype) for name, dtype in COLUMNS.items()}  # type: ignore[literal-required]
@@ -81,7 +82,7 @@ def write_checkpoint(path: Path, problem: Problem, saved: Saved) -> None:
         "seed": json.dumps(saved.seed),
         "bytes_per_round": json.dumps(saved.bytes_per_round),
     }
-    write_tensors(path, CHECKPOINT, tree.arrays | columns, text)
+    write_tensors(path, CHECKPOINT, tree.arrays | columns, text, digests)
 
 
 def read_checkpoint(path: Path, problem: Problem) -> Saved:

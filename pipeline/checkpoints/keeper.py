@@ -21,11 +21,12 @@ from pipeline.checkpoints.files import SUFFIX, CheckpointWarning, Problem, Saved
 from pipeline.checkpoints.trees import Flattened, restored
 from pipeline.history import Row
 from pipeline.models.files import remove_leftovers
+from pipeline.models.tensor_files import Digests
 from tasks.strategies.base import as_number, check_counts
 
 KEPT: Final = 2
-LOW_PRIORITY: Final = 10
-"""Niceness: about a tenth of a core that others want."""
+LOW_PRIORITY: Final = 19
+"""Niceness: next to nothing of a core that others want."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ class Keeper:
         self.saved: Saved | None = None
         self.seed: int | None = None
         self._files: list[Path] = []
+        self._digests = Digests()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dask-descent-checkpoint", initializer=yield_to_others)
         self._writing: Future[None] | None = None
         self._written = self._offered = -1
@@ -216,7 +218,7 @@ class Keeper:
         n_rounds = len(saved.history)
         self.directory.mkdir(parents=True, exist_ok=True)  # another fit that shared it may have been its last
         path = self.problem.path(self.directory, n_rounds)
-        write_checkpoint(path, self.problem, saved)
+        write_checkpoint(path, self.problem, saved, self._digests)
         self._written = n_rounds
         self._files = [*(each for each in self._files if each != path), path]
         for old in self._files[:-KEPT]:

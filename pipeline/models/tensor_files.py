@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -29,12 +30,31 @@ class Kind(NamedTuple):
     words: str
 
 
-def write_tensors(path: Path, kind: Kind, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+class Digests:
+    """SHA-256 of arrays, for files that share them: one that was in the file before, the same object, is not read again, and must not have
+    changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Array], str]] = {}
+
+    def of(self, arrays: Mapping[str, Array]) -> dict[str, str]:
+        """By name."""
+        self._known = {id(array): self._entry(array) for array in arrays.values()}
+        return {name: self._known[id(array)][1] for name, array in arrays.items()}
+
+    def _entry(self, array: Array) -> tuple[weakref.ref[Array], str]:
+        known = self._known.get(id(array))
+        if known is not None and known[0]() is array:
+            return known
+        return weakref.ref(array), hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def write_tensors(path: Path, kind: Kind, arrays: Mapping[str, Array], metadata: Mapping[str, str], digests: Digests | None = None) -> None:
     """Write arrays of numbers and booleans, and text, to `path`, whole or not at all; `metadata` gets format, format_version, version (of
-    the library), and sha256 of everything else. Raises OSError, naming the path."""
+    the library), and sha256 of everything else. digests: of a series of files. Raises OSError, naming the path."""
     tensors = {name: as_tensor(array) for name, array in arrays.items()}
     text = {"format": kind.format, "format_version": FORMAT_VERSION, "version": __version__, **metadata}
-    text["sha256"] = content_digest(tensors, text)
+    text["sha256"] = content_digest(tensors, text, digests or Digests())
     with write_beside(path) as beside:
         try:
             save_file(tensors, beside, text)
@@ -62,7 +82,7 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, st
         raise ValueError(
             f"{path} has format version {found}, this dask-descent reads {FORMAT_VERSION}; read it with the version that wrote it"
         )
-    if metadata.pop("sha256", None) != content_digest(arrays, metadata):
+    if metadata.pop("sha256", None) != content_digest(arrays, metadata, Digests()):
         raise ValueError(f"{path} is damaged: its content is not what its SHA-256 says")
     return arrays, metadata
 
@@ -80,11 +100,8 @@ def as_tensor(values: Any) -> Array:
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
-def content_digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of the arrays, and the metadata."""
-    sha256 = hashlib.sha256()
-    for name in sorted(arrays):
-        sha256.update(json.dumps([name, arrays[name].dtype.str, arrays[name].shape]).encode())
-        sha256.update(arrays[name].reshape(-1).view(np.uint8).data)
-    sha256.update(json.dumps(metadata, sort_keys=True).encode())
-    return sha256.hexdigest()
+def content_digest(arrays: Mapping[str, Array], metadata: Mapping[str, str], digests: Digests) -> str:
+    """SHA-256 over names, dtypes, shapes and digests of the arrays, and the metadata."""
+    found = digests.of(arrays)
+    entries = [[name, arrays[name].dtype.str, arrays[name].shape, found[name]] for name in sorted(arrays)]
+    return hashlib.sha256(json.dumps([entries, metadata], sort_keys=True).encode()).hexdigest()

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from pipeline import Checkpoint, CheckpointWarning
 from pipeline.checkpoints import keeper as module
 from pipeline.checkpoints.files import Problem, Saved, read_checkpoint, write_checkpoint
 from pipeline.checkpoints.keeper import Keeper
 from pipeline.history import Row
+from pipeline.models.tensor_files import Digests
 from tasks.strategies.lbfgs import LBFGS
 
 PROBLEM = Problem({"estimator": "Some", "C": "1.0", "data": "7 rows"})
@@ -83,6 +85,27 @@ def test_the_last_two_stay_and_all_go_when_the_fit_is_done(tmp_path: Path) -> No
     assert names(tmp_path) == []
 
 
+def digest_of(path: Path) -> str:
+    with safe_open(path, framework="numpy") as file:
+        return str(file.metadata()["sha256"])
+
+
+def test_digests_of_arrays_that_stay_are_used_again(tmp_path: Path) -> None:
+    """The file is that of one written alone; a state that was changed in place, which no strategy may do, is seen when it is read."""
+    digests = Digests()
+    first, second = PROBLEM.path(tmp_path, 1), PROBLEM.path(tmp_path, 2)
+    state = after(1).states[0]
+    write_checkpoint(first, PROBLEM, after(1)._replace(states=[state]), digests)
+    later = after(2)._replace(states=[state._replace(direction=np.ones(300))])
+    write_checkpoint(second, PROBLEM, later, digests)
+    in_series = digest_of(second)
+    write_checkpoint(second, PROBLEM, later)
+    assert digest_of(second) == in_series
+    state.accepted.parameters[7] += 1
+    write_checkpoint(second, PROBLEM, later, digests)
+    assert_refused(tmp_path, second, "is damaged", 1)
+
+
 def test_by_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
@@ -97,10 +120,10 @@ def test_rounds_are_not_waited_for_while_one_is_written(tmp_path: Path, monkeypa
     go_on = threading.Event()
     begun: list[int] = []
 
-    def slowly(path: Path, problem: Problem, saved: Saved) -> None:
+    def slowly(path: Path, problem: Problem, saved: Saved, digests: Digests) -> None:
         begun.append(len(saved.history))
         assert go_on.wait(30)
-        write_checkpoint(path, problem, saved)
+        write_checkpoint(path, problem, saved, digests)
 
     monkeypatch.setattr(module, "write_checkpoint", slowly)
     with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
