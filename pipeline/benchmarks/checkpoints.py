@@ -75,7 +75,8 @@ def checkpoint(report: Report, settings: Settings) -> None:
     report.targets.append(Target("time of a round with checkpoints over one without", "at most", AT_MOST, ratio))
     report.notes.append(
         f"{n_rows:,} sparse rows of {PER_ROW} entries; {N_ROUNDS} rounds a fit, of which those count whose memory is full. Medians over"
-        f" {settings.repeats} fits of each, in turns; the ratio is the median of neighbours' ratios. A round whose predecessor is still being written is not saved."
+        f" {settings.repeats} fits of each, in turns; the ratio is the median of neighbours' ratios. A round"
+        " whose predecessor is still being written is not saved."
     )
 
 
