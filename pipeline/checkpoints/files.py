@@ -6,15 +6,18 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
+import scipy
 
 from pipeline.checkpoints.trees import Flattened, restored
 from pipeline.history import Row
 from pipeline.models.tensor_files import Digests, Kind, read_tensors, write_tensors
 from tasks import __version__
+from tasks.fingerprint import numeric_digest
 from tasks.typing import Array
 
 CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint")
@@ -81,6 +84,7 @@ def write_checkpoint(path: Path, problem: Problem, saved: Saved, digests: Digest
         "powers": json.dumps(powers),
         "seed": json.dumps(saved.seed),
         "bytes_per_round": json.dumps(saved.bytes_per_round),
+        **arithmetic(),
     }
     write_tensors(path, CHECKPOINT, tree.arrays | columns, text, digests)
 
@@ -89,11 +93,12 @@ def read_checkpoint(path: Path, problem: Problem) -> Saved:
     """Read one back. Raises FileNotFoundError, and ValueError, naming the path, for one that is damaged, foreign, of another format
     version, or of another problem."""
     arrays, text = read_tensors(path, CHECKPOINT)
-    if text["version"] != __version__:
+    differences = [
+        f"{name} {text[name]} and this is {now}" for name, now in (("version", __version__), *arithmetic().items()) if text.get(name) != now
+    ]
+    if differences:
         warnings.warn(
-            f"{path} was written by version {text['version']} and this is {__version__}: what follows may differ in its last digits",
-            CheckpointWarning,
-            stacklevel=3,
+            f"{path} was written by {'; '.join(differences)}: what follows may differ in its last digits", CheckpointWarning, stacklevel=3
         )
     try:
         words = json.loads(text["problem"])
@@ -104,6 +109,12 @@ def read_checkpoint(path: Path, problem: Problem) -> Saved:
         return Saved(states, history_rows(arrays, json.loads(text["powers"])), seed, n_bytes)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
+
+
+@cache
+def arithmetic() -> dict[str, str]:
+    """What the bits of the client's own arithmetic hang on, beside this library."""
+    return {"NumPy": np.__version__, "SciPy": scipy.__version__, "CPU and BLAS": numeric_digest()[:16]}
 
 
 def history_rows(arrays: Mapping[str, Array], powers: Sequence[str]) -> list[Row]:

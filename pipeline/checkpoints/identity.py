@@ -7,17 +7,20 @@ their code has become.
 from __future__ import annotations
 
 import hashlib
-from functools import singledispatchmethod
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from functools import cached_property, lru_cache, singledispatchmethod
+from types import BuiltinFunctionType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, Final
 
 import numpy as np
+from numba.core.dispatcher import Dispatcher
 
 from pipeline.cluster.modules import is_users
 
 PLAIN: Final = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
-
 CODE: Final = (FunctionType, property, classmethod, staticmethod)
+LAYOUT: Final = (GetSetDescriptorType, MemberDescriptorType)
+VALUES: Final = ("builtins", "numpy", "scipy", "numba", "functools", "types", "collections", "datetime", "pathlib", "enum", "tasks")
+"""Packages whose objects are values, when code refers to them; a cluster's client, say, is none."""
 
 
 def identity(value: Any) -> str:
@@ -52,6 +55,17 @@ class _Walk:
         self._held.append(value)
         self._object(value)
 
+    def _take_around(self, value: Any) -> None:
+        """What code refers to. A client, a lock or a file among it counts as one of its class."""
+        module = type(value).__module__
+        if not (is_own(module) or module.partition(".")[0] in VALUES):
+            self._note("some", module, type(value).__qualname__)
+            return
+        try:
+            self.take(value)
+        except TypeError:
+            self._note("some", module, type(value).__qualname__)
+
     def _note(self, *words: Any) -> None:
         self.sha256.update(repr(words).encode())
 
@@ -72,6 +86,8 @@ class _Walk:
             self._note("global", type(value).__module__, made)
             return
         maker, arguments, *rest = made
+        if rest and isinstance(rest[0], dict):
+            rest[0] = {name: each for name, each in rest[0].items() if not is_cached(value, name)}
         self._all("made", (maker, arguments, *(list(each) if index else each for index, each in enumerate(rest) if each is not None)))
 
     @_object.register(tuple)
@@ -101,14 +117,27 @@ class _Walk:
     def _class(self, value: type) -> None:
         self._note("class", value.__module__, value.__qualname__)
         if is_own(value.__module__):
-            own = {
-                name: each for name, each in vars(value).items() if isinstance(each, FunctionType | property | classmethod | staticmethod)
-            }
-            self._all("body", (value.__bases__, own))
+            own = {name: each for name, each in vars(value).items() if is_of_body(name, each)}
+            self._note("body", sorted(own))
+            self.take(value.__bases__)
+            for _, each in sorted(own.items()):
+                self._take_around(each)
 
     @_object.register
     def _property(self, value: property) -> None:
         self._all("property", (value.fget, value.fset))
+
+    @_object.register
+    def _cached_property(self, value: cached_property) -> None:  # type: ignore[type-arg]
+        self._all("cached property", (value.func,))
+
+    @_object.register(type(lru_cache(len)))
+    def _cached(self, value: Any) -> None:
+        self._all("cached", (value.__wrapped__,))
+
+    @_object.register
+    def _dispatcher(self, value: Dispatcher) -> None:
+        self._all("compiled", (value.py_func,))
 
     @_object.register(classmethod)
     @_object.register(staticmethod)
@@ -122,7 +151,9 @@ class _Walk:
             cells = [cell.cell_contents for cell in value.__closure__ or ()]
             self._all("function", (value.__code__, value.__defaults__, value.__kwdefaults__, cells))
             known = {name: value.__globals__[name] for name in names_in(value.__code__) if name in value.__globals__}
-            self._all("globals", (each for name, each in sorted(known.items()) if isinstance(each, (*PLAIN, FunctionType, type, tuple))))
+            self._note("globals", sorted(known))
+            for _, each in sorted(known.items()):
+                self._take_around(each)
 
     @_object.register
     def _code(self, value: CodeType) -> None:
@@ -140,6 +171,16 @@ class _Walk:
     @_object.register
     def _module(self, value: ModuleType) -> None:
         self._note("module", value.__name__)
+
+
+def is_cached(value: Any, name: str) -> bool:
+    """Whether an object has it from its other state, once somebody asked."""
+    return isinstance(getattr(type(value), name, None), cached_property)
+
+
+def is_of_body(name: str, value: Any) -> bool:
+    """Whether the user has written it into a class."""
+    return isinstance(value, CODE) or not (name.startswith(("__", "_abc_")) or isinstance(value, LAYOUT))
 
 
 def names_in(code: CodeType) -> set[str]:

@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipeline.checkpoints.files import SUFFIX, CheckpointWarning, Problem, Saved, read_checkpoint, words_of, write_checkpoint
+from pipeline.checkpoints.files import SUFFIX, CheckpointWarning, Problem, Saved, arithmetic, read_checkpoint, words_of, write_checkpoint
 from pipeline.checkpoints.trees import Flattened, restored
 from pipeline.history import Row
 from pipeline.models.files import remove_leftovers
@@ -41,8 +41,11 @@ class Checkpoint:
     shared        whether other fits' checkpoints may lie there; if not, finding only those is an error
     remove        whether they go when the fit is done; if not, its end is saved, too
 
-    A checkpoint is written in the background, and when a fit fails, is interrupted, or ends by SIGTERM. The last two stay until the fit is
-    done. A fit that goes on ends in the bits of one that never stopped, on whatever cluster.
+    A checkpoint is written in the background, and when a fit fails, is interrupted, or ends by SIGTERM, which is caught where the fit runs
+    in the main thread and nobody else handles it; in a SLURM job SystemExit(75) ends it a minute before the walltime, or a fifth of what
+    is left. The last two stay until the fit is done. A fit that goes on ends in the bits of one that never stopped, on whatever cluster of
+    the same versions and kind of CPU; a warning says where they differ. Equal fits at the same time need directories of their own, or a
+    random_state.
 
     Raises TypeError for what is no path, ValueError for an interval that is no positive number.
     """
@@ -108,14 +111,17 @@ class Keeper:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dask-descent-checkpoint", initializer=yield_to_others)
         self._writing: Future[None] | None = None
         self._written = self._offered = -1
+        arithmetic()  # here, for the writer's thread cannot hold BLAS to one
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._settle()
-        self._writer.shutdown()
+        try:
+            self._settle()
+        finally:
+            self._writer.shutdown()
 
     @property
     def resumed_from(self) -> int:
@@ -210,9 +216,11 @@ class Keeper:
         """Warn if it fails: the fit goes on, or ends by an error of its own."""
         try:
             write()
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             before = f"; the last one is {self._files[-1]}" if self._files else ""
-            warnings.warn(f"no checkpoint after round {self._offered}: {error}{before}", CheckpointWarning, stacklevel=4)
+            warnings.warn(
+                f"no checkpoint after round {self._offered}: {str(error) or 'no memory for it'}{before}", CheckpointWarning, stacklevel=4
+            )
 
     def _write(self, saved: Saved) -> None:
         n_rounds = len(saved.history)

@@ -291,7 +291,8 @@ class Dataset:
         if len(changed):
             self.release()
             origin = self if self._origin is None else self._origin
-            origin.__dict__.pop("schema", None)
+            for known in ("schema", "contents"):
+                origin.__dict__.pop(known, None)
             raise source_changed([int(partition) for partition in changed], self.source.place)
 
     def as_checked(self) -> Dataset:

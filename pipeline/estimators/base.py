@@ -330,8 +330,9 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
 def described(value: Any) -> str:
     """A parameter in words that are the same in every process: itself where it is short and plain, else a digest."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return repr(value)
+    plain = value.item() if isinstance(value, np.generic) else value
+    if plain is None or isinstance(plain, bool | int | float | str):
+        return repr(plain)
     return f"{type(value).__name__} {identity(value)}"
 
 

@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
-from pipeline.estimators.base import GradientModel
+from pipeline.estimators.base import GradientModel, described
 from pipeline.estimators.kinds import ProbabilisticClassifier, require_classes, require_labels
 from pipeline.history import Row, share_read
 from pipeline.sampling import Batches, batches_of
@@ -92,6 +92,11 @@ class MiniBatchModel(GradientModel):
                     f"{type(self).__name__}.partial_fit goes on from the last fit, whose {name} was {before!r} and is {now[name]!r} now;"
                     f" put {name} back, or call fit"
                 )
+
+    def _described(self) -> dict[str, str]:
+        """A partial fit is another problem than a whole one, and hangs on the classes of its first call."""
+        words = super()._described()
+        return {**words, "call": f"partial_fit {described(vars(self).get('classes_'))}"} if self._partial else words
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         """One epoch over these rows, in all partitions at once."""

@@ -200,6 +200,29 @@ def test_a_fit_holds_on_to_the_check_that_it_began_with() -> None:
     assert others == [(4,), digest(dataset)]
 
 
+def test_a_checkpoint_of_the_rows_before_is_not_gone_on_from(tmp_path: Path) -> None:
+    X, y = breast_cancer()
+    X = X.copy()
+
+    def make(i: int) -> Any:
+        return X[50 * i : 50 * i + 50].copy(), y[50 * i : 50 * i + 50]
+
+    dataset = Dataset.from_function(make, n_partitions=10, n_columns=30)
+
+    def change() -> None:
+        X[222] += 1.0
+        dataset.release()
+
+    model = LogisticRegression(solver="lbfgs", tol=1e-12, checkpoint=tmp_path).set_callbacks(AfterRounds((5,), change))
+    with pytest.raises(SourceChangedError, match=r"partition 4 \(make\(4\)\)"):
+        model.fit(dataset)
+    assert list(tmp_path.iterdir())
+    model.set_callbacks()
+    assert model.fit(dataset).resumed_from_ == 0
+    anew = LogisticRegression(solver="lbfgs", tol=1e-12).fit(Dataset.from_function(make, n_partitions=10, n_columns=30))
+    assert model.parameters_sha256_ == anew.parameters_sha256_
+
+
 @pytest.fixture(scope="module")
 def cluster_to_harm() -> Iterator[tuple[LocalCluster, Client]]:
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:

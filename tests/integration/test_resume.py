@@ -217,6 +217,23 @@ def test_partial_fits_and_warm_starts_are_told_apart(tmp_path: Path) -> None:
     assert model.parameters_sha256_ == plain.partial_fit(dataset).parameters_sha256_
 
 
+def test_a_whole_fit_is_another_problem_than_a_partial_one(tmp_path: Path) -> None:
+    X, y = breast_cancer()
+    dataset = Dataset.from_arrays(X, y)
+
+    def model(**options: Any) -> SGDClassifier:
+        return SGDClassifier("log_loss", random_state=0, **options)
+
+    stopped = model(checkpoint=tmp_path).set_callbacks(AfterRounds((5,), stop))
+    with pytest.raises(StoppedError):
+        stopped.fit(dataset)
+    for classes in ([0, 1], [0, 1, 2]):
+        partial = model(checkpoint=tmp_path).partial_fit(dataset, classes=classes)
+        assert partial.resumed_from_ == 0
+        assert partial.parameters_sha256_ == model().partial_fit(dataset, classes=classes).parameters_sha256_
+    assert model(checkpoint=tmp_path, alpha=np.float64(1e-4)).fit(dataset).resumed_from_ == 5  # the default, as a search would give it
+
+
 @pytest.mark.parametrize("strategy", ["lbfgs", "mini-batches"])
 def test_models_of_your_own_go_on(tmp_path: Path, strategy: str) -> None:
     X, y = breast_cancer()

@@ -19,34 +19,57 @@ from tasks.optimizers import Adam
 from tasks.strategies.lbfgs import LBFGS
 
 SCRIPT = """
+import threading
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import ClassVar
+import numpy as np
+from numba import njit
 from pipeline.checkpoints.identity import identity
 FACTOR = {factor}
+WEIGHTS = np.array([1.0, {weight}])
+OPTIONS = dict(power={power})
+LOCK = threading.Lock()
 def helper(x):
-    return FACTOR * x
+    with LOCK:
+        return FACTOR * x * WEIGHTS ** OPTIONS["power"]
+@njit
+def fast(x):
+    return x + {added}
+@lru_cache
+def slow(x):
+    return x - {taken}
 @dataclass(frozen=True)
 class Mean:
     n: int
+    delta: ClassVar[float] = {delta}
     @property
     def layout(self):
         return self.n
+    @cached_property
+    def labels(self):
+        return {label}
     def loss_and_gradient(self, group, parameters):  {comment}
-        return [helper(each) for each in parameters] + [{constant}]
-print(identity(Mean({n})))
+        return [helper(each) + fast(each) + slow(each) for each in parameters] + [{constant}]
+mean = Mean({n})
+before = identity(mean)
+assert mean.labels == {label} and identity(mean) == before
+print(before)
 """
+CONSTANTS = ("factor", "weight", "power", "added", "taken", "delta", "label", "constant", "n")
 
 
-def in_script(directory: Path, factor: int = 2, comment: str = "", constant: int = 1, n: int = 3) -> str:
+def in_script(directory: Path, comment: str = "", **changes: int) -> str:
     path = directory / "script.py"
-    path.write_text(SCRIPT.format(factor=factor, comment=comment, constant=constant, n=n))
+    path.write_text(SCRIPT.format(comment=comment, **(dict.fromkeys(CONSTANTS, 2) | changes)))
     return subprocess.run([sys.executable, path], check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def test_classes_of_scripts_are_known_by_their_code(tmp_path: Path) -> None:
     first = in_script(tmp_path)
     assert first == in_script(tmp_path, comment="# what it does\n")
-    others = [in_script(tmp_path, **{change: 7}) for change in ("factor", "constant", "n")]
-    assert len({first, *others}) == 4
+    others = [in_script(tmp_path, **{change: 7}) for change in CONSTANTS]
+    assert len({first, *others}) == 1 + len(CONSTANTS)
 
 
 class Pair(NamedTuple):

@@ -287,6 +287,29 @@ def test_another_version_of_the_library_is_said(tmp_path: Path, monkeypatch: pyt
         assert found(tmp_path) is not None
 
 
+def test_other_arithmetic_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.checkpoints.files.arithmetic", lambda: {"NumPy": "1.0", "SciPy": "1.0", "CPU and BLAS": "other"})
+        write(tmp_path, 3)
+    with pytest.warns(CheckpointWarning, match=rf"was written by NumPy 1\.0 and this is {np.__version__}; .* CPU and BLAS other and this"):
+        assert found(tmp_path) is not None
+
+
+def test_no_memory_for_a_checkpoint_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_nothing(*_: Any) -> None:
+        raise MemoryError
+
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        offer(keeper, after(3))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_checkpoint", write_nothing)
+            with pytest.warns(CheckpointWarning, match=r"no checkpoint after round 4: no memory for it; the last one is .*000000003"):
+                offer(keeper, after(4))
+            with pytest.warns(CheckpointWarning, match="no checkpoint after round 5"):
+                keeper.save(*after(5)[:2], 0)
+    assert names(tmp_path) == ["000000003.safetensors"]
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
