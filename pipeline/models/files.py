@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Final
 import psutil
 
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+HOST: Final = socket.gethostname()
+LONG_AGO: Final = 86_400.0
+"""Seconds: nothing takes so long to write."""
 
 
 @contextmanager
@@ -22,7 +27,7 @@ def write_beside(path: Path) -> Iterator[Path]:
 
     Raises OSError, naming `path`, when it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{HOST}.tmp")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
@@ -42,11 +47,13 @@ def write_beside(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path, stem: str) -> None:
-    """Remove what processes of this machine that are no more had begun to write beside files whose names begin with stem."""
+    """Remove what processes that are no more had begun to write beside files whose names begin with stem: those of this machine, and what
+    lies there since long ago, for the directory may be shared."""
     for path in directory.glob(f".{stem}*.tmp"):
-        found = re.search(r"\.(\d+)-\d+\.tmp$", path.name)
-        if found and not psutil.pid_exists(int(found[1])):
-            path.unlink(missing_ok=True)
+        found = re.search(r"\.(\d+)-\d+@(.+)\.tmp$", path.name)
+        with suppress(FileNotFoundError):
+            if found and (path.stat().st_mtime < time.time() - LONG_AGO if found[2] != HOST else not psutil.pid_exists(int(found[1]))):
+                path.unlink()
 
 
 def sync_directory(directory: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from pipeline.cluster_sections import Local
 from pipeline.config import Job, read_job
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.history import digest, finite
-from pipeline.models.files import replace_file, write_beside
+from pipeline.models.files import HOST, remove_leftovers, replace_file, write_beside
 from pipeline.models.model_files import load_model, save_model
 from pipeline.models.predictions import predict_files
 from pipeline.progress import RoundLog
@@ -212,6 +214,18 @@ def test_files_are_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     replace_file(path, b"new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_nobody_writes_any_more_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(60)
+    kept = [f".fit-1.{os.getpid()}-1@{HOST}.tmp", f".fit-1.{ended.pid}-1@elsewhere.tmp", f".other-1.{ended.pid}-1@{HOST}.tmp", "fit-1"]
+    gone = [f".fit-1.{ended.pid}-1@{HOST}.tmp", ".fit-2.1-1@elsewhere.tmp"]
+    for name in kept + gone:
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / gone[1], (0, 0))
+    remove_leftovers(tmp_path, "fit")
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
 
 
 # -- models --------------------------------------------------------------------------------------------------------------------------
