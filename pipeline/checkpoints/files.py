@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -22,6 +23,8 @@ from tasks.typing import Array
 
 CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint")
 SUFFIX: Final = ".safetensors"
+NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
+"""How the names of checkpoints end: see `Problem.path`."""
 COLUMNS: Final = {"row_step": np.int64, "iteration": np.int64, "objective": np.float64, "gradient_norm": np.float64, "seconds": np.float64}
 """Of the history, as arrays: a long fit by mini-batches has a hundred thousand rows."""
 HISTORY: Final = "history."

@@ -6,9 +6,12 @@ their code has become.
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
+import sys
+from collections.abc import Mapping
 from functools import cached_property, lru_cache, singledispatchmethod
-from types import BuiltinFunctionType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +45,7 @@ class _Walk:
     def __init__(self) -> None:
         self.sha256 = hashlib.sha256()
         self._seen: dict[int, int] = {}
+        self._modules: set[int] = set()
         self._held: list[Any] = []  # an id is one object's only as long as that lives
 
     def take(self, value: Any) -> None:
@@ -79,9 +83,11 @@ class _Walk:
     def _object(self, value: Any) -> None:
         """By how it would be pickled: what makes it, from what."""
         try:
-            made = value.__reduce_ex__(4)
+            reducer = copyreg.dispatch_table.get(type(value))
+            made = value.__reduce_ex__(4) if reducer is None else reducer(value)
         except TypeError as error:
-            raise TypeError(f"{type(value).__name__} {value!r:.80} cannot be part of what is checkpointed: {error}") from error
+            name = f"{type(value).__name__} {value!r:.80}"
+            raise TypeError(f"{name} cannot be part of what is checkpointed: {error}; make it where it is used") from error
         if isinstance(made, str):
             self._note("global", type(value).__module__, made)
             return
@@ -115,7 +121,7 @@ class _Walk:
 
     @_object.register
     def _class(self, value: type) -> None:
-        self._note("class", value.__module__, value.__qualname__)
+        self._note("class", value.__module__, value.__qualname__, version_of(value.__module__))
         if is_own(value.__module__):
             own = {name: each for name, each in vars(value).items() if is_of_body(name, each)}
             self._note("body", sorted(own))
@@ -146,14 +152,21 @@ class _Walk:
 
     @_object.register
     def _function(self, value: FunctionType) -> None:
-        self._note("function", value.__module__, value.__qualname__)
+        self._note("function", value.__module__, value.__qualname__, version_of(value.__module__))
         if is_own(value.__module__):
-            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            cells = list(map(content_of, value.__closure__ or ()))
             self._all("function", (value.__code__, value.__defaults__, value.__kwdefaults__, cells))
-            known = {name: value.__globals__[name] for name in names_in(value.__code__) if name in value.__globals__}
-            self._note("globals", sorted(known))
-            for _, each in sorted(known.items()):
-                self._take_around(each)
+            self._around(names_in(value.__code__), value.__globals__)
+
+    def _around(self, names: set[str], known: Mapping[str, Any]) -> None:
+        """What code with these names finds by them, also in modules of the user's."""
+        found = {name: known[name] for name in names & known.keys()}
+        self._note("names", sorted(found))
+        for _, each in sorted(found.items()):
+            self._take_around(each)
+            if isinstance(each, ModuleType) and is_own(each.__name__) and id(each) not in self._modules:
+                self._modules.add(id(each))
+                self._around(names, vars(each))
 
     @_object.register
     def _code(self, value: CodeType) -> None:
@@ -181,6 +194,20 @@ def is_cached(value: Any, name: str) -> bool:
 def is_of_body(name: str, value: Any) -> bool:
     """Whether the user has written it into a class."""
     return isinstance(value, CODE) or not (name.startswith(("__", "_abc_")) or isinstance(value, LAYOUT))
+
+
+def content_of(cell: CellType) -> Any:
+    """Of a variable of the function around; None before it has one."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def version_of(module: str | None) -> str:
+    """Of the package that somebody else wrote. Those that the bits hang on anyway are told apart by their versions elsewhere."""
+    package = (module or "").partition(".")[0]
+    return "" if package in (*VALUES, "pipeline") else str(vars(sys.modules.get(package, sys)).get("__version__", ""))
 
 
 def names_in(code: CodeType) -> set[str]:

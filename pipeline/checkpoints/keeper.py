@@ -17,7 +17,17 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipeline.checkpoints.files import SUFFIX, CheckpointWarning, Problem, Saved, arithmetic, read_checkpoint, words_of, write_checkpoint
+from pipeline.checkpoints.files import (
+    NAME,
+    SUFFIX,
+    CheckpointWarning,
+    Problem,
+    Saved,
+    arithmetic,
+    read_checkpoint,
+    words_of,
+    write_checkpoint,
+)
 from pipeline.checkpoints.trees import Flattened, restored
 from pipeline.history import Row
 from pipeline.models.files import remove_leftovers
@@ -37,8 +47,8 @@ class Checkpoint:
     every_seconds after so many seconds, None: not by time
     every_rounds  after so many rounds, None: not by rounds. Short rounds are done by the dozen on the workers, and saved when the client
                   hears of them, after two seconds at most
-    resume        whether to go on from the latest checkpoint of the same problem
-    shared        whether other fits' checkpoints may lie there; if not, finding only those is an error
+    resume        whether to go on from the latest checkpoint of the same problem; if not, those that are there are removed
+    shared        whether other fits' checkpoints may lie there; if not, finding only those is an error, and not to resume removes them
     remove        whether they go when the fit is done; if not, its end is saved, too
 
     A checkpoint is written in the background, and when a fit fails, is interrupted, or ends by SIGTERM, which is caught where the fit runs
@@ -60,13 +70,19 @@ class Checkpoint:
     def __post_init__(self) -> None:
         directory: Any = self.directory
         if not isinstance(directory, str | Path) or str(directory) in ("", "."):
-            raise TypeError(f"directory must be the path of a directory for checkpoints, got {directory!r}")
-        object.__setattr__(self, "directory", Path(directory).expanduser().absolute())
+            raise TypeError(f"directory must be the path of a directory for checkpoints alone, got {directory!r}")
+        if "://" in str(directory) or "\0" in str(directory):
+            raise ValueError(
+                f"directory must be a path in a file system, got {directory!r}; checkpoints are on disks that can rename files"
+            )
+        object.__setattr__(self, "directory", Path(os.path.expanduser(directory)).absolute())  # noqa: PTH111  (raises nothing)
         for name in ("resume", "shared", "remove"):
             if not isinstance(vars(self)[name], bool):
                 raise TypeError(f"{name} must be True or False, got {vars(self)[name]!r}")
         if self.every_rounds is not None:
             check_counts(every_rounds=self.every_rounds)
+        if isinstance(self.every_rounds, bool) or isinstance(self.every_seconds, bool):
+            raise TypeError("every_rounds and every_seconds must be numbers or None, got a boolean")
         if self.every_seconds is not None and not as_number(self.every_seconds) > 0:
             raise ValueError(f"every_seconds must be a number above 0 or None, got {self.every_seconds!r}")
 
@@ -137,7 +153,7 @@ class Keeper:
         """
         remove_leftovers(self.directory, self.problem.stem)
         if not self.options.resume:
-            for path in self.problem.paths(self.directory) if self.options.shared else self.directory.glob(f"*{SUFFIX}"):
+            for path in self.problem.paths(self.directory) if self.options.shared else checkpoints_in(self.directory):
                 path.unlink(missing_ok=True)
             return None
         found = self.problem.paths(self.directory)
@@ -156,7 +172,7 @@ class Keeper:
         return None
 
     def _refuse_others(self) -> None:
-        for path in sorted(self.directory.glob(f"*{SUFFIX}"), reverse=True):
+        for path in checkpoints_in(self.directory):
             try:
                 words = words_of(path)
             except (ValueError, OSError, KeyError) as error:
@@ -232,6 +248,11 @@ class Keeper:
         for old in self._files[:-KEPT]:
             old.unlink(missing_ok=True)
         self._files = self._files[-KEPT:]
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """All checkpoints, of whatever problem, the latest first. A user's own files have other names."""
+    return sorted((path for path in directory.glob(f"*{SUFFIX}") if NAME.search(path.name)), reverse=True)
 
 
 def yield_to_others() -> None:

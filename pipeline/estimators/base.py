@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 import dask
 import dask.array as da
@@ -22,7 +22,7 @@ from sklearn.utils.validation import _check_feature_names, _check_sample_weight,
 
 from pipeline.callbacks import RoundCallbacks
 from pipeline.checkpoints.files import Problem
-from pipeline.checkpoints.identity import identity
+from pipeline.checkpoints.identity import identity, is_own
 from pipeline.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.data.collections import LAZY, feature_names
 from pipeline.data.dataset import Dataset
@@ -39,6 +39,9 @@ from tasks.reductions import Tree
 from tasks.scoring import SCORE, Predictor, ScoreInput, ScoreSums, predict_block, score_sums
 from tasks.strategies.base import Strategy
 from tasks.typing import Array
+
+START: Final = ("parameters_sha256_", "coef_", "intercept_", "coefs_", "intercepts_")
+"""What a fit that starts from the last one's parameters hangs on."""
 
 
 class SetUp(NamedTuple):
@@ -79,6 +82,11 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _goes_on(self) -> bool:
         """Whether this fit goes on from the last one, on rows with the same features."""
         return False
+
+    @property
+    def _continues(self) -> bool:
+        """Whether this fit starts from the last one's parameters, if there are any."""
+        return bool(self.get_params().get("warm_start"))
 
     @property
     def _held_out(self) -> float:
@@ -182,8 +190,10 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _keeper(self, options: Checkpoint, dataset: Dataset) -> Keeper:
         """Of this fit's checkpoints, with the one that it goes on from."""
         words = {"estimator": type(self).__name__, **self._described(), "data": dataset.described()}
-        if self._goes_on or self.get_params().get("warm_start"):
-            words["start"] = vars(self).get("parameters_sha256_", "anew")
+        if self._continues:
+            words["start"] = described([vars(self).get(name) for name in START])
+        if is_own(type(self).__module__):
+            words["code"] = described(type(self))
         keeper = Keeper(options, Problem(words))
         keeper.load()
         self._take_seed(keeper.seed)

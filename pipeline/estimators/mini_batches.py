@@ -113,6 +113,10 @@ class MiniBatchModel(GradientModel):
         return self._partial and "_state" in vars(self)
 
     @property
+    def _continues(self) -> bool:
+        return self._partial or self.warm_start
+
+    @property
     def _by_epochs(self) -> bool:
         """Whether the solver works on mini-batches."""
         return True

@@ -234,6 +234,33 @@ def test_a_whole_fit_is_another_problem_than_a_partial_one(tmp_path: Path) -> No
     assert model(checkpoint=tmp_path, alpha=np.float64(1e-4)).fit(dataset).resumed_from_ == 5  # the default, as a search would give it
 
 
+def test_another_start_is_another_problem(tmp_path: Path) -> None:
+    """Of a warm start whose coefficients somebody has set, and of a partial fit after one that kept no state."""
+    X, y = breast_cancer()
+
+    def warm(value: float) -> LogisticRegression:
+        model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=3, checkpoint=tmp_path)
+        model.set_params(checkpoint=None).fit(X, y).set_params(checkpoint=tmp_path, max_iter=100)
+        model.coef_[:] = value
+        return model
+
+    stopped = warm(0.5).set_callbacks(AfterRounds((4,), stop))
+    with pytest.raises(StoppedError):
+        stopped.fit(X, y)
+    assert warm(0.25).fit(X, y).resumed_from_ == 0
+    assert warm(0.5).fit(X, y).resumed_from_ == 4
+
+    def network(max_iter: int) -> MLPClassifier:
+        model = MLPClassifier((3,), solver="lbfgs", max_iter=max_iter, random_state=0).fit(X, y)
+        return model.set_params(solver="adam", max_iter=10, checkpoint=tmp_path)
+
+    stopped_network = network(2).set_callbacks(AfterRounds((2,), stop))
+    with pytest.raises(StoppedError):
+        stopped_network.partial_fit(X, y, classes=[0, 1])
+    assert network(5).partial_fit(X, y, classes=[0, 1]).resumed_from_ == 0
+    assert network(2).partial_fit(X, y, classes=[0, 1]).resumed_from_ == 2
+
+
 @pytest.mark.parametrize("strategy", ["lbfgs", "mini-batches"])
 def test_models_of_your_own_go_on(tmp_path: Path, strategy: str) -> None:
     X, y = breast_cancer()

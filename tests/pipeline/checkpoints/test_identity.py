@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import subprocess
 import sys
 import threading
@@ -23,8 +24,10 @@ import threading
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar
+import re
 import numpy as np
 from numba import njit
+import helpers
 from pipeline.checkpoints.identity import identity
 FACTOR = {factor}
 WEIGHTS = np.array([1.0, {weight}])
@@ -32,7 +35,7 @@ OPTIONS = dict(power={power})
 LOCK = threading.Lock()
 def helper(x):
     with LOCK:
-        return FACTOR * x * WEIGHTS ** OPTIONS["power"]
+        return helpers.shifted(FACTOR * x * WEIGHTS ** OPTIONS["power"])
 @njit
 def fast(x):
     return x + {added}
@@ -43,6 +46,8 @@ def slow(x):
 class Mean:
     n: int
     delta: ClassVar[float] = {delta}
+    pattern: re.Pattern = re.compile("a+")
+    compiled: object = fast
     @property
     def layout(self):
         return self.n
@@ -56,19 +61,43 @@ before = identity(mean)
 assert mean.labels == {label} and identity(mean) == before
 print(before)
 """
-CONSTANTS = ("factor", "weight", "power", "added", "taken", "delta", "label", "constant", "n")
+HELPERS = """
+SHIFT = {shift}
+OTHER = 3
+def shifted(x):
+    return x + SHIFT
+"""
+CONSTANTS = ("shift", "factor", "weight", "power", "added", "taken", "delta", "label", "constant", "n")
 
 
-def in_script(directory: Path, comment: str = "", **changes: int) -> str:
-    path = directory / "script.py"
-    path.write_text(SCRIPT.format(comment=comment, **(dict.fromkeys(CONSTANTS, 2) | changes)))
-    return subprocess.run([sys.executable, path], check=True, capture_output=True, text=True, timeout=60).stdout
+RUN = """
+import importlib, json, runpy, sys
+for variant in json.loads(sys.argv[1]):
+    sys.path[0] = variant
+    sys.modules.pop("helpers", None)
+    importlib.invalidate_caches()
+    runpy.run_path(variant + "/script.py", run_name="__main__")
+"""
+
+
+def in_scripts(directory: Path, variants: list[dict[str, Any]]) -> list[str]:
+    """What each prints, one after another in a process of their own."""
+    places = []
+    for number, changes in enumerate(variants):
+        constants = dict.fromkeys(CONSTANTS, 2) | {"comment": ""} | changes
+        place = directory / str(number)
+        place.mkdir(exist_ok=True)
+        (place / "helpers.py").write_text(HELPERS.format(**constants))
+        (place / "script.py").write_text(SCRIPT.format(**constants))
+        places.append(str(place))
+    command = [sys.executable, "-c", RUN, json.dumps(places)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
 
 
 def test_classes_of_scripts_are_known_by_their_code(tmp_path: Path) -> None:
-    first = in_script(tmp_path)
-    assert first == in_script(tmp_path, comment="# what it does\n")
-    others = [in_script(tmp_path, **{change: 7}) for change in CONSTANTS]
+    (first,) = in_scripts(tmp_path, [{"comment": "# what it does"}])
+    again, *others = in_scripts(tmp_path, [{}, *({change: 7} for change in CONSTANTS)])
+    assert first == again
     assert len({first, *others}) == 1 + len(CONSTANTS)
 
 

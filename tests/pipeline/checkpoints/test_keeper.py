@@ -153,6 +153,17 @@ def test_not_to_resume_is_to_begin_anew(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_files_of_the_user_stay(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    for name in ("model.safetensors", "epoch-000000009.safetensors", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "folder.safetensors").mkdir()
+    assert found(tmp_path, shared=False, resume=False) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "epoch-000000009.safetensors", "folder.safetensors", "model.safetensors", "notes.txt",
+    ]  # fmt: skip
+
+
 def test_other_problems_live_beside(tmp_path: Path) -> None:
     other = PROBLEM._replace(words={**PROBLEM.words, "C": "2.0"})
     write(tmp_path, 3, problem=other)
@@ -401,6 +412,12 @@ def test_what_checkpoint_may_be() -> None:
     for wrong in (3, "", None, Path()):
         with pytest.raises(TypeError, match="directory must be the path of a directory"):
             Checkpoint(directory=wrong)  # type: ignore[arg-type]
+    for elsewhere in ("s3://bucket/fits", "a\0b"):
+        with pytest.raises(ValueError, match="directory must be a path in a file system"):
+            Checkpoint(directory=elsewhere)
+    for boolean in ("every_rounds", "every_seconds"):
+        with pytest.raises(TypeError, match="must be numbers or None, got a boolean"):
+            Checkpoint(directory="x", **{boolean: True})
     with pytest.raises(TypeError, match="resume must be True or False"):
         Checkpoint(directory="x", resume="no")  # type: ignore[arg-type]
 
