@@ -40,7 +40,8 @@ class Dataset:
 
     A partition that cannot be read ends a fit with PartitionError, one with values that no fit can use (NaN, infinity, negative weights)
     with ValueError. on_error="quarantine", of the constructors that read lazily, leaves such partitions out instead, with a
-    QuarantineWarning; `quarantined` has them. What else the fit does is what it would do if they were empty.
+    QuarantineWarning; `quarantined` has them. What else the fit does is what it would do if they were empty. What tells of all
+    partitions (the first CSV file, the footers of Parquet files) must be readable all the same.
     """
 
     def __init__(self, source: Source, *, columns: Sequence[str] | None, dtype: str, n_columns: int, part: int = 0) -> None:
