@@ -22,6 +22,7 @@ from pipeline.cluster.interrupts import imports_done
 from pipeline.cluster.queue_options import parse_memory
 from pipeline.cluster.systems import SYSTEMS
 from pipeline.config import bundled_jobs, read_job
+from pipeline.data.errors import PartitionError
 from pipeline.jobs.pixels import Format, make_pixels
 from pipeline.models.model_files import MODEL_FILE, load_model
 from pipeline.models.predictions import predict_files
@@ -194,10 +195,9 @@ def train(arguments: argparse.Namespace) -> int:
 
 def verify_run(arguments: argparse.Namespace) -> int:
     """Say whether a run comes out again."""
-    cluster = chosen_cluster(arguments)
-    if cluster is not None and arguments.tls is not None:
-        cluster["tls"] = arguments.tls
-    verdict = verify(find_directory(arguments.directory), cluster, RoundProgress(quiet=arguments.quiet))
+    overrides = [] if arguments.tls is None else [f"cluster.tls={arguments.tls}"]
+    progress = RoundProgress(quiet=arguments.quiet)
+    verdict = verify(find_directory(arguments.directory), chosen_cluster(arguments), overrides, progress)
     print(verdict)
     return 0 if verdict.difference is None else 1
 
@@ -206,7 +206,9 @@ def tell_where_it_goes_on(checkpoints: Path, error: BaseException) -> None:
     """What a run leaves that did not come to its end."""
     if isinstance(error, Terminated):
         print("the walltime is nearly over" if error.code == OUT_OF_TIME else "ended by SIGTERM", file=sys.stderr)
-    if found := sorted(checkpoints.glob(f"*{SUFFIX}")):
+    # of a job or of rows that are not what they were, or must be; a partition may be there again
+    for_good = isinstance(error, ValueError | TypeError) and not isinstance(error, PartitionError)
+    if not for_good and (found := sorted(checkpoints.glob(f"*{SUFFIX}"))):
         print(f"what it had so far is in {found[-1]}; the same command with --resume goes on from there", file=sys.stderr)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -42,19 +42,20 @@ class History:
         self.rows: list[Row] = list(rows)
         self._start = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
 
-    def add(self, report: Report, began: float) -> Row:
-        """began: when the rounds that this is one of began, by time.perf_counter."""
-        row = Row(
-            round=len(self.rows) + 1,
-            power=report.power,
-            row_step=report.row_step,
-            iteration=report.iteration,
-            objective=report.objective,
-            gradient_norm=report.gradient_norm,
-            seconds=began + report.elapsed - self._start,
-        )
-        self.rows.append(row)
-        return row
+    def following(self, reports: Sequence[Report], began: float) -> list[Row]:
+        """The rows to add for rounds that came after these. began: when those rounds did begin, by time.perf_counter."""
+        return [
+            Row(
+                round=n_round,
+                power=report.power,
+                row_step=report.row_step,
+                iteration=report.iteration,
+                objective=report.objective,
+                gradient_norm=report.gradient_norm,
+                seconds=began + report.elapsed - self._start,
+            )
+            for n_round, report in enumerate(reports, len(self.rows) + 1)
+        ]
 
 
 def finite(row: Mapping[str, Any]) -> dict[str, Any]:

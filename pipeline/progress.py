@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.history import Row, json_line
+from pipeline.line_files import LineFile
 
 
 class RoundProgress:
@@ -99,34 +100,46 @@ class RoundProgress:
         return min(1.0, math.log(self._first / gradient) / math.log(self._first / tol)) if tol > 0 else 0.0
 
 
-class RoundLog:
+class EndOfRounds:
+    """The hooks of sklearn.callback.FitCallback for those that look at rounds only when they are over."""
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Nothing."""
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Nothing."""
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Nothing."""
+
+
+class RoundLog(EndOfRounds):
     """A context with a file of JSON lines, gone at its end, and a scikit-learn fit callback that adds each round of a fit to it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("w")
+        self._file = LineFile(self._path, "", "the rounds so far are not shown")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
 
-    # -- the hooks of sklearn.callback.FitCallback --------------------------------------------------------------------------------------
-
-    def setup(self, estimator: Any, context: Any) -> None:
-        """Nothing: the file is open."""
-
-    def teardown(self, estimator: Any, context: Any) -> None:
-        """Nothing: the file goes with the context."""
-
-    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Nothing: a round is known when it is over."""
-
     def on_fit_task_end(self, estimator: Any, context: Any, *, metadata: Mapping[str, Any] | None = None) -> bool:
         """After a round, whose `pipeline.history.Row` is the metadata; never asks the fit to stop."""
         if metadata is not None:
-            self._file.write(json_line(metadata))
-            self._file.flush()
+            self._file.add(json_line(metadata))
         return False
+
+
+class RoundLimit(EndOfRounds):
+    """A scikit-learn fit callback that ends a fit after so many rounds."""
+
+    def __init__(self, n_rounds: int) -> None:
+        self._n_rounds = n_rounds
+
+    def on_fit_task_end(self, estimator: Any, context: Any, *, metadata: Mapping[str, Any] | None = None) -> bool:
+        """After a round, whose `pipeline.history.Row` is the metadata."""
+        return metadata is not None and metadata["round"] >= self._n_rounds

@@ -7,7 +7,7 @@
     loss.png           objective and largest |gradient| by round
     metrics.json       what `Metrics` holds; written last, so a run that has it is whole
     digests.jsonl      digests of the sums of each round, for `verify`: see `pipeline.verification.records`
-    checkpoints/       of a run that is not whole, or was interrupted: see `pipeline.Checkpoint`
+    checkpoints/       of a run that is not whole, or was interrupted: see `pipeline.Checkpoint`; .digests.jsonl.part is there as long
 
 But for the rounds so far, each file is replaced whole, by a rename, when a run of that name was there already.
 """
@@ -118,12 +118,11 @@ def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = F
         write_run(directory, job, model, metrics)
         if model.status_.reason != INTERRUPTED:
             shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
-    except BaseException:
+    finally:
         if not any((directory / CHECKPOINTS).glob("*")):
             (directory / UNFINISHED).unlink(missing_ok=True)
         with suppress(OSError):
-            directory.rmdir()  # leaves nothing behind, unless an earlier run or a checkpoint is in there
-        raise
+            directory.rmdir()  # leaves nothing behind, unless a run or a checkpoint is in there
     return Run(model, metrics, directory)
 
 
@@ -137,6 +136,8 @@ def fit_and_score(
     times.append(time.perf_counter())
     model = job.estimator.build().set_params(checkpoint=checkpoint_of(job, resume=resume))
     directory = Path(job.output.directory)
+    if not job.output.record:
+        (directory / UNFINISHED).unlink(missing_ok=True)  # of a fit that ended before
     with RoundLog(directory / ROUNDS_FILE) as log, RoundRecord(directory) if job.output.record else nullcontext() as record:
         model.set_callbacks(progress, log)
         model._record = record
@@ -212,12 +213,13 @@ def versions() -> dict[str, str]:
 
 
 def write_run(directory: Path, job: Job, model: GradientModel, metrics: Metrics) -> None:
-    """Write the files, metrics.json last."""
+    """Write the files, metrics.json last; an earlier run's goes first, for it is of other files."""
+    (directory / METRICS_FILE).unlink(missing_ok=True)
     replace_file(directory / "job.toml", f"# as run by {DISTRIBUTION} {__version__}\n{job.toml()}")
     save_model(model, directory / MODEL_FILE)
     replace_file(directory / "history.jsonl", "".join(map(json_line, model.history_)))
     replace_file(directory / "loss.png", loss_plot(model, metrics))
-    publish_record(directory)
+    publish_record(directory, metrics["rounds"])
     replace_file(directory / METRICS_FILE, json.dumps(finite(metrics), indent=2, allow_nan=False) + "\n")
 
 

@@ -102,12 +102,16 @@ def _run(
         with single_blas_thread():
             while not ended and any(state.status.kind == "running" for state in states):
                 began = time.perf_counter()
-                before, (states, reports) = states, executor.advance(dataset, fit, states, NO_LIMIT)
+                before, (after, reports) = states, executor.advance(dataset, fit, states, NO_LIMIT)
+                rows = history.following(reports, began)
+                if on_marks is not None:  # before these rounds can be in a checkpoint, whose rounds shall all be in the record
+                    for row, report in zip(rows, reports, strict=True):
+                        if report.marks is not None:
+                            on_marks(row["round"], report.marks)
                 sent = max([sent, *(report.n_bytes for report in reports)])
-                rows = [history.add(report, began) for report in reports]
-                for done, (row, report) in enumerate(zip(rows, reports, strict=True), 1):
-                    if on_marks is not None and report.marks is not None:
-                        on_marks(row["round"], report.marks)
+                states = after
+                history.rows += rows  # with the states at once: no signal is handled between two assignments
+                for done, row in enumerate(rows, 1):
                     if on_round is not None and on_round(row):
                         ended = CUT_OFF
                         if done < len(rows):

@@ -48,25 +48,28 @@ def check_not_active(directory: Path) -> None:
 def submit_job(job: Job, batch: BatchJob, command: Sequence[str]) -> Submission:
     """Write the run's directory and submit its script to SLURM; command: what the user typed.
 
-    Raises what `check_data`, `check_not_active` and `submit_script` raise; the directory is then as it was.
+    Raises what `check_data`, `check_not_active` and `queued` raise, and OSError; the directory is then as it was.
     """
     check_data(job)
     check_not_active(batch.directory)
     if shutil.which("sbatch") is None:
         slurm.ask("sbatch", "--version")  # raises, before anything is written
-    files = [batch.directory / name for name in (JOB_FILE, SCRIPT_FILE)]
+    files = [batch.directory / name for name in (JOB_FILE, SCRIPT_FILE, SUBMITTED_FILE)]
     with unchanged_on_error(files):
         replace_file(files[0], job.toml())
         replace_file(files[1], slurm_script(batch))
-        job_id = submit_script(files[1])
-    now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
-    submission = Submission(job_id=job_id, queue="slurm", command=list(command), time=now, host=platform.node(), resume=batch.resume)
-    submission.write(batch.directory / SUBMITTED_FILE)
+        with queued(files[1]) as job_id:
+            now = dt.datetime.now().astimezone().isoformat(timespec="seconds")
+            submission = Submission(
+                job_id=job_id, queue="slurm", command=list(command), time=now, host=platform.node(), resume=batch.resume
+            )
+            submission.write(files[2])
     return submission
 
 
-def submit_script(script: Path) -> str:
-    """Submit a script and return the job's id.
+@contextmanager
+def queued(script: Path) -> Iterator[str]:
+    """Submit a script, and have the job's id in the block; when that fails, the job is cancelled.
 
     Raises JobRefusedError, within seconds, for a job that SLURM refuses or that could only wait for ever; FileNotFoundError without
     sbatch; TimeoutError when SLURM does not answer.
@@ -78,10 +81,10 @@ def submit_script(script: Path) -> str:
     try:
         if (reason := never_reason(job_id)) is not None:
             raise JobRefusedError(f"SLURM would let the job wait for ever: {reason}; ask for less, or for another --partition")
+        yield job_id
     except BaseException:
         slurm.ask("scancel", job_id)  # nobody would know of it
         raise
-    return job_id
 
 
 def never_reason(job_id: str) -> str | None:

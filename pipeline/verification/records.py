@@ -7,18 +7,22 @@ digests.jsonl   a line about the rows ("seed", and "content": the digest of each
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import warnings
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
 from pipeline.data.dataset import Dataset
+from pipeline.line_files import LineFile
+from pipeline.models.files import replace_file
 from tasks.marks import Marks
 from tasks.typing import UInt64
 
 RECORD_FILE: Final = "digests.jsonl"
 UNFINISHED: Final = ".digests.jsonl.part"
+NO_RECORD: Final = "this run keeps no record, and cannot be verified"
 
 
 class Record(Protocol):
@@ -36,33 +40,55 @@ class RoundRecord:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / UNFINISHED
-        self._lines: list[str] = []
+        self._file: LineFile | None = None
 
     def __enter__(self) -> Self:
-        with suppress(OSError):
-            self._lines = self._path.read_text().splitlines(keepends=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with suppress(AttributeError):  # it never began
+        if self._file is not None:
             self._file.close()
 
     def begin(self, dataset: Dataset, seed: int | None, resumed_from: int) -> int | None:
-        kept = self._lines[: resumed_from + 1] if resumed_from else []
-        self._file = self._path.open("w", buffering=1)  # a line is there before the checkpoint after its round
-        self._file.writelines(kept or [json.dumps({"seed": seed, "content": hexadecimal(dataset.contents)}) + "\n"])
+        """Cuts what is there to the rounds gone on from. Where they are not all there, a warning, and no record."""
+        rows = json.dumps({"seed": seed, "content": hexadecimal(dataset.contents)}) + "\n"
+        kept = lines_of(self._path)[: resumed_from + 1] if resumed_from else [rows]
+        if kept[:1] == [rows] and rounds_of(kept[1:]) == list(range(1, resumed_from + 1)):
+            self._file = LineFile(self._path, "".join(kept), NO_RECORD)
+        else:
+            self._path.unlink(missing_ok=True)
+            warnings.warn(f"{NO_RECORD}: that of the {resumed_from} rounds that it goes on from is not whole", stacklevel=2)
         return None
 
     def add(self, n_round: int, marks: Marks) -> None:
-        self._file.write(json.dumps({"round": n_round, "level": marks.level, "marks": hexadecimal(marks.values)}) + "\n")
+        """The line is there before a checkpoint after the round is."""
+        if self._file is not None:
+            self._file.add(json.dumps({"round": n_round, "level": marks.level, "marks": hexadecimal(marks.values)}) + "\n")
 
 
-def publish_record(directory: Path) -> None:
-    """The record of a run that is done takes the place of an earlier one's, or of none."""
-    with suppress(FileNotFoundError):
-        (directory / RECORD_FILE).unlink()
-    with suppress(FileNotFoundError):
-        (directory / UNFINISHED).replace(directory / RECORD_FILE)
+def lines_of(path: Path) -> list[str]:
+    """None where there is no file."""
+    try:
+        return path.read_text(errors="replace").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+
+
+def rounds_of(lines: Sequence[str]) -> list[int]:
+    """Numbers of the rounds that lines of a record are about, none for lines that are not."""
+    try:
+        return [json.loads(line)["round"] for line in lines]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def publish_record(directory: Path, n_rounds: int) -> None:
+    """The record of a run of so many rounds takes the place of an earlier one's; none does where it is not whole. What is unfinished stays,
+    for one that goes on."""
+    (directory / RECORD_FILE).unlink(missing_ok=True)
+    lines = lines_of(directory / UNFINISHED)
+    if len(lines) > n_rounds:  # there may be more, told before an interrupt
+        replace_file(directory / RECORD_FILE, "".join(lines[: n_rounds + 1]))
 
 
 def hexadecimal(values: UInt64) -> list[str]:
@@ -77,10 +103,6 @@ class Difference(NamedTuple):
     what: str
 
 
-class FoundEnd(Exception):  # noqa: N818  nothing has failed
-    """Ends the fit that is compared where the recorded one was interrupted."""
-
-
 class FoundDifference(Exception):  # noqa: N818  nothing has failed
     """Ends the fit that is compared. `difference`: the first one."""
 
@@ -90,12 +112,12 @@ class FoundDifference(Exception):  # noqa: N818  nothing has failed
 
 
 class Comparison:
-    """Compares a fit with the record of another; interrupted: one that did not come to its end.
+    """Compares a fit with the record of a run of n_rounds rounds; interrupted: one that did not come to its end.
 
-    Raises FileNotFoundError without a record, ValueError for one that is none.
+    Raises FileNotFoundError without a record, ValueError for one that is none, or not whole.
     """
 
-    def __init__(self, directory: Path, *, interrupted: bool = False) -> None:
+    def __init__(self, directory: Path, n_rounds: int, *, interrupted: bool = False) -> None:
         path = directory / RECORD_FILE
         self._interrupted = interrupted
         if not path.is_file():
@@ -109,6 +131,8 @@ class Comparison:
                 raise ValueError(f"its seed is {self._seed!r}")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no record of a run: {error}") from error
+        if list(self._rounds) != list(range(1, n_rounds + 1)):
+            raise ValueError(f"{path} is incomplete: it has {len(self._rounds)} of the run's {n_rounds} rounds; train the job again")
         self.n_compared = 0
 
     def begin(self, dataset: Dataset, seed: int | None, resumed_from: int) -> int | None:
@@ -126,8 +150,8 @@ class Comparison:
     def add(self, n_round: int, marks: Marks) -> None:
         if n_round not in self._rounds:
             if self._interrupted:
-                raise FoundEnd
-            raise FoundDifference(Difference(n_round, f"round {n_round}, which the run's record does not have"))
+                return
+            raise FoundDifference(Difference(n_round, f"round {n_round}, which the run did not have"))
         now, (level, then) = hexadecimal(marks.values), self._rounds[n_round]
         if (marks.level, len(now)) != (level, len(then)):
             raise FoundDifference(Difference(n_round, f"round {n_round} adds up {len(now)} lanes of groups here, {len(then)} then"))

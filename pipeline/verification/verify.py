@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.config import read_job
-from pipeline.progress import RoundProgress
+from pipeline.progress import RoundLimit, RoundProgress
 from pipeline.runs import METRICS_FILE, Metrics, versions
 from pipeline.training import INTERRUPTED
-from pipeline.verification.records import Comparison, Difference, FoundDifference, FoundEnd
+from pipeline.verification.records import Comparison, Difference, FoundDifference
 
 
 class Verdict(NamedTuple):
@@ -33,14 +33,16 @@ class Verdict(NamedTuple):
         return "\n".join([f"different: {self.difference.what}{before}", *self.hints])
 
 
-def verify(run: Path, cluster: Mapping[str, Any] | None, progress: RoundProgress) -> Verdict:
-    """Train a run's job again, on the [cluster] section given, or its own, and compare; nothing is written.
+def verify(run: Path, cluster: Mapping[str, Any] | None, overrides: Sequence[str], progress: RoundProgress) -> Verdict:
+    """Train a run's job again, on the [cluster] section given, or its own, with overrides as of `read_job`, and compare; nothing is
+    written. One that was interrupted is trained as far as it came.
 
     Raises FileNotFoundError for what is no whole run, ValueError for a damaged one, and what training raises.
     """
     metrics = read_metrics(run / METRICS_FILE)
-    job = read_job(str(run / "job.toml"), (), None if cluster is None else {"cluster": cluster})
-    comparison = Comparison(run, interrupted=metrics["status_reason"] == INTERRUPTED)
+    job = read_job(str(run / "job.toml"), overrides, None if cluster is None else {"cluster": cluster})
+    interrupted = metrics["status_reason"] == INTERRUPTED
+    comparison = Comparison(run, metrics["rounds"], interrupted=interrupted)
     model = job.estimator.build()
     model._record = comparison
     difference = None
@@ -49,13 +51,11 @@ def verify(run: Path, cluster: Mapping[str, Any] | None, progress: RoundProgress
         shown.step(f"start {job.cluster.kind}")
         with job.cluster.connect(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_callbacks(shown)
+            model.set_callbacks(shown, *([RoundLimit(metrics["rounds"])] if interrupted else ()))
             try:
                 model.fit(train)
             except FoundDifference as found:
                 difference = found.difference
-            except FoundEnd:
-                return Verdict(None, comparison.n_compared, metrics["parameters_sha256"], ())
     expected = metrics["parameters_sha256"]
     if difference is None and comparison.n_left:
         difference = Difference(

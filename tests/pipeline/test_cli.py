@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from sklearn.datasets import load_sample_image
 
 import pipeline
 from pipeline import Dataset, LogisticRegression, benchmarks
+from pipeline.checkpoints.termination import Terminated
 from pipeline.cli import main
 from pipeline.config import read_job
+from pipeline.data.errors import PartitionError, SourceChangedError
 from pipeline.data_sections import BundledData
 from pipeline.jobs.pixels import make_pixels
 from pipeline.models.model_files import save_model
@@ -243,6 +246,33 @@ def test_a_users_mistake_ends_with_2_and_a_line(
     with pytest.raises((ValueError, OSError)):
         main([*arguments, "--traceback"])
     assert list(tmp_path.glob("**/*.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [
+        (KeyboardInterrupt(), True),
+        (Terminated(143), True),
+        (ConnectionError("no scheduler"), True),
+        (MemoryError(), True),
+        (PartitionError("unreadable", 3, "X-3.npy"), True),
+        (ValueError("checkpoints of another problem"), False),
+        (SourceChangedError("other rows", (3,), ("X-3.npy",)), False),
+        (TypeError("no numbers"), False),
+    ],
+)
+def test_that_a_run_goes_on_is_said_where_it_does(
+    error: BaseException, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "1.safetensors").touch()
+        raise error
+
+    monkeypatch.setattr("pipeline.cli.run_job", fail)
+    with pytest.raises(type(error)) if isinstance(error, Terminated | MemoryError) else nullcontext():
+        main(["train", "digits", "--out", str(tmp_path), "--resume"])
+    assert ("the same command with --resume goes on from there" in capsys.readouterr().err) == goes_on
 
 
 def test_wrong_arguments_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,6 +150,15 @@ def test_a_run_that_fails_after_its_fit_goes_on_without_another_round(tmp_path: 
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_no_file_of_a_run_says_that_it_is_whole_while_others_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here("breast_cancer", tmp_path)
+    monkeypatch.setattr("pipeline.runs.save_model", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        run_here("breast_cancer", tmp_path, "estimator.C=2.0")
+    assert "C = 2.0" in (tmp_path / "job.toml").read_text()
+    assert not (tmp_path / "metrics.json").exists()
+
+
 def no_space(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

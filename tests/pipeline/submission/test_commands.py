@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +67,28 @@ def test_mistakes_are_known_before_the_queue_is_asked(
     assert "--queue pbs: submit speaks to slurm only" in refused(capsys, "submit", "digits", "--queue", "pbs")
     assert "there is no sbatch on this machine" in refused(capsys, "submit", "digits")
     assert list(here.iterdir()) == []
+
+
+def test_a_job_that_cannot_be_noted_is_cancelled(
+    tmp_path_factory: pytest.TempPathFactory, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = tmp_path_factory.mktemp("commands")
+    for name, answer in (("sbatch", "42"), ("scontrol", "JobId=42 JobState=RUNNING Reason=None"), ("scancel", "")):
+        (commands / name).write_text(f"#!/bin/sh\necho {name} $* >> {commands}/log\necho '{answer}'\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    with monkeypatch.context() as patch:
+        patch.setattr(Submission, "write", no_space)
+        assert "No space left on device" in refused(capsys, "submit", "digits", "--memory", "1GB")
+    assert (commands / "log").read_text().splitlines()[-1] == "scancel 42"
+    assert list(here.rglob("*.*")) == []
+    assert main(["submit", "digits", "--memory", "1GB"]) == 0
+    assert (here / "runs/digits" / SUBMITTED_FILE).is_file()
+    assert (commands / "log").read_text().count("scancel") == 1
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_runs_that_were_not_submitted_have_a_status_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
