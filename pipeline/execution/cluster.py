@@ -63,7 +63,7 @@ BYTES_PER_SECOND: Final = 500e6
 
 
 class ClusterExecutor(Executor):
-    """The graph executor. Waits at most `dask-descent.wait-for-workers` (Dask configuration, seconds, default 30) for a first worker,
+    """The graph executor. Waits at most `dask-descent.wait-for-workers` (Dask configuration, by default 30 s) for a first worker,
     and as long again if all are lost. A worker that dies costs the recompute of its rows; rows move to workers that join, and from slow
     workers to fast ones.
 
