@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import psutil
@@ -15,9 +15,11 @@ from tasks.partition import Group
 if TYPE_CHECKING:
     from tasks.reductions import Reduction
 
+Merged = TypeVar("Merged")
+
 
 class OutOfMemoryError(MemoryError):
-    """A round asked for more memory than there was; the message names the partitions."""
+    """A round asked for more memory than there was; the message names it, and the partitions that it was at, if not at sums."""
 
 
 def mapped(reduction: Reduction, lane: Sequence[Group], shared: Any) -> Any:
@@ -28,6 +30,18 @@ def mapped(reduction: Reduction, lane: Sequence[Group], shared: Any) -> Any:
         if isinstance(error, OutOfMemoryError):
             raise
         raise OutOfMemoryError(explained(reduction.name, lane, error)) from error
+
+
+def merged(name: str, merge: Callable[[Sequence[Merged]], Merged], parts: Sequence[Merged]) -> Merged:
+    """The sums of a round's tasks as one. Raises OutOfMemoryError instead of MemoryError."""
+    try:
+        return merge(parts)
+    except MemoryError as error:
+        free = psutil.virtual_memory().available / 1e6
+        raise OutOfMemoryError(
+            f"the round {name!r} ran out of memory where the sums of {len(parts)} tasks were added up, with {free:.3g} MB free: {error};"
+            " sums are as large as the parameters, Hessians as their square: more memory would do, or a solver without Hessians"
+        ) from error
 
 
 def explained(name: str, lane: Sequence[Group], error: MemoryError) -> str:

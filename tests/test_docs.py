@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,20 @@ import pytest
 from distributed import Client
 from scipy.optimize import check_grad
 
+import pipeline
 from pipeline import Dataset, minimise
 from tasks.partition import Block, make_group
 from tasks.strategies.newton import Newton
 
 DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_errors_that_are_named_can_be_imported() -> None:
+    texts = [*DOCS.glob("*.md"), *(DOCS.parent / name for name in ("README.md", "CHANGELOG.md"))]
+    named = {name for path in texts for name in re.findall(r"`(\w+(?:Error|Warning))`", path.read_text(encoding="utf-8"))}
+    ours = {name for name in named if name not in vars(builtins)}
+    assert {"SchedulerLostError", "WorkersKilledError", "OutOfMemoryError", "PartitionError"} <= ours
+    assert ours <= set(pipeline.__all__)
 
 
 @pytest.fixture(scope="module")

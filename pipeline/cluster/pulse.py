@@ -37,10 +37,22 @@ class SilentWorkerWarning(UserWarning):
     """A worker that holds rows has stopped sending heartbeats, and this scheduler will wait for it for long."""
 
 
+def seconds_of(key: str) -> float:
+    """A limit of ours in Dask's configuration, by default 30 s. Raises ValueError, naming the key, for what is no time above 0."""
+    given = dask.config.get(key, "30s")
+    seconds = 0.0
+    with suppress(LookupError, ValueError, TypeError, AttributeError):  # whatever Dask meets in it
+        seconds = float(parse_timedelta(given))
+    if not seconds > 0:
+        raise ValueError(f"{key} in Dask's configuration must be a time above 0, such as 60, '60s' or '5 minutes', got {given!r}")
+    return seconds
+
+
 def worker_ttl() -> float:
     """Seconds for `distributed.scheduler.worker-ttl` of schedulers that are started here: half of `dask-descent.stall-limit` (Dask
-    configuration, by default 30 s), because a scheduler looks no more often than that; less where Dask's own key has been set to less."""
-    own = parse_timedelta(dask.config.get(STALL_LIMIT, "30s")) / 2
+    configuration, by default 30 s), because a scheduler looks no more often than that; less where Dask's own key has been set to less.
+    Raises ValueError as `seconds_of`."""
+    own = seconds_of(STALL_LIMIT) / 2
     theirs = dask.config.get(WORKER_TTL)
     return float(own if theirs is None else min(own, parse_timedelta(theirs)))
 
@@ -48,7 +60,7 @@ def worker_ttl() -> float:
 @contextmanager
 def pulse(client: Client) -> Iterator[None]:
     """Whatever the block asks of the scheduler ends once that is gone, or has not answered for `dask-descent.scheduler-timeout` (Dask
-    configuration, by default 30 s). Warns of silent workers."""
+    configuration, by default 30 s). Warns of silent workers. Raises ValueError as `seconds_of`."""
     found = pulse_of(client)
     found.enter(client)
     try:
@@ -91,11 +103,12 @@ class Pulse:
         self._told: set[str] = set()
 
     def enter(self, client: Client) -> None:
-        """Somebody more."""
+        """Somebody more. Raises ValueError for a `dask-descent.scheduler-timeout` that is no time, and nobody has entered."""
+        limit = seconds_of(SCHEDULER_TIMEOUT)
         with self._lock:
             self._users += 1
             if self._users == 1:
-                self.limit = float(parse_timedelta(dask.config.get(SCHEDULER_TIMEOUT, "30s")))
+                self.limit = limit
                 with suppress(RuntimeError):  # a client that is closed
                     loop(client).add_callback(self._begin, client)
 
@@ -205,7 +218,7 @@ async def warn_of(client: Client, worker: str, seconds: float) -> None:
     ttl: Any = "unknown to this client"
     with suppress(Exception):  # a scheduler that runs no functions, or is gone
         found = await asyncio.wait_for(client._run_on_scheduler(lambda dask_scheduler: dask_scheduler.worker_ttl), ASK_EVERY)
-        if found is not None and found <= parse_timedelta(dask.config.get(STALL_LIMIT, "30s")):
+        if found is not None and found <= seconds_of(STALL_LIMIT):
             return
         ttl = "null, for ever" if found is None else f"{found:g} s"
     since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))

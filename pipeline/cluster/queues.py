@@ -19,6 +19,7 @@ from distributed.deploy import Cluster
 
 from pipeline.cluster.interrupts import quiet_logs
 from pipeline.cluster.keeper import Keeper
+from pipeline.cluster.pulse import seconds_of
 from pipeline.cluster.queue_jobs import Queue, await_jobs, reporting
 from pipeline.cluster.queue_options import JobPlan, one_word
 from pipeline.cluster.schedulers import ClosingClient
@@ -49,7 +50,7 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
     await_jobs(queue, plan.options.min_workers, timeout)
     client.scheduler_info()  # the client's repr tells of the last it heard
     Keeper(queue).start()
-    patience = max(timeout, float(dask.config.get(WAIT_FOR_WORKERS, 0.0)))  # a fit outlives the wait for replacements
+    patience = max(timeout, seconds_of(WAIT_FOR_WORKERS))  # a fit outlives the wait for replacements
     opened.enter_context(dask.config.set({WAIT_FOR_WORKERS: patience}))
     return client, queue
 

@@ -10,7 +10,7 @@ import dask
 import distributed
 from distributed import Client
 
-from pipeline.cluster.pulse import lost
+from pipeline.cluster.pulse import lost, seconds_of
 
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
 STUCK_AFTER: Final = 5.0
@@ -25,14 +25,16 @@ class WorkersUnavailableError(TimeoutError):
 
 
 class Workers:
-    """Waits at most `dask-descent.wait-for-workers` (Dask configuration, seconds, default 30) for a first worker.
+    """Waits at most `dask-descent.wait-for-workers` (Dask configuration, by default 30 s) for a first worker.
 
     limits: bytes that each worker may hold before Dask begins to spill, of those that have a limit, as of the last `threads`.
+
+    Raises ValueError for such a limit that is no time.
     """
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.patience = float(dask.config.get(WAIT_FOR_WORKERS, 30.0))
+        self.patience = seconds_of(WAIT_FOR_WORKERS)
         self.limits: dict[str, float] = {}
 
     def threads(self) -> list[str]:

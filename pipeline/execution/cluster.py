@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,12 +19,12 @@ from distributed.comm import CommClosedError
 
 from pipeline.cluster.code import send_users_modules, usable_workers
 from pipeline.cluster.modules import dumps
-from pipeline.cluster.pulse import pulse, watched
+from pipeline.cluster.pulse import SchedulerLostError, pulse, watched
 from pipeline.cluster.workers import StuckError, Workers
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
-from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round
-from pipeline.execution.failures import Losses, raise_if_killed
+from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round, thread_given_back
+from pipeline.execution.failures import Losses, killers_named
 from pipeline.execution.gathering import gather
 from pipeline.execution.loader import Loader
 from pipeline.execution.loading_errors import failed_load, loading_error
@@ -35,6 +34,7 @@ from pipeline.execution.resident import Resident, Work
 from pipeline.execution.sessions import Rows, Sessions
 from tasks.checking import CONTENTS
 from tasks.fitting import Fit
+from tasks.memory import merged
 from tasks.participants import round_too_large
 from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker, result_of
 from tasks.threads import single_blas_thread
@@ -63,7 +63,7 @@ BYTES_PER_SECOND: Final = 500e6
 
 
 class ClusterExecutor(Executor):
-    """The graph executor. Waits at most `dask-descent.wait-for-workers` (Dask configuration, seconds, default 30) for a first worker,
+    """The graph executor. Waits at most `dask-descent.wait-for-workers` (Dask configuration, by default 30 s) for a first worker,
     and as long again if all are lost. A worker that dies costs the recompute of its rows; rows move to workers that join, and from slow
     workers to fast ones.
 
@@ -113,7 +113,7 @@ class ClusterExecutor(Executor):
         source = dataset.source
         stuck, losses = 0, Losses()
         for attempt in range(MAX_RELOADS):
-            with thread_given_back(), watched(self.client):
+            with thread_given_back(), self._watched(dataset):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
                     return self._checked_round(resident, dataset, reduction, shared)
@@ -152,13 +152,22 @@ class ClusterExecutor(Executor):
         known = loading_error(error, dataset.source, resident, self.workers.limits)
         if not name or any(future.status == "error" for future in resident.futures):
             self.release(dataset)  # what could not be read now may be readable later
-        raise_if_killed(error, name, dataset.source, resident)
         raise known from known.__cause__
 
     def release(self, dataset: Dataset) -> None:
         resident: Resident | None = dataset.source.resident.pop(self.client.id, None)
         if resident is not None:
             resident.release()
+
+    @contextmanager
+    def _watched(self, dataset: Dataset) -> Iterator[None]:
+        """`watched`; rows that went down with their scheduler are forgotten, for what stands for them here would keep the client."""
+        try:
+            with watched(self.client):
+                yield
+        except SchedulerLostError:
+            self.release(dataset)
+            raise
 
     # -- where the rows are ----------------------------------------------------------------------------------------------------------
 
@@ -261,9 +270,9 @@ class ClusterExecutor(Executor):
                 with resident.lock:
                     resident.located = False
         if results is None:
-            results = self._by_tasks(work, dataset, reduction, shared, 8 * n_floats)
+            results = self._by_tasks(resident, work, dataset, reduction, shared, 8 * n_floats)
         with single_blas_thread():
-            sums = merge_sums(results, resident.n_groups, reduction.combine)
+            sums = merging(reduction, resident.n_groups)(results)
         resident.last_round = time.monotonic() - start
         with resident.lock:
             resident.measure(work, sums.seconds)
@@ -276,7 +285,7 @@ class ClusterExecutor(Executor):
             return None
         asked = fit.ask(states)
         assert asked is not None
-        with watched(self.client):
+        with self._watched(dataset):
             try:
                 self._keep_together(resident, asked.reduction.level(asked.shared))
                 self._follow(resident)
@@ -309,7 +318,9 @@ class ClusterExecutor(Executor):
         short = resident.last_round <= CALLED_ROUND and n_bytes <= CALLED_BYTES
         return short and resident.located and not in_task() and can_call(self.client)
 
-    def _by_tasks(self, work: list[Work], dataset: Dataset, reduction: Reduction, shared: Any, result_bytes: int) -> list[Sums]:
+    def _by_tasks(
+        self, resident: Resident, work: list[Work], dataset: Dataset, reduction: Reduction, shared: Any, result_bytes: int
+    ) -> list[Sums]:
         n_groups = dataset.source.n_groups
         token = uuid.uuid4().hex
         graph: dict[Any, Any] = {}
@@ -329,7 +340,8 @@ class ClusterExecutor(Executor):
         if len(names) > 1 and result_bytes > CLIENT_COMBINE_BYTES:
             names = self._combine_on_cluster(graph, names, n_groups, reduction, token)
         self._tasks = max(self._tasks, len(graph))
-        return self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
+        with killers_named(reduction.name, graph, dataset.source, resident):
+            return self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
 
     def _send_modules(self, names: Set[str]) -> None:
         """Those of the user's; each once more at its first use in a fit."""
@@ -337,8 +349,7 @@ class ClusterExecutor(Executor):
         self._sent |= names
 
     def _combine_on_cluster(self, graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:
-        merge = partial(merge_sums, n_groups=n_groups, combine=reduction.combine)
-        level = 0
+        merge, level = merging(reduction, n_groups), 0
         while len(names) > 1:
             merged = []
             for i in range(0, len(names), FAN_IN):
@@ -370,22 +381,9 @@ class ClusterExecutor(Executor):
         return results
 
 
-_given_back = threading.local()
-
-
-@contextmanager
-def thread_given_back() -> Iterator[None]:
-    """Inside a Dask task: let other tasks, those of our own rounds among them, use this task's thread while it waits."""
-    if vars(_given_back).get("active") or not in_task():
-        yield
-        return
-    _given_back.active = True
-    distributed.secede()
-    try:
-        yield
-    finally:
-        _given_back.active = False
-        distributed.rejoin()
+def merging(reduction: Reduction, n_groups: int) -> Callable[[Sequence[Sums]], Sums]:
+    """What makes one of the sums of several tasks."""
+    return partial(merged, reduction.name, partial(merge_sums, n_groups=n_groups, combine=reduction.combine))
 
 
 def floats(shared: Any) -> int:

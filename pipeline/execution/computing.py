@@ -9,8 +9,8 @@ import dask
 
 from pipeline.cluster.pulse import watched
 from pipeline.cluster.workers import Workers
-from pipeline.execution.cluster import ClusterExecutor, thread_given_back
-from pipeline.execution.executors import current_executor
+from pipeline.execution.cluster import ClusterExecutor
+from pipeline.execution.executors import current_executor, thread_given_back
 from pipeline.execution.gathering import gather
 
 

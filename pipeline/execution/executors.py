@@ -193,6 +193,24 @@ def in_task() -> bool:
     return True
 
 
+_given_back = threading.local()
+
+
+@contextmanager
+def thread_given_back() -> Iterator[None]:
+    """Inside a Dask task: let other tasks, those of our own rounds among them, use this task's thread while it waits."""
+    if vars(_given_back).get("active") or not in_task():
+        yield
+        return
+    _given_back.active = True
+    distributed.secede()
+    try:
+        yield
+    finally:
+        _given_back.active = False
+        distributed.rejoin()
+
+
 def current_executor(*, in_memory: bool = False) -> Executor:
     """The cluster of the current `distributed.Client`, as Dask users expect; without one, threads in this process.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Container, Iterable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
@@ -14,7 +15,7 @@ from pipeline.execution.resident import Resident
 
 
 class WorkersKilledError(ConnectionError):
-    """Worker after worker dies in the same round; the message names the partitions that they had."""
+    """Worker after worker dies in the same round; the message names it, and the partitions that they had, if it was of these."""
 
 
 @dataclass
@@ -42,25 +43,36 @@ class Losses:
         return killed(what, source, resident, self.pieces)
 
 
-def raise_if_killed(error: BaseException, name: str, source: Source, resident: Resident) -> None:
-    """Raise WorkersKilledError for a KilledWorker of this round's own tasks."""
-    key: Any = error.task if isinstance(error, KilledWorker) else None
-    if isinstance(error, KilledWorker) and isinstance(key, tuple) and key[0].rpartition("-")[0] == name:
+@contextmanager
+def killers_named(name: str, keys: Container[Any], source: Source, resident: Resident) -> Iterator[None]:
+    """A KilledWorker in the block is raised as WorkersKilledError if it is of the round's own tasks: those with these keys. Those that
+    carry its parameters or add up its sums are about no partitions."""
+    try:
+        yield
+    except KilledWorker as error:
+        key: Any = error.task
+        if key not in keys:
+            raise
+        pieces: Iterable[int] = ()
+        match key:
+            case (str(), int() as slot) if slot < len(resident.assigned):
+                pieces = resident.assigned[slot]
         what = f"a task of the round {name!r} was tried again and again, and {error.allowed_failures + 1} workers"
-        pieces = resident.assigned[key[1]] if key[1] < len(resident.assigned) else ()
         raise killed(what, source, resident, pieces) from error
 
 
 def killed(what: str, source: Source, resident: Resident, pieces: Iterable[int]) -> WorkersKilledError:
-    """With the partitions of these pieces."""
+    """With the partitions of these pieces, if any."""
     groups = sorted(chain.from_iterable(resident.numbers[piece] for piece in pieces))
     n_rows = source.partition_rows
     partitions = sorted(chain.from_iterable(range(*source.group_starts[group : group + 2]) for group in groups))
-    where = "" if not partitions else f" with partitions {ranges(partitions)}"
-    size = "" if n_rows is None or not partitions else f" ({sum(int(n_rows[i]) for i in partitions)} rows)"
+    said = "The logs of the workers say of what: of memory, which their nannies limit, then they need more of it"
+    if not partitions:
+        return WorkersKilledError(f"{what} died. {said}, or a model with fewer parameters")
+    size = "" if n_rows is None else f" ({sum(int(n_rows[i]) for i in partitions)} rows)"
     return WorkersKilledError(
-        f"{what} died{where}{size}. The logs of the workers say of what: of memory, which their nannies limit, then they need more of it,"
-        " or smaller partitions (n_partitions=); or of compiled code that these rows make crash"
+        f"{what} died with partitions {ranges(partitions)}{size}. {said}, or smaller partitions (n_partitions=); or of compiled code that"
+        " these rows make crash"
     )
 
 

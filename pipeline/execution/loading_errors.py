@@ -18,7 +18,7 @@ def loading_error(error: BaseException, source: Source, resident: Resident, limi
     workers, bytes."""
     if isinstance(error, LoadError):
         return partition_error(error, source.place)
-    pieces = failed_pieces(error, resident)
+    pieces = [piece for piece, future in enumerate(resident.futures) if future.status == "error"]
     if isinstance(error, KilledWorker) and pieces:
         return fatal(error, source, resident, pieces, limits)
     if isinstance(error, Exception) and pieces:
@@ -29,17 +29,6 @@ def loading_error(error: BaseException, source: Source, resident: Resident, limi
 def failed_load(resident: Resident) -> BaseException | None:
     """What the first piece that could not be made failed of; None while there is none."""
     return next((future.exception() for future in resident.futures if future.status == "error"), None)
-
-
-def failed_pieces(error: BaseException, resident: Resident) -> list[int]:
-    """The pieces that could not be made; else, for a task of a round that killed its worker, those that it was about."""
-    failed = [piece for piece, future in enumerate(resident.futures) if future.status == "error"]
-    if failed or not isinstance(error, KilledWorker):
-        return failed
-    match error.task:
-        case str() as name, int() as slot if not name.startswith("load-") and slot < len(resident.assigned):
-            return resident.assigned[slot]
-    return []
 
 
 def fatal(

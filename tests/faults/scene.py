@@ -18,7 +18,7 @@ import psutil
 from distributed import Client
 from sklearn.exceptions import ConvergenceWarning
 
-from pipeline import Dataset, LogisticRegression
+from pipeline import Checkpoint, Dataset, LogisticRegression
 from pipeline.cluster import pulse
 from pipeline.cluster.connect import connect
 from tests.data import breast_cancer
@@ -71,6 +71,14 @@ def undisturbed(n_rounds: int = N_ROUNDS) -> str:
     """The digest that threads of this process come to."""
     with dask.config.set(scheduler="threads"):
         return fitted(model(n_rounds=n_rounds), arrays())
+
+
+def goes_on_here(dataset: Dataset, kept: Checkpoint) -> tuple[int, str]:
+    """The round that the same fit, on threads of this process, goes on from, and the digest that it comes to."""
+    found = model().set_params(checkpoint=kept)
+    with dask.config.set(scheduler="threads"):
+        digest = fitted(found, dataset)
+    return found.resumed_from_, digest
 
 
 # -- what happens to a worker ----------------------------------------------------------------------------------------------------------

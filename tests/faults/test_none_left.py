@@ -13,13 +13,14 @@ import dask.array as da
 import pytest
 from distributed import Client, LocalCluster
 
-from pipeline import Dataset, LogisticRegression
+from pipeline import Checkpoint, Dataset, LogisticRegression
 from pipeline.cluster.workers import WAIT_FOR_WORKERS, WorkersUnavailableError
 from tests.data import breast_cancer
 from tests.faults.gate import Gate
 from tests.faults.moments import MOMENTS
 from tests.faults.processes import processes
-from tests.faults.scene import arrays, at, fitted, made, model
+from tests.faults.scene import arrays, at, fitted, goes_on_here, made, model
+from tests.rounds import AfterRounds
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.faults]
 
@@ -77,6 +78,23 @@ def test_all_killed(moment: str, tmp_path: Path, gate: Gate, monkeypatch: pytest
 
         with at(gate, strike), pytest.raises(WorkersUnavailableError, match="no worker joined tcp://"):
             MOMENTS[moment](gate, monkeypatch)
+
+
+@pytest.mark.parametrize("make", [arrays, made], ids=["rows sent", "rows made"])
+@pytest.mark.usefixtures("rounds_from_here")
+def test_the_fit_goes_on_from_its_checkpoint(make: Any, tmp_path: Path, expected: str) -> None:
+    kept = Checkpoint(directory=tmp_path / "kept", every_rounds=1)
+    rows = make()
+    with dask.config.set({WAIT_FOR_WORKERS: "2s"}), processes(tmp_path) as (cluster, _):
+
+        def strike() -> None:
+            for worker in cluster.workers:
+                worker.kill()
+
+        found = model().set_params(checkpoint=kept).set_callbacks(AfterRounds((7,), strike))
+        with pytest.raises(WorkersUnavailableError, match="no worker joined tcp://"):
+            fitted(found, rows)
+    assert goes_on_here(rows, kept) == (7, expected)
 
 
 @pytest.mark.parametrize("moment", ["load", "task", "task, rows sent", "session"])

@@ -32,6 +32,12 @@ def test_a_group_that_kills_every_worker(make: Any, client: Client, gate: Gate, 
     rows.release()
 
 
+def test_sums_that_kill_every_worker(client: Client, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate.tell_all("exit")
+    with pytest.raises(WorkersKilledError, match=r"task of the round 'check' .*, and 4 workers died\. The logs"):
+        MOMENTS["tree"](gate, monkeypatch)
+
+
 def test_a_worker_that_its_nanny_kills_for_its_memory(gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "memory_limit": "700MB", "dashboard_address": ":0"}
     with LocalCluster(**limits) as cluster, Client(cluster), at(gate, lambda pid: "fill memory"):

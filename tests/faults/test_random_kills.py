@@ -49,7 +49,7 @@ def test_twenty_random_kills() -> None:
             done.acquire()
             due.release()
 
-        killer = threading.Thread(target=kill)
+        killer = threading.Thread(target=kill, daemon=True)  # if the fit fails, nobody tells it of the next
         killer.start()
         rows = made()
         found = model(n_rounds=n_rounds).set_callbacks(AfterRounds(tuple(range(EVERY, N_KILLS * EVERY + 1, EVERY)), next_kill))

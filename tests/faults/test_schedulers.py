@@ -5,15 +5,17 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
 
+from pipeline import Checkpoint
 from pipeline.cluster.pulse import SchedulerLostError
 from tests.faults.gate import Gate
-from tests.faults.moments import MOMENTS
+from tests.faults.moments import MOMENTS, only_tasks
 from tests.faults.processes import processes
-from tests.faults.scene import arrays, at, fitted, made, model
+from tests.faults.scene import arrays, at, fitted, goes_on_here, made, model
 from tests.rounds import AfterRounds
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.faults]
@@ -60,6 +62,18 @@ def test_between_rounds(fault: str, make: object, tmp_path: Path) -> None:
         with pytest.raises(SchedulerLostError, match=CURE):
             fitted(found, make())  # type: ignore[operator]
         assert time.monotonic() - struck[0] < 20  # also on a busy machine
+
+
+@pytest.mark.parametrize("make", [arrays, made], ids=["rows sent", "rows made"])
+def test_the_fit_goes_on_from_its_checkpoint(make: Any, tmp_path: Path, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_tasks(monkeypatch)  # calls of workers would go on without it
+    kept = Checkpoint(directory=tmp_path / "kept", every_rounds=1)
+    rows = make()
+    with processes(tmp_path) as (cluster, _):
+        found = model().set_params(checkpoint=kept).set_callbacks(AfterRounds((7,), cluster.scheduler.kill))
+        with pytest.raises(SchedulerLostError, match=CURE):
+            fitted(found, rows)
+    assert goes_on_here(rows, kept) == (7, expected)
 
 
 def test_one_that_is_stopped_for_a_while_is_waited_for(tmp_path: Path, gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:

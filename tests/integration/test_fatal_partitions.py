@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 from pipeline import Dataset, FatalPartitionError, LogisticRegression
-from pipeline.execution.loading_errors import failed_pieces, loading_error, memory
+from pipeline.execution.loading_errors import loading_error, memory
 from tests.data import breast_cancer
 
 pytestmark = pytest.mark.timeout(60)
@@ -86,18 +86,19 @@ def resident(failed: tuple[int, ...]) -> Any:
     return SimpleNamespace(futures=futures, numbers=numbers, assigned=[[0, 1], [2, 3]], workers=["tcp://a", "tcp://b"])
 
 
-def test_the_pieces_that_an_error_is_about() -> None:
-    assert failed_pieces(killed(("load-1", "000002")), resident((2, 3))) == [2, 3]
-    assert failed_pieces(killed(("gradient-1", 1)), resident(())) == [2, 3]
-    assert failed_pieces(killed(("tree-reduce-1", 0, 1)), resident(())) == []
-    assert failed_pieces(killed("parameters-1"), resident(())) == []
-    assert failed_pieces(ValueError(), resident((1,))) == [1]
+def test_errors_of_no_pieces() -> None:
+    source = Dataset.from_arrays(*breast_cancer(), n_partitions=8).source
+    for error in (killed(("gradient-1", 1)), ValueError()):
+        assert loading_error(error, source, resident(()), {}) is error
+        assert not hasattr(error, "__notes__")
+    failed = loading_error(ValueError(), source, resident((1,)), {})
+    assert failed.__notes__ == ["while loading partitions 2 to 3 (rows 142 to 212 of X to rows 213 to 283 of X)"]
 
 
-def test_what_is_said_of_a_round_that_kills_workers() -> None:
+def test_what_is_said_of_pieces_that_kill_workers() -> None:
     X, y = breast_cancer()
     source = Dataset.from_arrays(X, y, n_partitions=8).source
-    found = loading_error(killed(("gradient-1", 1)), source, resident(()), {"tcp://a": 1e6, "tcp://b": 1e6})
+    found = loading_error(killed(("load-1", "000002")), source, resident((2, 3)), {"tcp://a": 1e6, "tcp://b": 1e6})
     assert isinstance(found, FatalPartitionError) and found.partition == 4
     assert str(found) == (
         "4 workers died, one after the other, at partitions 4 to 5 (rows 284 to 354 of X to rows 355 to 425 of X), or behind it, up"

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import Dataset
 from pipeline.execution.executors import ThreadExecutor
-from tasks.memory import OutOfMemoryError, mapped
+from tasks.memory import OutOfMemoryError, mapped, merged
 from tasks.partition import Group
 from tasks.reductions import Reduction
 
@@ -55,3 +55,13 @@ def test_other_errors_are_left_alone() -> None:
 def test_in_threads_of_this_process() -> None:
     with dask.config.set(scheduler="threads"), pytest.raises(OutOfMemoryError, match=r"at partition \d+ \(10 rows"):
         ThreadExecutor(2).map_reduce(Dataset.from_arrays(np.ones((40, 2)), n_partitions=4), reduction(), None)
+
+
+def test_sums_that_are_too_large() -> None:
+    def add(parts: Sequence[int]) -> int:
+        return np.empty(1 << 56, dtype=np.uint8).size + sum(parts)
+
+    said = r"^the round 'hessian' ran out of memory where the sums of 3 tasks were added up, .* MB free: Unable to allocate .*: more memory"
+    with pytest.raises(OutOfMemoryError, match=said):
+        merged("hessian", add, [1, 2, 3])
+    assert merged("hessian", sum, [1, 2, 3]) == 6

@@ -6,8 +6,10 @@ from typing import Any
 
 import dask
 import pytest
+from distributed import Client, LocalCluster
 
-from pipeline.cluster.pulse import Silence, worker_ttl
+from pipeline.cluster.pulse import Silence, pulse, pulse_of, seconds_of, worker_ttl
+from pipeline.cluster.workers import Workers
 
 
 def workers(**seen: float) -> dict[str, Any]:
@@ -60,3 +62,33 @@ def test_one_that_has_nothing() -> None:
 def test_the_limit_of_a_stall(keys: dict[str, Any], seconds: float) -> None:
     with dask.config.set(keys):
         assert worker_ttl() == seconds
+
+
+KEYS = ("dask-descent.scheduler-timeout", "dask-descent.stall-limit", "dask-descent.wait-for-workers")
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("60s", 60), ("5 minutes", 300), (7, 7), ("2.5", 2.5)])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_limit_is_a_time(key: str, given: Any, seconds: float) -> None:
+    assert seconds_of(key) == 30
+    with dask.config.set({key: given}):
+        assert seconds_of(key) == seconds
+
+
+@pytest.mark.parametrize("given", ["soon", "", None, [], 0, -1, "nan"])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_limit_that_is_none(key: str, given: Any) -> None:
+    with dask.config.set({key: given}), pytest.raises(ValueError, match=f"^{key} in Dask's configuration must be a time above 0, such as"):
+        seconds_of(key)
+
+
+def test_a_limit_that_is_put_right() -> None:
+    """Nobody has entered in vain: the scheduler is watched as soon as the limit is one."""
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster, Client(cluster) as client:
+        with dask.config.set({"dask-descent.scheduler-timeout": "soon"}), pytest.raises(ValueError, match="got 'soon'"), pulse(client):
+            pass
+        with dask.config.set({"dask-descent.scheduler-timeout": "3s"}), pulse(client):
+            assert (pulse_of(client)._users, pulse_of(client).limit) == (1, 3)
+        assert pulse_of(client)._users == 0
+        with dask.config.set({"dask-descent.wait-for-workers": "60s"}):
+            assert Workers(client).patience == 60

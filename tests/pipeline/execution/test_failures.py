@@ -9,7 +9,7 @@ import pytest
 from distributed import KilledWorker
 
 from pipeline.data.sources import ArraySource
-from pipeline.execution.failures import Losses, WorkersKilledError, raise_if_killed, ranges
+from pipeline.execution.failures import Losses, WorkersKilledError, killers_named, ranges
 from pipeline.execution.resident import Resident
 
 
@@ -47,18 +47,33 @@ def killed(key: Any) -> KilledWorker:
     return KilledWorker(key, None, 3)  # type: ignore[arg-type]
 
 
-def test_a_task_of_the_round() -> None:
-    error = killed(("local-gradient-0123", 0))
-    with pytest.raises(
-        WorkersKilledError, match=r"task of the round 'local-gradient' .* 4 workers died with partitions 0 to 1 \(3 rows\)"
-    ) as raised:
-        raise_if_killed(error, "local-gradient", SOURCE, resident())
+def named(error: Exception) -> None:
+    """As of a round with tasks for rows, for parameters, and for large sums."""
+    keys: list[Any] = [("local-gradient-0123", 0), ("local-gradient-0123", 1), "parameters-0123", ("tree-reduce-0123", 0, 0)]
+    with killers_named("local-gradient", keys, SOURCE, resident()):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (("local-gradient-0123", 0), r" with partitions 0 to 1 \(3 rows\)\. The logs .*smaller partitions \(n_partitions=\)"),
+        (("tree-reduce-0123", 0, 0), r"\. The logs .*they need more of it, or a model with fewer parameters$"),
+        ("parameters-0123", r"\. The logs .*they need more of it, or a model with fewer parameters$"),
+    ],
+)
+def test_a_task_of_the_round(key: Any, said: str) -> None:
+    error = killed(key)
+    with pytest.raises(WorkersKilledError, match=f"^a task of the round 'local-gradient' .*, and 4 workers died{said}") as raised:
+        named(error)
     assert raised.value.__cause__ is error
 
 
 @pytest.mark.parametrize("error", [killed(("load-0123", 0)), killed("mean-0123"), ValueError("")])
 def test_other_errors(error: Exception) -> None:
-    raise_if_killed(error, "gradient", SOURCE, resident())
+    with pytest.raises(type(error)) as raised:
+        named(error)
+    assert raised.value is error
 
 
 def test_ranges() -> None:
