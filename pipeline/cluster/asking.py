@@ -57,9 +57,16 @@ def answers(client: Client, question: Callable[[Sequence[str]], Awaitable[dict[s
 
     try:
         found: dict[str, Any] = client.sync(answered, workers)
-    except TimeoutError:
+    except TimeoutError as error:
+        forget_frames(error)
         found = client.sync(answered_each)
     for answer in found.values():
         if isinstance(answer, Exception) and not isinstance(answer, OSError):
             raise answer
     return {worker: answer for worker, answer in found.items() if not isinstance(answer, OSError)}
+
+
+def forget_frames(error: BaseException) -> None:
+    """Of an error that ends here: `Client.sync` keeps what it raises in a circle with its own frame, and with it the futures of all callers
+    until the garbage collector comes by."""
+    error.__traceback__ = None

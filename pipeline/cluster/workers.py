@@ -10,6 +10,7 @@ import dask
 import distributed
 from distributed import Client
 
+from pipeline.cluster.asking import forget_frames
 from pipeline.cluster.pulse import lost, seconds_of
 
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
@@ -73,7 +74,8 @@ class Workers:
             try:
                 distributed.wait(futures, timeout=min(self.patience, STUCK_AFTER))
                 return
-            except TimeoutError:
+            except TimeoutError as error:
+                forget_frames(error)
                 self.threads()  # slow is fine, nobody there is not
                 if not any(self.client.processing().values()):
                     raise StuckError from None

@@ -17,6 +17,7 @@ from dask.task_spec import List, TaskRef
 from distributed import Client
 from distributed.comm import CommClosedError
 
+from pipeline.cluster.asking import forget_frames
 from pipeline.cluster.code import send_users_modules, usable_workers
 from pipeline.cluster.modules import dumps
 from pipeline.cluster.pulse import SchedulerLostError, pulse, watched
@@ -122,6 +123,7 @@ class ClusterExecutor(Executor):
                     failed = failed_load(resident)
                     if failed is not None:  # and the other pieces wait for workers that it killed
                         self._raise_named(failed, dataset, resident)
+                    forget_frames(error)
                     stuck += not losses.note(resident, set(self.workers.threads())) and waited
                 except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
                     self._raise_named(error, dataset, resident, reduction.name)
@@ -289,7 +291,8 @@ class ClusterExecutor(Executor):
             try:
                 self._keep_together(resident, asked.reduction.level(asked.shared))
                 self._follow(resident)
-            except Exception:  # noqa: BLE001  the round from here will meet it, too, and knows what to do
+            except Exception as error:  # noqa: BLE001  the round from here will meet it, too, and knows what to do
+                forget_frames(error)
                 return None
             with resident.lock:
                 work, n_partials, level = resident.work, resident.n_partials, resident.level
@@ -299,7 +302,8 @@ class ClusterExecutor(Executor):
             try:
                 rows = Rows(work, dataset.part, resident.n_groups, dataset.n_columns, level, dataset.content)
                 done = self.sessions.advance(rows, fit, states, limit, self._send_modules)
-            except TimeoutError:
+            except TimeoutError as error:
+                forget_frames(error)
                 done, resident.last_round = None, np.inf  # a task waits as long as need be
         if done is None:
             with resident.lock:

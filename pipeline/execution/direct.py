@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from distributed import Client
 
+from pipeline.cluster.asking import forget_frames
 from pipeline.execution.resident import Work
 from tasks.direct import OPERATION
 from tasks.reductions import Sums
@@ -44,6 +45,7 @@ def call_workers(client: Client, work: Sequence[Work], part: int, n_groups: int,
     try:
         answers = client.sync(call_all)
     except TimeoutError as error:
+        forget_frames(error)
         answers = [error]
     count_call(client, lost=any(isinstance(answer, OSError) for answer in answers))  # TimeoutError and CommClosedError are
     return [pickle.loads(answer) for answer in answers] if all(isinstance(answer, bytes) for answer in answers) else None

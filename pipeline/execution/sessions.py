@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from distributed import Client
 from distributed.protocol.serialize import ToPickle
 
+from pipeline.cluster.asking import forget_frames
 from pipeline.cluster.modules import dumps
 from pipeline.execution.direct import can_call, count_call
 from pipeline.execution.resident import Work
@@ -140,6 +141,7 @@ class Sessions:
             self._wait = 1 << min(self._failures, 10)
             self._failures += 1
             count_call(self.client, lost=isinstance(error, TimeoutError))
+            forget_frames(error)
             if isinstance(error, TimeoutError) or not isinstance(error, Exception):
                 raise
             return None

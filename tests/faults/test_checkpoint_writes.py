@@ -25,7 +25,7 @@ from tasks.strategies.gradient_descent import GradientDescent
 
 N_COLUMNS = 200_000
 N_ROUNDS = 120
-KILLS = 30
+KILLS = 50
 
 
 def fit(directory: str | None) -> str:
