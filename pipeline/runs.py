@@ -18,7 +18,6 @@ import io
 import json
 import math
 import platform
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -32,7 +31,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.base import ClassifierMixin
 
-from pipeline.checkpoints.keeper import Checkpoint
+from pipeline.checkpoints.keeper import Checkpoint, remove_checkpoints
 from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import GradientModel
@@ -117,7 +116,7 @@ def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = F
                 model, metrics = fit_and_score(job, train, test, shown, resume=resume)
         write_run(directory, job, model, metrics)
         if model.status_.reason != INTERRUPTED:
-            shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+            remove_checkpoints(directory / CHECKPOINTS)
     finally:
         if not any((directory / CHECKPOINTS).glob("*")):
             (directory / UNFINISHED).unlink(missing_ok=True)

@@ -255,6 +255,15 @@ def checkpoints_in(directory: Path) -> list[Path]:
     return sorted((path for path in directory.glob(f"*{SUFFIX}") if NAME.search(path.name)), reverse=True)
 
 
+def remove_checkpoints(directory: Path) -> None:
+    """Of whatever problem, and the directory if nothing else is in it."""
+    with suppress(OSError):
+        for path in checkpoints_in(directory):
+            path.unlink(missing_ok=True)
+        remove_leftovers(directory, "")
+        directory.rmdir()
+
+
 def yield_to_others() -> None:
     """Have this thread work while cores are idle: rounds shall not wait for it. Where the system gives threads no priority of their own,
     nothing changes."""

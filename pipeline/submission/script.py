@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from pipeline.checkpoints.files import SUFFIX
 from pipeline.cluster.pulse import worker_ttl
 from pipeline.cluster.security import tls_environment
 from pipeline.cluster.systems import clock
@@ -96,7 +97,8 @@ def slurm_script(job: BatchJob) -> str:
     line in the batch log, when the scheduler or all workers ended before it; 143 when the queue ended it.
     """
     run = quoted(str(job.directory))
-    anew = f'[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || rm -rf {run}/{CHECKPOINTS} {run}/logs/{{scheduler,workers,train}}.log'
+    left = f"{run}/{CHECKPOINTS}/*-{16 * '?'}-{9 * '?'}{SUFFIX} {run}/logs/{{scheduler,workers,train}}.log"
+    anew = f'[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || rm -f {left}'
     lines = [
         "#!/usr/bin/env bash",
         *(f"#SBATCH {option}" for option in options(job)),

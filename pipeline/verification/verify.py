@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.config import read_job
+from pipeline.models.model_files import load_model
 from pipeline.progress import RoundLimit, RoundProgress
 from pipeline.runs import METRICS_FILE, Metrics, versions
 from pipeline.training import INTERRUPTED
@@ -37,9 +38,10 @@ def verify(run: Path, cluster: Mapping[str, Any] | None, overrides: Sequence[str
     """Train a run's job again, on the [cluster] section given, or its own, with overrides as of `read_job`, and compare; nothing is
     written. One that was interrupted is trained as far as it came.
 
-    Raises FileNotFoundError for what is no whole run, ValueError for a damaged one, and what training raises.
+    Raises FileNotFoundError for what is no whole run, ValueError for a damaged one or files of two, and what training raises.
     """
     metrics = read_metrics(run / METRICS_FILE)
+    saved = load_model(run).parameters_sha256_
     job = read_job(str(run / "job.toml"), overrides, None if cluster is None else {"cluster": cluster})
     interrupted = metrics["status_reason"] == INTERRUPTED
     comparison = Comparison(run, metrics["rounds"], interrupted=interrupted)
@@ -64,6 +66,8 @@ def verify(run: Path, cluster: Mapping[str, Any] | None, overrides: Sequence[str
     if difference is None and model.parameters_sha256_ != expected:
         n_rounds = model.n_rounds_
         difference = Difference(n_rounds, f"the parameters after round {n_rounds}, whose digest is {model.parameters_sha256_}")
+    if difference is None and saved != expected:
+        raise ValueError(f"the model in {run} has the digest {saved}, and {METRICS_FILE} {expected}: they are of two runs")
     return Verdict(difference, comparison.n_compared, expected, changed(metrics["versions"]))
 
 

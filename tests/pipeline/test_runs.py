@@ -120,6 +120,15 @@ def test_regression_without_a_test_part(tmp_path: Path) -> None:
     assert run.metrics["train_score"] == pytest.approx(linear_model.Ridge(alpha=0.1).fit(X, y).score(X, y), rel=1e-9)
 
 
+def test_files_of_the_user_beside_checkpoints_stay(tmp_path: Path) -> None:
+    own = tmp_path / "checkpoints" / "epoch-9.safetensors"
+    own.parent.mkdir()
+    own.write_text("mine")
+    run_here("breast_cancer", tmp_path, "checkpoint.every_rounds=1")
+    assert own.read_text() == "mine"
+    assert list(own.parent.iterdir()) == [own]
+
+
 def test_a_run_that_fails_leaves_nothing_and_one_before_it_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="add up to the 569 rows"):
         run_here("breast_cancer", tmp_path / "run", "data.n_partitions=", "data.partition_rows=[1]")

@@ -145,6 +145,18 @@ def test_other_parameters_after_the_same_rounds_are_a_difference(capfd: pytest.C
     assert words.startswith(f"different: the parameters after round {metrics['rounds']}, whose digest is {metrics['parameters_sha256']}")
 
 
+def test_the_model_belongs_to_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("newton")
+    model = (directory / "model.safetensors").read_bytes()
+    trained("lbfgs")
+    (directory / "model.safetensors").rename("other")
+    assert "there is no model" in verified(capfd)[1]
+    (directory / "model.safetensors").write_bytes(model)
+    status, words = verified(capfd)
+    assert status == 2
+    assert "they are of two runs" in words
+
+
 def test_versions_that_changed_are_a_hint(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("newton")
     metrics = json.loads((directory / "metrics.json").read_text())

@@ -29,7 +29,8 @@ TLS = [
 ]
 SCHEDULER = '"$python" -m dask scheduler --port 0 --dashboard-address 127.0.0.1:0 --scheduler-file "$run/scheduler.json"'
 RUN = "/home/me/runs/clicks"
-ANEW = f'[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || rm -rf {RUN}/checkpoints {RUN}/logs/{{scheduler,workers,train}}.log'
+LEFT = f"{RUN}/checkpoints/*-????????????????-?????????.safetensors {RUN}/logs/{{scheduler,workers,train}}.log"
+ANEW = f'[ "${{SLURM_RESTART_COUNT:-0}}" != 0 ] || rm -f {LEFT}'
 CHAIN = [
     "first=${1:-$SLURM_JOB_ID} number=${2:-1} # of a chain of jobs: the one submitted by hand, and which of them this is",
     "set -- # a file that the prologue sources would see them",
