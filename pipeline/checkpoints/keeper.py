@@ -75,7 +75,10 @@ class Checkpoint:
             raise ValueError(
                 f"directory must be a path in a file system, got {directory!r}; checkpoints are on disks that can rename files"
             )
-        object.__setattr__(self, "directory", Path(os.path.expanduser(directory)).absolute())  # noqa: PTH111  (raises nothing)
+        try:
+            object.__setattr__(self, "directory", Path(directory).expanduser().absolute())
+        except RuntimeError as error:
+            raise ValueError(f"directory {str(directory)!r} is of nobody here: {error}") from error
         for name in ("resume", "shared", "remove"):
             if not isinstance(vars(self)[name], bool):
                 raise TypeError(f"{name} must be True or False, got {vars(self)[name]!r}")

@@ -412,6 +412,8 @@ def test_what_checkpoint_may_be() -> None:
     for wrong in (3, "", None, Path()):
         with pytest.raises(TypeError, match="directory must be the path of a directory"):
             Checkpoint(directory=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is of nobody here"):
+        Checkpoint(directory="~nosuchuser/x")
     for elsewhere in ("s3://bucket/fits", "a\0b"):
         with pytest.raises(ValueError, match="directory must be a path in a file system"):
             Checkpoint(directory=elsewhere)
