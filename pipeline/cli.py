@@ -31,6 +31,7 @@ from pipeline.progress import RoundProgress
 from pipeline.runs import CHECKPOINTS, Metrics, run_job
 from pipeline.submission.commands import ADD_COMMANDS
 from pipeline.submission.status import find_directory
+from pipeline.training import INTERRUPTED
 from pipeline.verification.verify import verify
 
 DATA_MAKERS: Final = {"pixels": make_pixels}
@@ -190,7 +191,10 @@ def train(arguments: argparse.Namespace) -> int:
         tell_where_it_goes_on(Path(job.output.directory) / CHECKPOINTS, error)
         raise
     print(report(run.metrics, run.directory))
-    return 0
+    if run.metrics["status_reason"] != INTERRUPTED:
+        return 0
+    tell_where_it_goes_on(run.directory / CHECKPOINTS, KeyboardInterrupt())
+    return 130
 
 
 def verify_run(arguments: argparse.Namespace) -> int:
