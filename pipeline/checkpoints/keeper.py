@@ -35,6 +35,8 @@ from pipeline.models.tensor_files import Digests
 from tasks.strategies.base import as_number, check_counts
 
 KEPT: Final = 2
+ATTEMPTS: Final = 5
+"""To write into a directory that others remove when it is empty."""
 LOW_PRIORITY: Final = 19
 """Niceness: next to nothing of a core that others want."""
 
@@ -95,7 +97,7 @@ class Checkpoint:
         or written to."""
         directory = Path(self.directory)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            in_shared(directory, lambda: directory.mkdir(parents=True, exist_ok=True))
             with suppress(FileNotFoundError), TemporaryFile(dir=directory):  # another fit may just have found it empty
                 pass
         except OSError as error:
@@ -243,9 +245,13 @@ class Keeper:
 
     def _write(self, saved: Saved) -> None:
         n_rounds = len(saved.history)
-        self.directory.mkdir(parents=True, exist_ok=True)  # another fit that shared it may have been its last
         path = self.problem.path(self.directory, n_rounds)
-        write_checkpoint(path, self.problem, saved, self._digests)
+
+        def write() -> None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(path, self.problem, saved, self._digests)
+
+        in_shared(self.directory, write)
         self._written = n_rounds
         self._files = [*(each for each in self._files if each != path), path]
         for old in self._files[:-KEPT]:
@@ -256,6 +262,17 @@ class Keeper:
 def checkpoints_in(directory: Path) -> list[Path]:
     """All checkpoints, of whatever problem, the latest first. A user's own files have other names."""
     return sorted((path for path in directory.glob(f"*{SUFFIX}") if NAME.search(path.name)), reverse=True)
+
+
+def in_shared(directory: Path, write: Callable[[], None]) -> None:
+    """Write into a directory that another fit, which shared it, may just remove, for it is empty."""
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            write()
+            return
+        except (FileExistsError, FileNotFoundError):
+            if not attempts_left or (directory.exists() and not directory.is_dir()):
+                raise
 
 
 def remove_checkpoints(directory: Path) -> None:

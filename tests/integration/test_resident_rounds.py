@@ -32,7 +32,7 @@ from tests.data import breast_cancer
 from tests.pipeline.cluster.bare import command_line_cluster, make_bare_python
 
 SOLVERS = ("gradient-descent", "lbfgs", "newton", "newton-cg", "sampled-newton")
-LONG = 2000
+LONG = 5000
 
 
 def dataset(n_partitions: int = 24) -> Dataset:
@@ -261,9 +261,10 @@ def while_walking(client: Client, action: Callable[[int], None], *, of_root: boo
     pids = client.run(os.getpid)
     before: list[int] = []
     seconds: list[float] = []
+    over = threading.Event()
 
     def act() -> None:
-        while not before:
+        while not before and not over.is_set():
             ranks = live(client)
             if executor.sessions.rounds > 300 and any(ranks.values()):
                 target = next(worker for worker, found in ranks.items() if found and (found[0] == 0) == of_root)
@@ -271,7 +272,7 @@ def while_walking(client: Client, action: Callable[[int], None], *, of_root: boo
                 action(pids[target])
             time.sleep(0.02)
         start = time.monotonic()
-        while executor.sessions.rounds == before[0] and time.monotonic() < start + 40:
+        while executor.sessions.rounds == before[0] and not over.is_set() and time.monotonic() < start + 40:
             time.sleep(0.02)
         seconds.append(time.monotonic() - start)
 
@@ -279,6 +280,7 @@ def while_walking(client: Client, action: Callable[[int], None], *, of_root: boo
     thread.start()
     with executor.span("walk"):
         found = walk(executor, rows)
+    over.set()
     thread.join()
     return Walk(found, executor, before[0], seconds[0])
 

@@ -74,7 +74,7 @@ class Script:
 
 
 def saves(n_rounds: int) -> str:
-    return f'mkdir -p "$RUN/checkpoints"; touch "$RUN/checkpoints/Ridge-0-{n_rounds:09d}.safetensors"'
+    return f'mkdir -p "$RUN/checkpoints"; touch "$RUN/checkpoints/Ridge-0123456789abcdef-{n_rounds:09d}.safetensors"'
 
 
 @pytest.fixture
