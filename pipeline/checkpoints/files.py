@@ -97,7 +97,9 @@ def read_checkpoint(path: Path, problem: Problem) -> Saved:
     version, or of another problem."""
     arrays, text = read_tensors(path, CHECKPOINT)
     differences = [
-        f"{name} {text[name]} and this is {now}" for name, now in (("version", __version__), *arithmetic().items()) if text.get(name) != now
+        f"{name} {text.get(name, 'unknown')} and this is {now}"
+        for name, now in (("version", __version__), *arithmetic().items())
+        if text.get(name) != now
     ]
     if differences:
         warnings.warn(

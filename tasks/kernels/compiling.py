@@ -31,7 +31,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 def compiled_leaf(function: Callable[..., Any]) -> Any:
     """`compiled` for what runs once a partition: it must allocate nothing and return no array. It counts no references to arrays, each an
-    atomic operation: together they take five times as long as the arithmetic of two rows."""
+    atomic operation: together they take longer than the arithmetic of a few rows."""
     return _compiled(function, counts_references=False)
 
 
