@@ -73,9 +73,9 @@ class Problem(NamedTuple):
         return "; ".join(f"its {name} is {other.get(name, 'nothing')}, here {self.words.get(name, 'nothing')}" for name in names)
 
 
-def write_checkpoint(path: Path, problem: Problem, saved: Saved, digests: Digests | None = None) -> None:
-    """Write it whole or not at all; digests: of the fit's earlier ones. Raises OSError naming the path, TypeError for states that are no
-    arrays and numbers."""
+def write_checkpoint(path: Path, problem: Problem, saved: Saved, digests: Digests | None = None, spare: Path | None = None) -> None:
+    """Write it whole or not at all; digests: of the fit's earlier ones; spare: a file to write over. Raises OSError naming the path,
+    TypeError for states that are no arrays and numbers."""
     tree = Flattened()
     states = tree.flat(saved.states)
     columns = {HISTORY + name: np.array([row[name] for row in saved.history], dtype) for name, dtype in COLUMNS.items()}  # type: ignore[literal-required]
@@ -89,7 +89,7 @@ def write_checkpoint(path: Path, problem: Problem, saved: Saved, digests: Digest
         "bytes_per_round": json.dumps(saved.bytes_per_round),
         **arithmetic(),
     }
-    write_tensors(path, CHECKPOINT, tree.arrays | columns, text, digests)
+    write_tensors(path, CHECKPOINT, tree.arrays | columns, text, digests, spare)
 
 
 def read_checkpoint(path: Path, problem: Problem) -> Saved:

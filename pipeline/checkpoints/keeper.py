@@ -30,7 +30,7 @@ from pipeline.checkpoints.files import (
 )
 from pipeline.checkpoints.trees import Flattened, restored
 from pipeline.history import Row
-from pipeline.models.files import remove_leftovers
+from pipeline.models.files import beside_name, remove_leftovers
 from pipeline.models.tensor_files import Digests
 from tasks.strategies.base import as_number, check_counts
 
@@ -128,6 +128,7 @@ class Keeper:
         self.saved: Saved | None = None
         self.seed: int | None = None
         self._files: list[Path] = []
+        self._spare = beside_name(self.directory / self.problem.stem)
         self._digests = Digests()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dask-descent-checkpoint", initializer=yield_to_others)
         self._writing: Future[None] | None = None
@@ -143,6 +144,8 @@ class Keeper:
             self._settle()
         finally:
             self._writer.shutdown()
+            with suppress(OSError):
+                self._spare.unlink()
 
     @property
     def resumed_from(self) -> int:
@@ -249,13 +252,14 @@ class Keeper:
 
         def write() -> None:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(path, self.problem, saved, self._digests)
+            write_checkpoint(path, self.problem, saved, self._digests, self._spare)
 
         in_shared(self.directory, write)
         self._written = n_rounds
         self._files = [*(each for each in self._files if each != path), path]
         for old in self._files[:-KEPT]:
-            old.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                old.replace(self._spare)
         self._files = self._files[-KEPT:]
 
 

@@ -22,15 +22,19 @@ LONG_AGO: Final = 86_400.0
 
 
 @contextmanager
-def write_beside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` at once when the block ends, and goes when the block fails.
+def write_beside(path: Path, spare: Path | None = None) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the place of `path` at once when the block ends, and goes when the block fails. spare: a
+    file that nobody needs any more; what is written goes over it, which costs less than new pages, if it has no other name.
 
     Raises OSError, naming `path`, when it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{HOST}.tmp")
+    beside = beside_name(path)
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
+        with suppress(FileNotFoundError):
+            if spare is not None and spare.stat().st_nlink == 1:
+                spare.replace(beside)
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
@@ -44,6 +48,11 @@ def write_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def beside_name(path: Path) -> Path:
+    """Hidden, and this thread's alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{HOST}.tmp")
 
 
 def remove_leftovers(directory: Path, stem: str) -> None:

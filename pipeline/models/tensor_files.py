@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import re
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +12,16 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from pipeline.models.files import write_beside
 from tasks import __version__
 from tasks.typing import Array
 
 FORMAT_VERSION: Final = "1"
+DTYPES: Final = {"b1": "BOOL"} | {f"{kind}{size}": f"{kind.upper()}{8 * size}" for kind in "iuf" for size in (1, 2, 4, 8)}
+"""Names of the format's dtypes by NumPy's."""
+ALIGNMENT: Final = 8
+"""Bytes: arrays begin at multiples of the size of their numbers."""
 
 
 class Kind(NamedTuple):
@@ -46,20 +47,28 @@ class Digests:
         known = self._known.get(id(array))
         if known is not None and known[0]() is array:
             return known
-        return weakref.ref(array), hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+        return weakref.ref(array), hashlib.sha256(as_bytes(array)).hexdigest()
 
 
-def write_tensors(path: Path, kind: Kind, arrays: Mapping[str, Array], metadata: Mapping[str, str], digests: Digests | None = None) -> None:
+def write_tensors(
+    path: Path,
+    kind: Kind,
+    arrays: Mapping[str, Array],
+    metadata: Mapping[str, str],
+    digests: Digests | None = None,
+    spare: Path | None = None,
+) -> None:
     """Write arrays of numbers and booleans, and text, to `path`, whole or not at all; `metadata` gets format, format_version, version (of
-    the library), and sha256 of everything else. digests: of a series of files. Raises OSError, naming the path."""
-    tensors = {name: as_tensor(array) for name, array in arrays.items()}
+    the library), and sha256 of everything else. digests: of a series of files; spare: a file to write over. Raises OSError, naming the
+    path."""
+    tensors = dict(sorted(((name, as_tensor(array)) for name, array in arrays.items()), key=lambda item: (-item[1].itemsize, item[0])))
     text = {"format": kind.format, "format_version": FORMAT_VERSION, "version": __version__, **metadata}
     text["sha256"] = content_digest(tensors, text, digests or Digests())
-    with write_beside(path) as beside:
-        try:
-            save_file(tensors, beside, text)
-        except SafetensorError as error:
-            raise system_error(error, beside) from error
+    with write_beside(path, spare) as beside, os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+        file.write(header(tensors, text))
+        for array in tensors.values():
+            file.write(as_bytes(array))
+        file.truncate()
 
 
 def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, str]]:
@@ -87,11 +96,22 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, st
     return arrays, metadata
 
 
-def system_error(error: SafetensorError, path: Path) -> OSError:
-    """The system's error that safetensors has as text."""
-    found = re.search(r"os error (\d+)", str(error))
-    number = int(found[1]) if found else errno.EIO
-    return OSError(number, os.strerror(number), str(path))
+def header(arrays: Mapping[str, Array], text: Mapping[str, str]) -> bytes:
+    """What a safetensors file begins with: its own length, and JSON of the text and of each array's dtype, shape and place in the bytes
+    that follow. (The package's own writer copies every array first.)"""
+    entries: dict[str, Any] = {"__metadata__": dict(text)}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        entries[name] = {"dtype": DTYPES[array.dtype.kind + str(array.itemsize)], "shape": array.shape, "data_offsets": [start, end]}
+    encoded = json.dumps(entries).encode()
+    encoded += b" " * (-len(encoded) % ALIGNMENT)
+    return len(encoded).to_bytes(8, "little") + encoded
+
+
+def as_bytes(array: Array) -> memoryview:
+    """Its memory."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def as_tensor(values: Any) -> Array:

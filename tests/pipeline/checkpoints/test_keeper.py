@@ -50,7 +50,8 @@ def found(directory: Path, problem: Problem = PROBLEM, **options: Any) -> Saved 
 
 
 def names(directory: Path) -> list[str]:
-    return sorted(path.name.rpartition("-")[2] for path in directory.iterdir())
+    """Of what a user sees."""
+    return sorted(path.name.rpartition("-")[2] for path in directory.iterdir() if not path.name.startswith("."))
 
 
 def write(directory: Path, *rounds: int, problem: Problem = PROBLEM) -> list[Path]:
@@ -82,7 +83,44 @@ def test_the_last_two_stay_and_all_go_when_the_fit_is_done(tmp_path: Path) -> No
         keeper.save(saved.states, saved.history, saved.bytes_per_round)
         assert names(tmp_path) == ["000000010.safetensors", "000000011.safetensors"]
         keeper.done()
-    assert names(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_later_ones_are_written_over_what_would_be_removed(tmp_path: Path) -> None:
+    """Longer and shorter ones, too."""
+    sizes = [300, 300, 300, 500, 100, 300, 7]
+    files = []
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        for n_rounds, size in enumerate(sizes, 1):
+            saved = after(n_rounds)._replace(states=[np.full(size, float(n_rounds))])
+            offer(keeper, saved)
+            path = PROBLEM.path(tmp_path, n_rounds)
+            files.append(path.stat().st_ino)
+            assert repr(read_checkpoint(path, PROBLEM)) == repr(saved)
+        assert len(names(tmp_path)) == 2
+    assert len(set(files)) == 3
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_checkpoint_that_has_another_name_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with Keeper(Checkpoint(directory=tmp_path / "kept", every_rounds=1), PROBLEM) as keeper:
+        offer(keeper, after(1))
+        (tmp_path / "mine").hardlink_to(PROBLEM.path(tmp_path / "kept", 1))
+        for n_rounds in range(2, 8):
+            offer(keeper, after(n_rounds))
+    assert len(read_checkpoint(tmp_path / "mine", PROBLEM).history) == 1
+    assert [path.name for path in sorted((tmp_path / "kept").iterdir())] == [PROBLEM.path(tmp_path, n).name for n in (6, 7)]
+
+
+def test_one_that_somebody_else_removed_is_not_missed(tmp_path: Path) -> None:
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        for n_rounds in range(1, 8):
+            offer(keeper, after(n_rounds))
+            for path in tmp_path.iterdir():
+                path.unlink()
+        offer(keeper, after(8))
+    assert names(tmp_path) == ["000000008.safetensors"]
 
 
 def digest_of(path: Path) -> str:
@@ -120,10 +158,10 @@ def test_rounds_are_not_waited_for_while_one_is_written(tmp_path: Path, monkeypa
     go_on = threading.Event()
     begun: list[int] = []
 
-    def slowly(path: Path, problem: Problem, saved: Saved, digests: Digests) -> None:
+    def slowly(path: Path, problem: Problem, saved: Saved, *series: Any) -> None:
         begun.append(len(saved.history))
         assert go_on.wait(30)
-        write_checkpoint(path, problem, saved, digests)
+        write_checkpoint(path, problem, saved, *series)
 
     monkeypatch.setattr(module, "write_checkpoint", slowly)
     with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
