@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import signal
 import subprocess
@@ -11,16 +12,16 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dask
 import numpy as np
 import psutil
-from distributed import Client
+from distributed import Client, wait
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.benchmarks.cluster import time_limit
@@ -55,29 +56,73 @@ WHAT: Final = (
 )
 MORE: Final = (2, 2, 2, 0, 0)
 """File handles, tasks and task groups that there may be more of at the end."""
+N_TASKS: Final = 72
+"""Three for each partition: about what a fit submits."""
 Fit = Callable[[], str]
+Turn = Callable[[], bool]
+"""Whether all was as it should be."""
+
+
+class Lived(NamedTuple):
+    """looks: in the order of WHAT, after each turn; seconds of each; counts."""
+
+    looks: list[list[float]]
+    seconds: list[float]
+    deaths: int
+    hangs: int
+    wrong: int
 
 
 def soak(report: Report, settings: Settings) -> None:
-    """Fits of several kinds in turn; in half of them some worker is killed at a random moment."""
+    """Fits of several kinds in turn; in half of them some worker is killed at a random moment. Then the same with a client that only
+    submits and lets go, on a cluster of its own."""
     n_fits = QUICK_FITS if settings.quick else settings.fits
-    kinds = fits(Problem(n_rows=20_000, n_columns=20, n_partitions=24))
+    problem = Problem(n_rows=20_000, n_columns=20, n_partitions=24)
+    kinds = fits(problem)
     with dask.config.set(scheduler="threads"):
         expected = {name: fit() for name, fit in kinds.items()}
+    checks = [lambda name=name, fit=fit: fit() == expected[name] for name, fit in kinds.items()]
+    ours = live(n_fits, lambda client: checks)
+    bare = live(n_fits, lambda client: [lambda: submit_nothing(client)])
+    summarise(report, f"{OURS}, {n_fits} fits", ours)
+    summarise(report, f"A bare client, {n_fits} times {N_TASKS} empty tasks, for comparison", bare)
+    judge(report, ours, bare)
+    report.notes.append(
+        f"{ours.deaths} times one of {N_WORKERS} workers was killed by SIGKILL, 0 to 0.4 s after the beginning of a fit; one worker never"
+        f" is, and is the one that is looked at. The first {WARM} fits do not count. Fits in turn: {', '.join(kinds)}."
+        f" Under the bare client {bare.deaths} died."
+    )
+
+
+def judge(report: Report, ours: Lived, bare: Lived) -> None:
+    """Nothing grows but what Dask's scheduler keeps of any client."""
+    (client, scheduler, worker, *_), (_, beside, *_) = growths(ours), growths(bare)
+    add = report.targets.append
+    add(Target("memory of the last tenth over the first: client", "at most", GROWTH, client))
+    add(Target("memory of the last tenth over the first: worker", "at most", GROWTH, worker))
+    add(Target("growth of the scheduler's memory over that under a bare client", "at most", GROWTH, scheduler / beside))
+    for what, before, after, more in zip(*(column[3:] for column in (WHAT, *tenths(ours))), MORE, strict=True):
+        add(Target(f"more in the last tenth: {what}", "at most", more, after - before))
+    add(Target(f"fits of {len(ours.looks)} that hung", "at most", 0, float(ours.hangs)))
+    add(Target("digests that differ from those in process", "at most", 0, float(ours.wrong)))
+
+
+def live(n_turns: int, turns_of: Callable[[Client], Sequence[Turn]]) -> Lived:
+    """Turns one after the other on a new cluster. turns_of: given its client, what is done in turn."""
     random = np.random.default_rng(0)
     looks, seconds, n_deaths, n_hangs, n_wrong = [], [], 0, 0, 0
     with cluster_processes() as (scheduler, client):
+        turns = turns_of(client)
         kept = min(client.scheduler_info(n_workers=-1)["workers"])
         processes = [psutil.Process(), psutil.Process(scheduler.pid), psutil.Process(client.run(os.getpid)[kept])]
-        for i in range(WARM + n_fits):
-            name, fit = list(kinds.items())[i % len(kinds)]
+        for i in range(WARM + n_turns):
             killer = threading.Timer(0.4 * random.random(), kill_one, (client, kept, int(random.integers(1 << 30))))
             if dying := random.random() < DEATHS:
                 killer.start()
             start = time.perf_counter()
             try:
                 with time_limit(HANG):
-                    n_wrong += fit() != expected[name]
+                    n_wrong += not turns[i % len(turns)]()
             except TimeoutError:
                 n_hangs += 1
             seconds.append(time.perf_counter() - start)
@@ -86,26 +131,34 @@ def soak(report: Report, settings: Settings) -> None:
                 n_deaths += 1
             client.wait_for_workers(N_WORKERS, timeout=HANG)
             looks.append(look(client, processes))
-    summarise(report, looks[WARM:], seconds[WARM:])
-    report.targets.append(Target(f"fits of {n_fits} that hung", "at most", 0, float(n_hangs)))
-    report.targets.append(Target("digests that differ from those in process", "at most", 0, float(n_wrong)))
-    report.notes.append(
-        f"{n_deaths} times one of {N_WORKERS} workers was killed by SIGKILL, 0 to 0.4 s after the beginning of a fit; one worker never is,"
-        f" and is the one that is looked at. The first {WARM} fits do not count. Fits in turn: {', '.join(kinds)}."
-    )
+    return Lived(looks[WARM:], seconds[WARM:], n_deaths, n_hangs, n_wrong)
 
 
-def summarise(report: Report, looks: list[list[float]], seconds: list[float]) -> None:
+def submit_nothing(client: Client) -> bool:
+    """Tasks that do next to nothing, and need no module of ours; whether all are done."""
+    futures = client.map(operator.index, range(N_TASKS), pure=False)
+    return len(wait(futures).done) == N_TASKS
+
+
+def tenths(lived: Lived) -> tuple[list[float], list[float]]:
+    """Medians of the first and of the last tenth of the looks."""
+    tenth = max(1, len(lived.looks) // 10)
+    first, last = ([median(column) for column in zip(*some, strict=True)] for some in (lived.looks[:tenth], lived.looks[-tenth:]))
+    return first, last
+
+
+def growths(lived: Lived) -> list[float]:
+    """The last tenth over the first, of what is never 0."""
+    return [after / before for before, after in zip(*tenths(lived), strict=True) if before]
+
+
+def summarise(report: Report, title: str, lived: Lived) -> None:
     """The last tenth beside the first."""
-    tenth = max(1, len(looks) // 10)
-    first, last = ([median(column) for column in zip(*some, strict=True)] for some in (looks[:tenth], looks[-tenth:]))
-    rows = [(what, before, after, after / before if before else None) for what, before, after in zip(WHAT, first, last, strict=True)]
-    rows.append(("seconds of a fit", median(seconds[:tenth]), median(seconds[-tenth:]), median(seconds[-tenth:]) / median(seconds[:tenth])))
-    report.tables.append(Table(f"{OURS}, {len(looks)} fits", ("what", "first tenth", "last tenth", "growth"), rows))
-    for what, _, _, growth in rows[:3]:
-        report.targets.append(Target(f"memory of the last tenth over the first: {what.removesuffix(', MiB')}", "at most", GROWTH, growth))
-    for (what, before, after, _), more in zip(rows[3:8], MORE, strict=True):
-        report.targets.append(Target(f"more in the last tenth: {what}", "at most", more, after - before))
+    rows = [(what, before, after, after / before if before else None) for what, before, after in zip(WHAT, *tenths(lived), strict=True)]
+    tenth = max(1, len(lived.seconds) // 10)
+    before, after = median(lived.seconds[:tenth]), median(lived.seconds[-tenth:])
+    rows.append(("seconds of a turn", before, after, after / before))
+    report.tables.append(Table(title, ("what", "first tenth", "last tenth", "growth"), rows))
 
 
 def fits(problem: Problem) -> dict[str, Fit]:
