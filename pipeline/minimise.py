@@ -52,7 +52,7 @@ def minimise(
     ends the fit by returning True. checkpoint: a directory, or a `pipeline.Checkpoint`, in which the fit saves what it has so far, and from
     which it goes on. Ctrl-C ends it where it is; `status` of what is returned says how it ended. Raises TypeError for other
     arguments than these, and when the objective lacks what the strategy asks for, ValueError for a start of the wrong size, for data that
-    is not finite, and for a fit that leaves the numbers.
+    is not finite, and for parameters that are not any more; any other end, divergence too, is in the status.
     """
     for argument, name, kind in ((objective, "objective", Objective), (dataset, "dataset", Dataset), (strategy, "strategy", Strategy)):
         if isinstance(argument, type) or not isinstance(argument, kind):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -169,13 +170,19 @@ def our_threads() -> set[str]:
 
 @contextmanager
 def nothing_stays(client: Client) -> Iterator[None]:
-    """No task of the block's is on the scheduler after it, no thread of ours here, no zombie, and nobody listens to the scheduler."""
+    """No task of the block's is on the scheduler after it, no thread of ours here, no zombie, and nobody listens to the scheduler; and
+    that without the garbage collector, which may come much later."""
     before = our_threads()
-    yield
-    deadline = time.monotonic() + 10
-    while (n_tasks(client) or zombies() or our_threads() - before) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert n_tasks(client) == 0
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        deadline = time.monotonic() + 10
+        while (n_tasks(client) or zombies() or our_threads() - before) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert n_tasks(client) == 0
+    finally:
+        gc.enable()
     assert not zombies()
     assert our_threads() <= before
     assert pulse.pulse_of(client)._users == 0
