@@ -87,8 +87,8 @@ def test_the_last_two_stay_and_all_go_when_the_fit_is_done(tmp_path: Path) -> No
 
 
 def test_later_ones_are_written_over_what_would_be_removed(tmp_path: Path) -> None:
-    """Longer and shorter ones, too."""
-    sizes = [300, 300, 300, 500, 100, 300, 7]
+    """Longer ones, too; shorter ones are new files, for a process that reads the old one has it mapped."""
+    sizes = [300, 300, 300, 300, 500, 500, 100, 600]
     files = []
     with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
         for n_rounds, size in enumerate(sizes, 1):
@@ -98,8 +98,21 @@ def test_later_ones_are_written_over_what_would_be_removed(tmp_path: Path) -> No
             files.append(path.stat().st_ino)
             assert repr(read_checkpoint(path, PROBLEM)) == repr(saved)
         assert len(names(tmp_path)) == 2
-    assert len(set(files)) == 3
+    first, second, third, *later = files
+    assert len({first, second, third}) == 3
+    assert later[:3] == [first, second, third]
+    assert later[3] not in {first, second, third}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_one_that_is_being_read_is_not_cut_off(tmp_path: Path) -> None:
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        offer(keeper, after(1)._replace(states=[np.ones(90_000)]))
+        content = PROBLEM.path(tmp_path, 1).read_bytes()
+        with PROBLEM.path(tmp_path, 1).open("rb") as file:
+            for n_rounds in range(2, 8):
+                offer(keeper, after(n_rounds))
+            assert file.read() == content
 
 
 def test_a_checkpoint_that_has_another_name_is_never_written_over(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class Script:
 
 
 def saves(n_rounds: int) -> str:
-    return f'mkdir -p "$RUN/checkpoints"; touch "$RUN/checkpoints/Ridge-0123456789abcdef-{n_rounds:09d}.safetensors"'
+    """A checkpoint, beside a user's own file."""
+    return f'cd "$RUN"; mkdir -p checkpoints; touch checkpoints/{{mine,Ridge-0123456789abcdef-{n_rounds:09d}}}.safetensors'
 
 
 @pytest.fixture
