@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from pipeline.checkpoints.files import SUFFIX
+from pipeline.checkpoints.keeper import checkpoints_in
 from pipeline.checkpoints.termination import OUT_OF_TIME, Terminated
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.interrupts import imports_done
@@ -212,8 +212,8 @@ def tell_where_it_goes_on(checkpoints: Path, error: BaseException) -> None:
         print("the walltime is nearly over" if error.code == OUT_OF_TIME else "ended by SIGTERM", file=sys.stderr)
     # of a job or of rows that are not what they were, or must be; a partition may be there again
     for_good = isinstance(error, ValueError | TypeError) and not isinstance(error, PartitionError)
-    if not for_good and (found := sorted(checkpoints.glob(f"*{SUFFIX}"))):
-        print(f"what it had so far is in {found[-1]}; the same command with --resume goes on from there", file=sys.stderr)
+    if not for_good and (found := checkpoints_in(checkpoints)):
+        print(f"what it had so far is in {found[0]}; the same command with --resume goes on from there", file=sys.stderr)
 
 
 def plan(arguments: argparse.Namespace) -> int:

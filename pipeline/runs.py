@@ -31,7 +31,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.base import ClassifierMixin
 
-from pipeline.checkpoints.keeper import Checkpoint, remove_checkpoints
+from pipeline.checkpoints.keeper import Checkpoint, checkpoints_in, remove_checkpoints
 from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import GradientModel
@@ -118,7 +118,7 @@ def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = F
         if model.status_.reason != INTERRUPTED:
             remove_checkpoints(directory / CHECKPOINTS)
     finally:
-        if not any((directory / CHECKPOINTS).glob("*")):
+        if not checkpoints_in(directory / CHECKPOINTS):
             (directory / UNFINISHED).unlink(missing_ok=True)
         with suppress(OSError):
             directory.rmdir()  # leaves nothing behind, unless a run or a checkpoint is in there

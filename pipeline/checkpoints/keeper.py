@@ -128,6 +128,7 @@ class Keeper:
         self.saved: Saved | None = None
         self.seed: int | None = None
         self._files: list[Path] = []
+        self._found: Sequence[Path] = ()
         self._spare = beside_name(self.directory / self.problem.stem)
         self._digests = Digests()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dask-descent-checkpoint", initializer=yield_to_others)
@@ -160,6 +161,9 @@ class Keeper:
         Raises ValueError where the directory is this fit's alone and has checkpoints of other problems only.
         """
         remove_leftovers(self.directory, self.problem.stem)
+        for spare in self.directory.glob(f".{self.problem.stem}.*.tmp"):  # of a fit that was killed, on whatever machine
+            with suppress(OSError):
+                spare.unlink()
         if not self.options.resume:
             for path in self.problem.paths(self.directory) if self.options.shared else checkpoints_in(self.directory):
                 path.unlink(missing_ok=True)
@@ -174,6 +178,7 @@ class Keeper:
                 warnings.warn(f"{error}; looking for an earlier checkpoint", CheckpointWarning, stacklevel=2)
                 continue
             self._files = sorted(each for each in found if each <= path)  # the older ones go when there are newer ones
+            self._found = tuple(self._files)
             self.saved, self.seed = saved, saved.seed
             self._written = self._offered = len(saved.history)
             return saved
@@ -258,8 +263,11 @@ class Keeper:
         self._written = n_rounds
         self._files = [*(each for each in self._files if each != path), path]
         for old in self._files[:-KEPT]:
-            with suppress(FileNotFoundError):
-                old.replace(self._spare)
+            with suppress(OSError):  # `done` says what stays
+                if old in self._found:  # perhaps of another owner, or with another mode than a new file gets
+                    old.unlink()
+                else:
+                    old.replace(self._spare)
         self._files = self._files[-KEPT:]
 
 

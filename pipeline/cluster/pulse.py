@@ -41,7 +41,7 @@ def seconds_of(key: str) -> float:
     """A limit of ours in Dask's configuration, by default 30 s. Raises ValueError, naming the key, for what is no time above 0."""
     given = dask.config.get(key, "30s")
     seconds = 0.0
-    with suppress(LookupError, ValueError, TypeError, AttributeError):  # whatever Dask meets in it
+    with suppress(LookupError, ValueError, TypeError, AttributeError, OverflowError):  # whatever Dask meets in it
         seconds = float(parse_timedelta(given))
     if not seconds > 0:
         raise ValueError(f"{key} in Dask's configuration must be a time above 0, such as 60, '60s' or '5 minutes', got {given!r}")

@@ -355,12 +355,12 @@ class ClusterExecutor(Executor):
     def _combine_on_cluster(self, graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:
         merge, level = merging(reduction, n_groups), 0
         while len(names) > 1:
-            merged = []
+            above = []
             for i in range(0, len(names), FAN_IN):
                 name = (f"tree-reduce-{token}", level, i // FAN_IN)
                 graph[name] = call(name, merge, List(*map(TaskRef, names[i : i + FAN_IN])), needs=set())
-                merged.append(name)
-            names, level = merged, level + 1
+                above.append(name)
+            names, level = above, level + 1
         return names
 
     def _gather(self, graph: dict[Any, Any], names: list[Any], held: int) -> list[Any]:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -22,9 +23,10 @@ LONG_AGO: Final = 86_400.0
 
 
 @contextmanager
-def write_beside(path: Path, spare: Path | None = None) -> Iterator[Path]:
+def write_beside(path: Path, spare: Path | None = None, size: int = 0) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` at once when the block ends, and goes when the block fails. spare: a
-    file that nobody needs any more; what is written goes over it, which costs less than new pages, if it has no other name.
+    file that nobody needs any more; what is written, of that size, goes over it, which costs less than new pages, if nothing speaks
+    against that.
 
     Raises OSError, naming `path`, when it cannot be written.
     """
@@ -33,7 +35,7 @@ def write_beside(path: Path, spare: Path | None = None) -> Iterator[Path]:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
         with suppress(FileNotFoundError):
-            if spare is not None and spare.stat().st_nlink == 1:
+            if spare is not None and can_be_written_over(spare, size):
                 spare.replace(beside)
         yield beside
         with beside.open("rb+") as file:
@@ -48,6 +50,13 @@ def write_beside(path: Path, spare: Path | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def can_be_written_over(path: Path, size: int) -> bool:
+    """Whether that harms nobody: a file with another name, or what a link leads to, may be somebody's copy, and to cut one off ends a
+    process that has it mapped to read it."""
+    found = path.lstat()
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= size and os.access(path, os.W_OK)
 
 
 def beside_name(path: Path) -> Path:

@@ -18,7 +18,8 @@ from tasks import __version__
 from tasks.typing import Array
 
 FORMAT_VERSION: Final = "1"
-DTYPES: Final = {"b1": "BOOL"} | {f"{kind}{size}": f"{kind.upper()}{8 * size}" for kind in "iuf" for size in (1, 2, 4, 8)}
+NUMBERS: Final = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "F16", "F32", "F64")
+DTYPES: Final = {"b1": "BOOL"} | {f"{name[0].lower()}{int(name[1:]) // 8}": name for name in NUMBERS}
 """Names of the format's dtypes by NumPy's."""
 ALIGNMENT: Final = 8
 """Bytes: arrays begin at multiples of the size of their numbers."""
@@ -40,8 +41,8 @@ class Digests:
 
     def of(self, arrays: Mapping[str, Array]) -> dict[str, str]:
         """By name."""
-        self._known = {id(array): self._entry(array) for array in arrays.values()}
-        return {name: self._known[id(array)][1] for name, array in arrays.items()}
+        self._known = known = {id(array): self._entry(array) for array in arrays.values()}
+        return {name: known[id(array)][1] for name, array in arrays.items()}
 
     def _entry(self, array: Array) -> tuple[weakref.ref[Array], str]:
         known = self._known.get(id(array))
@@ -60,12 +61,14 @@ def write_tensors(
 ) -> None:
     """Write arrays of numbers and booleans, and text, to `path`, whole or not at all; `metadata` gets format, format_version, version (of
     the library), and sha256 of everything else. digests: of a series of files; spare: a file to write over. Raises OSError, naming the
-    path."""
+    path, ValueError for text that is no Unicode."""
     tensors = dict(sorted(((name, as_tensor(array)) for name, array in arrays.items()), key=lambda item: (-item[1].itemsize, item[0])))
     text = {"format": kind.format, "format_version": FORMAT_VERSION, "version": __version__, **metadata}
     text["sha256"] = content_digest(tensors, text, digests or Digests())
-    with write_beside(path, spare) as beside, os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
-        file.write(header(tensors, text))
+    begin = header(tensors, text)
+    size = len(begin) + sum(array.nbytes for array in tensors.values())
+    with write_beside(path, spare, size) as beside, os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+        file.write(begin)
         for array in tensors.values():
             file.write(as_bytes(array))
         file.truncate()
@@ -104,7 +107,7 @@ def header(arrays: Mapping[str, Array], text: Mapping[str, str]) -> bytes:
     for name, array in arrays.items():
         start, end = end, end + array.nbytes
         entries[name] = {"dtype": DTYPES[array.dtype.kind + str(array.itemsize)], "shape": array.shape, "data_offsets": [start, end]}
-    encoded = json.dumps(entries).encode()
+    encoded = json.dumps(entries, ensure_ascii=False).encode()
     encoded += b" " * (-len(encoded) % ALIGNMENT)
     return len(encoded).to_bytes(8, "little") + encoded
 

@@ -5,7 +5,7 @@ pids=() train='' reason=''
 
 running() { for pid; do kill -0 "$pid" 2>/dev/null || return; done; }
 fail() { echo "$1" >&2; exit 1; }
-latest() { local found=("$run"/checkpoints/*.safetensors); echo "${found[-1]}"; }
+latest() { local found=("$run"/checkpoints/*-????????????????-?????????.safetensors); echo "${found[-1]}"; }
 write() { cat >"$run/.$1" && mv "$run/.$1" "$run/$1"; }
 
 end() { # seconds, processes

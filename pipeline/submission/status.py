@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from pipeline.checkpoints.files import SUFFIX
+from pipeline.checkpoints.keeper import checkpoints_in
 from pipeline.cluster import slurm
 from pipeline.runs import CHECKPOINTS, METRICS_FILE, ROUNDS_FILE
 from pipeline.submission.records import ENDED_FILE, SUBMITTED_FILE, Ended, Log, Submission, last_line, log_file, submitted
@@ -131,8 +131,7 @@ def job_words(submission: Submission) -> str:
 
 def saved_rounds(directory: Path) -> int:
     """After how many rounds a run was last saved; 0 when there is no checkpoint. Their names end in it."""
-    found = [re.search(r"-(\d+)$", path.stem) for path in (directory / CHECKPOINTS).glob(f"*{SUFFIX}")]
-    return max((int(match[1]) for match in found if match), default=0)
+    return max((int(path.stem.rpartition("-")[2]) for path in checkpoints_in(directory / CHECKPOINTS)), default=0)
 
 
 def score(directory: Path) -> str:

@@ -1,8 +1,9 @@
 """The protocol of a strategy: state in, state out; it knows arrays and no Dask.
 
-A strategy is a frozen set of hyperparameters. Its state is a NamedTuple of arrays, numbers and strings: what a checkpoint would
-save. The training loop asks `request(state)`, has the reduction computed where the data lives, and hands the evaluation to
-`update`. Line-search trials are ordinary rounds of that loop.
+A strategy is a frozen set of hyperparameters. Its state is a NamedTuple of arrays, numbers and strings: what a checkpoint saves, while the
+fit goes on, and without another look at arrays that were in the one before; so nothing may write to them. The training loop asks
+`request(state)`, has the reduction computed where the data lives, and hands the evaluation to `update`. Line-search trials are ordinary
+rounds of that loop.
 """
 
 from __future__ import annotations

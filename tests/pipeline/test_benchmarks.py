@@ -43,6 +43,8 @@ from pipeline.benchmarks.sgd import ALPHA, Incremental, contest, sgd_table
 from pipeline.benchmarks.sgd import Ours as OurSGD
 from pipeline.benchmarks.sgd import ScikitLearn as TheirSGD
 from pipeline.benchmarks.sgd import targets as sgd_targets
+from pipeline.benchmarks.soak import WHAT, Lived
+from pipeline.benchmarks.soak import judge as judge_soak
 
 BINARY = Problem(n_rows=2_000, n_columns=5, n_partitions=3)
 MULTI = Problem(n_rows=2_000, n_columns=5, n_classes=4, n_partitions=3)
@@ -382,3 +384,21 @@ def test_a_quick_binary_case_has_everyone_in_it(name: str, tmp_path: Path) -> No
     libraries = {row[1] for table in content["tables"] for row in table["rows"]}
     assert libraries == {"dask-descent", "scikit-learn", "dask-ml"}
     assert all(target["value"] is not None for target in content["targets"])
+
+
+def lived(first: list[float], last: list[float], **counts: int) -> Lived:
+    """Twenty looks, of which two are a tenth; a single one between them is of no interest."""
+    looks = [first] * 2 + [[1e6] * len(WHAT)] * 16 + [last] * 2
+    return Lived(looks, [0.1] * len(looks), **{"deaths": 9, "hangs": 0, "wrong": 0, **counts})
+
+
+def test_what_may_grow_in_many_fits() -> None:
+    """The scheduler's memory as under a bare client, file handles by two, nothing else."""
+    bare = lived([100, 50, 300, 10, 20, 30, 0, 0], [100, 75, 300, 10, 20, 30, 0, 0])
+    report = Report("soak", "a title", "a command")
+    judge_soak(report, lived([200, 60, 300, 10, 20, 30, 0, 0], [210, 96, 300, 12, 20, 30, 0, 0]), bare)
+    assert [target.value for target in report.targets] == pytest.approx([1.05, 1.0, 1.6 / 1.5, 2, 0, 0, 0, 0, 0, 0])
+    assert all(target.met for target in report.targets)
+    report = Report("soak", "a title", "a command")
+    judge_soak(report, lived([200, 60, 300, 10, 20, 30, 0, 0], [230, 102, 360, 13, 23, 33, 1, 1], hangs=1, wrong=1), bare)
+    assert not any(target.met for target in report.targets)

@@ -264,15 +264,19 @@ def test_a_users_mistake_ends_with_2_and_a_line(
 def test_that_a_run_goes_on_is_said_where_it_does(
     error: BaseException, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    saved = [f"Ridge-0123456789abcdef-{n_rounds:09d}.safetensors" for n_rounds in (2, 3)]
+
     def fail(*arguments: Any, **options: Any) -> None:
         (tmp_path / "checkpoints").mkdir()
-        (tmp_path / "checkpoints" / "1.safetensors").touch()
+        for name in (*saved, "mine-4.safetensors"):
+            (tmp_path / "checkpoints" / name).touch()
         raise error
 
     monkeypatch.setattr("pipeline.cli.run_job", fail)
     with pytest.raises(type(error)) if isinstance(error, Terminated | MemoryError) else nullcontext():
         main(["train", "digits", "--out", str(tmp_path), "--resume"])
-    assert ("the same command with --resume goes on from there" in capsys.readouterr().err) == goes_on
+    said = f"{saved[-1]}; the same command with --resume goes on from there"
+    assert (said in capsys.readouterr().err) == goes_on
 
 
 def test_wrong_arguments_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:

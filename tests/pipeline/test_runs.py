@@ -31,6 +31,7 @@ from pipeline.models.model_files import load_model, save_model
 from pipeline.models.predictions import predict_files
 from pipeline.progress import RoundLog
 from pipeline.runs import Run, loss_plot, rows_read, run_job
+from pipeline.verification.records import UNFINISHED
 from tasks.rows import split_rows
 from tasks.strategies.newton import Newton
 from tasks.synthetic import LinearRows
@@ -127,6 +128,7 @@ def test_files_of_the_user_beside_checkpoints_stay(tmp_path: Path) -> None:
     run_here("breast_cancer", tmp_path, "checkpoint.every_rounds=1")
     assert own.read_text() == "mine"
     assert list(own.parent.iterdir()) == [own]
+    assert not (tmp_path / UNFINISHED).exists()
 
 
 def test_a_run_that_fails_leaves_nothing_and_one_before_it_alone(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def test_the_last_two_stay_and_all_go_when_the_fit_is_done(tmp_path: Path) -> No
 
 
 def test_later_ones_are_written_over_what_would_be_removed(tmp_path: Path) -> None:
-    """Longer and shorter ones, too."""
-    sizes = [300, 300, 300, 500, 100, 300, 7]
+    """Longer ones, too; shorter ones are new files, for a process that reads the old one has it mapped."""
+    sizes = [300, 300, 300, 300, 500, 500, 100, 600]
     files = []
     with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
         for n_rounds, size in enumerate(sizes, 1):
@@ -98,8 +98,21 @@ def test_later_ones_are_written_over_what_would_be_removed(tmp_path: Path) -> No
             files.append(path.stat().st_ino)
             assert repr(read_checkpoint(path, PROBLEM)) == repr(saved)
         assert len(names(tmp_path)) == 2
-    assert len(set(files)) == 3
+    first, second, third, *later = files
+    assert len({first, second, third}) == 3
+    assert later[:3] == [first, second, third]
+    assert later[3] not in {first, second, third}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_one_that_is_being_read_is_not_cut_off(tmp_path: Path) -> None:
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        offer(keeper, after(1)._replace(states=[np.ones(90_000)]))
+        content = PROBLEM.path(tmp_path, 1).read_bytes()
+        with PROBLEM.path(tmp_path, 1).open("rb") as file:
+            for n_rounds in range(2, 8):
+                offer(keeper, after(n_rounds))
+            assert file.read() == content
 
 
 def test_a_checkpoint_that_has_another_name_is_never_written_over(tmp_path: Path) -> None:
@@ -111,6 +124,55 @@ def test_a_checkpoint_that_has_another_name_is_never_written_over(tmp_path: Path
             offer(keeper, after(n_rounds))
     assert len(read_checkpoint(tmp_path / "mine", PROBLEM).history) == 1
     assert [path.name for path in sorted((tmp_path / "kept").iterdir())] == [PROBLEM.path(tmp_path, n).name for n in (6, 7)]
+
+
+def test_what_a_link_leads_to_is_never_written_over(tmp_path: Path) -> None:
+    """A user has moved one to another disk."""
+    elsewhere = tmp_path / "elsewhere"
+    with Keeper(Checkpoint(directory=tmp_path / "kept", every_rounds=1), PROBLEM) as keeper:
+        (tmp_path / "kept").mkdir()
+        offer(keeper, after(1))
+        PROBLEM.path(tmp_path / "kept", 1).rename(elsewhere)
+        PROBLEM.path(tmp_path / "kept", 1).symlink_to(elsewhere)
+        for n_rounds in range(2, 8):
+            offer(keeper, after(n_rounds))
+    assert len(read_checkpoint(elsewhere, PROBLEM).history) == 1
+    assert [path.name for path in sorted((tmp_path / "kept").iterdir())] == [PROBLEM.path(tmp_path, n).name for n in (6, 7)]
+
+
+def test_files_of_an_earlier_process_are_not_written_over(tmp_path: Path) -> None:
+    """They may be of another user, and more people may be allowed to read them."""
+    earlier = write(tmp_path, 1, 2)
+    for path in earlier:
+        path.chmod(0o444)
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        keeper.load()
+        for n_rounds in range(3, 8):
+            offer(keeper, after(n_rounds))
+            assert PROBLEM.path(tmp_path, n_rounds).stat().st_mode & 0o200
+    assert names(tmp_path) == ["000000006.safetensors", "000000007.safetensors"]
+
+
+def test_one_that_cannot_be_removed_costs_none_of_the_others(tmp_path: Path) -> None:
+    earlier, _ = write(tmp_path, 1, 2)
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        keeper.load()
+        earlier.unlink()
+        earlier.mkdir()
+        for n_rounds in range(3, 8):
+            offer(keeper, after(n_rounds))
+        assert names(tmp_path) == ["000000001.safetensors", "000000006.safetensors", "000000007.safetensors"]
+        with pytest.warns(CheckpointWarning, match=r"000000001\.safetensors could not be removed"):
+            keeper.done()
+
+
+def test_what_a_killed_fit_wrote_over_goes_whatever_machine_it_ran_on(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    (tmp_path / f".{PROBLEM.stem}.1-1@elsewhere.tmp").touch()
+    being_written = tmp_path / f".{PROBLEM.path(tmp_path, 4).name}.1-1@elsewhere.tmp"
+    being_written.touch()
+    assert found(tmp_path) is not None
+    assert set(tmp_path.iterdir()) == {PROBLEM.path(tmp_path, 3), being_written}
 
 
 def test_one_that_somebody_else_removed_is_not_missed(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_limit_is_a_time(key: str, given: Any, seconds: float) -> None:
         assert seconds_of(key) == seconds
 
 
-@pytest.mark.parametrize("given", ["soon", "", None, [], 0, -1, "nan"])
+@pytest.mark.parametrize("given", ["soon", "", None, [], 0, -1, "nan", "1e999s"])
 @pytest.mark.parametrize("key", KEYS)
 def test_a_limit_that_is_none(key: str, given: Any) -> None:
     with dask.config.set({key: given}), pytest.raises(ValueError, match=f"^{key} in Dask's configuration must be a time above 0, such as"):

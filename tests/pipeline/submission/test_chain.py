@@ -74,7 +74,8 @@ class Script:
 
 
 def saves(n_rounds: int) -> str:
-    return f'mkdir -p "$RUN/checkpoints"; touch "$RUN/checkpoints/Ridge-0123456789abcdef-{n_rounds:09d}.safetensors"'
+    """A checkpoint, beside a user's own file."""
+    return f'cd "$RUN"; mkdir -p checkpoints; touch checkpoints/{{mine,Ridge-0123456789abcdef-{n_rounds:09d}}}.safetensors'
 
 
 @pytest.fixture
@@ -218,7 +219,8 @@ def run(tmp_path: Path) -> Path:
     Submission(job_id="7", queue="slurm", command=[], time="now", host="", resume=True).write(tmp_path / SUBMITTED_FILE)
     Continued(first_job_id="7", job_id="9", number=3).write(tmp_path / CONTINUED_FILE)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints/Ridge-0-000000057.safetensors").touch()
+    (tmp_path / "checkpoints/Ridge-0123456789abcdef-000000057.safetensors").touch()
+    (tmp_path / "checkpoints/mine-58.safetensors").touch()
     return tmp_path
 
 
