@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import dask
 import numpy as np
 import psutil
-from distributed import Client, wait
+from distributed import Client
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.benchmarks.cluster import time_limit
@@ -110,13 +110,14 @@ def judge(report: Report, ours: Lived, bare: Lived) -> None:
 def live(n_turns: int, turns_of: Callable[[Client], Sequence[Turn]]) -> Lived:
     """Turns one after the other on a new cluster. turns_of: given its client, what is done in turn."""
     random = np.random.default_rng(0)
-    looks, seconds, n_deaths, n_hangs, n_wrong = [], [], 0, 0, 0
+    killed: list[int] = []
+    looks, seconds, n_hangs, n_wrong = [], [], 0, 0
     with cluster_processes() as (scheduler, client):
         turns = turns_of(client)
         kept = min(client.scheduler_info(n_workers=-1)["workers"])
         processes = [psutil.Process(), psutil.Process(scheduler.pid), psutil.Process(client.run(os.getpid)[kept])]
         for i in range(WARM + n_turns):
-            killer = threading.Timer(0.4 * random.random(), kill_one, (client, kept, int(random.integers(1 << 30))))
+            killer = threading.Timer(0.4 * random.random(), kill_one, (client, kept, int(random.integers(1 << 30)), killed))
             if dying := random.random() < DEATHS:
                 killer.start()
             start = time.perf_counter()
@@ -128,16 +129,15 @@ def live(n_turns: int, turns_of: Callable[[Client], Sequence[Turn]]) -> Lived:
             seconds.append(time.perf_counter() - start)
             if dying:
                 killer.join()
-                n_deaths += 1
             client.wait_for_workers(N_WORKERS, timeout=HANG)
             looks.append(look(client, processes))
-    return Lived(looks[WARM:], seconds[WARM:], n_deaths, n_hangs, n_wrong)
+    return Lived(looks[WARM:], seconds[WARM:], len(killed), n_hangs, n_wrong)
 
 
 def submit_nothing(client: Client) -> bool:
-    """Tasks that do next to nothing, and need no module of ours; whether all are done."""
+    """Tasks that do next to nothing, and need no module of ours; whether all did it."""
     futures = client.map(operator.index, range(N_TASKS), pure=False)
-    return len(wait(futures).done) == N_TASKS
+    return bool(client.gather(futures) == list(range(N_TASKS)))
 
 
 def tenths(lived: Lived) -> tuple[list[float], list[float]]:
@@ -187,13 +187,15 @@ def fits(problem: Problem) -> dict[str, Fit]:
     }
 
 
-def kill_one(client: Client, kept: str, draw: int) -> None:
-    """One of the others."""
+def kill_one(client: Client, kept: str, draw: int, killed: list[int]) -> None:
+    """One of the others, if one is there; its process id is added to killed."""
     others = sorted(set(client.scheduler_info(n_workers=-1)["workers"]) - {kept})
     if others:
         worker = others[draw % len(others)]
         for pid in client.run(os.getpid, workers=[worker], on_error="ignore").values():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
 
 def look(client: Client, processes: list[psutil.Process]) -> list[float]:
