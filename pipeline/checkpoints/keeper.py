@@ -128,6 +128,7 @@ class Keeper:
         self.saved: Saved | None = None
         self.seed: int | None = None
         self._files: list[Path] = []
+        self._found: list[Path] = []
         self._spare = beside_name(self.directory / self.problem.stem)
         self._digests = Digests()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dask-descent-checkpoint", initializer=yield_to_others)
@@ -164,7 +165,7 @@ class Keeper:
             for path in self.problem.paths(self.directory) if self.options.shared else checkpoints_in(self.directory):
                 path.unlink(missing_ok=True)
             return None
-        found = self.problem.paths(self.directory)
+        self._found = found = self.problem.paths(self.directory)
         if not found and not self.options.shared:
             self._refuse_others()
         for path in found:
@@ -258,9 +259,17 @@ class Keeper:
         self._written = n_rounds
         self._files = [*(each for each in self._files if each != path), path]
         for old in self._files[:-KEPT]:
-            with suppress(FileNotFoundError):
-                old.replace(self._spare)
+            self._retire(old)
         self._files = self._files[-KEPT:]
+
+    def _retire(self, old: Path) -> None:
+        """What this fit wrote is written over next. What was there before it goes: it may be another user's, read-only, or readable by more
+        than what this fit writes. What cannot go stays, and `done` says so."""
+        with suppress(OSError):
+            if old in self._found:
+                old.unlink()
+            else:
+                old.replace(self._spare)
 
 
 def checkpoints_in(directory: Path) -> list[Path]:

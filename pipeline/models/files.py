@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -32,9 +33,8 @@ def write_beside(path: Path, spare: Path | None = None) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
-        with suppress(FileNotFoundError):
-            if spare is not None and spare.stat().st_nlink == 1:
-                spare.replace(beside)
+        if spare is not None and one_may_write_over(spare):
+            spare.replace(beside)
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
@@ -53,6 +53,14 @@ def write_beside(path: Path, spare: Path | None = None) -> Iterator[Path]:
 def beside_name(path: Path) -> Path:
     """Hidden, and this thread's alone."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{HOST}.tmp")
+
+
+def one_may_write_over(path: Path) -> bool:
+    """Whether a file is a plain one that has no other name, neither of its own nor by a link, and that its user may write to."""
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and os.access(path, os.W_OK)
+    return False
 
 
 def remove_leftovers(directory: Path, stem: str) -> None:

@@ -113,6 +113,50 @@ def test_a_checkpoint_that_has_another_name_is_never_written_over(tmp_path: Path
     assert [path.name for path in sorted((tmp_path / "kept").iterdir())] == [PROBLEM.path(tmp_path, n).name for n in (6, 7)]
 
 
+def test_what_a_fit_goes_on_from_is_never_written_over(tmp_path: Path) -> None:
+    """It may be somebody else's: read-only, or readable by all."""
+    write(tmp_path, 1, 2)
+    PROBLEM.path(tmp_path, 2).chmod(0o444)
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        assert keeper.load() is not None
+        with PROBLEM.path(tmp_path, 1).open("rb") as first, PROBLEM.path(tmp_path, 2).open("rb") as second:
+            contents = first.read(), second.read()
+            for n_rounds in range(3, 9):
+                offer(keeper, after(n_rounds))
+                first.seek(0)
+                second.seek(0)
+                assert (first.read(), second.read()) == contents
+    assert names(tmp_path) == ["000000007.safetensors", "000000008.safetensors"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("n_before", [1, 4])
+def test_what_a_link_points_to_is_never_written_over(tmp_path: Path, n_before: int) -> None:
+    """Checkpoints that were moved to another disk, and linked, before the fit went on or while it runs."""
+    kept, archive = tmp_path / "kept", tmp_path / "archive"
+    archive.mkdir()
+    with Keeper(Checkpoint(directory=kept, every_rounds=1), PROBLEM) as keeper:
+        for n_rounds in range(1, n_before + 1):
+            offer(keeper, after(n_rounds))
+        path = PROBLEM.path(kept, n_before)
+        path.rename(archive / path.name)
+        path.symlink_to(archive / path.name)
+        for n_rounds in range(n_before + 1, n_before + 6):
+            offer(keeper, after(n_rounds))
+            assert not PROBLEM.path(kept, n_rounds).is_symlink()
+    assert len(read_checkpoint(archive / path.name, PROBLEM).history) == n_before
+    assert len(list(kept.iterdir())) == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only files")
+def test_a_file_that_became_read_only_costs_no_checkpoint(tmp_path: Path) -> None:
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
+        for n_rounds in range(1, 8):
+            offer(keeper, after(n_rounds))
+            PROBLEM.path(tmp_path, n_rounds).chmod(0o444)
+    assert names(tmp_path) == ["000000006.safetensors", "000000007.safetensors"]
+
+
 def test_one_that_somebody_else_removed_is_not_missed(tmp_path: Path) -> None:
     with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
         for n_rounds in range(1, 8):
