@@ -68,7 +68,7 @@ def remove_leftovers(directory: Path, stem: str) -> None:
     lies there since long ago, for the directory may be shared."""
     for path in directory.glob(f".{stem}*.tmp"):
         found = re.search(r"\.(\d+)-\d+@(.+)\.tmp$", path.name)
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone already, or in a directory where only its owner may remove it
             if found and (path.stat().st_mtime < time.time() - LONG_AGO if found[2] != HOST else not psutil.pid_exists(int(found[1]))):
                 path.unlink()
 
