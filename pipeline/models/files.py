@@ -23,9 +23,9 @@ LONG_AGO: Final = 86_400.0
 
 
 @contextmanager
-def write_beside(path: Path, spare: Path | None = None) -> Iterator[Path]:
+def write_beside(path: Path, spare: Path | None = None, size: int = 0) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` at once when the block ends, and goes when the block fails. spare: a
-    file that nobody needs any more; what is written goes over it, which costs less than new pages, if it has no other name.
+    file that nobody needs any more; what is written, `size` bytes, goes over it, which costs less than new pages, if it has no other name.
 
     Raises OSError, naming `path`, when it cannot be written.
     """
@@ -33,7 +33,7 @@ def write_beside(path: Path, spare: Path | None = None) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
-        if spare is not None and one_may_write_over(spare):
+        if spare is not None and one_may_write_over(spare, size):
             spare.replace(beside)
         yield beside
         with beside.open("rb+") as file:
@@ -55,11 +55,12 @@ def beside_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{HOST}.tmp")
 
 
-def one_may_write_over(path: Path) -> bool:
-    """Whether a file is a plain one that has no other name, neither of its own nor by a link, and that its user may write to."""
+def one_may_write_over(path: Path, size: int) -> bool:
+    """Whether a file is a plain one that has no other name, neither of its own nor by a link, that its user may write to, and that gets no
+    shorter: who has mapped it would die of a bus error."""
     with suppress(FileNotFoundError):
         found = path.lstat()
-        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and os.access(path, os.W_OK)
+        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= size and os.access(path, os.W_OK)
     return False
 
 

@@ -64,8 +64,10 @@ def write_tensors(
     tensors = dict(sorted(((name, as_tensor(array)) for name, array in arrays.items()), key=lambda item: (-item[1].itemsize, item[0])))
     text = {"format": kind.format, "format_version": FORMAT_VERSION, "version": __version__, **metadata}
     text["sha256"] = content_digest(tensors, text, digests or Digests())
-    with write_beside(path, spare) as beside, os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
-        file.write(header(tensors, text))
+    head = header(tensors, text)
+    size = len(head) + sum(array.nbytes for array in tensors.values())
+    with write_beside(path, spare, size) as beside, os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+        file.write(head)
         for array in tensors.values():
             file.write(as_bytes(array))
         file.truncate()

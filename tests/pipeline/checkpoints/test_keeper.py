@@ -11,9 +11,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -89,8 +89,7 @@ def test_the_last_two_stay_and_all_go_when_the_fit_is_done(tmp_path: Path) -> No
 
 
 def test_later_ones_are_written_over_what_would_be_removed(tmp_path: Path) -> None:
-    """Longer and shorter ones, too."""
-    sizes = [300, 300, 300, 500, 100, 300, 7]
+    sizes = [300, 300, 300, 500, 500, 700, 900]
     files = []
     with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
         for n_rounds, size in enumerate(sizes, 1):
@@ -101,6 +100,19 @@ def test_later_ones_are_written_over_what_would_be_removed(tmp_path: Path) -> No
             assert repr(read_checkpoint(path, PROBLEM)) == repr(saved)
         assert len(names(tmp_path)) == 2
     assert len(set(files)) == 3
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_none_gets_shorter_while_somebody_may_have_mapped_it(tmp_path: Path) -> None:
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper, ExitStack() as stack:
+        opened: list[tuple[BinaryIO, int]] = []
+        for n_rounds, size in enumerate([9000, 300, 300, 500, 100, 300, 7], 1):
+            saved = after(n_rounds)._replace(states=[np.full(size, float(n_rounds))])
+            offer(keeper, saved)
+            path = PROBLEM.path(tmp_path, n_rounds)
+            assert repr(read_checkpoint(path, PROBLEM)) == repr(saved)
+            opened.append((stack.enter_context(path.open("rb")), path.stat().st_size))
+        assert [file for file, length in opened if os.fstat(file.fileno()).st_size < length] == []
     assert len(list(tmp_path.iterdir())) == 2
 
 
