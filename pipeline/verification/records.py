@@ -122,8 +122,8 @@ class Comparison:
         self._interrupted = interrupted
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is not there; a run of `python -m pipeline train` or `submit` leaves a record, unless that of earlier rounds was lost;"
-                " train the job again, without --resume"
+                f"{path} is not there; a run of `python -m pipeline train` or `submit` leaves a record, unless its earlier part was"
+                " lost; train the job again, without --resume"
             )
         try:
             rows, *rounds = [json.loads(line) for line in path.read_text().splitlines()]
