@@ -55,7 +55,7 @@ class Checkpoint:
 
     A checkpoint is written in the background, and when a fit fails, is interrupted, or ends by SIGTERM, which is caught where the fit runs
     in the main thread and nobody else handles it; in a SLURM job SystemExit(75) ends it a minute before the walltime, or a fifth of what
-    is left. The last two stay until the fit is done. A fit that goes on ends in the bits of one that never stopped, on whatever cluster of
+    is left. The last two stay until the fit is done; copy one, or give it a second name, to keep it: older ones are written over. A fit that goes on ends in the bits of one that never stopped, on whatever cluster of
     the same versions and kind of CPU; a warning says where they differ. Equal fits at the same time need directories of their own, or a
     random_state.
 
@@ -168,7 +168,7 @@ class Keeper:
             for path in self.problem.paths(self.directory) if self.options.shared else checkpoints_in(self.directory):
                 path.unlink(missing_ok=True)
             return None
-        found = self.problem.paths(self.directory)
+        self._found = found = self.problem.paths(self.directory)
         if not found and not self.options.shared:
             self._refuse_others()
         for path in found:
@@ -178,7 +178,6 @@ class Keeper:
                 warnings.warn(f"{error}; looking for an earlier checkpoint", CheckpointWarning, stacklevel=2)
                 continue
             self._files = sorted(each for each in found if each <= path)  # the older ones go when there are newer ones
-            self._found = tuple(self._files)
             self.saved, self.seed = saved, saved.seed
             self._written = self._offered = len(saved.history)
             return saved

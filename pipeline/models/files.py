@@ -34,8 +34,8 @@ def write_beside(path: Path, spare: Path | None = None, size: int = 0) -> Iterat
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
-        with suppress(FileNotFoundError):
-            if spare is not None and can_be_written_over(spare, size):
+        if spare is not None and can_be_written_over(spare, size):
+            with suppress(FileNotFoundError):  # another fit of the same problem may clear up
                 spare.replace(beside)
         yield beside
         with beside.open("rb+") as file:
@@ -52,16 +52,18 @@ def write_beside(path: Path, spare: Path | None = None, size: int = 0) -> Iterat
             beside.unlink()
 
 
-def can_be_written_over(path: Path, size: int) -> bool:
-    """Whether that harms nobody: a file with another name, or what a link leads to, may be somebody's copy, and to cut one off ends a
-    process that has it mapped to read it."""
-    found = path.lstat()
-    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= size and os.access(path, os.W_OK)
-
-
 def beside_name(path: Path) -> Path:
     """Hidden, and this thread's alone."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{HOST}.tmp")
+
+
+def can_be_written_over(path: Path, size: int) -> bool:
+    """Whether that harms nobody: a file with another name, or what a link leads to, may be somebody's copy, and to cut one off ends a
+    process that has it mapped to read it."""
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= size and os.access(path, os.W_OK)
+    return False
 
 
 def remove_leftovers(directory: Path, stem: str) -> None:
@@ -69,7 +71,7 @@ def remove_leftovers(directory: Path, stem: str) -> None:
     lies there since long ago, for the directory may be shared."""
     for path in directory.glob(f".{stem}*.tmp"):
         found = re.search(r"\.(\d+)-\d+@(.+)\.tmp$", path.name)
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone already, or in a directory where only its owner may remove it
             if found and (path.stat().st_mtime < time.time() - LONG_AGO if found[2] != HOST else not psutil.pid_exists(int(found[1]))):
                 path.unlink()
 

@@ -77,10 +77,12 @@ def write_tensors(
 def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, str]]:
     """The arrays, in memory of their own, and the metadata.
 
-    Raises FileNotFoundError when there is no such file, ValueError for one that is damaged, of another make, or of another format version.
+    Raises FileNotFoundError when there is no such file, PermissionError for one that may not be read, ValueError for one that is damaged,
+    of another make, or of another format version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {kind.words} {path}")
+    path.open("rb").close()  # safetensors says of a file that may not be read that there is none
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})

@@ -121,7 +121,10 @@ class Comparison:
         path = directory / RECORD_FILE
         self._interrupted = interrupted
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is not there; only a run of `python -m pipeline train` or `submit` leaves a record")
+            raise FileNotFoundError(
+                f"{path} is not there; a run of `python -m pipeline train` or `submit` leaves a record, unless its earlier part was"
+                " lost; train the job again, without --resume"
+            )
         try:
             rows, *rounds = [json.loads(line) for line in path.read_text().splitlines()]
             self._seed: int | None = rows["seed"]

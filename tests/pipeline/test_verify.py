@@ -185,6 +185,15 @@ def test_rounds_that_the_fit_lacks_are_named(capfd: pytest.CaptureFixture[str]) 
     assert "and the run's record has 1 more" in words
 
 
+def test_a_run_without_a_record_is_told_the_cure(capfd: pytest.CaptureFixture[str]) -> None:
+    directory = trained("lbfgs")
+    (directory / RECORD_FILE).unlink()
+    status, words = verified(capfd)
+    assert status == 2
+    assert f"{directory / RECORD_FILE} is not there" in words
+    assert "train the job again, without --resume" in words
+
+
 @pytest.mark.parametrize("lost", [slice(1, 2), slice(3, 4), slice(-1, None), slice(1, None)])
 def test_a_record_without_some_rounds_is_no_difference(lost: slice, capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("lbfgs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import random
 import subprocess
@@ -23,6 +24,7 @@ from pipeline.checkpoints import keeper as module
 from pipeline.checkpoints.files import Problem, Saved, read_checkpoint, write_checkpoint
 from pipeline.checkpoints.keeper import Keeper
 from pipeline.history import Row
+from pipeline.models.files import HOST
 from pipeline.models.tensor_files import Digests
 from tasks.strategies.lbfgs import LBFGS
 
@@ -433,6 +435,38 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
     finally:
         subprocess.run(["umount", disk], check=True, timeout=10)
+
+
+def test_one_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, 3, 4)[1]
+    opened = Path.open
+
+    def as_others(file: Path, *mode: str) -> Any:
+        if file == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return opened(file, *mode)
+
+    monkeypatch.setattr(Path, "open", as_others)
+    assert_refused(tmp_path, path, "Permission denied", 3)
+
+
+def test_leftovers_that_only_their_owner_may_remove_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a directory with the sticky bit."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    write(tmp_path, 3)
+    leftover = tmp_path / f".{PROBLEM.stem}-000000004.safetensors.{gone.pid}-1@{HOST}.tmp"
+    leftover.touch()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        assert found(tmp_path) is not None
+    assert leftover.exists()
+    assert found(tmp_path) is not None
+    assert not leftover.exists()
 
 
 def test_a_full_disk_costs_neither_the_fit_nor_the_last_checkpoint(tiny_disk: Path) -> None:
