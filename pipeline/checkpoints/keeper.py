@@ -55,9 +55,9 @@ class Checkpoint:
 
     A checkpoint is written in the background, and when a fit fails, is interrupted, or ends by SIGTERM, which is caught where the fit runs
     in the main thread and nobody else handles it; in a SLURM job SystemExit(75) ends it a minute before the walltime, or a fifth of what
-    is left. The last two stay until the fit is done; copy one, or give it a second name, to keep it: older ones are written over. A fit that goes on ends in the bits of one that never stopped, on whatever cluster of
-    the same versions and kind of CPU; a warning says where they differ. Equal fits at the same time need directories of their own, or a
-    random_state.
+    is left. The last two stay until the fit is done; copy one, or give it a second name, to keep it: older ones are written over. A fit
+    that goes on ends in the bits of one that never stopped, on whatever cluster of the same versions and kind of CPU; a warning says where
+    they differ. Equal fits at the same time need directories of their own, or a random_state.
 
     Raises TypeError for what is no path, ValueError for an interval that is no positive number.
     """
