@@ -53,8 +53,10 @@ def terminations(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
             timer.start()
         yield
     finally:
-        if timer is not None:
+        raised.set()  # what comes now comes too late
+        if timer is not None and timer.is_alive():
             timer.cancel()
+            timer.join()  # its signal would end the process once SIGTERM has no handler
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -33,6 +35,28 @@ def test_the_walltime_is_over_a_while_before_it_is() -> None:
         time.sleep(10)
     assert raised.value.code == 75
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+TOO_LATE = """
+import os, threading, time
+from pipeline.checkpoints.termination import terminations
+kill, coming = os.kill, threading.Event()
+
+def slowly(*arguments):
+    coming.set()
+    time.sleep(0.3)
+    kill(*arguments)
+
+os.kill = slowly
+with terminations({"SLURM_JOB_END_TIME": str(int(time.time()) + 2)}):
+    assert coming.wait(20)
+print("done")
+"""
+
+
+def test_a_walltime_that_nears_its_end_when_the_fit_is_done_ends_nothing() -> None:
+    ended = subprocess.run([sys.executable, "-c", TOO_LATE], check=False, capture_output=True, text=True, timeout=25)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
 def test_a_handler_of_somebody_else_stays() -> None:
