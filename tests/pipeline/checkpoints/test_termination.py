@@ -50,6 +50,7 @@ def slowly(*arguments):
 os.kill = slowly
 with terminations({"SLURM_JOB_END_TIME": str(int(time.time()) + 2)}):
     assert coming.wait(20)
+time.sleep(1)
 print("done")
 """
 
