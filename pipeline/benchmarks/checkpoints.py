@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, stdev
 from typing import Any, Final
 
 import numpy as np
 import scipy.sparse as sp
 
-from pipeline.benchmarks.report import Report, Table, Target
+from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
 from pipeline.checkpoints.files import SUFFIX
 from pipeline.checkpoints.keeper import Checkpoint
@@ -29,57 +30,84 @@ N_ROWS: Final = 300_000
 PER_ROW: Final = 40
 MEMORY: Final = 4
 """Pairs of vectors that L-BFGS remembers; with the point, its gradient and the direction 11 vectors are saved."""
-N_ROUNDS: Final = 40
-FIRST: Final = 16
-"""Rounds that do not count: the memory fills, and the files are new."""
+N_ROUNDS: Final = 140
+"""Accepted steps of a fit; each takes a round, some take two."""
+BLOCK: Final = 20
+"""Rounds with checkpoints, or without, before it is the others' turn."""
+SETTLING: Final = 4
+"""Rounds at the beginning of a block that do not count: what began in the one before is still being written."""
+FIRST: Final = 2
+"""Blocks of a fit that do not count: the memory fills, and the files are new."""
 AT_MOST: Final = 1.05
 
 
 class Watch:
-    """When each round of a fit ended, and how many checkpoints there have been by then."""
+    """When each round of a fit ended, and how many checkpoints there have been by then. Turns checkpoints on and off."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.kept = Checkpoint(directory=directory, every_seconds=None, every_rounds=1)
         self.ends: list[float] = []
         self.files: set[str] = set()
 
     def __call__(self, row: Row) -> bool:
         self.ends.append(time.perf_counter())
         self.files |= {path.name for path in self.directory.glob(f"*{SUFFIX}")}
+        object.__setattr__(self.kept, "every_rounds", 1 if is_kept(len(self.ends) // BLOCK) else None)  # users need no such switch
         return False
 
     @property
-    def seconds(self) -> list[float]:
-        """Of each round but the first ones."""
-        return [after - before for before, after in pairwise(self.ends)][FIRST:]
+    def blocks(self) -> list[float]:
+        """Mean seconds of a round, of each whole block."""
+        seconds = [after - before for before, after in pairwise(self.ends)]
+        starts = range(0, len(seconds) - BLOCK + 1, BLOCK)
+        return [mean(seconds[start + SETTLING : start + BLOCK]) for start in starts]
+
+
+def is_kept(block: int) -> bool:
+    """Whether its rounds are saved: those of every other block."""
+    return block % 2 == 1
 
 
 def checkpoint(report: Report, settings: Settings) -> None:
-    """Fits without checkpoints and with one after every round, in turns."""
+    """Fits of which every other block of rounds has a checkpoint after every round, each block beside its two neighbours."""
     n_columns, n_rows = (N_COLUMNS // 100, N_ROWS // 100) if settings.quick else (N_COLUMNS, N_ROWS)
     dataset = table(n_rows, n_columns)
     _ = dataset.schema
-    found: dict[bool, list[float]] = {False: [], True: []}
-    written, rounds = 0, 0
+    without, with_them, ratios, n_written, n_kept = list[float](), list[float](), list[float](), 0, 0
     with tempfile.TemporaryDirectory(dir=".") as directory:
-        for turn in range(settings.repeats):
-            for kept in (False, True) if turn % 2 == 0 else (True, False):
-                watch = Watch(Path(directory) / "kept")
-                fit(dataset, watch, Checkpoint(directory=watch.directory, every_rounds=1) if kept else None)
-                found[kept].append(mean(watch.seconds))
-                written, rounds = written + len(watch.files), rounds + kept * len(watch.ends)
-    without, with_them = (median(found[kept]) for kept in (False, True))
-    ratio = median(after / before for before, after in zip(*found.values(), strict=True))
-    rows = [("none", 1e3 * without, 1.0, "-"), ("after every round", 1e3 * with_them, ratio, f"{written} of {rounds}")]
+        for _ in range(settings.repeats):
+            watch = Watch(Path(directory) / "kept")
+            fit(dataset, watch)
+            n_written += len(watch.files)
+            n_kept += sum(is_kept(n // BLOCK) for n in range(len(watch.ends)))
+            for before, between, after in triples(watch.blocks):
+                without.append((before + after) / 2)
+                with_them.append(between)
+                ratios.append(between / without[-1])
     size = 8 * n_columns * (2 * MEMORY + 3) / 1e6
     title = f"L-BFGS rounds, {n_columns:,} parameters, {size:.0f} MB of state, on threads in this process"
-    report.tables.append(Table(title, ("checkpoints", "mean ms a round", "times the first", "written"), rows))
+    ratio = mean(ratios)
+    error = stdev(ratios) / len(ratios) ** 0.5
+    rows: list[tuple[Cell, ...]] = [
+        ("none", 1e3 * mean(without), 1.0, None, "-"),
+        ("after every round", 1e3 * mean(with_them), ratio, error, f"{n_written} of {n_kept}"),
+    ]
+    report.tables.append(Table(title, ("checkpoints", "mean ms a round", "times the first", "standard error", "written"), rows))
     report.targets.append(Target("time of a round with checkpoints over one without", "at most", AT_MOST, ratio))
     report.notes.append(
-        f"{n_rows:,} sparse rows of {PER_ROW} entries; {N_ROUNDS} rounds a fit, of which the first {FIRST} do not count. Medians over"
-        f" {settings.repeats} fits of each, in turns; the ratio is the median of neighbours' ratios. A round"
-        " whose predecessor is still being written is not saved."
+        f"{n_rows:,} sparse rows of {PER_ROW} entries. {settings.repeats} fits of {N_ROUNDS} steps, in which {BLOCK} rounds without and"
+        f" {BLOCK} with checkpoints take turns; the first {SETTLING} of each do not count, nor do the first {FIRST} blocks. The ratio is"
+        f" the mean over {len(ratios)} blocks, each beside its two neighbours. A round is not saved while another is being written, nor for"
+        " as long after that as it took."
     )
+
+
+def triples(blocks: Sequence[float]) -> list[tuple[float, float, float]]:
+    """Each block with checkpoints between its neighbours without, but for the first ones of a fit."""
+    middle = range(FIRST + 1, len(blocks) - 1, 2)
+    assert all(map(is_kept, middle))
+    return [(blocks[n - 1], blocks[n], blocks[n + 1]) for n in middle]
 
 
 def table(n_rows: int, n_columns: int) -> Dataset:
@@ -95,9 +123,9 @@ def table(n_rows: int, n_columns: int) -> Dataset:
     return Dataset.from_arrays(X, y)
 
 
-def fit(dataset: Dataset, watch: Watch, kept: Checkpoint | None) -> Any:
-    """So many rounds."""
+def fit(dataset: Dataset, watch: Watch) -> Any:
+    """So many steps."""
     objective = LinearObjective(LogisticLoss(), dataset.n_columns, 1, fit_intercept=True, classes=dataset.schema.classes)
     strategy = LBFGS(tol=0.0, max_iter=N_ROUNDS, memory=MEMORY)
     start = np.zeros(objective.layout.size)
-    return minimise(objective, dataset, strategy, start, penalty=L2(1e-6), on_round=watch, checkpoint=kept)
+    return minimise(objective, dataset, strategy, start, penalty=L2(1e-6), on_round=watch, checkpoint=watch.kept)

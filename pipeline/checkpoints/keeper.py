@@ -48,7 +48,8 @@ class Checkpoint:
     directory     of the checkpoints; any number of fits may share it, for the names of files hang on what is fitted
     every_seconds after so many seconds, None: not by time
     every_rounds  after so many rounds, None: not by rounds. Short rounds are done by the dozen on the workers, and saved when the client
-                  hears of them, after two seconds at most
+                  hears of them, after two seconds at most; what is due while another is being written, or for as long after that as it
+                  took, is left out
     resume        whether to go on from the latest checkpoint of the same problem; if not, those that are there are removed
     shared        whether other fits' checkpoints may lie there; if not, finding only those is an error, and not to resume removes them
     remove        whether they go when the fit is done; if not, its end is saved, too
@@ -134,6 +135,7 @@ class Keeper:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dask-descent-checkpoint", initializer=yield_to_others)
         self._writing: Future[None] | None = None
         self._written = self._offered = -1
+        self._rests_until = 0.0
         arithmetic()  # here, for the writer's thread cannot hold BLAS to one
         self._last = time.monotonic()
 
@@ -204,14 +206,12 @@ class Keeper:
             raise TypeError(f"a checkpoint cannot hold {type(states[0]).__name__}: {error}") from error
 
     def offer(self, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
-        """After some rounds: save them in the background, if it is time and nothing is being written."""
-        if not self._due(len(history)):
-            return
-        if self._writing is not None and not self._writing.done():
+        """After some rounds: save them in the background, if it is time, and nothing is being written or was a moment ago."""
+        if not self._due(len(history)) or (self._writing is not None and not self._writing.done()) or time.monotonic() < self._rests_until:
             return
         self._settle()
         self._offered, self._last = len(history), time.monotonic()
-        self._writing = self._writer.submit(self._write, Saved(states, list(history), self.seed, bytes_per_round))
+        self._writing = self._writer.submit(self._write_and_rest, Saved(states, list(history), self.seed, bytes_per_round))
 
     def save(self, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
         """Save them now: the fit does not go on. A failure is a warning, for there is already an error on its way."""
@@ -249,6 +249,14 @@ class Keeper:
             warnings.warn(
                 f"no checkpoint after round {self._offered}: {str(error) or 'no memory for it'}{before}", CheckpointWarning, stacklevel=4
             )
+
+    def _write_and_rest(self, saved: Saved) -> None:
+        """Rests as long as that took: where cores are busy, rounds shall not always have it beside them."""
+        begin = time.monotonic()
+        try:
+            self._write(saved)
+        finally:
+            self._rests_until = 2 * time.monotonic() - begin
 
     def _write(self, saved: Saved) -> None:
         n_rounds = len(saved.history)

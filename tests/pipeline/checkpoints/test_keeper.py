@@ -42,6 +42,8 @@ def after(n_rounds: int, seed: int | None = None) -> Saved:
 
 
 def offer(keeper: Keeper, saved: Saved) -> None:
+    """When the writer has rested, and wait for it."""
+    keeper._rests_until = 0.0
     keeper.offer(saved.states, saved.history, saved.bytes_per_round)
     keeper._settle()
 
@@ -236,6 +238,29 @@ def test_rounds_are_not_waited_for_while_one_is_written(tmp_path: Path, monkeypa
         keeper.save(*after(9)[:2], 0)
     assert begun == [1, 9]
     assert names(tmp_path) == ["000000001.safetensors", "000000009.safetensors"]
+
+
+@pytest.mark.parametrize("error", [None, OSError("no")], ids=["written", "failed"])
+def test_the_writer_rests_as_long_as_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError | None) -> None:
+    now = [100.0]
+    begun: list[int] = []
+
+    def in_three_seconds(path: Path, problem: Problem, saved: Saved, *series: Any) -> None:
+        begun.append(len(saved.history))
+        now[0] += 3.0
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "write_checkpoint", in_three_seconds)
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)
+        for n_rounds in range(1, 11):
+            keeper.offer(*after(n_rounds)[:2], 0)
+            keeper._settle()
+            now[0] += 1.0
+        keeper.save(*after(10)[:2], 0)
+    assert begun == [1, 4, 7, 10] if error is None else begun == [1, 4, 7, 10, 10]
 
 
 def test_a_fit_goes_on_from_the_latest(tmp_path: Path) -> None:
