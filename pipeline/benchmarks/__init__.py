@@ -34,7 +34,7 @@ def cases() -> dict[str, Case]:
         "resident": Case("a round that the workers run by themselves, beside a call of an actor", resident.resident),
         "memory": Case("workers' peak memory while 2 GB are loaded and fitted", memory.memory),
         "slow-worker": Case("rounds on four workers of which one is held back to a quarter of the others' speed", slow_worker.slow_worker),
-        "checkpoint": Case("rounds that are saved, each of them, beside rounds that are not", checkpoints.checkpoint),
+        "checkpoint": Case("rounds after which a large state is offered to a checkpoint, beside rounds without", checkpoints.checkpoint),
         "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", rounds.bandwidth),
         "soak": Case("many fits on one cluster whose workers are killed at random: what hangs, and what grows", soak.soak),
         "plan": Case("what plans of three jobs predict, beside what two workers take", planning.plan),

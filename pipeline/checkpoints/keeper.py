@@ -49,7 +49,7 @@ class Checkpoint:
     every_seconds after so many seconds, None: not by time
     every_rounds  after so many rounds, None: not by rounds. Short rounds are done by the dozen on the workers, and saved when the client
                   hears of them, after two seconds at most; what is due while another is being written, or for as long after that as it
-                  took, is left out
+                  took, waits for the first round after
     resume        whether to go on from the latest checkpoint of the same problem; if not, those that are there are removed
     shared        whether other fits' checkpoints may lie there; if not, finding only those is an error, and not to resume removes them
     remove        whether they go when the fit is done; if not, its end is saved, too
@@ -206,7 +206,7 @@ class Keeper:
             raise TypeError(f"a checkpoint cannot hold {type(states[0]).__name__}: {error}") from error
 
     def offer(self, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
-        """After some rounds: save them in the background, if it is time, and nothing is being written or was a moment ago."""
+        """After some rounds: save them in the background, if it is time and the writer has rested."""
         if not self._due(len(history)) or (self._writing is not None and not self._writing.done()) or time.monotonic() < self._rests_until:
             return
         self._settle()
@@ -251,7 +251,7 @@ class Keeper:
             )
 
     def _write_and_rest(self, saved: Saved) -> None:
-        """Rests as long as that took: where cores are busy, rounds shall not always have it beside them."""
+        """And rest as long as that took: where cores are busy, rounds shall not always have it beside them."""
         begin = time.monotonic()
         try:
             self._write(saved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.metrics import log_loss
 
 from pipeline import benchmarks
+from pipeline.benchmarks import checkpoints
 from pipeline.benchmarks.child import ChildRacer, stored
 from pipeline.benchmarks.cluster import DaskML, time_limit, with_ones
 from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN, Contender, Ours, ScikitLearn, Solution, in_process
@@ -45,6 +47,8 @@ from pipeline.benchmarks.sgd import ScikitLearn as TheirSGD
 from pipeline.benchmarks.sgd import targets as sgd_targets
 from pipeline.benchmarks.soak import WHAT, Lived
 from pipeline.benchmarks.soak import judge as judge_soak
+from pipeline.checkpoints.keeper import Keeper
+from pipeline.history import Row
 
 BINARY = Problem(n_rows=2_000, n_columns=5, n_partitions=3)
 MULTI = Problem(n_rows=2_000, n_columns=5, n_classes=4, n_partitions=3)
@@ -367,13 +371,38 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
     [
         "bandwidth",
         "overhead",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("multinomial", "memory", "plan", "epoch", "sgd", "resident")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("multinomial", "memory", "plan", "epoch", "sgd", "resident", "checkpoint")
+        ),
     ],
 )
 def test_a_quick_case_runs_and_is_stored(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks.run(name, ["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
     assert f"bench {name} --quick" in capsys.readouterr().out
     assert json.loads((tmp_path / f"{name}.json").read_text())["tables"][0]["rows"]
+
+
+def test_rounds_beside_which_a_checkpoint_is_offered_are_in_the_blocks_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of which a round takes 1 s, and an offer 10 s."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1
+        return now[0]
+
+    def offer(keeper: Keeper, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
+        now[0] += 10 * (keeper.options.every_rounds is not None)
+
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(Keeper, "offer", offer)
+    watch = checkpoints.Watch(tmp_path)
+    checkpoints.fit(checkpoints.table(3000, 1000), watch)
+    means = checkpoints.block_means(watch.ends)
+    assert len(means) >= 7
+    assert means == [11.0 if checkpoints.is_kept(number) else 1.0 for number in range(len(means))]
+    assert watch.ends[-1] == len(watch.ends) + 10 * watch.n_offered
+    assert checkpoints.triples(means[:7]) == [(1.0, 11.0, 1.0), (1.0, 11.0, 1.0)]
 
 
 @pytest.mark.slow
