@@ -8,11 +8,11 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from numba import njit
 
 from tasks.digests import partition_digests
 from tasks.partition import Group, nbytes
 from tasks.reductions import Reduction, of_group, tree_sum
+from tasks.statistics import Spread, add_spreads, spread
 from tasks.targets import Form, form_of, require_same_form
 from tasks.typing import Array, Float64, Int64, UInt64
 
@@ -32,8 +32,8 @@ class Fault(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """partition_rows (partitions of the group or subtree, in order); largest (p,) absolute value of each column, largest_target that of y;
-    form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y; classes: sorted distinct
+    """partition_rows (partitions of the group or subtree, in order); spread: of the columns of X; target_spread: of those of y, None where
+    they are no numbers; form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y; classes: sorted distinct
     targets, None for continuous, missing, multi-column or more than MAX_CLASSES targets; class_rows, class_weights: rows and summed weights
     of each class; first_partition: for messages; n_bytes: of X; content: the digest of each partition (see `tasks.digests`) that is not
     supplied; poison: (partition, why) of those that are left out."""
@@ -41,8 +41,8 @@ class Summary(NamedTuple):
     first_partition: int
     partition_rows: Int64
     weight_sum: float
-    largest: Float64
-    largest_target: float
+    spread: Spread
+    target_spread: Spread | None
     fault: Fault | None
     form: Form | None
     target_dtype: np.dtype[Any] | None
@@ -54,16 +54,6 @@ class Summary(NamedTuple):
     poison: tuple[tuple[int, Any], ...]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _column_extent(X: Any, largest: Any, not_finite: Any) -> None:
-    """largest[j] = max |X[:, j]|; not_finite[j] becomes NaN when a value of the column is no finite number."""
-    for i in range(X.shape[0]):
-        for j in range(X.shape[1]):
-            value = np.float64(X[i, j])
-            largest[j] = max(largest[j], abs(value))
-            not_finite[j] += value * 0.0
-
-
 def summary(group: Group, shared: Any = None) -> Summary:
     """The summary of one group, made once where it lives; `shared` is not used."""
     found: Summary = group.derived("summary", summarise)
@@ -72,15 +62,15 @@ def summary(group: Group, shared: Any = None) -> Summary:
 
 def summarise(group: Group) -> Summary:
     """The summary of one group, anew."""
-    largest = _largest(group.X)
+    columns = spread(group.X, group.sample_weight, group.offsets)
     classes, rows, weights = _classes(group)
     return Summary(
         first_partition=group.first_partition,
         partition_rows=np.diff(group.offsets),
         weight_sum=_weight_sum(group),
-        largest=largest,
-        largest_target=_largest_target(group.y),
-        fault=_first_fault(group, largest),
+        spread=columns,
+        target_spread=_target_spread(group),
+        fault=_first_fault(group, columns.largest),
         form=form_of(group) if group.n_rows else None,
         target_dtype=group.y.dtype if group.n_rows and group.y is not None else None,
         classes=classes,
@@ -98,13 +88,14 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
         names = (f"partitions from {side.first_partition} on" for side in (left, right))
         require_same_form(left.form, right.form, *names)
     classes, rows, weights = _merge_classes(left, right)
+    targets = [side.target_spread for side in (left, right) if side.target_spread is not None]
     dtypes = [side.target_dtype for side in (left, right) if side.target_dtype is not None]
     return Summary(
         left.first_partition,
         np.concatenate([left.partition_rows, right.partition_rows]),
         left.weight_sum + right.weight_sum,
-        np.maximum(left.largest, right.largest),
-        max(left.largest_target, right.largest_target),
+        add_spreads(left.spread, right.spread),
+        add_spreads(*targets) if len(targets) == 2 else next(iter(targets), None),
         left.fault or right.fault,
         left.form or right.form,
         np.result_type(*dtypes) if dtypes else None,
@@ -131,31 +122,19 @@ CHECK: Final = Reduction("check", of_group(summary), add_summaries, lambda share
 CONTENTS: Final = Reduction("contents", of_group(contents), both_contents, lambda shared, n_columns: 1)
 
 
-def _largest(X: Any) -> Float64:
-    """max |value| of each column, NaN where a value is not finite."""
-    largest = np.zeros(X.shape[1])
-    if isinstance(X, sp.csr_array):
-        with np.errstate(invalid="ignore"):
-            np.maximum.at(largest, X.indices, np.abs(X.data))  # propagates NaN
-        largest[np.isinf(largest)] = np.nan
-        return largest
-    if isinstance(X, np.ndarray):
-        not_finite = np.zeros(X.shape[1])
-        _column_extent(X, largest, not_finite)
-        return largest + not_finite
-    return np.asarray(abs(X).max(axis=0).get(), dtype=np.float64)  # CuPy
-
-
-def _largest_target(y: Array | None) -> float:
-    """max |y|, NaN where one is; 0 for labels that are text, and without rows."""
-    if y is None or y.size == 0 or y.dtype.kind not in "iuf":
-        return 0.0
-    return float(np.maximum(np.abs(np.float64(y.min())), np.abs(np.float64(y.max()))))
+def _target_spread(group: Group) -> Spread | None:
+    """The spread of y as numbers; None for labels that are text, and without y or rows."""
+    y = group.y
+    if y is None or not group.n_rows or y.dtype.kind not in "biuf":
+        return None
+    if y.dtype.kind != "f" or y.dtype.itemsize not in (4, 8):
+        y = y.astype(np.float64)
+    return spread(y.reshape(len(y), -1), group.sample_weight, group.offsets)
 
 
 def first_fault(group: Group) -> Fault | None:
     """The first bad value of a group."""
-    return _first_fault(group, _largest(group.X))
+    return _first_fault(group, spread(group.X, group.sample_weight, group.offsets).largest)
 
 
 def _first_fault(group: Group, largest: Float64) -> Fault | None:

@@ -21,6 +21,7 @@ from tasks.losses import BinaryLoss, Loss, MultinomialLoss
 from tasks.partition import Group
 from tasks.penalties import Penalty
 from tasks.reductions import tree_sum
+from tasks.standardisation import Standardisation, in_units
 from tasks.typing import Array, Design, Float64, Int64
 
 
@@ -50,12 +51,14 @@ def add_partials(left: Partial, right: Partial) -> Partial:
 class Layout:
     """Names -> slices of the flat vector (n,): first the arrays of `coef`, which penalties see, then those of `free`, which they do not.
 
-    coef, free: shapes by name, in order; dtype: of the vector, "float64" or "float32".
+    coef, free: shapes by name, in order; dtype: of the vector, "float64" or "float32"; standard: how strategies see the columns, where the
+    vector is coef (c, p) and perhaps free (c,) of a linear model.
     """
 
     coef: Mapping[str, tuple[int, ...]]
     free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtype: str = "float64"
+    standard: Standardisation | None = None
 
     @cached_property
     def n_coef(self) -> int:
@@ -120,6 +123,9 @@ class LinearObjective:
     classes       the labels in order, for classification: y is encoded against them where it lives
     class_weight  (n_classes,) factor of each row's weight by its class, or None; in one-vs-rest it is the factor of the rows of class a
                   in the problem of class a alone, where all others keep their weight, as in scikit-learn's SGDClassifier
+    standard      parameters are coefficients of the columns standardised by this; None: of the user's
+    Sums of gradients are by the coefficients of the user's columns all the same, and `evaluate` converts them once, at the root, so that no
+    cut of groups shows in the bits; those of `hessian` are by the parameters, because its rows are standardised before they are squared.
     """
 
     loss: Loss
@@ -128,11 +134,12 @@ class LinearObjective:
     fit_intercept: bool
     classes: Array | None = None
     class_weight: Float64 | None = None
+    standard: Standardisation | None = None
 
     @cached_property
     def layout(self) -> Layout:
         free: dict[str, tuple[int, ...]] = {"intercept": (self.n_outputs,)} if self.fit_intercept else {}
-        return Layout({"coef": (self.n_outputs, self.n_columns)}, free)
+        return Layout({"coef": (self.n_outputs, self.n_columns)}, free, standard=self.standard)
 
     def split(self, parameters: Float64) -> tuple[Float64, Float64]:
         """(..., n) -> coef (..., n_outputs, n_columns), intercept (..., n_outputs), zeros when none is fitted."""
@@ -175,7 +182,7 @@ class LinearObjective:
         return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
 
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
-        coef, intercept = self._stacked(parameters)
+        coef, intercept = self._stacked(*self.in_units(parameters))
         loss, weight, coef_sum, intercept_sum = kernels.loss_and_gradient(
             self.loss.code,
             self.loss.parameter,
@@ -191,7 +198,7 @@ class LinearObjective:
         return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)))
 
     def hessian(self, group: Group, parameters: Float64) -> Partial:
-        coef, intercept = self._stacked(parameters)
+        coef, intercept = self._stacked(*self.split(parameters))
         loss, weight, coef_sum, intercept_sum, hessian = kernels.hessian(
             self.loss.code,
             self.loss.parameter,
@@ -204,6 +211,7 @@ class LinearObjective:
             len(parameters),
             self.fit_intercept,
             self._positive_weight,
+            self.standard,
         )
         return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)), hessian)
 
@@ -216,26 +224,31 @@ class LinearObjective:
             self.target(group),
             self.weight(group),
             group.offsets,
-            *self._stacked(parameters),
+            *self._stacked(*self.in_units(parameters)),
             k,
-            *self._stacked(direction),
+            *self._stacked(*self.in_units(direction)),
             self._positive_weight,
         )
         return Partial(np.zeros(k), self.weight_sum(group), self._flat(coef_sum, intercept_sum, k))
 
     def predict(self, parameters: Float64, X: Design) -> Float64:
-        return kernels.raw_prediction(X, *self._stacked(parameters[None]))
+        return kernels.raw_prediction(X, *self._stacked(*self.in_units(parameters[None])))
 
-    def centred(self, parameters: Float64) -> Float64:
-        """Of all parameters (n,) that predict the same, the ones that are reported: softmax intercepts that add up to zero."""
-        if not isinstance(self.loss, MultinomialLoss) or not self.fit_intercept:
-            return parameters
-        coef, intercept = self.split(parameters)
-        return self.join(coef, intercept - intercept.mean())
+    def in_units(self, parameters: Float64) -> tuple[Float64, Float64]:
+        """coef (..., n_outputs, n_columns) and intercept (..., n_outputs) of the user's columns, from parameters (..., n)."""
+        return in_units(self.standard, *self.split(parameters))
 
-    def _stacked(self, parameters: Float64) -> tuple[Float64, Float64]:
-        """(k, n) -> coef (k c, p), intercept (k c,), the rows of all models one below the other."""
-        coef, intercept = self.split(parameters)
+    def from_units(self, coef: Float64, intercept: Float64) -> Float64:
+        """Parameters (n,) from coef (n_outputs, n_columns) and intercept (n_outputs,) of the user's columns."""
+        return self.join(coef, intercept) if self.standard is None else self.join(*self.standard.from_units(coef, intercept))
+
+    def centred(self, intercept: Float64) -> Float64:
+        """Of all intercepts (n_outputs,) that predict the same, the ones that are reported: those of softmax add up to zero."""
+        softmax = isinstance(self.loss, MultinomialLoss) and self.fit_intercept
+        return intercept - intercept.mean() if softmax else intercept
+
+    def _stacked(self, coef: Float64, intercept: Float64) -> tuple[Float64, Float64]:
+        """coef (k, c, p), intercept (k, c) -> (k c, p), (k c,): the rows of all models one below the other."""
         return coef.reshape(-1, self.n_columns), intercept.reshape(-1)
 
     def _flat(self, coef: Float64, intercept: Float64, k: int) -> Float64:
@@ -289,7 +302,8 @@ class Evaluation(NamedTuple):
     """The objective of one model at the parameters asked for, after the one division: mean loss plus penalty.
 
     value, gradient (n,), hessian (n, n) or None, n_free: that many trailing parameters (the intercepts) are not penalised; weight: of the
-    rows together, 0 when there was none.
+    rows together, 0 when there was none; noise: how far rounding in the raw predictions can move the value; units (n - n_free,): factors by
+    which the penalised parameters are multiplied to have the user's units, None where they have them.
     """
 
     value: float
@@ -297,6 +311,8 @@ class Evaluation(NamedTuple):
     hessian: Float64 | None
     n_free: int
     weight: float = np.nan
+    noise: float = 0.0
+    units: Float64 | None = None
 
 
 def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array) -> Evaluation:
@@ -307,14 +323,47 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, par
     weight = partial.weight_sum or np.nan
     coef = parameters[: layout.n_coef]
     gradient = quotient(partial.gradient_sum[model], weight)
-    gradient[: layout.n_coef] += penalty.gradient(coef)
     hessian = None
     if partial.hessian_sum is not None:
         hessian = partial.hessian_sum[model] / weight
         diagonal = np.arange(layout.n_coef)
         hessian[diagonal, diagonal] += penalty.curvature(coef)
-    value = float(partial.loss_sum[model] / weight) + penalty.value(coef)
-    return Evaluation(value, gradient, hessian, layout.size - layout.n_coef, partial.weight_sum)
+    elif layout.standard is not None:
+        standardise(gradient, layout)
+    gradient[: layout.n_coef] += penalty.gradient(coef)
+    loss = float(partial.loss_sum[model] / weight)
+    noise = noise_of(loss, layout, parameters, standardised=hessian is not None)
+    return Evaluation(loss + penalty.value(coef), gradient, hessian, layout.size - layout.n_coef, partial.weight_sum, noise, units_of(layout))
+
+
+def standardise(gradient: Float64, layout: Layout) -> None:
+    """Turn a gradient (n,) by the coefficients of the user's columns into one by the parameters, in place."""
+    arrays = layout.split(gradient)
+    coef = arrays["coef"]
+    assert layout.standard is not None
+    coef[:] = layout.standard.gradient(coef, arrays.get("intercept", np.zeros(len(coef))))
+
+
+def noise_of(loss: float, layout: Layout, parameters: Float64, *, standardised: bool) -> float:
+    """How far rounding in the raw predictions can move the mean loss of a linear model.
+
+    At most their error times the mean |derivative| of the loss, which is at most the loss itself for logistic losses, and the root of twice
+    the loss for squared ones. standardised: whether the rows were, when they met the parameters.
+    """
+    if layout.standard is None:
+        return 0.0
+    arrays = layout.split(parameters)
+    coef, intercept = arrays["coef"], arrays.get("intercept", np.zeros(len(arrays["coef"])))
+    if standardised:
+        coef = np.zeros_like(coef)
+    else:
+        coef, intercept = layout.standard.in_units(coef, intercept)
+    return layout.standard.rounding(coef, intercept) * max(loss, math.sqrt(2 * max(loss, 0.0)))
+
+
+def units_of(layout: Layout) -> Float64 | None:
+    """See `Evaluation`."""
+    return None if layout.standard is None else np.tile(layout.standard.factor, layout.coef["coef"][0])
 
 
 def quotient(total: Array, weight: float) -> Array:
@@ -332,6 +381,8 @@ def evaluate_difference(partial: Partial, model: int, layout: Layout, penalty: P
 def evaluate_product(partial: Partial, model: int, layout: Layout, penalty: Penalty, direction: Float64) -> Evaluation:
     """The Hessian of the objective times direction (n,), in `gradient`; the value is NaN."""
     product = partial.gradient_sum[model] / (partial.weight_sum or np.nan)
+    if layout.standard is not None:
+        standardise(product, layout)
     coef = direction[: layout.n_coef]
     product[: layout.n_coef] += penalty.curvature(coef) * coef
     return Evaluation(np.nan, product, None, layout.size - layout.n_coef)

@@ -8,9 +8,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from tasks.kernels import column_spread
 from tasks.partition import Group
 from tasks.reductions import Reduction, of_group, tree_sum
-from tasks.typing import Float64
+from tasks.typing import Float64, Int64
 
 
 class Moments(NamedTuple):
@@ -51,3 +52,40 @@ def add_moments(left: Moments, right: Moments) -> Moments:
 
 
 MOMENTS: Final = Reduction("moments", of_group(moments), add_moments, lambda shared, n_columns: n_columns * n_columns)
+
+
+class Spread(NamedTuple):
+    """Where the values of each column lie: weight of the rows together; weighted mean (p,); scatter (p,) = Σ s_i (x_i - mean)²; largest (p,)
+    absolute value, whatever its row weighs, NaN where one is not finite."""
+
+    weight: float
+    mean: Float64
+    scatter: Float64
+    largest: Float64
+
+    @property
+    def deviation(self) -> Float64:
+        """The standard deviations (p,)."""
+        return np.sqrt(self.scatter / self.weight)
+
+    @property
+    def root_mean_square(self) -> Float64:
+        """Of each column, (p,)."""
+        return np.hypot(self.deviation, self.mean)
+
+
+def spread(X: Any, weight: Float64 | None, offsets: Int64) -> Spread:
+    """The spread of the columns of X (n, p), in partitions that begin and end at `offsets`, along the tree."""
+    return Spread(*column_spread(X, weight, offsets))
+
+
+def add_spreads(left: Spread, right: Spread) -> Spread:
+    """The spread of both, as `tasks.kernels.spread` adds partitions."""
+    weight = left.weight + right.weight
+    largest = np.maximum(left.largest, right.largest)
+    if not right.weight or not left.weight:
+        return (left if left.weight else right)._replace(largest=largest)
+    share = right.weight / weight
+    shift = right.mean - left.mean
+    scatter = left.scatter + right.scatter + shift * shift * (left.weight * share)
+    return Spread(weight, left.mean + shift * share, scatter, largest)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tasks.checking import LARGEST_VALUE, Fault, Summary
 from tasks.digests import total
-from tasks.statistics import Moments
+from tasks.statistics import Moments, Spread
 from tasks.typing import Array, Float64, Int64, UInt64
 
 RowPlace: TypeAlias = Callable[[int, int], str]
@@ -26,8 +26,8 @@ class Schema:
     """What the checking pass found.
 
     partition_rows (n_partitions,); classes: the sorted labels, or None; class_rows, class_weights: rows and summed weights of each;
-    largest (n_columns,): largest absolute value of each column; target_kind: "classes" also for whole numbers that may be meant as numbers,
-    "text" for text of more than MAX_CLASSES different labels, "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one
+    spread: where the values of each column lie; target_spread: where those of each target do, None where y is no numbers; target_kind:
+    "classes" also for whole numbers that may be meant as numbers, "text" for text of more than MAX_CLASSES different labels, "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one
     that holds every y, None without y; n_bytes: of X where it is resident, dense or CSR; content (n_partitions,): the digest of each
     partition, by which rows that are read again are known, or (0,) for rows that the client supplies; poison: (partition, why) of those
     that were left out.
@@ -39,11 +39,11 @@ class Schema:
     dtype: str
     partition_rows: Int64
     weight_sum: float
-    largest: Float64
+    spread: Spread
+    target_spread: Spread | None
     target_kind: TargetKind
     n_targets: int
     target_dtype: np.dtype[Any] | None
-    largest_target: float
     classes: Array | None
     class_rows: Int64
     class_weights: Float64
@@ -91,7 +91,7 @@ def column_names(columns: Sequence[str] | None, n_columns: int) -> list[str]:
 
 def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str, place: RowPlace) -> Schema:
     """The schema of a summary. Raises ValueError for the first thing that is wrong in it; place: where it is then."""
-    n_columns = len(summary.largest)
+    n_columns = len(summary.spread.largest)
     raise_faults(summary, column_names(columns, n_columns), place)
     shape = None if summary.form is None else summary.form.target_shape
     text = summary.form is not None and summary.form.text
@@ -111,11 +111,11 @@ def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str, p
         dtype,
         summary.partition_rows,
         summary.weight_sum,
-        summary.largest,
+        summary.spread,
+        summary.target_spread,
         kind,
         0 if shape is None else int(np.prod(shape, dtype=np.int64)),
         summary.target_dtype,
-        summary.largest_target,
         summary.classes,
         summary.class_rows,
         summary.class_weights,
@@ -147,8 +147,10 @@ def raise_faults(summary: Summary, names: Sequence[str], place: RowPlace) -> Non
         raise ValueError(f"Found array with 0 sample(s) in {n} partition(s){left_out} while a minimum of 1 is required")
     if summary.weight_sum == 0:
         raise ValueError("all sample_weight are zero; at least one row must count")
-    largest = {f"column {name!r} of X": value for name, value in zip(names, summary.largest, strict=True)}
-    largest |= {"y": summary.largest_target, "the sum of sample_weight": summary.weight_sum}
+    largest = {f"column {name!r} of X": value for name, value in zip(names, summary.spread.largest, strict=True)}
+    if summary.target_spread is not None:
+        largest["y"] = float(np.max(summary.target_spread.largest, initial=0.0))
+    largest["the sum of sample_weight"] = summary.weight_sum
     what, value = max(largest.items(), key=lambda item: item[1])
     if value > LARGEST_VALUE:
         raise ValueError(f"{what} goes up to {value:.3g}, whose square overflows float64; scale it")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from sklearn.base import MultiOutputMixin
@@ -17,14 +18,19 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, SetUp
 from pipeline.estimators.kinds import Regressor, require_numbers
-from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose
+from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Choice, Problem, choose
+from pipeline.estimators.step_sizes import CURVATURES
 from pipeline.history import digest
 from tasks.losses import SquaredLoss
 from tasks.objectives import LinearObjective
-from tasks.penalties import L2, Penalty
+from tasks.penalties import L2
+from tasks.standardisation import EPSILON, Standardisation, standardisation
+from tasks.strategies.base import Strategy
 from tasks.typing import Array
 
 THREADS_CURE = "threads follow the machine; for processes connect(n_workers=...)"
+ROUNDING: Final = 16 * EPSILON
+"""What tells nothing, as a share of what was added up."""
 
 
 class LinearModel(GradientModel):
@@ -43,7 +49,7 @@ class LinearModel(GradientModel):
         """The objective for this data. Raises ValueError for targets that do not fit."""
 
     @abstractmethod
-    def _penalty(self, schema: Schema, objective: LinearObjective) -> Penalty:
+    def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         """The penalty next to the mean loss."""
 
     @abstractmethod
@@ -58,15 +64,28 @@ class LinearModel(GradientModel):
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
 
-    def _tolerance(self, schema: Schema) -> float:
-        """tol as the strategies take it: absolute, on the gradient of the mean loss."""
-        return self.tol
+    def _gradient_unit(self, schema: Schema) -> float:
+        """What tol is a share of: the size of a row's gradient by the coefficient of a standardised column."""
+        return 1.0
 
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         objective = self._objective(schema)
+        penalty = self._penalty(schema, objective)
         problem = Problem(objective.loss, objective.layout.size, schema.n_rows)
-        strategy, choice = choose(self.solver, problem, self._tolerance(schema), self.max_iter)
-        return SetUp(objective, self._penalty(schema, objective), strategy, choice)
+        unit = self._gradient_unit(schema)
+        strategy, choice = choose(self.solver, problem, self.tol * unit, self.max_iter)
+        standard = self._standardisation(schema, objective, penalty, choice)
+        if not isinstance(self.solver, Strategy):  # below this, rounding is all that gradients show
+            least = ROUNDING * (1.0 + standard.largest_shift) * unit
+            strategy, choice = choose(self.solver, problem, max(self.tol * unit, least), self.max_iter)
+        return SetUp(replace(objective, standard=standard), standard.penalty(penalty, objective.n_outputs), strategy, choice)
+
+    def _standardisation(self, schema: Schema, objective: LinearObjective, penalty: L2, choice: Choice) -> Standardisation:
+        """How the solver sees the columns. Conjugate gradients from zero find the solution of least norm in the units that they see."""
+        spread, strength = schema.spread, float(np.min(penalty.strength))
+        mean, size = (spread.mean, spread.deviation) if self.fit_intercept else (np.zeros(schema.n_columns), spread.root_mean_square)
+        curvature = CURVATURES.get(objective.loss.name, 1.0)
+        return standardisation(mean, size, curvature, strength, common=choice.name == "newton-cg" and strength == 0)
 
     def _start(self, objective: LinearObjective) -> Array:
         """Zeros, or with warm_start the last fit's parameters."""
@@ -77,14 +96,14 @@ class LinearModel(GradientModel):
                 raise ValueError(
                     f"warm_start: the last fit has coef_ of shape {coef.shape} but this data needs {shape}; set warm_start=False"
                 )
-            return objective.join(coef, intercept)
+            return objective.from_units(coef.astype(np.float64), intercept.astype(np.float64))
         return np.zeros(objective.layout.size)
 
     def _set_parameters(self, parameters: Array, objective: LinearObjective, dataset: Dataset) -> None:
-        parameters = objective.centred(parameters)
-        coef, intercept = objective.split(parameters)
+        coef, intercept = objective.in_units(parameters)
+        intercept = objective.centred(intercept)
         self._set_coef(coef.astype(dataset.dtype), intercept.astype(dataset.dtype), dataset)
-        self.parameters_sha256_ = digest(parameters)
+        self.parameters_sha256_ = digest(objective.join(coef, intercept))
 
     def _arrays(self) -> dict[str, Array]:
         return {"coef": self.coef_, "intercept": self.intercept_}
@@ -106,9 +125,12 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
         require_numbers(schema)
         return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept)
 
-    def _tolerance(self, schema: Schema) -> float:
-        """Relative to the largest |y| and, where all columns are smaller than 1, to the largest |x|: units must not decide."""
-        return self.tol * schema.largest_target * min(1.0, float(np.max(schema.largest, initial=0.0)))
+    def _gradient_unit(self, schema: Schema) -> float:
+        """The size of y, about its mean where there is an intercept."""
+        assert schema.target_spread is not None
+        spread = schema.target_spread
+        unit = float(np.max(spread.deviation if self.fit_intercept else spread.root_mean_square))
+        return max(unit, ROUNDING * float(np.max(spread.root_mean_square)))
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         several = dataset.schema.target_kind == "multioutput"

@@ -46,7 +46,7 @@ def survey(executor: Executor, dataset: Dataset, objective: LinearObjective) -> 
 
 def bound(schema: Schema) -> Curvature:
     """What is sure without a look at the rows."""
-    most = 1.0 + float(np.sum(schema.largest**2))
+    most = 1.0 + float(np.sum(schema.spread.largest**2))
     return Curvature(most, most)
 
 

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.kernels import array_api, passes
+from tasks.kernels import array_api, passes, spread
 from tasks.kernels.pointwise import (
     EPSILON_INSENSITIVE,
     HINGE,
@@ -48,6 +48,7 @@ __all__ = [
     "SQUARED",
     "SQUARED_EPSILON_INSENSITIVE",
     "SQUARED_HINGE",
+    "column_spread",
     "hessian",
     "hessian_vector",
     "loss_and_gradient",
@@ -98,14 +99,17 @@ def hessian(
     n_models: int,
     fit_intercept: bool,
     positive_weight: Float64 | None = None,
+    standard: tuple[Float64, Float64] | None = None,
 ) -> tuple[Float64, float, Float64, Float64, Float64]:
-    """What loss_and_gradient returns, and hessian_sum (k, N, N), exactly symmetric.
+    """What loss_and_gradient returns, and hessian_sum (k, N, N), exactly symmetric; all of rows factor (x - shift), where standard is
+    (shift (p,), factor (p,)).
 
     N = c (p + 1), or c p without intercept, in the order [coef of output 0 (p), coef of output 1, ..., intercepts (c)].
     """
     if not isinstance(X, np.ndarray | sp.csr_array):
         raise TypeError(f"no Hessian for {type(X).__name__}: use hessian_vector, or NumPy or CSR rows")
     rows, kind = _rows(X)
+    shift, factor = (np.zeros(X.shape[1]), np.ones(X.shape[1])) if standard is None else standard
     sums = _compiled(passes.hessian_pass, kind)(
         loss,
         parameter,
@@ -114,6 +118,8 @@ def hessian(
         *_parameters(X, coef, intercept),
         n_models,
         fit_intercept,
+        np.ascontiguousarray(shift, np.float64),
+        np.ascontiguousarray(factor, np.float64),
     )
     m, p = coef.shape
     size = m // n_models * (p + 1 if fit_intercept else p)
@@ -158,6 +164,33 @@ def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
     rows, kind = _rows(X)
     out: Float64 = _compiled(passes.predict_pass, kind)(rows, X.shape[0], *_parameters(X, coef, intercept))
     return out
+
+
+def column_spread(X: Any, weight: Float64 | None, offsets: Int64) -> tuple[float, Float64, Float64, Float64]:
+    """Weight of all rows, and of each column its weighted mean (p,), scatter Σ weight_i (x_i - mean)² (p,) and largest |value| (p,), NaN
+    where a value is not finite."""
+    if not isinstance(X, np.ndarray | sp.csr_array):
+        return array_api.column_spread(X, weight, offsets)
+    rows, kind = _rows(X)
+    weight = _NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64)
+    assert len(weight) in (0, X.shape[0])
+    assert offsets[-1] <= X.shape[0]
+    p = X.shape[1]
+    node = _compiled(spread.spread_pass, kind)(rows, p, weight, np.ascontiguousarray(offsets, np.int64))
+    mean, scatter, largest = node[1:].reshape(3, p)
+    return float(node[0]), mean, scatter, largest_of(X) if np.isnan(largest).any() else largest
+
+
+def largest_of(X: Any) -> Float64:
+    """Largest |value| of each column (p,) of NumPy or CSR rows, NaN where one is not finite, also where squares overflow."""
+    with np.errstate(invalid="ignore"):
+        if isinstance(X, sp.csr_array):
+            largest = np.zeros(X.shape[1])
+            np.maximum.at(largest, X.indices, np.abs(X.data))  # propagates NaN
+        else:
+            largest = np.abs(X).max(axis=0, initial=0.0).astype(np.float64)
+    largest[np.isinf(largest)] = np.nan
+    return largest
 
 
 def _rows(X: Any) -> tuple[Any, tuple[str, ...]]:
@@ -219,8 +252,9 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
     model = (integer, real, rows, matrix, vector, vector, offsets, matrix, vector, integer)
     arguments = {
         passes.gradient_pass: model,
-        passes.hessian_pass: (*model, flag),
+        passes.hessian_pass: (*model, flag, vector, vector),
         passes.product_pass: (*model, matrix, vector),
         passes.predict_pass: (rows, integer, matrix, vector),
+        spread.spread_pass: (rows, integer, vector, offsets),
     }
     return kernel.compile(arguments[kernel])

@@ -81,6 +81,17 @@ def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
     return to_numpy(_flat(xp, _predict(xp, xp.astype(X, xp.float64), like(X, coef), like(X, intercept), 1)))
 
 
+def column_spread(X: Any, weight: Any, offsets: Int64) -> tuple[float, Float64, Float64, Float64]:
+    """As tasks.kernels.column_spread, in two passes over all rows."""
+    xp = array_namespace(X)
+    rows = xp.astype(X, xp.float64)
+    w = xp.ones(X.shape[0], dtype=xp.float64, device=device(X)) if weight is None else like(X, weight)
+    total = float(xp.sum(w))
+    mean = xp.matmul(w, rows) / total if total else xp.zeros_like(rows[0, :])
+    largest = to_numpy(xp.max(xp.abs(rows), axis=0))
+    return total, to_numpy(mean), to_numpy(xp.matmul(w, (rows - mean[None, :]) ** 2)), np.where(np.isfinite(largest), largest, np.nan)
+
+
 def _pointwise(xp: Any, loss: int, parameter: float, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any, Any]:
     """Loss (n, k), dloss/draw (n, k, c), curvature (n, k, c) as in tasks.kernels.pointwise but without row weights; raw (n, k, c)."""
     if loss == MULTINOMIAL:

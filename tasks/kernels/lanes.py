@@ -177,6 +177,17 @@ def where_less(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
 
 
 @_operation
+def larger(context: Any, value: Any, most: Any) -> Any:
+    """larger(value, most): |value| in lanes where that is more, `most` elsewhere, also where value is NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        size = _call(builder, "llvm.fabs.v8f64", _f64, [args[0]])
+        return builder.select(builder.fcmp_ordered(">", size, args[1]), size, args[1])
+
+    return lanes(lanes, lanes), codegen
+
+
+@_operation
 def where_equal(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     """where_equal(a, b, yes, no): `yes` in lanes with a == b, `no` elsewhere."""
 

@@ -225,8 +225,10 @@ def hessian_pass(
     intercept: Float64,
     k: int,
     fit_intercept: bool,
+    shift: Float64,
+    factor: Float64,
 ) -> Float64:
-    """Sums of loss, weight, gradient and Hessian."""
+    """Sums of loss, weight, gradient and Hessian, of rows factor (x - shift)."""
     m, p = coef.shape
     c = m // k
     size = c * p + (c if fit_intercept else 0)
@@ -245,6 +247,7 @@ def hessian_pass(
             w, r, h, block = row_weight[:count], residual[: m * count], curvature[: m * count], buffer[:count]
             take_targets(loss, y, weight, start, count, target, w)
             take_block(X, start, count, block)
+            standardise(block, shift, factor)
             dense_predict(block, 0, count, coef, intercept, raw, none)
             pointwise(loss, parameter, raw, target, w, positive_weight, k, c, r, h, losses[: k * count])
             add_outputs(losses[: k * count], k, sums[:k])
@@ -262,6 +265,14 @@ def hessian_pass(
     for model in range(k):
         mirror(hessians[model], p, c)
     return sums
+
+
+@compiled
+def standardise(block: Float64, shift: Float64, factor: Float64) -> None:
+    """block (count, p) = factor (block - shift)."""
+    for i in range(len(block)):
+        for j in range(block.shape[1]):
+            block[i, j] = (block[i, j] - shift[j]) * factor[j]
 
 
 @compiled

@@ -46,9 +46,13 @@ class Round(NamedTuple):
 
 
 class Status(NamedTuple):
-    """Where the algorithm stands, and why."""
+    """Where the algorithm stands, and why.
 
-    kind: Literal["running", "converged", "diverged", "out of rounds"]
+    "converged" has a certificate: the gradient is at most tol, or what a step by the objective's own Hessian would gain is lost in rounding.
+    "stalled" has none: no step was found that lowers the objective.
+    """
+
+    kind: Literal["running", "converged", "diverged", "stalled", "out of rounds"]
     reason: str = ""
 
 
@@ -56,12 +60,19 @@ RUNNING = Status("running")
 
 
 class Accepted(NamedTuple):
-    """The last accepted point: parameters (n,), and the objective's value and gradient (n,) as evaluated at these parameters. With
-    mini-batches: the parameters that a fit which ended here would have, value and gradient of the last batch."""
+    """The last accepted point: parameters (n,), and the objective's value and gradient (n,) as evaluated at these parameters, and how far
+    rounding may have moved the value, see `Evaluation`. With mini-batches: the parameters that a fit which ended here would have, value
+    and gradient of the last batch."""
 
     parameters: Array
     value: float
     gradient: Array
+    noise: float = 0.0
+
+    @property
+    def rounding(self) -> float:
+        """Differences from the value below this are rounding."""
+        return rounding_level(self.value, self.noise)
 
 
 @runtime_checkable
@@ -116,9 +127,20 @@ def status_after(iteration: int, gradient: Float64, tol: float, max_iter: int) -
     return RUNNING
 
 
-def rounding_level(value: float) -> float:
-    """Differences of the objective below this are rounding: 16 units in the last place."""
-    return 16 * float(np.finfo(np.float64).eps) * max(abs(value), float(np.finfo(np.float64).tiny))
+def lost_in_rounding(slope: float) -> Status:
+    """The end of a fit whose Newton step, along which the objective has that slope, would gain too little to be seen."""
+    return Status("converged", f"a Newton step would lower the objective by {-0.5 * slope:.3g}, which is lost in rounding")
+
+
+def stalled(what: str, gradient: Float64, tol: float) -> Status:
+    """The end of a fit that can go no further, though its gradient is above tol."""
+    cure = "raise tol, drop columns that others determine, or see that loss and gradient belong together"
+    return Status("stalled", f"{what}, while max |gradient| is {np.max(np.abs(gradient), initial=0.0):.3g} > tol {tol:.3g}; {cure}")
+
+
+def rounding_level(value: float, noise: float = 0.0) -> float:
+    """Differences of the objective below this are rounding: 16 units in the last place, and the noise of an `Evaluation`."""
+    return 16 * float(np.finfo(np.float64).eps) * max(abs(value), float(np.finfo(np.float64).tiny)) + noise
 
 
 def as_number(value: Any) -> float:

@@ -19,7 +19,7 @@ from tasks.strategies.base import (
     check_tolerances,
     finite,
     not_finite_at_start,
-    rounding_level,
+    stalled,
     starting_point,
     status_after,
 )
@@ -51,7 +51,8 @@ class GradientDescent:
     momentum     B. Polyak (1964): velocity <- momentum velocity - step_size gradient; needs a fixed step_size
     nesterov     Y. Nesterov (1983), in the form of A. Beck and M. Teboulle, FISTA, SIAM J. Imaging Sci. 2 (2009), with the gradient
                  restart of B. O'Donoghue and E. Candès, Found. Comput. Math. 15 (2015); with momentum > 0, that constant instead of t
-    Converged when max |gradient| <= tol. Diverged when the objective leaves the numbers or exceeds 1e3 times its first value.
+    Converged when max |gradient| <= tol. Stalled when no step is short enough. Diverged when the objective leaves the numbers or exceeds 1e3
+    times its first value.
 
     Raises ValueError for a step size that is not positive, momentum outside [0, 1), or momentum with backtracking; for max_iter below 1,
     and for a tol that is negative or NaN.
@@ -88,17 +89,17 @@ class GradientDescent:
 
     def update(self, state: GradientDescentState, evaluation: Evaluation) -> GradientDescentState:
         if state.pending is not None:
-            return self._evaluated(state, Accepted(state.pending, evaluation.value, evaluation.gradient), evaluation)
+            return self._evaluated(state, Accepted(state.pending, evaluation.value, evaluation.gradient, evaluation.noise), evaluation)
         if self._descends(state, evaluation):
             return self._move(state, self._trial(state), evaluation)
-        if state.step_size < 1e-30:
-            return state._replace(status=Status("converged", "no step lowers the objective beyond rounding"))
+        if state.step_size < 1e-30 or np.array_equal(self._trial(state), state.accepted.parameters):
+            return state._replace(status=stalled("no step lowers the objective beyond rounding", state.accepted.gradient, self.tol))
         return state._replace(step_size=0.5 * state.step_size)
 
     def _descends(self, state: GradientDescentState, evaluation: Evaluation) -> bool:
         gradient, value = state.accepted.gradient, state.accepted.value
         square = float(gradient @ gradient)
-        noise = rounding_level(value)
+        noise = state.accepted.rounding
         if not finite(evaluation):
             return False
         if 0.5 * state.step_size * square > noise:
@@ -139,7 +140,7 @@ class GradientDescent:
         state = state._replace(step_size=1.1 * state.step_size)
         if self.nesterov:
             return self._extrapolate(state, new)
-        state = state._replace(accepted=Accepted(new, evaluation.value, evaluation.gradient), iteration=state.iteration + 1)
+        state = state._replace(accepted=Accepted(new, evaluation.value, evaluation.gradient, evaluation.noise), iteration=state.iteration + 1)
         return state._replace(status=self._status(state, evaluation))
 
     def _extrapolate(self, state: GradientDescentState, new: Float64) -> GradientDescentState:

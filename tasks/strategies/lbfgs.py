@@ -19,6 +19,7 @@ from tasks.strategies.base import (
     check_tolerances,
     finite,
     not_finite_at_start,
+    stalled,
     starting_point,
     status_after,
 )
@@ -48,7 +49,7 @@ class LBFGSState(NamedTuple):
 class LBFGS:
     """J. Nocedal, Updating quasi-Newton matrices with limited storage, Math. Comp. 35 (1980); Nocedal and Wright, algorithm 7.5.
 
-    memory: pairs remembered. Converged when max |gradient| <= tol, or when no step along a descent direction lowers the objective
+    memory: pairs remembered. Converged when max |gradient| <= tol. Stalled when no step along the steepest descent lowers the objective
     by more than rounding. Out of rounds after max_iter accepted steps.
 
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
@@ -77,7 +78,7 @@ class LBFGS:
 
     def update(self, state: LBFGSState, evaluation: Evaluation) -> LBFGSState:
         if state.search is None:
-            point = Accepted(state.accepted.parameters, evaluation.value, evaluation.gradient)
+            point = Accepted(state.accepted.parameters, evaluation.value, evaluation.gradient, evaluation.noise)
             if not finite(evaluation):
                 return state._replace(accepted=point, status=not_finite_at_start(point.parameters))
             return self._next(state._replace(accepted=point))
@@ -93,7 +94,7 @@ class LBFGS:
 
     def _accept(self, state: LBFGSState, evaluation: Evaluation) -> LBFGSState:
         assert state.search is not None
-        point = Accepted(self._trial(state, state.search.step), evaluation.value, evaluation.gradient)
+        point = Accepted(self._trial(state, state.search.step), evaluation.value, evaluation.gradient, evaluation.noise)
         step = point.parameters - state.accepted.parameters
         change = point.gradient - state.accepted.gradient
         if step @ change > np.finfo(np.float64).eps * (change @ change):  # otherwise the pair would spoil positive definiteness
@@ -114,13 +115,12 @@ class LBFGS:
             return self._search_failed(state._replace(direction=direction))
         unscaled = not state.steps and state.inverse_hessian is None
         step = min(1.0, 1.0 / float(np.sum(np.abs(state.accepted.gradient)))) if unscaled else 1.0
-        return state._replace(direction=direction, search=line_search.begin(state.accepted.value, slope, step))
+        return state._replace(direction=direction, search=line_search.begin(state.accepted, slope, step))
 
     def _search_failed(self, state: LBFGSState) -> LBFGSState:
         """Without memory there is nothing better to try; with it, forget it and try steepest descent once more."""
         if not state.steps and state.inverse_hessian is None:
-            largest = float(np.max(np.abs(state.accepted.gradient)))
-            return state._replace(status=Status("converged", f"no step lowers the objective beyond rounding; max |gradient| {largest:.3g}"))
+            return state._replace(status=stalled("no step lowers the objective beyond rounding", state.accepted.gradient, self.tol))
         return self._next(state._replace(steps=(), changes=(), inverse_hessian=None))
 
     def _apply_inverse(self, state: LBFGSState, gradient: Float64) -> Float64:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.strategies.base import rounding_level
+from tasks.strategies.base import Accepted
 
 
 class Point(NamedTuple):
@@ -23,7 +23,8 @@ class Point(NamedTuple):
 
 
 class Search(NamedTuple):
-    """start: the point at step 0; low/high: the bracket (high is None while still bracketing); step: the trial to evaluate next."""
+    """start: the point at step 0; low/high: the bracket (high is None while still bracketing); step: the trial to evaluate next; rounding:
+    differences from the start's value below this are rounding."""
 
     start: Point
     low: Point
@@ -31,6 +32,7 @@ class Search(NamedTuple):
     step: float
     trials: int
     outcome: str  # "", "accepted", "failed"
+    rounding: float
 
 
 SUFFICIENT_DECREASE = 1e-4
@@ -38,33 +40,33 @@ CURVATURE = 0.9
 MAX_TRIALS = 30
 
 
-def begin(value: float, slope: float, step: float) -> Search:
-    """A search from a point with that value and (negative) slope, whose first trial is `step`."""
-    start = Point(0.0, value, slope)
-    return Search(start, start, None, step, 0, "")
+def begin(here: Accepted, slope: float, step: float) -> Search:
+    """A search from a point with that (negative) slope, whose first trial is `step`."""
+    start = Point(0.0, here.value, slope)
+    return Search(start, start, None, step, 0, "", here.rounding)
 
 
 def advance(search: Search, value: float, slope: float) -> Search:
     """The search after the evaluation of its trial step."""
     trial = Point(search.step, value, slope)
     search = search._replace(trials=search.trials + 1)
-    if acceptable(search.start, trial):
+    if acceptable(search.start, trial, search.rounding):
         return search._replace(outcome="accepted")
     if search.trials >= MAX_TRIALS:
         return search._replace(outcome="failed")
     search = _zoom(search, trial) if search.high is not None else _bracket(search, trial)
-    if search.high is not None and abs(search.high.step - search.low.step) <= 1e-14 * max(1.0, abs(search.low.step)):
+    if search.high is not None and abs(search.high.step - search.low.step) <= 1e-14 * max(search.high.step, search.low.step):
         return search._replace(outcome="failed")
     return search
 
 
-def acceptable(start: Point, trial: Point) -> bool:
-    """Strong Wolfe, or approximate Wolfe where values cannot tell."""
+def acceptable(start: Point, trial: Point, rounding: float) -> bool:
+    """Strong Wolfe, or approximate Wolfe where values cannot tell: where they differ by no more than `rounding`."""
     if not (np.isfinite(trial.value) and np.isfinite(trial.slope)):
         return False
     if _decreases(start, trial):
         return abs(trial.slope) <= CURVATURE * abs(start.slope)
-    if trial.value <= start.value + rounding_level(start.value):
+    if trial.value <= start.value + rounding:
         return CURVATURE * start.slope <= trial.slope <= (2 * SUFFICIENT_DECREASE - 1) * start.slope
     return False
 

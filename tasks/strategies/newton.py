@@ -18,8 +18,9 @@ from tasks.strategies.base import (
     check_counts,
     check_tolerances,
     finite,
+    lost_in_rounding,
     not_finite_at_start,
-    rounding_level,
+    stalled,
     starting_point,
     status_after,
 )
@@ -28,7 +29,8 @@ from tasks.typing import Float64
 
 class NewtonState(NamedTuple):
     """step: length of the trial along direction (n,), 0 for the first round; local: whether the first step, until it is accepted, is that
-    of the partitions' own quadratic models (and accepted.gradient is theirs)."""
+    of the partitions' own quadratic models (and accepted.gradient is theirs); unsolved: the largest component of the gradient that is left
+    after the full step by the quadratic model, along directions in which the Hessian is taken for singular."""
 
     accepted: Accepted
     direction: Float64
@@ -36,6 +38,7 @@ class NewtonState(NamedTuple):
     iteration: int
     status: Status
     local: bool
+    unsolved: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ class Newton:
     """Damped Newton; S. Boyd and L. Vandenberghe, Convex Optimization (2004), algorithm 9.5.
 
     The trial with the full step brings value, gradient and Hessian in one round; when it lowers the objective enough (Armijo, 1e-4)
-    that round is the next iteration. Otherwise the step is halved. A singular Hessian gives the step of least norm. Converged when
-    max |gradient| <= tol after at least one step, or when the step lowers neither the objective nor the gradient beyond rounding.
+    that round is the next iteration. Otherwise the step is halved. A singular Hessian gives the step of least norm in the user's units.
+    Converged when max |gradient| <= tol after at least one step, or when the step lowers neither the objective nor the gradient beyond
+    rounding and should not, for all that it leaves of the gradient; otherwise that is stalled.
     row_step > 1 works on every row_step-th row only, and decrement_tol > 0 also ends when the expected decrease
     ½ gradient' H^-1 gradient is below it, with that step ready to be taken (see `SampledNewton`). local_start=True takes the first step
     by the quadratic models of `tasks.local_models`, and takes it back when it does not lower the objective.
@@ -74,7 +78,7 @@ class Newton:
         return Round(power, self._trial(state), row_step=self.row_step)
 
     def update(self, state: NewtonState, evaluation: Evaluation) -> NewtonState:
-        point = Accepted(self._trial(state), evaluation.value, evaluation.gradient)
+        point = Accepted(self._trial(state), evaluation.value, evaluation.gradient, evaluation.noise)
         if state.step == 0.0:
             if not finite(evaluation):
                 return state._replace(accepted=point, status=not_finite_at_start(point.parameters))
@@ -85,24 +89,29 @@ class Newton:
         if state.local:
             return self.init(state.accepted.parameters)._replace(local=False)
         if verdict == "at rounding":
-            largest = float(np.max(np.abs(state.accepted.gradient)))
-            reason = f"a Newton step lowers neither objective nor gradient beyond rounding; max |gradient| {largest:.3g}"
-            return state._replace(status=Status("converged", reason))
+            return state._replace(status=self._at_rounding(state))
         if state.step < 1e-10:
-            return state._replace(status=Status("diverged", "no step along the Newton direction lowers the objective"))
+            return state._replace(status=stalled("no step along the Newton direction lowers the objective", state.accepted.gradient, self.tol))
         return state._replace(step=0.5 * state.step)
 
     def _judge(self, state: NewtonState, evaluation: Evaluation) -> str:
         if not finite(evaluation):
             return "halve"
         slope = float(state.direction @ state.accepted.gradient)
-        noise = rounding_level(state.accepted.value)
+        noise = state.accepted.rounding
         if evaluation.value <= state.accepted.value + 1e-4 * state.step * slope - noise:
             return "accept"
         if evaluation.value <= state.accepted.value + noise:  # values cannot tell: let the gradient decide
             smaller = np.max(np.abs(evaluation.gradient)) < 0.5 * np.max(np.abs(state.accepted.gradient))
             return "accept" if smaller else "at rounding"
         return "halve"
+
+    def _at_rounding(self, state: NewtonState) -> Status:
+        gradient = state.accepted.gradient
+        slope = float(state.direction @ gradient)
+        if -0.5 * slope <= state.accepted.rounding and state.unsolved <= max(self.tol, 0.5 * float(np.max(np.abs(gradient)))):
+            return lost_in_rounding(slope)
+        return stalled("a Newton step lowers neither objective nor gradient beyond rounding", gradient, self.tol)
 
     def _trial(self, state: NewtonState) -> Float64:
         return state.accepted.parameters + state.step * state.direction
@@ -115,18 +124,19 @@ class Newton:
         assert evaluation.hessian is not None
         if not np.all(np.isfinite(evaluation.hessian)):
             return state._replace(status=Status("diverged", "sums of squares of X overflow; scale the columns of X"))
-        direction = -solve_newton(evaluation.hessian, evaluation.gradient, evaluation.n_free)
+        direction = -solve_newton(evaluation.hessian, evaluation.gradient, evaluation.n_free, evaluation.units)
         if not np.all(np.isfinite(direction)):
             return state._replace(status=Status("diverged", "the Newton step is not finite; scale the columns of X"))
-        state = state._replace(direction=direction, step=1.0)
+        unsolved = float(np.max(np.abs(evaluation.hessian @ direction + evaluation.gradient), initial=0.0))
+        state = state._replace(direction=direction, step=1.0, unsolved=unsolved)
         decrement = -0.5 * float(direction @ evaluation.gradient)
         if self.decrement_tol > 0 and decrement <= self.decrement_tol:
             return state._replace(status=Status("converged", f"expected decrease {decrement:.3g} <= {self.decrement_tol:.3g}"))
         return state
 
 
-def solve_newton(hessian: Float64, gradient: Float64, n_free: int) -> Float64:
-    """hessian^-1 gradient, (n,), of least norm in the penalised parameters where the Hessian is singular.
+def solve_newton(hessian: Float64, gradient: Float64, n_free: int, units: Float64 | None = None) -> Float64:
+    """hessian^-1 gradient, (n,), of least norm in the penalised parameters, times `units` if given, where the Hessian is singular.
 
     The n_free trailing parameters (intercepts) are eliminated first (Schur complement), which centres the columns: large means do
     not cost digits, and for squared loss the least-norm solution is that of the centred problem, as scikit-learn's.
@@ -136,25 +146,53 @@ def solve_newton(hessian: Float64, gradient: Float64, n_free: int) -> Float64:
     corner_inverse = linalg.pinvh(corner) if n_free else np.zeros((0, 0))
     projected = cross @ corner_inverse
     centred = hessian[:n, :n] - projected @ cross.T
-    step = solve_least_norm(centred, gradient[:n] - projected @ gradient[n:])
+    step = solve_least_norm(centred, gradient[:n] - projected @ gradient[n:], units, np.diagonal(hessian)[:n])
     return np.concatenate([step, corner_inverse @ (gradient[n:] - cross.T @ step)])
 
 
-def solve_least_norm(matrix: Float64, right: Float64) -> Float64:
-    """matrix^-1 right for a symmetric positive semidefinite matrix: Cholesky after scaling to unit diagonal, or, when that meets
-    a pivot lost in rounding, the least-norm solution from the eigenvalues above n eps of the largest."""
+def solve_least_norm(matrix: Float64, right: Float64, units: Float64 | None = None, before: Float64 | None = None) -> Float64:
+    """matrix^-1 right, (n,), for a symmetric positive semidefinite matrix; of all solutions the one of least norm, after its elements have been
+    multiplied with units (n,), if given. before (n,): the diagonal as it was before something was subtracted from it.
+
+    Cholesky after scaling to unit diagonal. When that meets a pivot lost in rounding, eigenvalues of the scaled matrix up to 10 n eps of the
+    largest count as zero; so does what is left of a diagonal element, up to 10 n eps of it. Which they are does not hang on units.
+    """
     diagonal = np.diagonal(matrix)
-    scale = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 1.0)
-    tiny = len(right) * float(np.finfo(np.float64).eps)
+    tiny = 10 * len(right) * float(np.finfo(np.float64).eps)
+    used = np.flatnonzero(diagonal > (0.0 if before is None else tiny * before))
+    if len(used) < len(right):
+        step = np.zeros(len(right))
+        step[used] = solve_least_norm(matrix[np.ix_(used, used)], right[used], None if units is None else units[used])
+        return step
+    scale = 1.0 / np.sqrt(diagonal)
+    scaled = matrix * scale[:, None] * scale[None, :]
     try:
-        factor = linalg.cho_factor(matrix * scale[:, None] * scale[None, :], lower=True)
-        if len(right) == 0 or np.min(np.diagonal(factor[0])) ** 2 > 10 * tiny:
+        factor = linalg.cho_factor(scaled, lower=True)
+        if len(right) == 0 or np.min(np.diagonal(factor[0])) ** 2 > tiny:
             return np.asarray(scale * linalg.cho_solve(factor, scale * right))
     except linalg.LinAlgError:
         pass
-    values, vectors = linalg.eigh(matrix)
-    kept = values > 10 * tiny * max(values[-1], 0.0)
-    return np.asarray(vectors[:, kept] @ ((vectors[:, kept].T @ right) / values[kept]))
+    values, vectors = linalg.eigh(scaled)
+    n_free = int(np.sum(values <= tiny * max(values[-1], 0.0)))
+    vectors[np.abs(vectors) <= tiny] = 0.0  # rounding, which units that differ by much would enlarge
+    kept = vectors[:, n_free:]
+    step = scale * (kept @ ((kept.T @ (scale * right)) / values[n_free:]))
+    return least_norm(step, scale, vectors, n_free, np.ones(len(right)) if units is None else units)
+
+
+def least_norm(step: Float64, scale: Float64, vectors: Float64, n_free: int, units: Float64) -> Float64:
+    """Of all x with the same products vectors[:, n_free:].T @ (x / scale) as step (n,), the one for which units x has the least norm.
+
+    vectors (n, n) are orthonormal. By least squares in the smaller of the two spaces; what is solved never moves but along the free one.
+    """
+    free, kept = vectors[:, :n_free], vectors[:, n_free:]
+    if n_free <= len(step) // 2:
+        along = scale[:, None] * free
+        best = linalg.lstsq(units[:, None] * along, -units * step, lapack_driver="gelsy")[0]
+        return np.asarray(step + along @ best)
+    basis, corner = linalg.qr(kept / (scale * units)[:, None], mode="economic")
+    best = basis @ linalg.solve_triangular(corner, kept.T @ (step / scale), trans="T") / units
+    return np.asarray(best + scale * (kept @ (kept.T @ ((step - best) / scale))))
 
 
 def inverse_newton(hessian: Float64) -> Float64:

@@ -17,8 +17,9 @@ from tasks.strategies.base import (
     check_counts,
     check_tolerances,
     finite,
+    lost_in_rounding,
     not_finite_at_start,
-    rounding_level,
+    stalled,
     starting_point,
     status_after,
 )
@@ -35,7 +36,8 @@ class Solve(NamedTuple):
 
 
 class NewtonCGState(NamedTuple):
-    """solve: the running inner solve, or None while a point is evaluated; direction, length: the trial of the line search."""
+    """solve: the running inner solve, or None while a point is evaluated; direction, length: the trial of the line search; solved: whether the
+    direction is the Newton step to half of the gradient."""
 
     accepted: Accepted
     solve: Solve | None
@@ -43,6 +45,7 @@ class NewtonCGState(NamedTuple):
     length: float
     iteration: int
     status: Status
+    solved: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class NewtonCG:
     """Inexact Newton; Nocedal and Wright, Numerical Optimization, 2nd edition, algorithm 7.1 (line-search Newton-CG).
 
     The inner solve stops at |residual| <= min(0.5, sqrt |gradient|) |gradient| or after max_products products; the step is
-    halved until it lowers the objective (Armijo, 1e-4). Converged as `Newton`.
+    halved until it lowers the objective (Armijo, 1e-4). Converged and stalled as `Newton`.
 
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
@@ -78,7 +81,7 @@ class NewtonCG:
     def update(self, state: NewtonCGState, evaluation: Evaluation) -> NewtonCGState:
         if state.solve is not None:
             return self._advance_solve(state, state.solve, evaluation.gradient)
-        point = Accepted(self._trial(state), evaluation.value, evaluation.gradient)
+        point = Accepted(self._trial(state), evaluation.value, evaluation.gradient, evaluation.noise)
         if state.length == 0.0:
             if not finite(evaluation):
                 return state._replace(accepted=point, status=not_finite_at_start(point.parameters))
@@ -86,16 +89,17 @@ class NewtonCG:
         return self._judge(state, point, evaluation)
 
     def _judge(self, state: NewtonCGState, point: Accepted, evaluation: Evaluation) -> NewtonCGState:
-        noise = rounding_level(state.accepted.value)
-        target = state.accepted.value + 1e-4 * state.length * float(state.direction @ state.accepted.gradient)
+        noise, slope = state.accepted.rounding, float(state.direction @ state.accepted.gradient)
+        target = state.accepted.value + 1e-4 * state.length * slope
         lower = finite(evaluation) and evaluation.value <= target - noise
         level = finite(evaluation) and evaluation.value <= state.accepted.value + noise
         flatter = np.max(np.abs(evaluation.gradient)) < 0.9 * np.max(np.abs(state.accepted.gradient))
         if lower or (level and flatter):
             return self._next(state._replace(accepted=point, iteration=state.iteration + 1))
         if level or state.length < 1e-10:
-            largest = float(np.max(np.abs(state.accepted.gradient)))
-            return state._replace(status=Status("converged", f"no step lowers the objective beyond rounding; max |gradient| {largest:.3g}"))
+            if state.solved and -0.5 * slope <= noise:
+                return state._replace(status=lost_in_rounding(slope))
+            return state._replace(status=stalled("no step lowers the objective beyond rounding", state.accepted.gradient, self.tol))
         return state._replace(length=0.5 * state.length)
 
     def _trial(self, state: NewtonCGState) -> Float64:
@@ -115,15 +119,16 @@ class NewtonCG:
         if not np.isfinite(curvature):
             return state._replace(status=Status("diverged", "a Hessian-vector product is not finite; scale the columns of X"))
         if curvature <= 0:  # flat along this direction: a convex objective has nothing to gain there
-            return self._line_search(state, solve.step if solve.products else solve.residual)
+            return self._line_search(state, solve.step if solve.products else solve.residual, solve.residual)
         length = square / curvature
         step = solve.step + length * solve.search
         residual = solve.residual - length * product
         products = solve.products + 1
         if np.linalg.norm(residual) <= min(0.5, gradient_norm**0.5) * gradient_norm or products >= self.max_products:
-            return self._line_search(state, step)
+            return self._line_search(state, step, residual)
         search = residual + (float(residual @ residual) / square) * solve.search
         return state._replace(solve=Solve(step, residual, search, products))
 
-    def _line_search(self, state: NewtonCGState, direction: Float64) -> NewtonCGState:
-        return state._replace(solve=None, direction=direction, length=1.0)
+    def _line_search(self, state: NewtonCGState, direction: Float64, residual: Float64) -> NewtonCGState:
+        solved = bool(np.linalg.norm(residual) <= 0.5 * np.linalg.norm(state.accepted.gradient))
+        return state._replace(solve=None, direction=direction, length=1.0, solved=solved)

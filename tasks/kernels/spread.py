@@ -1,0 +1,154 @@
+"""Weighted mean, scatter and largest value of each column of a group, one pass over the rows.
+
+Each partition measures its columns from a row of its own, so that large means cost no digits; partitions are combined along the
+fixed tree by T. Chan, G. Golub and R. LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979).
+A node of the tree is one flat vector [weight (1), mean (p), scatter (p), largest (p)], scatter being Σ w (x - mean)².
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from tasks.kernels.compiling import compiled, compiled_leaf
+from tasks.kernels.csr import Csr
+from tasks.kernels.dense import sum_of
+from tasks.kernels.lanes import LANES, fma, larger, load, load_part, splat, store_part
+from tasks.kernels.tree import new_stack
+from tasks.typing import Array, Float64, Int64
+
+ROWS: Final = 8
+"""Rows that are gone through together."""
+
+
+@compiled
+def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64) -> Float64:
+    """The node of all partitions; weight is empty for ones. Columns with a value that is not finite, or whose squares overflow, have NaN as
+    their largest."""
+    stack = new_stack(len(offsets) - 1, 1 + 3 * p)
+    scratch = np.empty(3 * p)
+    top = 0
+    for j in range(len(offsets) - 1):
+        stack[top] = 0.0
+        if offsets[j + 1] > offsets[j]:
+            add_partition(X, offsets[j], offsets[j + 1], p, weight, stack[top], scratch)
+        rest = j + 1
+        while rest & 1 == 0:
+            merge_spreads(stack[top - 1], stack[top])
+            top -= 1
+            rest >>= 1
+        top += 1
+    for level in range(top - 1, 0, -1):
+        merge_spreads(stack[level - 1], stack[level])
+    total: Float64 = stack[0].copy()
+    return total
+
+
+@compiled
+def merge_spreads(left: Float64, right: Float64) -> None:
+    """left = the node of both; neighbours, in order."""
+    p = len(left) // 3
+    total = left[0] + right[0]
+    share = right[0] / total if total > 0.0 else 0.0
+    both = left[0] * share
+    for j in range(1, 1 + p):
+        shift = right[j] - left[j]
+        if left[0] == 0.0:  # exactly the other's, where one side has no weight
+            left[j] = right[j]
+        elif right[0] > 0.0:
+            left[j] += shift * share
+        left[p + j] = left[p + j] + right[p + j] + shift * shift * both
+        here, there = left[2 * p + j], right[2 * p + j]
+        left[2 * p + j] = here if here >= there or here != here else there
+    left[0] = total
+
+
+def add_partition(X: Any, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> Any:
+    """node, which is zero, = that of the rows start .. stop - 1."""
+
+
+@overload(add_partition, strict=False)
+def _add_partition(X: Any, start: Any, stop: Any, p: Any, weight: Any, node: Any, scratch: Any) -> Any:
+    add = _dense_partition if isinstance(X, types.Array) else _csr_partition
+    return lambda X, start, stop, p, weight, node, scratch: add(X, start, stop, p, weight, node, scratch)
+
+
+@compiled
+def _dense_partition(X: Array, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> None:
+    first = start
+    while len(weight) and weight[first] == 0.0 and first < stop - 1:  # what does not count may be far away
+        first += 1
+    sums, squares, largest = node[1 : 1 + p], node[1 + p : 1 + 2 * p], node[1 + 2 * p :]
+    for at in range(start, stop, ROWS):
+        _add_rows(X, first, at, min(ROWS, stop - at), weight, sums, squares, largest)
+    node[0] = sum_of(weight[start:stop]) if len(weight) else float(stop - start)
+    for j in range(p):
+        _finish_column(node, j, p, X[first, j], node[0])
+
+
+@compiled_leaf
+def _add_rows(X: Array, first: int, start: int, count: int, weight: Float64, sums: Float64, squares: Float64, largest: Float64) -> None:
+    """Add to the sums of w (x - X[first]) and of its squares, and see what is largest, over `count` rows from `start` on: as memory lies,
+    with the sums in registers from row to row."""
+    p = X.shape[1]
+    for low in range(0, p, LANES):
+        n = p - low
+        origin, s, q, most = load_some(X, first * p + low, n), load_some(sums, low, n), load_some(squares, low, n), load_some(largest, low, n)
+        for i in range(start, start + count):
+            x = load_some(X, i * p + low, n)
+            d = x - origin
+            wd = splat(weight[i]) * d if len(weight) else d
+            s = s + wd
+            q = fma(wd, d, q)
+            most = larger(x, most)
+        store_part(sums, low, s, n)
+        store_part(squares, low, q, n)
+        store_part(largest, low, most, n)
+
+
+@compiled_leaf
+def load_some(array: Array, index: int, n: int) -> Any:
+    """Eight elements, or the first n."""
+    return load(array, index) if n >= LANES else load_part(array, index, n)
+
+
+@compiled_leaf
+def _finish_column(node: Float64, j: int, p: int, origin: float, weight: float) -> None:
+    """From the sums about `origin`, over rows of that weight together, to mean and scatter."""
+    s, q = node[1 + j], node[1 + p + j]
+    if not abs(q) < np.inf:
+        node[1 + 2 * p + j] = np.nan
+    offset = s / weight if weight > 0.0 else 0.0
+    node[1 + j] = origin + offset if weight > 0.0 else 0.0
+    node[1 + p + j] = max(0.0, q - s * offset)
+
+
+@compiled
+def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> None:
+    """Stored values are measured from the first one of their column, and then combined with the zeros."""
+    data, indices, indptr = X
+    origin, stored, heaviest = scratch[:p], scratch[p : 2 * p], scratch[2 * p :]
+    stored[:] = 0.0
+    heaviest[:] = 0.0
+    for i in range(start, stop):
+        w = weight[i] if len(weight) else 1.0
+        node[0] += w
+        for at in range(indptr[i], indptr[i + 1]):
+            j, x = indices[at], np.float64(data[at])
+            if heaviest[j] == 0.0:  # nothing that counts was seen yet
+                origin[j] = x
+                heaviest[j] = w
+            d = x - origin[j]
+            stored[j] += w
+            node[1 + j] += w * d
+            node[1 + p + j] += w * d * d
+            node[1 + 2 * p + j] = max(node[1 + 2 * p + j], abs(x))
+    for j in range(p):
+        _finish_column(node, j, p, origin[j], stored[j])
+        zeros, mean = node[0] - stored[j], node[1 + j]
+        if zeros > 0.0:
+            node[1 + j] = mean * (stored[j] / node[0])
+            node[1 + p + j] += mean * mean * (stored[j] * (zeros / node[0]))
