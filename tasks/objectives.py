@@ -333,7 +333,9 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, par
     gradient[: layout.n_coef] += penalty.gradient(coef)
     loss = float(partial.loss_sum[model] / weight)
     noise = noise_of(loss, layout, parameters, standardised=hessian is not None)
-    return Evaluation(loss + penalty.value(coef), gradient, hessian, layout.size - layout.n_coef, partial.weight_sum, noise, units_of(layout))
+    return Evaluation(
+        loss + penalty.value(coef), gradient, hessian, layout.size - layout.n_coef, partial.weight_sum, noise, units_of(layout)
+    )
 
 
 def standardise(gradient: Float64, layout: Layout) -> None:
@@ -362,8 +364,11 @@ def noise_of(loss: float, layout: Layout, parameters: Float64, *, standardised: 
 
 
 def units_of(layout: Layout) -> Float64 | None:
-    """See `Evaluation`."""
-    return None if layout.standard is None else np.tile(layout.standard.factor, layout.coef["coef"][0])
+    """See `Evaluation`; 1 for coefficients of constant columns, which are zero."""
+    if layout.standard is None:
+        return None
+    factor = layout.standard.factor
+    return np.tile(np.where(factor > 0, factor, 1.0), layout.coef["coef"][0])
 
 
 def quotient(total: Array, weight: float) -> Array:

@@ -19,8 +19,11 @@ LARGEST_EXPONENT: Final = 465
 
 
 class Standardisation(NamedTuple):
-    """shift (p,) is taken from the columns, which are then multiplied with factor (p,): powers of two, so that this rounds nothing, and 0 for
-    columns that are constant, which say nothing beside an intercept. coef (..., c, p), intercept (..., c)."""
+    """shift (p,) is taken from the columns, which are then multiplied with factor (p,).
+
+    Factors are powers of two, so that they round nothing, and 0 for columns that are constant, which say nothing beside an intercept.
+    coef (..., c, p), intercept (..., c).
+    """
 
     shift: Float64
     factor: Float64
@@ -46,7 +49,7 @@ class Standardisation(NamedTuple):
         return L2(strength * np.tile(factor * factor, n_outputs))
 
     def rounding(self, coef: Array, intercept: Array) -> float:
-        """How far rounding may move raw predictions that are computed from the user's columns; coef (c, p) and intercept (c,) are theirs."""
+        """How far rounding may move raw predictions that are made from the user's columns, by their coef (c, p) and intercept (c,)."""
         return 4 * EPSILON * float(np.max(np.sum(np.abs(coef * self.shift), axis=-1) + np.abs(intercept), initial=0.0))
 
     @property

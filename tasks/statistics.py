@@ -55,8 +55,11 @@ MOMENTS: Final = Reduction("moments", of_group(moments), add_moments, lambda sha
 
 
 class Spread(NamedTuple):
-    """Where the values of each column lie: weight of the rows together; weighted mean (p,); scatter (p,) = Σ s_i (x_i - mean)²; largest (p,)
-    absolute value, whatever its row weighs, NaN where one is not finite."""
+    """Where the values of each column lie.
+
+    weight: of the rows together; mean (p,), weighted; scatter (p,) = Σ s_i (x_i - mean)²; largest (p,) absolute value, whatever its row
+    weighs, NaN where one is not finite.
+    """
 
     weight: float
     mean: Float64

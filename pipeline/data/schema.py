@@ -27,10 +27,10 @@ class Schema:
 
     partition_rows (n_partitions,); classes: the sorted labels, or None; class_rows, class_weights: rows and summed weights of each;
     spread: where the values of each column lie; target_spread: where those of each target do, None where y is no numbers; target_kind:
-    "classes" also for whole numbers that may be meant as numbers, "text" for text of more than MAX_CLASSES different labels, "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one
-    that holds every y, None without y; n_bytes: of X where it is resident, dense or CSR; content (n_partitions,): the digest of each
-    partition, by which rows that are read again are known, or (0,) for rows that the client supplies; poison: (partition, why) of those
-    that were left out.
+    "classes" also for whole numbers that may be meant as numbers, "text" for text of more than MAX_CLASSES different labels,
+    "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one that holds every y, None without y; n_bytes: of X where it
+    is resident, dense or CSR; content (n_partitions,): the digest of each partition, by which rows that are read again are known, or (0,)
+    for rows that the client supplies; poison: (partition, why) of those that were left out.
     """
 
     n_rows: int

@@ -23,7 +23,7 @@ from pipeline.estimators.step_sizes import CURVATURES
 from pipeline.history import digest
 from tasks.losses import SquaredLoss
 from tasks.objectives import LinearObjective
-from tasks.penalties import L2
+from tasks.penalties import L2, Penalty
 from tasks.standardisation import EPSILON, Standardisation, standardisation
 from tasks.strategies.base import Strategy
 from tasks.typing import Array
@@ -49,7 +49,7 @@ class LinearModel(GradientModel):
         """The objective for this data. Raises ValueError for targets that do not fit."""
 
     @abstractmethod
-    def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
+    def _penalty(self, schema: Schema, objective: LinearObjective) -> Penalty:
         """The penalty next to the mean loss."""
 
     @abstractmethod
@@ -71,6 +71,7 @@ class LinearModel(GradientModel):
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         objective = self._objective(schema)
         penalty = self._penalty(schema, objective)
+        assert isinstance(penalty, L2)
         problem = Problem(objective.loss, objective.layout.size, schema.n_rows)
         unit = self._gradient_unit(schema)
         strategy, choice = choose(self.solver, problem, self.tol * unit, self.max_iter)

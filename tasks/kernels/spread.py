@@ -96,7 +96,12 @@ def _add_rows(X: Array, first: int, start: int, count: int, weight: Float64, sum
     p = X.shape[1]
     for low in range(0, p, LANES):
         n = p - low
-        origin, s, q, most = load_some(X, first * p + low, n), load_some(sums, low, n), load_some(squares, low, n), load_some(largest, low, n)
+        origin, s, q, most = (
+            load_some(X, first * p + low, n),
+            load_some(sums, low, n),
+            load_some(squares, low, n),
+            load_some(largest, low, n),
+        )
         for i in range(start, start + count):
             x = load_some(X, i * p + low, n)
             d = x - origin

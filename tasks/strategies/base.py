@@ -48,7 +48,7 @@ class Round(NamedTuple):
 class Status(NamedTuple):
     """Where the algorithm stands, and why.
 
-    "converged" has a certificate: the gradient is at most tol, or what a step by the objective's own Hessian would gain is lost in rounding.
+    "converged" has a certificate: the gradient is at most tol, or a step by the objective's own Hessian would gain less than rounding does.
     "stalled" has none: no step was found that lowers the objective.
     """
 

@@ -51,8 +51,8 @@ class GradientDescent:
     momentum     B. Polyak (1964): velocity <- momentum velocity - step_size gradient; needs a fixed step_size
     nesterov     Y. Nesterov (1983), in the form of A. Beck and M. Teboulle, FISTA, SIAM J. Imaging Sci. 2 (2009), with the gradient
                  restart of B. O'Donoghue and E. Candès, Found. Comput. Math. 15 (2015); with momentum > 0, that constant instead of t
-    Converged when max |gradient| <= tol. Stalled when no step is short enough. Diverged when the objective leaves the numbers or exceeds 1e3
-    times its first value.
+    Converged when max |gradient| <= tol. Stalled when no step is short enough. Diverged when the objective leaves the numbers or exceeds
+    1e3 times its first value.
 
     Raises ValueError for a step size that is not positive, momentum outside [0, 1), or momentum with backtracking; for max_iter below 1,
     and for a tol that is negative or NaN.
@@ -140,7 +140,9 @@ class GradientDescent:
         state = state._replace(step_size=1.1 * state.step_size)
         if self.nesterov:
             return self._extrapolate(state, new)
-        state = state._replace(accepted=Accepted(new, evaluation.value, evaluation.gradient, evaluation.noise), iteration=state.iteration + 1)
+        state = state._replace(
+            accepted=Accepted(new, evaluation.value, evaluation.gradient, evaluation.noise), iteration=state.iteration + 1
+        )
         return state._replace(status=self._status(state, evaluation))
 
     def _extrapolate(self, state: GradientDescentState, new: Float64) -> GradientDescentState:

@@ -97,7 +97,8 @@ class LBFGS:
         point = Accepted(self._trial(state, state.search.step), evaluation.value, evaluation.gradient, evaluation.noise)
         step = point.parameters - state.accepted.parameters
         change = point.gradient - state.accepted.gradient
-        if step @ change > np.finfo(np.float64).eps * (change @ change):  # otherwise the pair would spoil positive definiteness
+        enough = np.finfo(np.float64).eps * np.linalg.norm(step) * np.linalg.norm(change)
+        if step @ change > enough:  # otherwise the pair would spoil positive definiteness
             state = state._replace(
                 steps=(*state.steps, step)[-self.memory :],
                 changes=(*state.changes, change)[-self.memory :],

@@ -91,7 +91,9 @@ class Newton:
         if verdict == "at rounding":
             return state._replace(status=self._at_rounding(state))
         if state.step < 1e-10:
-            return state._replace(status=stalled("no step along the Newton direction lowers the objective", state.accepted.gradient, self.tol))
+            return state._replace(
+                status=stalled("no step along the Newton direction lowers the objective", state.accepted.gradient, self.tol)
+            )
         return state._replace(step=0.5 * state.step)
 
     def _judge(self, state: NewtonState, evaluation: Evaluation) -> str:
@@ -143,22 +145,38 @@ def solve_newton(hessian: Float64, gradient: Float64, n_free: int, units: Float6
     """
     n = len(gradient) - n_free
     cross, corner = hessian[:n, n:], hessian[n:, n:]
-    corner_inverse = linalg.pinvh(corner) if n_free else np.zeros((0, 0))
+    corner_inverse = generalised_inverse(corner)
     projected = cross @ corner_inverse
     centred = hessian[:n, :n] - projected @ cross.T
     step = solve_least_norm(centred, gradient[:n] - projected @ gradient[n:], units, np.diagonal(hessian)[:n])
     return np.concatenate([step, corner_inverse @ (gradient[n:] - cross.T @ step)])
 
 
-def solve_least_norm(matrix: Float64, right: Float64, units: Float64 | None = None, before: Float64 | None = None) -> Float64:
-    """matrix^-1 right, (n,), for a symmetric positive semidefinite matrix; of all solutions the one of least norm, after its elements have been
-    multiplied with units (n,), if given. before (n,): the diagonal as it was before something was subtracted from it.
+def generalised_inverse(matrix: Float64) -> Float64:
+    """Some inverse (n, n) of a symmetric positive semidefinite matrix on its range; of its rank as `solve_least_norm` decides on that."""
+    diagonal = np.diagonal(matrix)
+    scale = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
+    values, vectors = linalg.eigh(matrix * scale[:, None] * scale[None, :]) if len(matrix) else (diagonal, matrix)
+    kept = values > lost_below(len(matrix)) * np.max(values, initial=0.0)
+    root = scale[:, None] * vectors[:, kept] / np.sqrt(values[kept])
+    return np.asarray(root @ root.T)
 
-    Cholesky after scaling to unit diagonal. When that meets a pivot lost in rounding, eigenvalues of the scaled matrix up to 10 n eps of the
-    largest count as zero; so does what is left of a diagonal element, up to 10 n eps of it. Which they are does not hang on units.
+
+def lost_below(n: int) -> float:
+    """The share of the largest eigenvalue of a matrix (n, n) of unit diagonal below which others are taken for rounding."""
+    return 10 * n * float(np.finfo(np.float64).eps)
+
+
+def solve_least_norm(matrix: Float64, right: Float64, units: Float64 | None = None, before: Float64 | None = None) -> Float64:
+    """matrix^-1 right, (n,), for a symmetric positive semidefinite matrix.
+
+    Of all solutions the one of least norm, after multiplication with units (n,), if given. before (n,): the diagonal as it was before
+    something was subtracted from it. Cholesky after scaling to unit diagonal. When that meets a pivot lost in rounding, eigenvalues of the
+    scaled matrix up to 10 n eps of the largest count as zero; so does what is left of a diagonal element, up to 10 n eps of it. Which those
+    are does not hang on units.
     """
     diagonal = np.diagonal(matrix)
-    tiny = 10 * len(right) * float(np.finfo(np.float64).eps)
+    tiny = lost_below(len(right))
     used = np.flatnonzero(diagonal > (0.0 if before is None else tiny * before))
     if len(used) < len(right):
         step = np.zeros(len(right))

@@ -36,8 +36,8 @@ class Solve(NamedTuple):
 
 
 class NewtonCGState(NamedTuple):
-    """solve: the running inner solve, or None while a point is evaluated; direction, length: the trial of the line search; solved: whether the
-    direction is the Newton step to half of the gradient."""
+    """solve: the running inner solve, or None while a point is evaluated; direction, length: the trial of the line search; solved: whether
+    the direction is the Newton step to half of the gradient."""
 
     accepted: Accepted
     solve: Solve | None

@@ -38,7 +38,7 @@ def test_totals(X: Any) -> None:
     found = summarise(group(X, weight=np.array([1.0, 0.5, 0, 2, 3])))
     assert found.partition_rows.tolist() == [2, 0, 3]
     assert found.weight_sum == 6.5
-    assert found.largest.tolist() == [7, 6, 7]
+    assert found.spread.largest.tolist() == [7, 6, 7]
     assert found.fault is None
     assert summarise(group(X)).weight_sum == 5
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import pickle
 from typing import Any
 
@@ -14,7 +16,7 @@ from tasks.losses import LOSSES
 from tasks.objectives import Evaluation, LinearObjective, add_partials, evaluate, evaluate_product
 from tasks.partition import Group
 from tasks.penalties import L2
-from tasks.strategies.base import Round, Strategy
+from tasks.strategies.base import Round, Strategy, rounding_level
 from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.line_search import Point, acceptable
@@ -117,9 +119,9 @@ def test_lbfgs_steps_satisfy_the_strong_wolfe_conditions() -> None:
 
 def test_a_value_that_is_not_finite_is_never_acceptable() -> None:
     start = Point(0.0, 1.0, -1.0)
-    assert not acceptable(start, Point(1.0, np.nan, -0.1))
-    assert not acceptable(start, Point(1.0, -np.inf, np.nan))
-    assert acceptable(start, Point(1.0, 0.5, -0.1))
+    assert not acceptable(start, Point(1.0, np.nan, -0.1), 0.0)
+    assert not acceptable(start, Point(1.0, -np.inf, np.nan), 0.0)
+    assert acceptable(start, Point(1.0, 0.5, -0.1), 0.0)
 
 
 def test_divergence_and_running_out_say_why() -> None:
@@ -260,3 +262,60 @@ def test_singular_systems_give_the_least_norm() -> None:
     matrix = rows.T @ rows
     right = matrix @ random.normal(size=8)
     np.testing.assert_allclose(solve_least_norm(matrix, right), np.linalg.lstsq(matrix, right, rcond=1e-12)[0], atol=1e-10)
+
+
+# -- certificates --------------------------------------------------------------------------------------------------------------------
+
+
+def wrong_sign(w: Float64) -> tuple[float, Float64, Float64]:
+    """Its gradient points downhill."""
+    value, gradient, hessian = Quadratic()(w)
+    return value, -gradient, hessian
+
+
+def always_higher() -> Any:
+    """Each evaluation gives a higher value than all before."""
+    values = itertools.count(1.0)
+    return lambda w: (next(values), np.linspace(1.0, 2.0, len(w)), np.eye(len(w)))
+
+
+def steep(w: Float64) -> tuple[float, Float64, Float64]:
+    """A quadratic in units that make its gradient 1e8, and its steps 1e-10."""
+    value, gradient, hessian = Quadratic()(w * 1e9)
+    return value, gradient * 1e9, hessian * 1e18
+
+
+@pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("function", [wrong_sign, always_higher], ids=["wrong sign", "always higher"])
+def test_a_failed_search_is_no_convergence(strategy: Strategy, function: Any) -> None:
+    state, _ = run(strategy, function if function is wrong_sign else function(), np.zeros(12))
+    assert state.status.kind != "converged", state.status
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "newton", "newton-cg", "sampled-newton"])
+def test_steps_of_any_size_are_found(name: str) -> None:
+    state, _ = run(dataclasses.replace(ALL[name], tol=0.1), steep, np.zeros(12))
+    assert state.status.kind == "converged", state.status
+    np.testing.assert_allclose(1e9 * state.accepted.parameters, Quadratic().solution, rtol=1e-8)
+
+
+@pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
+def test_convergence_has_a_certificate(strategy: Strategy) -> None:
+    """With a tolerance below what rounding leaves: either the gradient is as small all the same, or a Newton step would gain nothing."""
+    strict = dataclasses.replace(strategy, tol=1e-300)
+    state, _ = run(strict, Quadratic(), np.full(12, 3.0))
+    value, gradient, hessian = Quadratic()(state.accepted.parameters)
+    if state.status.kind == "converged" and np.max(np.abs(gradient)) > 1e-300:
+        assert 0.5 * gradient @ np.linalg.solve(hessian, gradient) <= rounding_level(value)
+        assert isinstance(strategy, Newton | NewtonCG)
+
+
+def test_what_the_hessian_cannot_see_is_no_convergence() -> None:
+    """The gradient has a part along which the Hessian is zero: no Newton step lowers that."""
+
+    def half_seen(w: Float64) -> tuple[float, Float64, Float64]:
+        return 0.5 * float(w[0] ** 2) + 1e-3 * float(w[1]) + 1e6, np.array([w[0], 1e-3]), np.diag([1.0, 0.0])
+
+    state, _ = run(Newton(tol=1e-6), half_seen, np.ones(2))
+    assert state.status.kind == "stalled"
+    assert "0.001" in state.status.reason
