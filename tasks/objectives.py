@@ -124,6 +124,7 @@ class LinearObjective:
     class_weight  (n_classes,) factor of each row's weight by its class, or None; in one-vs-rest it is the factor of the rows of class a
                   in the problem of class a alone, where all others keep their weight, as in scikit-learn's SGDClassifier
     standard      parameters are coefficients of the columns standardised by this; None: of the user's
+    target_factor (n_outputs,): y is multiplied with this, powers of two, and parameters are those for such targets; None: y as it is
     Sums of gradients are by the coefficients of the user's columns all the same, and `evaluate` converts them once, at the root, so that no
     cut of groups shows in the bits; those of `hessian` are by the parameters, because its rows are standardised before they are squared.
     """
@@ -135,6 +136,7 @@ class LinearObjective:
     classes: Array | None = None
     class_weight: Float64 | None = None
     standard: Standardisation | None = None
+    target_factor: Float64 | None = None
 
     @cached_property
     def layout(self) -> Layout:
@@ -165,6 +167,9 @@ class LinearObjective:
 
     def target(self, group: Group) -> Array:
         """y as the loss wants it: see `encoded_target`; (n, n_outputs) of 0.0 and 1.0 for one-vs-rest."""
+        if self.target_factor is not None:
+            factor = self.target_factor
+            return group.derived(("float", tuple(factor.tolist())), lambda g: float_target(g) * factor)
         if self.one_vs_rest:
             return group.derived(("one-vs-rest", self._labels), lambda g: one_hot(encode(g.y, self.classes), self.n_outputs))
         return encoded_target(group, self.classes, self._labels, self.n_outputs)
@@ -182,7 +187,7 @@ class LinearObjective:
         return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
 
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
-        coef, intercept = self._stacked(*self.in_units(parameters))
+        coef, intercept = self._stacked(*self._of_columns(parameters))
         loss, weight, coef_sum, intercept_sum = kernels.loss_and_gradient(
             self.loss.code,
             self.loss.parameter,
@@ -224,23 +229,33 @@ class LinearObjective:
             self.target(group),
             self.weight(group),
             group.offsets,
-            *self._stacked(*self.in_units(parameters)),
+            *self._stacked(*self._of_columns(parameters)),
             k,
-            *self._stacked(*self.in_units(direction)),
+            *self._stacked(*self._of_columns(direction)),
             self._positive_weight,
         )
         return Partial(np.zeros(k), self.weight_sum(group), self._flat(coef_sum, intercept_sum, k))
 
     def predict(self, parameters: Float64, X: Design) -> Float64:
-        return kernels.raw_prediction(X, *self._stacked(*self.in_units(parameters[None])))
+        coef, intercept = self.in_units(parameters)
+        return kernels.raw_prediction(X, coef, intercept)
 
     def in_units(self, parameters: Float64) -> tuple[Float64, Float64]:
-        """coef (..., n_outputs, n_columns) and intercept (..., n_outputs) of the user's columns, from parameters (..., n)."""
-        return in_units(self.standard, *self.split(parameters))
+        """coef (n_outputs, n_columns) and intercept (n_outputs,) in the units of the user's columns and targets, from parameters (n,)."""
+        coef, intercept = self._of_columns(parameters)
+        if self.target_factor is None:
+            return coef, intercept
+        return coef / self.target_factor[:, None], intercept / self.target_factor
 
     def from_units(self, coef: Float64, intercept: Float64) -> Float64:
-        """Parameters (n,) from coef (n_outputs, n_columns) and intercept (n_outputs,) of the user's columns."""
+        """The inverse of `in_units`."""
+        if self.target_factor is not None:
+            coef, intercept = coef * self.target_factor[:, None], intercept * self.target_factor
         return self.join(coef, intercept) if self.standard is None else self.join(*self.standard.from_units(coef, intercept))
+
+    def _of_columns(self, parameters: Float64) -> tuple[Float64, Float64]:
+        """coef (..., n_outputs, n_columns) and intercept (..., n_outputs) of the user's columns, from parameters (..., n)."""
+        return in_units(self.standard, *self.split(parameters))
 
     def centred(self, intercept: Float64) -> Float64:
         """Of all intercepts (n_outputs,) that predict the same, the ones that are reported: those of softmax add up to zero."""

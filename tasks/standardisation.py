@@ -13,6 +13,17 @@ import numpy as np
 from tasks.penalties import L2
 from tasks.typing import Array, Float64
 
+
+def target_factor(size: Float64) -> Float64 | None:
+    """The factors (t,) that bring targets of those sizes to that of the largest, each a power of two; None for a single one, or none but zeros.
+
+    Losses of targets add up, so that the small ones would not be seen beside the large; their minima do not hang on each other.
+    """
+    if len(size) == 1 or not np.any(size):
+        return None
+    return np.exp2(np.clip(np.round(np.log2(np.max(size) / np.where(size > 0, size, np.max(size)))), 0, LARGEST_EXPONENT))
+
+
 EPSILON: Final = float(np.finfo(np.float64).eps)
 LARGEST_EXPONENT: Final = 465
 """Factors lie in 2^-465 .. 2^465, so that their squares are numbers, too."""

@@ -24,9 +24,9 @@ from pipeline.history import digest
 from tasks.losses import SquaredLoss
 from tasks.objectives import LinearObjective
 from tasks.penalties import L2, Penalty
-from tasks.standardisation import EPSILON, Standardisation, standardisation
+from tasks.standardisation import EPSILON, Standardisation, standardisation, target_factor
 from tasks.strategies.base import Strategy
-from tasks.typing import Array
+from tasks.typing import Array, Float64
 
 THREADS_CURE = "threads follow the machine; for processes connect(n_workers=...)"
 ROUNDING: Final = 16 * EPSILON
@@ -124,14 +124,18 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
 
     def _objective(self, schema: Schema) -> LinearObjective:
         require_numbers(schema)
-        return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept)
+        factor = target_factor(self._target_sizes(schema))
+        return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept, target_factor=factor)
+
+    def _target_sizes(self, schema: Schema) -> Float64:
+        """Those of each target (t,), about its mean where there is an intercept, as far as it is more than rounding."""
+        spread = schema.target_spread
+        assert spread is not None
+        size = spread.deviation if self.fit_intercept else spread.root_mean_square
+        return np.maximum(size, ROUNDING * spread.root_mean_square)
 
     def _gradient_unit(self, schema: Schema) -> float:
-        """The size of y, about its mean where there is an intercept."""
-        assert schema.target_spread is not None
-        spread = schema.target_spread
-        unit = float(np.max(spread.deviation if self.fit_intercept else spread.root_mean_square))
-        return max(unit, ROUNDING * float(np.max(spread.root_mean_square)))
+        return float(np.max(self._target_sizes(schema)))
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         several = dataset.schema.target_kind == "multioutput"

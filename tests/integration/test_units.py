@@ -170,3 +170,17 @@ def test_small_and_large_columns_of_one_fit() -> None:
     wide[:, 5] = 1.7e9 + 1e7 * wide[:, 5]
     model = LogisticRegression().fit(wide, labels)
     assert (model.status_.kind, model.score(wide, labels)) == ("converged", 1.0)
+
+
+@pytest.mark.parametrize("solver", ["newton", "newton-cg", "lbfgs", "nesterov"])
+def test_targets_of_unlike_units(solver: str) -> None:
+    """Each has its own minimum, found to its own digits: against each target alone, by NumPy."""
+    random = np.random.default_rng(0)
+    X, unit = random.normal(size=(200, 4)) * [1.0, 1e3, 1e-3, 1.0] + [0, 0, 1, 1e6], np.array([1e-6, 1.0, 1e6])
+    y = (random.normal(size=(200, 3)) + X[:, :1]) * unit
+    model = LinearRegression(solver=solver, max_iter=STEPS).fit(Dataset.from_arrays(X, y, n_partitions=7))
+    assert model.status_.kind == "converged"
+    for target in range(3):
+        centred = X - X.mean(axis=0)
+        wanted = least_squares(centred / np.abs(centred).max(axis=0), y[:, target] - y[:, target].mean(), None, np.zeros(4))
+        close(model.predict(X)[:, target] - y[:, target].mean(), wanted, 1e-4)
