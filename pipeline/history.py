@@ -19,7 +19,7 @@ from tasks.typing import Float64
 class Row(TypedDict):
     """One round: its number, what was asked for, over every row_step-th row (a mini-batch: about), accepted iterations so far, the
     objective and the largest |gradient| at the last accepted point (of the worst model; on the sample, while a strategy works on one; of
-    the batch), seconds since the fit began."""
+    the batch; by the parameters that the strategy sees, see `tasks.standardisation`), seconds since the fit began."""
 
     round: int
     power: Power

@@ -53,7 +53,7 @@ PACKAGES: Final = ("dask", "distributed", "numba", "numpy", "pandas", "scikit-le
 class Metrics(TypedDict):
     """test_score, train_score: of `score_name`, accuracy or r2; test_score is None when no rows were kept back.
     rounds: passes over the data or a sample of it; resumed_from: those done before, by the run that this one
-    goes on from; iterations: accepted steps; status: converged, diverged or out of rounds.
+    goes on from; iterations: accepted steps; status: converged, stalled, diverged or out of rounds.
     load_seconds: reading and checking the rows where they live; fit_seconds: the fit on data that is loaded, compiling the kernels on a
     machine's first run included; score_seconds: both scores; seconds: all three.
     rows_per_second: rows read by the rounds of this fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them, a

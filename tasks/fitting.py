@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tasks.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product
 from tasks.marks import Marked, Marks
-from tasks.objectives import Evaluation, Objective, Scored, evaluate, evaluate_difference, evaluate_product
+from tasks.objectives import Objective, Scored
 from tasks.penalties import Penalty
 from tasks.reductions import Reduction
 from tasks.rounds import RoundInput, reduction_of

@@ -8,7 +8,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from tasks.objectives import HessianSums, Layout, Partial, add_partials, evaluate
+from tasks.evaluation import evaluate
+from tasks.objectives import HessianSums, Layout, Partial, add_partials
 from tasks.partition import Group
 from tasks.penalties import Penalty
 from tasks.reductions import Tree

@@ -6,27 +6,20 @@ a column. The objective stays the user's: penalties are written in the new coeff
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from tasks.penalties import L2
 from tasks.typing import Array, Float64
 
-
-def target_factor(size: Float64) -> Float64 | None:
-    """The factors (t,) that bring targets of those sizes to that of the largest, each a power of two; None for a single one, or none but zeros.
-
-    Losses of targets add up, so that the small ones would not be seen beside the large; their minima do not hang on each other.
-    """
-    if len(size) == 1 or not np.any(size):
-        return None
-    return np.exp2(np.clip(np.round(np.log2(np.max(size) / np.where(size > 0, size, np.max(size)))), 0, LARGEST_EXPONENT))
-
-
 EPSILON: Final = float(np.finfo(np.float64).eps)
 LARGEST_EXPONENT: Final = 465
 """Factors lie in 2^-465 .. 2^465, so that their squares are numbers, too."""
+CONSTANT: Final = 4 * EPSILON
+"""Of a column's mean: a size up to this is rounding."""
+COMMON_RANGE: Final = 10
+"""In powers of two."""
 
 
 class Standardisation(NamedTuple):
@@ -63,11 +56,6 @@ class Standardisation(NamedTuple):
         """How far rounding may move raw predictions that are made from the user's columns, by their coef (c, p) and intercept (c,)."""
         return 4 * EPSILON * float(np.max(np.sum(np.abs(coef * self.shift), axis=-1) + np.abs(intercept), initial=0.0))
 
-    @property
-    def largest_shift(self) -> float:
-        """In units of the columns' sizes."""
-        return float(np.max(np.abs(self.shift * self.factor), initial=0.0))
-
 
 def standardisation(mean: Float64, size: Float64, curvature: float, strength: float, *, common: bool = False) -> Standardisation:
     """Which shift and factor suit columns of that mean and size (p,), standard deviations where they are centred.
@@ -76,7 +64,7 @@ def standardisation(mean: Float64, size: Float64, curvature: float, strength: fl
     `curvature` size² from the losses: a small column that is heavily penalised is not made large. common: one factor for all, where
     sizes are within COMMON_RANGE, so that the least norm among many solutions is that of the user's coefficients.
     """
-    informative = size > 4 * EPSILON * np.abs(mean)
+    informative = size > CONSTANT * np.abs(mean)
     with np.errstate(divide="ignore"):
         exponent = np.round(-np.log2(np.hypot(size, np.sqrt(strength / curvature))))
     exponent = np.clip(exponent, -LARGEST_EXPONENT, LARGEST_EXPONENT)
@@ -86,10 +74,17 @@ def standardisation(mean: Float64, size: Float64, curvature: float, strength: fl
     return Standardisation(mean, np.where(informative, np.exp2(exponent), 0.0))
 
 
-COMMON_RANGE: Final = 10
-"""In powers of two."""
+def least_gradient(mean: Float64, size: Float64) -> float:
+    """What rounding leaves of a gradient by the coefficients of such columns, as a share of what is added up for it."""
+    far = np.divide(np.abs(mean), size, out=np.zeros_like(size), where=size > CONSTANT * np.abs(mean))
+    return 16 * EPSILON * (1.0 + float(np.max(far, initial=0.0)))
 
 
-def in_units(standard: Standardisation | None, coef: Any, intercept: Any) -> tuple[Any, Any]:
-    """`Standardisation.in_units`, or what is there already."""
-    return (coef, intercept) if standard is None else standard.in_units(coef, intercept)
+def target_factor(size: Float64) -> Float64 | None:
+    """The factors (t,) that bring targets of those sizes to that of the largest, each a power of two; None where there is nothing to bring.
+
+    Losses of targets add up, so that the small ones would not be seen beside the large; their minima do not hang on each other.
+    """
+    if len(size) == 1 or not np.any(size):
+        return None
+    return np.exp2(np.clip(np.round(np.log2(np.max(size) / np.where(size > 0, size, np.max(size)))), 0, LARGEST_EXPONENT))

@@ -73,8 +73,12 @@ class Spread(NamedTuple):
 
     @property
     def root_mean_square(self) -> Float64:
-        """Of each column, (p,)."""
+        """The roots of the weighted mean squares (p,)."""
         return np.hypot(self.deviation, self.mean)
+
+    def about(self, *, the_mean: bool) -> tuple[Float64, Float64]:
+        """Where columns are measured from (p,), their means or zero, and their size from there (p,)."""
+        return (self.mean, self.deviation) if the_mean else (np.zeros_like(self.mean), self.root_mean_square)
 
 
 def spread(X: Any, weight: Float64 | None, offsets: Int64) -> Spread:

@@ -33,8 +33,9 @@ from pipeline.estimators.solvers import SOLVERS
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import Executor, ThreadExecutor
 from pipeline.training import train
+from tasks.evaluation import evaluate
 from tasks.losses import LOSSES, EpsilonInsensitiveLoss, HuberLoss, Loss, SquaredEpsilonInsensitiveLoss
-from tasks.objectives import LinearObjective, evaluate
+from tasks.objectives import LinearObjective
 from tasks.partition import Group
 from tasks.penalties import L2, ElasticNet, Penalty, soft_threshold
 from tasks.rounds import REDUCTIONS, RoundInput

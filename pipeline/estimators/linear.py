@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import MultiOutputMixin
@@ -24,13 +24,10 @@ from pipeline.history import digest
 from tasks.losses import SquaredLoss
 from tasks.objectives import LinearObjective
 from tasks.penalties import L2, Penalty
-from tasks.standardisation import EPSILON, Standardisation, standardisation, target_factor
-from tasks.strategies.base import Strategy
+from tasks.standardisation import CONSTANT, Standardisation, least_gradient, standardisation, target_factor
 from tasks.typing import Array, Float64
 
 THREADS_CURE = "threads follow the machine; for processes connect(n_workers=...)"
-ROUNDING: Final = 16 * EPSILON
-"""What tells nothing, as a share of what was added up."""
 
 
 class LinearModel(GradientModel):
@@ -68,25 +65,25 @@ class LinearModel(GradientModel):
         """What tol is a share of: the size of a row's gradient by the coefficient of a standardised column."""
         return 1.0
 
+    def _tolerance(self, schema: Schema) -> float:
+        """tol as the strategies take it: absolute, and not less than rounding leaves."""
+        least = least_gradient(*schema.spread.about(the_mean=self.fit_intercept))
+        return max(self.tol, least) * self._gradient_unit(schema)
+
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         objective = self._objective(schema)
         penalty = self._penalty(schema, objective)
         assert isinstance(penalty, L2)
         problem = Problem(objective.loss, objective.layout.size, schema.n_rows)
-        unit = self._gradient_unit(schema)
-        strategy, choice = choose(self.solver, problem, self.tol * unit, self.max_iter)
+        strategy, choice = choose(self.solver, problem, self._tolerance(schema), self.max_iter)
         standard = self._standardisation(schema, objective, penalty, choice)
-        if not isinstance(self.solver, Strategy):  # below this, rounding is all that gradients show
-            least = ROUNDING * (1.0 + standard.largest_shift) * unit
-            strategy, choice = choose(self.solver, problem, max(self.tol * unit, least), self.max_iter)
         return SetUp(replace(objective, standard=standard), standard.penalty(penalty, objective.n_outputs), strategy, choice)
 
     def _standardisation(self, schema: Schema, objective: LinearObjective, penalty: L2, choice: Choice) -> Standardisation:
         """How the solver sees the columns. Conjugate gradients from zero find the solution of least norm in the units that they see."""
-        spread, strength = schema.spread, float(np.min(penalty.strength))
-        mean, size = (spread.mean, spread.deviation) if self.fit_intercept else (np.zeros(schema.n_columns), spread.root_mean_square)
-        curvature = CURVATURES.get(objective.loss.name, 1.0)
-        return standardisation(mean, size, curvature, strength, common=choice.name == "newton-cg" and strength == 0)
+        strength, curvature = float(np.min(penalty.strength)), CURVATURES.get(objective.loss.name, 1.0)
+        common = choice.name == "newton-cg" and strength == 0
+        return standardisation(*schema.spread.about(the_mean=self.fit_intercept), curvature, strength, common=common)
 
     def _start(self, objective: LinearObjective) -> Array:
         """Zeros, or with warm_start the last fit's parameters."""
@@ -131,8 +128,8 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
         """Those of each target (t,), about its mean where there is an intercept, as far as it is more than rounding."""
         spread = schema.target_spread
         assert spread is not None
-        size = spread.deviation if self.fit_intercept else spread.root_mean_square
-        return np.maximum(size, ROUNDING * spread.root_mean_square)
+        _, size = spread.about(the_mean=self.fit_intercept)
+        return np.maximum(size, CONSTANT * spread.root_mean_square)
 
     def _gradient_unit(self, schema: Schema) -> float:
         return float(np.max(self._target_sizes(schema)))
@@ -159,10 +156,13 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
 class LinearRegression(LeastSquares):
     """Ordinary least squares: minimise ½ Σ s_i (y_i - coef @ x_i - intercept)² / Σ s_i.
 
-    Where the columns are dependent, coef_ is the solution of least norm, as scikit-learn's. Parameters as
-    `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton", "newton-cg", "lbfgs", "gradient-descent", "nesterov" or a
-    strategy; max_iter: steps at most, None for the strategy's own limit. Converged when
-    max |gradient| <= tol max |y| (times max |x| where that is below 1), or at rounding.
+    Solvers see the columns standardised, so that neither what they find nor when they end hangs on units (`tasks.standardisation`).
+    Where the columns are dependent, "newton" and "newton-cg" find the solution of least norm, as scikit-learn's ("newton-cg" in the norm of
+    the standardised coefficients where sizes of columns differ by more than a thousand); others find one that predicts the same.
+    Parameters as `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton", "newton-cg", "lbfgs", "gradient-descent",
+    "nesterov" or a strategy; max_iter: steps at most, None for the strategy's own limit. Converged when the largest |gradient| of the mean
+    loss by the coefficients of the standardised columns is at most tol times the standard deviation of y (without an intercept: its root
+    mean square), or when a Newton step would gain less than rounding does.
     """
 
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
@@ -209,7 +209,8 @@ class Ridge(LeastSquares):
     """Least squares with an L2 penalty: minimise Σ s_i (y_i - coef @ x_i - intercept)² + alpha |coef|².
 
     Parameters as `sklearn.linear_model.Ridge`'s; alpha may be (t,), one for each target; warm_start starts at the last coef_. solver as
-    `LinearRegression`'s; scikit-learn's "cholesky" and "svd" mean "newton". Converged as LinearRegression.
+    `LinearRegression`'s; scikit-learn's "cholesky" and "svd" mean "newton". The penalty is on the user's coefficients, whatever the
+    solver sees. Converged as LinearRegression.
     """
 
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {

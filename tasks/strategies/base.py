@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checka
 import numpy as np
 
 from tasks.batches import Batch
-from tasks.objectives import Evaluation, HessianSums, HessianVectorSums, Objective, Scored
+from tasks.evaluation import Evaluation
+from tasks.objectives import HessianSums, HessianVectorSums, Objective, Scored
 from tasks.typing import Array, Float64
 
 Power: TypeAlias = Literal["loss_and_gradient", "gradient_difference", "hessian", "local_hessian", "hessian_vector", "score"]

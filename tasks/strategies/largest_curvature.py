@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.objectives import Evaluation
+from tasks.evaluation import Evaluation
 from tasks.rows import generator
 from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, check_counts
 from tasks.typing import Array

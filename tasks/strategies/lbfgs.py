@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.objectives import Evaluation
+from tasks.evaluation import Evaluation
 from tasks.strategies import line_search
 from tasks.strategies.base import (
     RUNNING,

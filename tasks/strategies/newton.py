@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from tasks.objectives import Evaluation
+from tasks.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
     Accepted,

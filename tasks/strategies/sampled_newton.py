@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from tasks.objectives import Evaluation
+from tasks.evaluation import Evaluation
 from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, check_counts, check_tolerances
 from tasks.strategies.lbfgs import LBFGS, LBFGSState
 from tasks.strategies.newton import Newton, NewtonState, inverse_newton

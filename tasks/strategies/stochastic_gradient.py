@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tasks.batches import HELD_OUT, TRAINING, Batch, Sampling
-from tasks.objectives import Evaluation
+from tasks.evaluation import Evaluation
 from tasks.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm
 from tasks.penalties import soft_threshold
 from tasks.schedules import Constant, Schedule

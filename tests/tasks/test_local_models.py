@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.evaluation import evaluate
 from tasks.local_models import FEWEST_ROWS, local_hessian
 from tasks.losses import LOSSES
-from tasks.objectives import LinearObjective, Partial, add_partials, evaluate
+from tasks.objectives import LinearObjective, Partial, add_partials
 from tasks.partition import Group
 from tasks.penalties import L2
 from tasks.reductions import tree_sum

@@ -13,10 +13,11 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from tasks.batches import HELD_OUT, Batch, Sampling, select
+from tasks.evaluation import Evaluation
 from tasks.fitting import Fit
 from tasks.losses import LOSSES
 from tasks.networks import NetworkObjective
-from tasks.objectives import Evaluation, LinearObjective
+from tasks.objectives import LinearObjective
 from tasks.optimizers import Adam, AdamW, Momentum
 from tasks.partition import Group
 from tasks.penalties import L2, ElasticNet

@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import rosen, rosen_der, rosen_hess
 
+from tasks.evaluation import Evaluation, evaluate, evaluate_product
 from tasks.losses import LOSSES
-from tasks.objectives import Evaluation, LinearObjective, add_partials, evaluate, evaluate_product
+from tasks.objectives import LinearObjective, add_partials
 from tasks.partition import Group
 from tasks.penalties import L2
 from tasks.strategies.base import Round, Strategy, rounding_level
