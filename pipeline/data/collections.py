@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -20,7 +21,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
 from pipeline.data.places import Places, array_places, call_places, frame_places
-from tasks.blocks import BlockSpec, as_design, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
+from tasks.blocks import BlockSpec, as_design, as_weight, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
 from tasks.readers import CsvRows
 from tasks.targets import as_target
 
@@ -170,8 +171,8 @@ def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
     Where some row counts are unknown and must be known for that, they are counted, which reads the source once more.
     """
     X, *others = given
-    design, target, dtype = delayed(as_design, pure=True), delayed(as_target, pure=True), design_dtype(X)
-    arrays = [as_array(X, lambda piece: design(piece, dtype), dtype), *(as_array(a, target, None) for a in others)]
+    dtype = design_dtype(X)
+    arrays = [as_array(X, partial(as_design, dtype=dtype), dtype), *map(as_array, others, (as_target, as_weight))]
     lazy = [a for a in arrays if isinstance(a, da.Array)]
     unknown = [bool(np.isnan(a.shape[0])) for a in lazy]
     simple = all(unknown) and len({a.numblocks[0] for a in lazy}) == 1 and len(lazy) == sum(a is not None for a in arrays)
@@ -214,15 +215,15 @@ def rechunked(array: Any, rows: tuple[int, ...]) -> da.Array:
     return array.rechunk({0: array.chunks[0] if np.isnan(array.shape[0]) else rows, **dict.fromkeys(range(1, array.ndim), -1)})
 
 
-def as_array(collection: Any, convert: Callable[[Any], Any], dtype: Any) -> Any:
+def as_array(collection: Any, convert: Callable[[Any], Any], dtype: Any = object) -> Any:
     """Frames and series as Dask arrays of the same partitions, each made by `convert`; targets and weights in memory as NumPy arrays."""
     if collection is None or isinstance(collection, da.Array):
         return collection
     if not isinstance(collection, dd.DataFrame | dd.Series):
-        return as_target(collection)
-    single = collection.ndim == 2 and dtype is None and collection.shape[1] == 1
-    shape = (np.nan, *(() if single else collection.shape[1:]))
-    chunks = [da.from_delayed(convert(piece), shape, dtype or object) for piece in partitions_of(collection)]
+        return convert(collection)
+    shape = (np.nan, *collection.shape[1:])
+    made = delayed(convert, pure=True)
+    chunks = [da.from_delayed(made(piece), shape, dtype) for piece in partitions_of(collection)]
     return da.concatenate(chunks, allow_unknown_chunksizes=True)
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from dask.delayed import delayed
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils.validation import _check_feature_names, _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.callbacks import RoundCallbacks
@@ -42,6 +42,7 @@ from tasks.typing import Array
 
 START: Final = ("parameters_sha256_", "coef_", "intercept_", "coefs_", "intercepts_")
 """What a fit that starts from the last one's parameters hangs on."""
+COLUMN_VECTOR: Final = "A column-vector y was passed when a 1d array was expected; change the shape of y to (n_samples,): y[:, 0]"
 
 
 class SetUp(NamedTuple):
@@ -70,6 +71,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
     # what `solver` may be by name, where there is one
     _solvers: ClassVar[tuple[str, ...]] = ()
+    # whether y of shape (n, 1) is taken as (n,), with scikit-learn's warning
+    _flattens_target: ClassVar[bool] = False
     # whether Ctrl-C ends a fit where it is, with a warning, as scikit-learn's networks do
     _keep_on_interrupt: ClassVar[bool] = False
 
@@ -172,6 +175,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         if record is not None:
             self._take_seed(record.begin(dataset, self._drawn_seed, 0 if keeper is None else keeper.resumed_from))
         self._survey(executor, dataset)
+        if self._flattens_target and dataset.schema.target_is_column:
+            warnings.warn(COLUMN_VECTOR, DataConversionWarning, stacklevel=4)
         setup = self._set_up(dataset.schema, dataset.source.n_groups)
         callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
         fit = replace(setup.fit, marked=record is not None)
@@ -225,7 +230,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         if y is None:
             raise ValueError(f"requires y to be passed, but the target y is None: {type(self).__name__}.fit(X, y)")
         if isinstance(X, LAZY):
-            dataset = Dataset.from_dask(X, self._lazy_target(y), sample_weight)
+            dataset = Dataset.from_dask(X, y, sample_weight)
             self._set_features(dataset)
             return dataset
         if isinstance(y, LAZY):
@@ -234,10 +239,6 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         return Dataset.from_arrays(X, y, sample_weight, columns=vars(self).get("feature_names_in_"))
-
-    def _lazy_target(self, y: Any) -> Any:
-        """A target beside lazy X, in the shape that the model takes."""
-        return y
 
     def _validated(self, X: Any, y: Any) -> tuple[Any, Any]:
         design: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": False}
@@ -316,7 +317,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _score_sums(self, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
         """The sums of a score over a Dataset (resident: by a round) or Dask collections (block by block, none kept)."""
         model = self._model()
-        dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, self._lazy_target(y), sample_weight)
+        dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
         self._check_features(dataset.n_columns, dataset.columns)
         if isinstance(X, Dataset):
             if dataset.schema.target_kind == "none":  # the check of these rows, too, if they were not checked yet

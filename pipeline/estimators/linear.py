@@ -111,9 +111,9 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
         return self.tol * schema.largest_target * min(1.0, float(np.max(schema.largest, initial=0.0)))
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
-        several = dataset.schema.target_kind == "multioutput"
-        self.coef_ = coef if several else coef[0]
-        fitted = intercept if several else intercept[0]
+        in_columns = dataset.schema.target_kind == "multioutput"
+        self.coef_ = coef if in_columns else coef[0]
+        fitted = intercept if in_columns else intercept[0]
         self.intercept_ = fitted if self.fit_intercept else 0.0
 
     def _store(self, result: Any, objective: Any, dataset: Dataset) -> None:
@@ -177,6 +177,11 @@ class LinearRegression(LeastSquares):
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         return L2(0.0)
 
+    def predict(self, X: Any) -> Any:
+        """Predicted numbers (n,), or (n, t) after a fit on y of shape (n, t), also for t = 1; lazy for Dask input."""
+        found = super().predict(X)
+        return found[:, None] if found.ndim < np.ndim(self.coef_) else found
+
 
 class Ridge(LeastSquares):
     """Least squares with an L2 penalty: minimise Σ s_i (y_i - coef @ x_i - intercept)² + alpha |coef|².
@@ -225,6 +230,11 @@ class Ridge(LeastSquares):
         self.random_state = random_state  # nothing here is drawn: every value gives the same fit
         self.warm_start = warm_start
         self.checkpoint = checkpoint
+
+    def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
+        super()._set_coef(coef, intercept, dataset)
+        if len(coef) == 1:  # also of y in one column, whose intercept_ is (1,)
+            self.coef_ = coef[0]
 
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         alpha = np.asarray(self.alpha, dtype=np.float64)

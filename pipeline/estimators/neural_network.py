@@ -62,6 +62,7 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
         **Network._parameter_constraints,
         "loss": [StrOptions({"squared_error", "poisson"})],
     }
+    _flattens_target = True
 
     def __init__(
         self,

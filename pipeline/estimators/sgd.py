@@ -10,7 +10,6 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import column_or_1d
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
@@ -218,6 +217,7 @@ class SGDRegressor(LinearMiniBatchModel, Regressor):
         **LinearMiniBatchModel._parameter_constraints,
         "loss": [StrOptions(set(REGRESSION))],
     }
+    _flattens_target = True
 
     def __init__(
         self,
@@ -289,9 +289,6 @@ class SGDRegressor(LinearMiniBatchModel, Regressor):
         Raises ValueError for another number of columns, and for another fit_intercept or optimizer.
         """
         return self._partial_fit(X, y, sample_weight)
-
-    def _check_target(self, y: Any) -> Any:
-        return super()._check_target(column_or_1d(y, warn=True))
 
     def _objective(self, schema: Schema) -> LinearObjective:
         require_numbers(schema)
