@@ -34,9 +34,9 @@ class Fault(NamedTuple):
 class Summary(NamedTuple):
     """partition_rows (partitions of the group or subtree, in order); largest (p,) absolute value of each column, largest_target that of y;
     form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y; classes: sorted distinct
-    targets, None for continuous or missing targets, several columns of them or more than MAX_CLASSES; class_rows, class_weights: rows and summed weights
-    of each class; first_partition: for messages; n_bytes: of X; content: the digest of each partition (see `tasks.digests`) that is not
-    supplied; poison: (partition, why) of those that are left out."""
+    targets, None for continuous or missing targets, several columns of them, or more than MAX_CLASSES; class_rows, class_weights: rows and
+    summed weights of each class; first_partition: for messages; n_bytes: of X; content: the digest of each partition (see `tasks.digests`)
+    that is not supplied; poison: (partition, why) of those that are left out."""
 
     first_partition: int
     partition_rows: Int64

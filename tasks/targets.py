@@ -50,8 +50,8 @@ def require_same_form(left: Form, right: Form, left_name: str, right_name: str) 
 
 def as_target(y: Any) -> Array | None:
     """y as an aligned array (n,) or (n, t) in its own kind: labels stay labels, float16, decimals and fractions become float64; a missing
-    label becomes None, a missing number NaN, which the check finds. A frame is (n, t), also of one column. Raises ValueError or TypeError for
-    what is neither numbers nor labels of one type."""
+    label becomes None, a missing number NaN, which the check finds. A frame is (n, t), also of one column. Raises ValueError or TypeError
+    for what is neither numbers nor labels of one type."""
     if y is None:
         return None
     if np.ma.is_masked(y):
@@ -89,7 +89,7 @@ def _series_values(y: pd.Series) -> Array:
 
 
 def _labels(y: Array) -> Array:
-    """Objects as strings or numbers; float64 for numbers that no dtype of NumPy is for. Raises TypeError where they are of several types."""
+    """Objects as strings or numbers, float64 for those that NumPy has no dtype for. Raises TypeError where they are of several types."""
     missing = pd.isna(y)
     kinds = sorted({_kind(value) for value in y[~missing].ravel()})
     if len(kinds) > 1:

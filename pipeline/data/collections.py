@@ -21,7 +21,18 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
 from pipeline.data.places import Places, array_places, call_places, frame_places
-from tasks.blocks import BlockSpec, as_design, as_weight, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
+from tasks.blocks import (
+    BlockSpec,
+    as_design,
+    as_weight,
+    call_block,
+    count_rows,
+    make_block,
+    pack,
+    require_numeric,
+    require_real,
+    unpack_block,
+)
 from tasks.readers import CsvRows
 from tasks.targets import as_target
 

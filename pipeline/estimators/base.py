@@ -38,9 +38,10 @@ from tasks.penalties import Penalty
 from tasks.reductions import Tree
 from tasks.scoring import SCORE, Predictor, ScoreInput, ScoreSums, predict_block, score_sums
 from tasks.strategies.base import Strategy
-from tasks.typing import Array
+from tasks.typing import Array, Float64
 
-START: Final = ("parameters_sha256_", "coef_", "intercept_", "coefs_", "intercepts_")
+PARAMETERS: Final = ("coef_", "intercept_", "coefs_", "intercepts_")
+START: Final = ("parameters_sha256_", *PARAMETERS)
 """What a fit that starts from the last one's parameters hangs on."""
 COLUMN_VECTOR: Final = "A column-vector y was passed when a 1d array was expected; change the shape of y to (n_samples,): y[:, 0]"
 
@@ -82,13 +83,13 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     checkpoint: Any
 
     @property
-    def _goes_on(self) -> bool:
-        """Whether this fit goes on from the last one, on rows with the same features."""
+    def _keeps_features(self) -> bool:
+        """Whether this fit must be on rows with the features of the last one."""
         return False
 
     @property
     def _continues(self) -> bool:
-        """Whether this fit starts from the last one's parameters, if there are any."""
+        """Whether this fit starts from the parameters that the fitted attributes have, if there are any."""
         return bool(self.get_params().get("warm_start"))
 
     @property
@@ -116,7 +117,18 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     @abstractmethod
     def _start(self, objective: Any) -> Array:
-        """The parameters (n,) to start from."""
+        """The parameters (n,) to start from, where none are there or wanted."""
+
+    @abstractmethod
+    def _given(self, objective: Any) -> Array:
+        """The parameters (n,) that the fitted attributes have now, whoever set them.
+
+        Raises ValueError, naming the attribute, for those that are missing, of other shapes than the objective needs, or not finite."""
+
+    @property
+    @abstractmethod
+    def _n_columns(self) -> int:
+        """The columns that the fitted attributes are for."""
 
     @abstractmethod
     def _set_parameters(self, parameters: Array, objective: Any, dataset: Dataset) -> None:
@@ -212,7 +224,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _first_states(self, fit: Fit) -> list[Any]:
         """What the first round follows from."""
-        return fit.init(self._start(fit.objective)[None])
+        there = self._continues and any(name in vars(self) for name in PARAMETERS)
+        return fit.init((self._given if there else self._start)(fit.objective)[None])
 
     def _check_refused(self) -> None:
         for name, (accepted, cure) in self._refused.items():
@@ -243,14 +256,14 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _validated(self, X: Any, y: Any) -> tuple[Any, Any]:
         design: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": False}
         require_frame(X)
-        X = validate_data(self, X, reset=not self._goes_on, **design)
+        X = validate_data(self, X, reset=not self._keeps_features, **design)
         y = self._check_target(y)
         if len(y) != X.shape[0]:
             raise ValueError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows, y has {len(y)}")
         return X, y
 
     def _set_features(self, dataset: Dataset) -> None:
-        if self._goes_on:
+        if self._keeps_features:
             self._check_features(dataset.n_columns, dataset.columns)
             return
         self.n_features_in_ = dataset.n_columns
@@ -276,6 +289,9 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _model(self) -> ScoreInput:
         check_is_fitted(self)
+        if self._n_columns != self._n_features:
+            name = "coefs_[0]" if "coefs_" in vars(self) else "coef_"
+            raise ValueError(f"{name} is for {self._n_columns} columns, but {type(self).__name__} was fitted on {self._n_features}")
         names = vars(self).get("feature_names_in_")
         return ScoreInput(*self._fitted(), None if names is None else tuple(names))
 
@@ -292,6 +308,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             return self._predict_lazily(X, model, kind)
         require_frame(X)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=False)
+        self._check_features(X.shape[1], None)
         return predict_block(X, model, kind)
 
     def _predict_lazily(self, X: da.Array, model: ScoreInput, kind: str) -> da.Array:
@@ -307,10 +324,15 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         )  # one copy in the graph
         return X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
 
+    @property
+    def _n_features(self) -> int:
+        """The columns of the last fit, or those that attributes set by hand are for."""
+        return int(vars(self).get("n_features_in_", self._n_columns))
+
     def _check_features(self, n_columns: int, columns: Sequence[str] | None) -> None:
         name = type(self).__name__
-        if n_columns != self.n_features_in_:
-            raise ValueError(f"X has {n_columns} features, but {name} is expecting {self.n_features_in_} features as input")
+        if n_columns != self._n_features:
+            raise ValueError(f"X has {n_columns} features, but {name} is expecting {self._n_features} features as input")
         if columns is not None and "feature_names_in_" in vars(self):
             _check_feature_names(self, pd.DataFrame(columns=list(columns)), reset=False)
 
@@ -337,6 +359,24 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def parameter(name: str, value: Any, *shapes: tuple[int, ...]) -> Float64:
+    """A fitted attribute, or a member of one, that somebody may have set, as float64; shapes: those that it may have.
+
+    Raises ValueError for another shape, and for what is no finite number."""
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold numbers, an array of shape {shapes[0]}: {error}") from error
+    if array.shape not in shapes:
+        raise ValueError(
+            f"{name} has shape {array.shape}, but this model needs {shapes[0]}; set it to an array of that shape, or begin anew: call fit"
+            " with warm_start=False"
+        )
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} holds NaN or infinity; set it to finite numbers")
+    return array
 
 
 def described(value: Any) -> str:

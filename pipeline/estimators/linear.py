@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval
 from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
-from pipeline.estimators.base import GradientModel, SetUp
+from pipeline.estimators.base import GradientModel, SetUp, parameter
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose
 from pipeline.history import digest
@@ -51,10 +51,6 @@ class LinearModel(GradientModel):
         """The objective of the fitted model."""
 
     @abstractmethod
-    def _coef(self) -> tuple[Array, Array]:
-        """coef (n_outputs, p) and intercept (n_outputs,) as stored."""
-
-    @abstractmethod
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
 
@@ -69,16 +65,24 @@ class LinearModel(GradientModel):
         return SetUp(objective, self._penalty(schema, objective), strategy, choice)
 
     def _start(self, objective: LinearObjective) -> Array:
-        """Zeros, or with warm_start the last fit's parameters."""
-        if self.get_params().get("warm_start") and "coef_" in vars(self):
-            coef, intercept = self._coef()
-            shape = (objective.n_outputs, objective.n_columns)
-            if coef.shape != shape:
-                raise ValueError(
-                    f"warm_start: the last fit has coef_ of shape {coef.shape} but this data needs {shape}; set warm_start=False"
-                )
-            return objective.join(coef, intercept)
         return np.zeros(objective.layout.size)
+
+    def _given(self, objective: LinearObjective) -> Array:
+        named = {}
+        for name, shapes in zip(("coef_", "intercept_"), self._shapes(objective), strict=True):
+            if name not in vars(self):
+                raise ValueError(f"{name} is not there beside the other; set it, too, an array of shape {shapes[0]}")
+            named[name] = parameter(name, vars(self)[name], *shapes)
+        return objective.join(named["coef_"], np.broadcast_to(named["intercept_"], (objective.n_outputs,)))
+
+    def _shapes(self, objective: LinearObjective) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        """The shapes that coef_ may have, and those of intercept_; the usual one first."""
+        n = objective.n_outputs
+        return [(n, objective.n_columns)], [(n,), ()] if n == 1 else [(n,)]
+
+    @property
+    def _n_columns(self) -> int:
+        return int(np.atleast_1d(self.coef_).shape[-1])
 
     def _set_parameters(self, parameters: Array, objective: LinearObjective, dataset: Dataset) -> None:
         parameters = objective.centred(parameters)
@@ -92,11 +96,11 @@ class LinearModel(GradientModel):
     def _set_arrays(self, arrays: Mapping[str, Array]) -> None:
         self.coef_ = arrays["coef"]
         self.intercept_ = arrays["intercept"][()]  # a scalar again where it was one
-        self.n_features_in_ = self.coef_.shape[-1]
+        self.n_features_in_ = self._n_columns
 
     def _fitted(self) -> tuple[LinearObjective, Array]:
         objective = self._predictor()
-        return objective, objective.join(*self._coef())
+        return objective, self._given(objective)
 
 
 class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
@@ -120,13 +124,12 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
         super()._store(result, objective, dataset)
         self.n_iter_ = max(1, max(result.iterations))
 
-    def _coef(self) -> tuple[Array, Array]:
-        coef = np.atleast_2d(self.coef_)
-        return coef, np.broadcast_to(self.intercept_, (len(coef),))
+    def _shapes(self, objective: LinearObjective) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        n, p = objective.n_outputs, objective.n_columns
+        return [(p,), (1, p)] if n == 1 else [(n, p)], [(), (n,)] if n == 1 or not self.fit_intercept else [(n,), ()]
 
     def _predictor(self) -> LinearObjective:
-        coef, _ = self._coef()
-        return LinearObjective(SquaredLoss(), coef.shape[1], coef.shape[0], self.fit_intercept)
+        return LinearObjective(SquaredLoss(), self._n_columns, len(np.atleast_2d(self.coef_)), True)
 
 
 class LinearRegression(LeastSquares):

@@ -277,7 +277,9 @@ def test_forms_of_y(name: str, form: str, tmp_path: Path) -> None:
         warnings.simplefilter("always", DataConversionWarning)
         ours = kind(**options).fit(*given(y))
     assert shapes(ours, ROWS) == shapes(theirs, ROWS)
-    assert len([w for w in found if w.category is DataConversionWarning]) == len([w for w in expected if w.category is DataConversionWarning])
+    assert len([w for w in found if w.category is DataConversionWarning]) == len(
+        [w for w in expected if w.category is DataConversionWarning]
+    )
     assert ours.predict(LAZY_ROWS).compute().shape == theirs.predict(ROWS).shape
     assert ours.predict(LAZY_FRAME.to_dask_array()).ndim == theirs.predict(ROWS).ndim
     assert ours.score(*given(y)) == pytest.approx(ours.score(ROWS, y))
