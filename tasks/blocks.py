@@ -183,9 +183,11 @@ def _alike(blocks: Sequence[Block], first_partition: int) -> list[Block]:
     return [block if block.X.shape[0] else replace(empty, poison=block.poison) for block in blocks]
 
 
-def part_X(block: Block, partition: int, split: Split | None, part: int) -> Design:
-    """X of one partition of one part."""
-    return assemble([block], partition, split)[part][0].X
+def part_X(block: Block, partition: int, split: Split | None, part: int, dtype: str) -> Design:
+    """X of one partition of one part, in that dtype."""
+    X: Any = assemble([block], partition, split)[part][0].X
+    rows: Design = X.astype(dtype, copy=False)
+    return rows
 
 
 def part_y(block: Block, partition: int, split: Split | None, part: int, dtype: Any) -> Any:
@@ -205,8 +207,19 @@ def require_real(dtype: np.dtype[Any], name: str = "X") -> None:
 def require_numeric(frame: pd.DataFrame) -> None:
     """Raise ValueError, naming the column, for a dtype that cannot hold numbers. Objects are seen to with their values."""
     for name, dtype in frame.dtypes.items():
-        if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_object_dtype(dtype)) or pd.api.types.is_complex_dtype(dtype):
+        if not (holds_numbers(dtype) or pd.api.types.is_object_dtype(dtype)):
             raise ValueError(f"column {name!r} has dtype {dtype}, not numbers; encode it, or leave it out with columns=")
+
+
+def holds_numbers(dtype: Any) -> bool:
+    """Whether a column of a frame of that dtype holds real numbers or booleans, NumPy's, nullable ones or Arrow's."""
+    types = pd.api.types
+    return (types.is_numeric_dtype(dtype) or types.is_bool_dtype(dtype)) and not types.is_complex_dtype(dtype)
+
+
+def row_dtype(*dtypes: np.dtype[Any]) -> str:
+    """What rows of values of these dtypes live in: float32 where that holds every value exactly (of 16 bits and fewer), else float64."""
+    return "float32" if dtypes and all(np.can_cast(dtype, np.float32) for dtype in dtypes) else "float64"
 
 
 def _frame_values(frame: pd.DataFrame, dtype: str) -> Any:

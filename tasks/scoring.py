@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.blocks import as_design
+from tasks.blocks import as_design, row_dtype
 from tasks.losses import Loss
 from tasks.objectives import Scored
 from tasks.partition import Block, Group, normalise
@@ -119,7 +119,7 @@ def predict_block(X: Any, shared: ScoreInput, kind: str, block_id: tuple[int, ..
     Raises ValueError when one is not finite.
     """
     place = "" if block_id is None else f" of block {block_id[0]}"
-    raw = finite_predictions(shared, as_design(X, "float32" if X.dtype == np.float32 else "float64"), place)
+    raw = finite_predictions(shared, as_design(X, row_dtype(X.dtype)), place)
     if kind == "mean":
         return probabilities(raw, shared.objective)
     if kind == "label" and shared.objective.classes is not None:

@@ -12,6 +12,7 @@ import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from dask.array.optimization import optimize
 from dask.base import tokenize
 from dask.core import flatten
@@ -31,10 +32,11 @@ from tasks.blocks import (
     pack,
     require_numeric,
     require_real,
+    row_dtype,
     unpack_block,
 )
 from tasks.readers import CsvRows
-from tasks.targets import as_target
+from tasks.targets import NUMBERS, as_target
 
 MAX_PARTITIONS = 1_000_000
 LAZY = (da.Array, dd.DataFrame, dd.Series)
@@ -43,13 +45,14 @@ NAMES = ("X", "y", "sample_weight")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """blocks: one Delayed `Block` a partition; places: where they come from; keep: collections whose futures must live; sizes: rows of the
-    partitions, if known."""
+    """blocks: one Delayed `Block` a partition; places: where they come from; dtype: of the rows; parameter_dtype: of what is fitted to
+    them; keep: collections whose futures must live; sizes: rows of the partitions, if known."""
 
     blocks: Sequence[Delayed]
     places: Places
     n_columns: int
     dtype: str
+    parameter_dtype: str
     columns: tuple[str, ...] | None = None
     keep: tuple[Any, ...] = ()
     sizes: Sequence[int] | None = None
@@ -72,7 +75,7 @@ def from_dask(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> T
         blocks = make_blocks(make_block, spec, list(zip(*array_pieces(arrays), strict=True)))
         sizes = None if np.isnan(arrays[0].shape[0]) else arrays[0].chunks[0]
         places = array_places(X, arrays[0], sizes) if isinstance(X, da.Array) else frame_places(X, n_partitions)
-    return Table(blocks, places, int(X.shape[1]), spec.dtype, columns, given, sizes)
+    return Table(blocks, places, int(X.shape[1]), spec.dtype, parameter_dtype(X), columns, given, sizes)
 
 
 def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None, n_partitions: int | None) -> Table:
@@ -83,18 +86,24 @@ def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[An
         require_numeric(frame._meta[list(features)])
     except ValueError as error:
         raise ValueError(f"{first_file(frame)}{error}") from error
-    dtype = design_dtype(frame[list(features)])
+    chosen = frame[list(features)]
+    dtype = design_dtype(chosen)
     spec = BlockSpec(dtype, len(features), features, target, sample_weight)
     pieces = partitions_of(repartitioned(frame[[*features, *special]], n_partitions))
     blocks = make_blocks(make_block, spec, [[piece] for piece in pieces])
-    return Table(blocks, frame_places(frame, n_partitions), len(features), dtype, feature_names(pd.Index(features)), (frame,))
+    places, names = frame_places(frame, n_partitions), feature_names(pd.Index(features))
+    return Table(blocks, places, len(features), dtype, parameter_dtype(chosen), names, (frame,))
 
 
 def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int, dtype: str) -> Table:
     """Blocks of a function of the partition's number; see `Dataset.from_function`."""
     require_count(n_partitions)
-    blocks = make_blocks(call_block, BlockSpec(dtype, n_columns), [[make]] * n_partitions)
-    return Table(blocks, call_places(), n_columns, dtype)
+    given = np.dtype(dtype).newbyteorder("=")
+    if given.kind not in NUMBERS:
+        raise ValueError(f"dtype must be one of real numbers or booleans, got {dtype!r}; it is that of the X which make returns")
+    rows = row_dtype(given)
+    blocks = make_blocks(call_block, BlockSpec(rows, n_columns), [[make]] * n_partitions)
+    return Table(blocks, call_places(), n_columns, rows, "float32" if given == np.float32 else "float64")
 
 
 def make_blocks(make: Callable[..., Any], spec: BlockSpec, arguments: Sequence[Sequence[Any]]) -> list[Delayed]:
@@ -267,7 +276,21 @@ def require_count(n_partitions: Any) -> None:
         raise ValueError(f"n_partitions must be at most {MAX_PARTITIONS}, got {n_partitions}")
 
 
+def numpy_dtypes(X: Any) -> set[np.dtype[Any]]:
+    """The dtypes of the columns of a frame, or of an array, lazy or sparse ones too, as NumPy has them; none where X is neither."""
+    if isinstance(X, pd.DataFrame | dd.DataFrame):
+        found = {pd.array([], dtype=dtype).to_numpy().dtype for dtype in set(X.dtypes)}
+    else:
+        array: Any = X
+        found = {array.dtype} if isinstance(X, np.ndarray | da.Array) or sp.issparse(X) else set()
+    return {dtype.newbyteorder("=") for dtype in found}
+
+
 def design_dtype(X: Any) -> str:
-    """float32 when all of X is, else float64."""
-    dtypes = X.dtypes if isinstance(X, pd.DataFrame | dd.DataFrame) else [getattr(X, "dtype", None)]
-    return "float32" if {str(dtype) for dtype in dtypes} == {"float32"} else "float64"
+    """Of the rows of X where they live."""
+    return row_dtype(*numpy_dtypes(X))
+
+
+def parameter_dtype(X: Any) -> str:
+    """Of what is fitted to X: float32 when all of X is, else float64."""
+    return "float32" if numpy_dtypes(X) == {np.dtype(np.float32)} else "float64"

@@ -24,7 +24,7 @@ from pipeline.callbacks import RoundCallbacks
 from pipeline.checkpoints.files import Problem
 from pipeline.checkpoints.identity import identity, is_own
 from pipeline.checkpoints.keeper import Checkpoint, Keeper
-from pipeline.data.collections import LAZY, feature_names
+from pipeline.data.collections import LAZY, design_dtype, feature_names, parameter_dtype
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
@@ -143,8 +143,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         """Store what `_arrays` gave, and what follows from it: a model's file has been read."""
 
     @abstractmethod
-    def _fitted(self) -> tuple[Predictor, Array]:
-        """The objective of the fitted model, for predictions, and its parameters (n,)."""
+    def _fitted(self, dtype: str) -> tuple[Predictor, Array]:
+        """The objective of the fitted model, for predictions, and its parameters (n,); dtype: of the arithmetic, if there is a choice."""
 
     @abstractmethod
     def _check_target(self, y: Any) -> Any:
@@ -248,14 +248,17 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             return dataset
         if isinstance(y, LAZY):
             raise TypeError("y is a Dask collection but X is in memory; pass both as Dask collections, or y.compute()")
+        dtype = parameter_dtype(X)
         X, y = self._validated(X, y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        return Dataset.from_arrays(X, y, sample_weight, columns=vars(self).get("feature_names_in_"))
+        dataset = Dataset.from_arrays(X, y, sample_weight, columns=vars(self).get("feature_names_in_"))
+        dataset.parameter_dtype = dtype  # of the X that was given
+        return dataset
 
     def _validated(self, X: Any, y: Any) -> tuple[Any, Any]:
-        design: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": False}
         require_frame(X)
+        design: dict[str, Any] = {"accept_sparse": "csr", "dtype": design_dtype(X), "order": "C", "ensure_all_finite": False}
         X = validate_data(self, X, reset=not self._keeps_features, **design)
         y = self._check_target(y)
         if len(y) != X.shape[0]:
@@ -287,17 +290,17 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     # -- predictions -----------------------------------------------------------------------------------------------------------------
 
-    def _model(self) -> ScoreInput:
+    def _model(self, dtype: str) -> ScoreInput:
+        """The fitted model for rows of that dtype, as the user gave them."""
         check_is_fitted(self)
         if self._n_columns != self._n_features:
             name = "coefs_[0]" if "coefs_" in vars(self) else "coef_"
             raise ValueError(f"{name} is for {self._n_columns} columns, but {type(self).__name__} was fitted on {self._n_features}")
         names = vars(self).get("feature_names_in_")
-        return ScoreInput(*self._fitted(), None if names is None else tuple(names))
+        return ScoreInput(*self._fitted(dtype), None if names is None else tuple(names))
 
     def _predict(self, X: Any, kind: str) -> Any:
         """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""
-        model = self._model()
         if isinstance(X, Dataset):
             self._check_features(X.n_columns, X.columns)
             X = X.X
@@ -305,9 +308,10 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             self._check_features(len(X.columns), feature_names(X.columns))
             X = X.to_dask_array()
         if isinstance(X, da.Array):
-            return self._predict_lazily(X, model, kind)
+            return self._predict_lazily(X, self._model(parameter_dtype(X)), kind)
         require_frame(X)
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=False)
+        model = self._model(parameter_dtype(X))
+        X = validate_data(self, X, accept_sparse="csr", dtype=design_dtype(X), order="C", reset=False)
         self._check_features(X.shape[1], None)
         return predict_block(X, model, kind)
 
@@ -315,7 +319,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         if X.ndim != 2:
             raise ValueError(f"Expected 2D array, got {X.ndim}D array instead; X must be (rows, columns)")
         self._check_features(X.shape[1], None)
-        example = predict_block(np.zeros((1, X.shape[1]), "float32" if X.dtype == np.float32 else "float64"), model, kind)
+        example = predict_block(np.zeros((1, X.shape[1]), design_dtype(X)), model, kind)
         chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
         held = delayed(
             model,
@@ -338,8 +342,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _score_sums(self, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
         """The sums of a score over a Dataset (resident: by a round) or Dask collections (block by block, none kept)."""
-        model = self._model()
         dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
+        model = self._model(dataset.parameter_dtype)
         self._check_features(dataset.n_columns, dataset.columns)
         if isinstance(X, Dataset):
             if dataset.schema.target_kind == "none":  # the check of these rows, too, if they were not checked yet

@@ -87,7 +87,7 @@ class LinearModel(GradientModel):
     def _set_parameters(self, parameters: Array, objective: LinearObjective, dataset: Dataset) -> None:
         parameters = objective.centred(parameters)
         coef, intercept = objective.split(parameters)
-        self._set_coef(coef.astype(dataset.dtype), intercept.astype(dataset.dtype), dataset)
+        self._set_coef(coef.astype(dataset.parameter_dtype), intercept.astype(dataset.parameter_dtype), dataset)
         self.parameters_sha256_ = digest(parameters)
 
     def _arrays(self) -> dict[str, Array]:
@@ -98,7 +98,7 @@ class LinearModel(GradientModel):
         self.intercept_ = arrays["intercept"][()]  # a scalar again where it was one
         self.n_features_in_ = self._n_columns
 
-    def _fitted(self) -> tuple[LinearObjective, Array]:
+    def _fitted(self, dtype: str) -> tuple[LinearObjective, Array]:
         objective = self._predictor()
         return objective, self._given(objective)
 

@@ -321,10 +321,9 @@ class Network(MiniBatchModel):
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
         self.best_loss_ = None if self._held_out else float(np.min(self.loss_curve_, initial=np.inf))
 
-    def _fitted(self) -> tuple[NetworkObjective, Array]:
+    def _fitted(self, dtype: str) -> tuple[NetworkObjective, Array]:
         loss, classes = self._predicts()
         sizes = (self._n_columns, *(np.shape(coef)[1] for coef in self.coefs_))
-        dtype = "float32" if np.asarray(self.coefs_[0]).dtype == np.float32 else "float64"
         objective = NetworkObjective(loss, sizes, self.activation, classes, dtype=dtype)
         return objective, self._given(objective)
 

@@ -21,7 +21,7 @@ from pipeline.estimators.base import GradientModel
 from pipeline.execution.executors import default_threads
 from pipeline.models.files import write_beside
 from pipeline.progress import RoundProgress
-from tasks.blocks import as_design
+from tasks.blocks import as_design, holds_numbers
 
 Format = Literal["csv", "parquet"]
 SUFFIXES: Final[dict[str, Format]] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
@@ -97,7 +97,7 @@ def feature_columns(model: GradientModel, frame: Any, keep: Sequence[str]) -> li
         raise ValueError(
             f"the model was fitted on {model.n_features_in_} columns without names, but the data has {len(features)}, {listed(features)}"
         )
-    text = [name for name in features if not pd.api.types.is_numeric_dtype(frame.dtypes[name])]
+    text = [name for name in features if not holds_numbers(frame.dtypes[name])]
     if text:
         file = first_file(frame)
         raise ValueError(f"{file}column {text[0]!r} has dtype {frame.dtypes[text[0]]}, not numbers; encode it as it was for the fit")
