@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from tasks.partition import Block, normalise
+from tasks.quarantine import text_of
 from tasks.rows import split_rows, take
 from tasks.targets import as_target, form_of, require_same_form
 from tasks.typing import Design, Float64
@@ -58,7 +59,7 @@ def make_block(partition: int | None, spec: BlockSpec, X: Any, y: Any = None, sa
         if partition is None:
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"partition {partition}: {error}") from error
+        raise kind(f"partition {partition}: {text_of(error)}") from error
 
 
 def _block(spec: BlockSpec, X: Any, y: Any, sample_weight: Any) -> Block:
@@ -118,10 +119,15 @@ def as_design(X: Any, dtype: str) -> Design:
         return _csr(X, dtype)
     if np.ma.is_masked(X):
         raise TypeError("X is a masked array; fill it first: X.filled(value)")
-    X = np.asarray(X)
+    if isinstance(X, pd.Series):
+        raise ValueError("X must be 2-D (rows, columns), got a pandas Series; use X.to_frame() for a single column")
+    try:
+        X = np.asarray(X)
+    except ValueError as error:
+        raise ValueError(f"X must be 2-D (rows, columns), but is no table: {error}; make all rows of one length") from error
+    require_real(X.dtype)
     if X.ndim != 2:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D; use X.reshape(-1, 1) for a single column")
-    require_real(X.dtype)
     if X.dtype.kind == "O":
         X = _frame_values(pd.DataFrame(X), dtype)
     with np.errstate(over="ignore"):  # what overflows is infinite, and the check finds it
@@ -151,7 +157,7 @@ def as_weight(sample_weight: Any) -> Float64 | None:
     weight = sample_weight.to_numpy() if isinstance(sample_weight, pd.Series) else np.asarray(sample_weight)
     require_real(weight.dtype, "sample_weight")
     if weight.ndim != 1:
-        raise ValueError(f"sample_weight must be 1-D (rows,), got {weight.ndim}-D")
+        raise ValueError(f"sample_weight must be 1-D (rows,), got {weight.ndim}-D; give each row its own, or leave it out")
     if weight.dtype.kind == "O":
         weight = pd.Series(weight).astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
     return np.require(weight, dtype=np.float64, requirements=["C", "A"])

@@ -21,6 +21,7 @@ from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
+from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.places import Places, array_places, call_places, frame_places
 from tasks.blocks import (
     BlockSpec,
@@ -39,7 +40,6 @@ from tasks.readers import CsvRows
 from tasks.targets import NUMBERS, as_target
 
 MAX_PARTITIONS = 1_000_000
-LAZY = (da.Array, dd.DataFrame, dd.Series)
 NAMES = ("X", "y", "sample_weight")
 
 
@@ -60,8 +60,11 @@ class Table:
 
 def from_dask(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> Table:
     """Blocks of Dask arrays or frames; see `Dataset.from_dask`."""
+    X, y, sample_weight = map(as_rows, NAMES, (X, y, sample_weight))
     require_design(X)
     require_count(n_partitions)
+    if isinstance(sample_weight, dd.DataFrame) and sample_weight.shape[1] == 1:
+        sample_weight = sample_weight[sample_weight.columns[0]]
     columns = feature_names(X.columns) if isinstance(X, dd.DataFrame) else None
     spec = BlockSpec(design_dtype(X), int(X.shape[1]))
     given = (X, y, sample_weight)

@@ -9,12 +9,14 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 import dask.array as da
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 from dask.delayed import delayed
 
 from pipeline.data import collections, readers
 from pipeline.data.errors import Quarantined, source_changed, warn_of_quarantine
+from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.schema import Description, Schema, column_names, fault_text, make_description, make_schema
 from pipeline.data.sources import ArraySource, GraphSource, Source
 from pipeline.execution.executors import Executor, current_executor
@@ -76,7 +78,7 @@ class Dataset:
         n_partitions: int | None = None,
         partition_rows: Sequence[int] | None = None,
     ) -> Dataset:
-        """From NumPy arrays, SciPy sparse matrices or pandas frames in memory.
+        """From NumPy arrays, SciPy sparse matrices, or frames (pandas, polars, Arrow) in memory.
 
         X (n, p) lives as float32 where that holds its dtype exactly, else as float64; y (n,) or (n, t); sample_weight (n,). columns: names
         of the columns, by default those of a frame. n_partitions: equal cuts; by default a power of two of them, of 4 to 8 MiB, at most 256
@@ -85,7 +87,8 @@ class Dataset:
         Raises ValueError or TypeError for what is not a numeric table, for column names that are there twice, for lengths that differ, and
         for both ways of cutting at once.
         """
-        if any(isinstance(a, collections.LAZY) for a in (X, y, sample_weight)):
+        X, y, sample_weight = map(as_rows, collections.NAMES, (X, y, sample_weight))
+        if any(isinstance(a, LAZY) for a in (X, y, sample_weight)):
             raise TypeError("from_arrays takes rows in memory; use Dataset.from_dask for Dask collections, or .compute() all of them")
         if columns is None and isinstance(X, pd.DataFrame):
             columns = collections.feature_names(X.columns)
@@ -120,11 +123,17 @@ class Dataset:
         n_partitions: int | None = None,
         on_error: OnError = "raise",
     ) -> Dataset:
-        """From one pandas or Dask data frame that holds everything; columns: the features, by default all others.
+        """From one data frame that holds everything, Dask's or one in memory (pandas, polars, Arrow); columns: the features, by default all
+        others.
 
-        Raises ValueError for columns that are missing, there twice, or not numbers, and for on_error="quarantine" with a pandas frame.
+        Raises TypeError for what is no data frame, ValueError for columns that are missing, there twice, or not numbers, and for
+        on_error="quarantine" with a frame in memory.
         """
-        if not isinstance(frame, pd.DataFrame):
+        frame = as_rows("frame", frame)
+        if not isinstance(frame, pd.DataFrame | dd.DataFrame):
+            cure = "for arrays use Dataset.from_arrays(X, y), for those of Dask Dataset.from_dask(X, y)"
+            raise TypeError(f"frame must be a data frame of pandas or Dask, or one that narwhals knows, got {type(frame).__name__}; {cure}")
+        if isinstance(frame, dd.DataFrame):
             return cls._from_table(collections.from_frame(frame, target, sample_weight, columns, n_partitions), on_error)
         if on_error != "raise":
             raise ValueError(

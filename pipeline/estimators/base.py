@@ -24,15 +24,16 @@ from pipeline.callbacks import RoundCallbacks
 from pipeline.checkpoints.files import Problem
 from pipeline.checkpoints.identity import identity, is_own
 from pipeline.checkpoints.keeper import Checkpoint, Keeper
-from pipeline.data.collections import LAZY, design_dtype, feature_names, parameter_dtype
+from pipeline.data.collections import NAMES, design_dtype, feature_names, parameter_dtype
 from pipeline.data.dataset import Dataset
+from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
 from pipeline.execution.computing import compute
 from pipeline.execution.executors import Executor
 from pipeline.training import INTERRUPTED, Result, run
 from pipeline.verification.records import Record
-from tasks.blocks import require_numeric
+from tasks.blocks import as_weight, require_numeric
 from tasks.fitting import Fit
 from tasks.penalties import Penalty
 from tasks.reductions import Tree
@@ -154,9 +155,9 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit on X (n, p), y (n,) or (n, t), sample_weight (n,), or on a `Dataset` alone.
 
-        Takes NumPy, SciPy sparse and pandas in memory, Dask arrays and data frames of any chunking, or a Dataset. Runs on the current
-        `distributed.Client`'s cluster, else on threads here. Raises ValueError or TypeError for data that cannot be fitted, before any
-        round; warns with ConvergenceWarning when the fit ended without converging.
+        Takes NumPy, SciPy sparse and frames (pandas, polars, Arrow) in memory, Dask arrays and data frames of any chunking, or a Dataset.
+        Runs on the current `distributed.Client`'s cluster, else on threads here. Raises ValueError or TypeError for data that cannot be
+        fitted, before any round; warns with ConvergenceWarning when the fit ended without converging.
         """
         return self._fit(X, y, sample_weight)
 
@@ -240,16 +241,22 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
                 raise ValueError("a Dataset brings its own y and sample_weight; call fit(dataset) alone")
             self._set_features(X)
             return X
+        if isinstance(y, Dataset) or isinstance(sample_weight, Dataset):
+            raise TypeError("y and sample_weight must be arrays or frames; a Dataset brings its own: call fit(dataset)")
+        X, y, sample_weight = map(as_rows, NAMES, (X, y, sample_weight))
         if y is None:
             raise ValueError(f"requires y to be passed, but the target y is None: {type(self).__name__}.fit(X, y)")
         if isinstance(X, LAZY):
             dataset = Dataset.from_dask(X, y, sample_weight)
             self._set_features(dataset)
             return dataset
-        if isinstance(y, LAZY):
-            raise TypeError("y is a Dask collection but X is in memory; pass both as Dask collections, or y.compute()")
+        for name, value in (("y", y), ("sample_weight", sample_weight)):
+            if isinstance(value, LAZY):
+                raise TypeError(f"{name} is a Dask collection but X is in memory; pass both as Dask collections, or {name}.compute()")
         dtype = parameter_dtype(X)
         X, y = self._validated(X, y)
+        if isinstance(sample_weight, pd.DataFrame):
+            sample_weight = as_weight(sample_weight)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         dataset = Dataset.from_arrays(X, y, sample_weight, columns=vars(self).get("feature_names_in_"))
@@ -304,6 +311,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         if isinstance(X, Dataset):
             self._check_features(X.n_columns, X.columns)
             X = X.X
+        X = as_rows("X", X)
         if isinstance(X, dd.DataFrame):
             self._check_features(len(X.columns), feature_names(X.columns))
             X = X.to_dask_array()

@@ -17,11 +17,13 @@ from sklearn.base import ClassifierMixin
 
 from pipeline.data import readers
 from pipeline.data.collections import first_file
+from pipeline.data.places import frame_places
 from pipeline.estimators.base import GradientModel
 from pipeline.execution.executors import default_threads
 from pipeline.models.files import write_beside
 from pipeline.progress import RoundProgress
 from tasks.blocks import as_design, holds_numbers
+from tasks.quarantine import text_of
 
 Format = Literal["csv", "parquet"]
 SUFFIXES: Final[dict[str, Format]] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
@@ -54,7 +56,7 @@ def predict_files(
     except OSError as error:
         raise OSError(error.errno, f"cannot write {out}: {out.parent} cannot be made: {error.strerror}") from error
     with write_beside(out) as beside, WRITERS[out_format](beside) as write:
-        for predictions in computed(tasks):
+        for predictions in computed(tasks, frame):
             if predictions is not None:
                 write(predictions)
                 n_rows += len(predictions)
@@ -134,11 +136,22 @@ def predict_partition(
     return pd.DataFrame({name: frame[name].reset_index(drop=True) for name in keep} | columns)
 
 
-def computed(tasks: Sequence[Any]) -> Iterator[pd.DataFrame | None]:
-    """The results in order, as many at once as there are threads."""
-    n_threads = default_threads()
+def computed(tasks: Sequence[Any], frame: Any) -> Iterator[pd.DataFrame | None]:
+    """The results in order, as many at once as there are threads; frame: of whose partitions they are.
+
+    Raises ValueError, naming the place, for a partition that lacks a column of the first one."""
+    n_threads, place = default_threads(), frame_places(frame, None)
     for start in range(0, len(tasks), n_threads):
-        yield from compute(*tasks[start : start + n_threads], scheduler="threads", num_workers=n_threads)
+        some = tasks[start : start + n_threads]
+        try:
+            yield from compute(*some, scheduler="threads", num_workers=n_threads)
+        except KeyError:
+            for partition, task in enumerate(some, start):  # one by one, to know which
+                try:
+                    compute(task, scheduler="threads", num_workers=1)
+                except KeyError as error:
+                    raise ValueError(f"partition {partition} ({place(partition, None)}): {text_of(error)}") from error
+            raise
 
 
 Write = Callable[[pd.DataFrame], None]
