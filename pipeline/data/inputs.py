@@ -27,8 +27,8 @@ READERS: Final = "Dataset.read_csv, read_parquet, read_npy, read_zarr or read_hd
 def as_rows(name: str, value: Any) -> Any:
     """The argument `name`: lazy collections, arrays and pandas frames as they are, other frames (polars, Arrow) as pandas.
 
-    Raises TypeError, saying what makes rows of it, for what holds none here (paths, futures, delayed values, bags, dicts, iterators), and for
-    None as X; ValueError for a list of rows of different lengths.
+    Raises TypeError, saying what makes rows of it, for what holds none here (paths, futures, delayed values, bags, dicts, iterators), and
+    for None as X; ValueError for a list of rows of different lengths.
     """
     if (isinstance(value, LAZY) and value.ndim) or (value is None and name in OPTIONS):
         return value

@@ -225,8 +225,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _first_states(self, fit: Fit) -> list[Any]:
         """What the first round follows from."""
-        there = self._continues and any(name in vars(self) for name in PARAMETERS)
-        return fit.init((self._given if there else self._start)(fit.objective)[None])
+        begin = self._given if self._continues and self.__sklearn_is_fitted__() else self._start
+        return fit.init(begin(fit.objective)[None])
 
     def _check_refused(self) -> None:
         for name, (accepted, cure) in self._refused.items():
@@ -297,6 +297,9 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     # -- predictions -----------------------------------------------------------------------------------------------------------------
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return any(name in vars(self) for name in PARAMETERS)
+
     def _model(self, dtype: str) -> ScoreInput:
         """The fitted model for rows of that dtype, as the user gave them."""
         check_is_fitted(self)
@@ -308,6 +311,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _predict(self, X: Any, kind: str) -> Any:
         """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""
+        check_is_fitted(self)
         if isinstance(X, Dataset):
             self._check_features(X.n_columns, X.columns)
             X = X.X
@@ -400,8 +404,10 @@ def described(value: Any) -> str:
 
 
 def require_frame(X: Any) -> None:
-    """Raise ValueError or TypeError for a pandas frame whose names or dtypes cannot be features."""
+    """Raise ValueError or TypeError for a pandas frame without columns, or whose names or dtypes cannot be features."""
     if isinstance(X, pd.DataFrame):
+        if not len(X.columns):
+            raise ValueError("Found array with 0 feature(s) (X has no columns) while a minimum of 1 is required")
         feature_names(X.columns)
         require_numeric(X)
 

@@ -178,7 +178,8 @@ class MiniBatchModel(GradientModel):
 
 def is_of(given: Array, parameters: Array) -> bool:
     """Whether these are the parameters (n,) of a fit, as they are or rounded to float32."""
-    return bool(np.all((given == parameters) | (given == parameters.astype(np.float32))))
+    with np.errstate(over="ignore"):
+        return bool(np.all((given == parameters) | (given == parameters.astype(np.float32))))
 
 
 class MiniBatchClassifier(ProbabilisticClassifier, MiniBatchModel):
@@ -190,7 +191,7 @@ class MiniBatchClassifier(ProbabilisticClassifier, MiniBatchModel):
         try:
             return self._partial_fit(X, y, sample_weight)
         except BaseException:
-            if first:
+            if first and "parameters_sha256_" not in vars(self):
                 del self.classes_
             raise
 
