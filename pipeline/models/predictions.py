@@ -125,6 +125,7 @@ def predict_partition(
         raise ValueError(f"column {features[column]!r} is {X[row, column]} in row {row} of partition {partition}; drop or impute such rows")
     rows: Any = X if vars(model).get("feature_names_in_") is None else pd.DataFrame(X, columns=list(features))
     predicted = np.asarray(model.predict(rows))
+    predicted = predicted[:, 0] if predicted.shape[1:] == (1,) else predicted
     columns: dict[str, Any] = {"prediction": predicted}
     if predicted.ndim == 2:
         columns = {f"prediction_{target}": column for target, column in enumerate(predicted.T)}

@@ -212,9 +212,11 @@ def test_a_model_from_a_file_takes_them(tmp_path: Path) -> None:
     assert read.n_features_in_ == 3
 
 
-def test_models_that_nothing_was_fitted_to_predict() -> None:
+def test_models_that_nothing_was_fitted_to_predict(tmp_path: Path) -> None:
     for model in (LinearRegression(), Ridge(), Ridge(fit_intercept=False), SGDRegressor()):
         set_to(model, OTHER, 7.0)
+        save_model(model, tmp_path / "model")
+        np.testing.assert_allclose(load_model(tmp_path / "model").predict(X), X @ OTHER + 7.0)
         np.testing.assert_allclose(model.predict(X), X @ OTHER + 7.0)
         np.testing.assert_allclose(model.predict(LAZY[0]).compute(), X @ OTHER + 7.0)
         with pytest.raises(ValueError, match=r"X has 2 features, but .* is expecting 3"):
