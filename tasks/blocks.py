@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from tasks.partition import Block, normalise
+from tasks.quarantine import text_of
 from tasks.rows import split_rows, take
 from tasks.targets import as_target, form_of, require_same_form
 from tasks.typing import Design, Float64
@@ -58,7 +59,7 @@ def make_block(partition: int | None, spec: BlockSpec, X: Any, y: Any = None, sa
         if partition is None:
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"partition {partition}: {error}") from error
+        raise kind(f"partition {partition}: {text_of(error)}") from error
 
 
 def _block(spec: BlockSpec, X: Any, y: Any, sample_weight: Any) -> Block:
@@ -118,10 +119,15 @@ def as_design(X: Any, dtype: str) -> Design:
         return _csr(X, dtype)
     if np.ma.is_masked(X):
         raise TypeError("X is a masked array; fill it first: X.filled(value)")
-    X = np.asarray(X)
+    if isinstance(X, pd.Series):
+        raise ValueError("X must be 2-D (rows, columns), got a pandas Series; use X.to_frame() for a single column")
+    try:
+        X = np.asarray(X)
+    except ValueError as error:
+        raise ValueError(f"X must be 2-D (rows, columns), but is no table: {error}; make all rows of one length") from error
+    require_real(X.dtype)
     if X.ndim != 2:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D; use X.reshape(-1, 1) for a single column")
-    require_real(X.dtype)
     if X.dtype.kind == "O":
         X = _frame_values(pd.DataFrame(X), dtype)
     with np.errstate(over="ignore"):  # what overflows is infinite, and the check finds it
@@ -151,7 +157,7 @@ def as_weight(sample_weight: Any) -> Float64 | None:
     weight = sample_weight.to_numpy() if isinstance(sample_weight, pd.Series) else np.asarray(sample_weight)
     require_real(weight.dtype, "sample_weight")
     if weight.ndim != 1:
-        raise ValueError(f"sample_weight must be 1-D (rows,), got {weight.ndim}-D")
+        raise ValueError(f"sample_weight must be 1-D (rows,), got {weight.ndim}-D; give each row its own, or leave it out")
     if weight.dtype.kind == "O":
         weight = pd.Series(weight).astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
     return np.require(weight, dtype=np.float64, requirements=["C", "A"])
@@ -183,9 +189,11 @@ def _alike(blocks: Sequence[Block], first_partition: int) -> list[Block]:
     return [block if block.X.shape[0] else replace(empty, poison=block.poison) for block in blocks]
 
 
-def part_X(block: Block, partition: int, split: Split | None, part: int) -> Design:
-    """X of one partition of one part."""
-    return assemble([block], partition, split)[part][0].X
+def part_X(block: Block, partition: int, split: Split | None, part: int, dtype: str) -> Design:
+    """X of one partition of one part, in that dtype."""
+    X: Any = assemble([block], partition, split)[part][0].X
+    rows: Design = X.astype(dtype, copy=False)
+    return rows
 
 
 def part_y(block: Block, partition: int, split: Split | None, part: int, dtype: Any) -> Any:
@@ -205,8 +213,19 @@ def require_real(dtype: np.dtype[Any], name: str = "X") -> None:
 def require_numeric(frame: pd.DataFrame) -> None:
     """Raise ValueError, naming the column, for a dtype that cannot hold numbers. Objects are seen to with their values."""
     for name, dtype in frame.dtypes.items():
-        if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_object_dtype(dtype)) or pd.api.types.is_complex_dtype(dtype):
+        if not (holds_numbers(dtype) or pd.api.types.is_object_dtype(dtype)):
             raise ValueError(f"column {name!r} has dtype {dtype}, not numbers; encode it, or leave it out with columns=")
+
+
+def holds_numbers(dtype: Any) -> bool:
+    """Whether a column of a frame of that dtype holds real numbers or booleans, NumPy's, nullable ones or Arrow's."""
+    types = pd.api.types
+    return (types.is_numeric_dtype(dtype) or types.is_bool_dtype(dtype)) and not types.is_complex_dtype(dtype)
+
+
+def row_dtype(*dtypes: np.dtype[Any]) -> str:
+    """What rows of values of these dtypes live in: float32 where that holds every value exactly (of 16 bits and fewer), else float64."""
+    return "float32" if dtypes and all(np.can_cast(dtype, np.float32) for dtype in dtypes) else "float64"
 
 
 def _frame_values(frame: pd.DataFrame, dtype: str) -> Any:

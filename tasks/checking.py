@@ -13,7 +13,7 @@ from tasks.digests import partition_digests
 from tasks.partition import Group, nbytes
 from tasks.reductions import Reduction, of_group, tree_sum
 from tasks.statistics import Spread, add_spreads, spread
-from tasks.targets import Form, form_of, require_same_form
+from tasks.targets import NUMBERS, Form, form_of, require_same_form
 from tasks.typing import Array, Float64, Int64, UInt64
 
 MAX_CLASSES: Final = 10_000
@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 class Summary(NamedTuple):
     """partition_rows (partitions of the group or subtree, in order); spread: of the columns of X; target_spread: of those of y, None where
     they are no numbers; form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y;
-    classes: sorted distinct targets, None for continuous, missing, multi-column or more than MAX_CLASSES targets; class_rows,
+    classes: sorted distinct targets, None for continuous or missing targets, several columns of them, or more than MAX_CLASSES; class_rows,
     class_weights: rows and summed weights of each class; first_partition: for messages; n_bytes: of X; content: the digest of each
     partition (see `tasks.digests`) that is not supplied; poison: (partition, why) of those that are left out."""
 
@@ -125,7 +125,7 @@ CONTENTS: Final = Reduction("contents", of_group(contents), both_contents, lambd
 def _target_spread(group: Group) -> Spread | None:
     """The spread of y as numbers; None for labels that are text, and without y or rows."""
     y = group.y
-    if y is None or not group.n_rows or y.dtype.kind not in "biuf":
+    if y is None or not group.n_rows or y.dtype.kind not in NUMBERS:
         return None
     if y.dtype.kind != "f" or y.dtype.itemsize not in (4, 8):
         y = y.astype(np.float64)
@@ -174,9 +174,9 @@ NO_CLASSES: Final = (None, np.zeros(0, np.int64), np.zeros(0))
 
 
 def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
-    y = group.y
-    if y is None or y.ndim != 1:
+    if group.y is None or group.y.shape[1:] not in ((), (1,)):
         return NO_CLASSES
+    y = group.y.reshape(-1)
     if y.dtype.kind == "f" and not np.all(y == np.trunc(y)):
         return NO_CLASSES
     if y.dtype.kind == "O":  # some are missing: a fault, or nothing is there at all

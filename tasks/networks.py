@@ -123,8 +123,8 @@ class NetworkObjective:
             return _sum(partition, list(pairwise(group.offsets.tolist())))
 
     def predict(self, parameters: Array, X: Design) -> Array:
-        """Raw predictions (rows, n_outputs) for parameters (n,); computed, and returned, in float32 for float32 X, else in float64."""
-        dtype = "float32" if "float32" in str(X.dtype) else "float64"
+        """Raw predictions (rows, n_outputs) for parameters (n,); computed, and returned, in float32 where both are, else in float64."""
+        dtype = "float32" if "float32" in str(X.dtype) and parameters.dtype == np.float32 else "float64"
         layers = self._layers(np.asarray(parameters, dtype), X)
         raw = np.empty((X.shape[0], self.n_outputs), dtype)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -294,7 +294,8 @@ def add_weights(weight: Float64 | None, offsets: Int64) -> float:
 
 
 def encode(y: Any, classes: Any) -> Array:
-    """Labels (all of them in `classes`, which are sorted) -> their positions, (n,)."""
+    """Labels (n,) or (n, 1), all of them in `classes`, which are sorted -> their positions, (n,)."""
+    y = y.reshape(-1)
     return np.asarray(y == classes[1]) if len(classes) == 2 else np.searchsorted(classes, y)
 
 

@@ -57,6 +57,8 @@ class Screen:
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, with its type unless that says nothing."""
+    """What an exception says, with its type unless that says nothing; of pandas, which columns a frame lacks."""
     said = str(error).strip()
+    if isinstance(error, KeyError) and said.rstrip("\"'").endswith(("not in index", "in the [columns]")):
+        return f"it lacks columns that the first one has, {error.args[0]}; add them, or leave them out with columns="
     return said if said and isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {said}".removesuffix(": ")

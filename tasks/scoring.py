@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.blocks import as_design
+from tasks.blocks import as_design, row_dtype
 from tasks.losses import Loss
 from tasks.objectives import Scored
 from tasks.partition import Block, Group, normalise
@@ -50,7 +50,7 @@ def score_sums(rows: Group | Block, shared: ScoreInput) -> ScoreSums:
     total = float(weight.sum())
     assert rows.y is not None
     if shared.objective.classes is not None:
-        correct = float(weight[predicted_classes(raw, shared.objective.classes) == rows.y].sum())
+        correct = float(weight[predicted_classes(raw, shared.objective.classes) == rows.y.reshape(-1)].sum())
         return ScoreSums(total, correct, *(np.zeros(1),) * 3)
     y = normalise(rows.y).reshape(len(raw), raw.shape[1]).astype(np.float64)
     mean = weight @ y / total if total else np.zeros(y.shape[1])
@@ -61,7 +61,7 @@ def require_scorable(rows: Group | Block, shared: ScoreInput) -> None:
     """What a fit would have refused in y and sample_weight, a score refuses too."""
     y, weight, classes = rows.y, rows.sample_weight, shared.objective.classes
     assert y is not None
-    if classes is not None and y.ndim != 1:
+    if classes is not None and y.shape[1:] not in ((), (1,)):
         raise ValueError(f"y must be (rows,), a label a row, got shape (rows, {y.shape[1]}); use y[:, 0]")
     if weight is not None and not np.all((weight >= 0) & np.isfinite(weight)):
         raise ValueError("sample_weight must be finite and not negative")
@@ -119,7 +119,7 @@ def predict_block(X: Any, shared: ScoreInput, kind: str, block_id: tuple[int, ..
     Raises ValueError when one is not finite.
     """
     place = "" if block_id is None else f" of block {block_id[0]}"
-    raw = finite_predictions(shared, as_design(X, "float32" if X.dtype == np.float32 else "float64"), place)
+    raw = finite_predictions(shared, as_design(X, row_dtype(X.dtype)), place)
     if kind == "mean":
         return probabilities(raw, shared.objective)
     if kind == "label" and shared.objective.classes is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from decimal import Decimal
+from numbers import Real
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,9 @@ import scipy.sparse as sp
 
 from tasks.partition import Block, Group, normalise
 from tasks.typing import Array
+
+NUMBERS: Final = "biuf"
+"""The kinds of NumPy's dtypes whose values can be regressed on: booleans, integers, floats."""
 
 
 class Form(NamedTuple):
@@ -44,19 +49,20 @@ def require_same_form(left: Form, right: Form, left_name: str, right_name: str) 
 
 
 def as_target(y: Any) -> Array | None:
-    """y as an aligned array (n,) or (n, t) in its own kind: labels stay labels, float16 becomes float64; a missing label becomes None, a
-    missing number NaN, which the check finds. Raises ValueError or TypeError for what is neither numbers nor labels of one type."""
+    """y as an aligned array (n,) or (n, t) in its own kind: labels stay labels, float16, decimals and fractions become float64; a missing
+    label becomes None, a missing number NaN, which the check finds. A frame is (n, t), also of one column. Raises ValueError or TypeError
+    for what is neither numbers nor labels of one type."""
     if y is None:
         return None
-    if isinstance(y, pd.DataFrame) and y.shape[1] == 1:
-        y = y.iloc[:, 0]
     if np.ma.is_masked(y):
         raise TypeError("y is a masked array; fill it first: y.filled(value)")
     if isinstance(y, list | tuple) and np.asarray(y).dtype.kind in "US":
         y = np.array(y, dtype=object)  # where numbers among strings are still numbers
-    y = _series_values(y) if isinstance(y, pd.Series) else np.asarray(y)
+    y = _values(y)
     if y.ndim not in (1, 2):
         raise ValueError(f"y must be 1-D (rows,) or 2-D (rows, targets), got {y.ndim}-D")
+    if y.shape[1:] == (0,):
+        raise ValueError("y has no columns; it needs one for each target")
     if y.dtype.kind == "O":
         y = _labels(y)
     if y.dtype.kind == "T":  # NumPy's strings of variable width
@@ -70,6 +76,12 @@ def as_target(y: Any) -> Array | None:
     return np.asarray(normalise(y))
 
 
+def _values(y: Any) -> Array:
+    if isinstance(y, pd.DataFrame) and y.shape[1]:
+        return np.column_stack([_series_values(y.iloc[:, i]) for i in range(y.shape[1])])
+    return _series_values(y) if isinstance(y, pd.Series) else np.asarray(y)
+
+
 def _series_values(y: pd.Series) -> Array:
     if isinstance(y.dtype, np.dtype) or not pd.api.types.is_numeric_dtype(y.dtype):
         return y.to_numpy(dtype=None if isinstance(y.dtype, np.dtype) else object)
@@ -77,7 +89,7 @@ def _series_values(y: pd.Series) -> Array:
 
 
 def _labels(y: Array) -> Array:
-    """Objects as strings or numbers. Raises TypeError where they are of several types."""
+    """Objects as strings or numbers, float64 for those that NumPy has no dtype for. Raises TypeError where they are of several types."""
     missing = pd.isna(y)
     kinds = sorted({_kind(value) for value in y[~missing].ravel()})
     if len(kinds) > 1:
@@ -88,12 +100,15 @@ def _labels(y: Array) -> Array:
         y = y.copy()
         y[missing] = None
         return y
-    return np.array(y.tolist()).reshape(y.shape) if kinds else y
+    if not kinds:
+        return y
+    values = np.array(y.tolist()).reshape(y.shape)
+    return values.astype(np.float64) if values.dtype.kind == "O" else values
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "bool"
-    if isinstance(value, int | float | np.number):
+    if isinstance(value, Real | Decimal | np.number):
         return "number"
     return "str" if isinstance(value, str) else type(value).__name__

@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "labels of two types, Dask": (lambda: fit(lazy(X)[:3], [1, "a", 2]), TypeError, "y mixes labels of types number and str"),
     "labels of no type": (lambda: fit(X[:2], np.array([{}, {}], dtype=object)), TypeError, "y holds values of type dict; labels must be"),
     "a label missing": (lambda: fit(X[:3], ["u", "v", None]), ValueError, "Input y contains NaN: y, row 2 of partition 0"),
-    "columns of labels": (lambda: fit(Dataset.from_arrays(X, Y[:, None])), ValueError, r"y has shape \(rows, 1\) but .* needs \(rows,\)"),
+    "columns of labels": (lambda: fit(Dataset.from_arrays(X, np.c_[Y, Y])), ValueError, r"y has shape \(rows, 2\) but .* needs \(rows,\)"),
     "columns of labels, score": (
         lambda: fit(X, Y).score(Dataset.from_arrays(X, np.c_[Y, Y])),
         ValueError,
@@ -129,10 +129,17 @@ def test_what_make_raised_is_the_cause() -> None:
     assert isinstance(raised.value.__cause__, RuntimeError)
 
 
-def test_a_lazy_column_of_labels_is_flattened_with_a_warning() -> None:
-    for y in (lazy(Y[:, None]), Y[:, None]):
+@pytest.mark.parametrize("labels", [Y, np.where(Y, "yes", "no")], ids=["numbers", "text"])
+def test_a_lazy_column_of_labels_is_flattened_with_a_warning(labels: Any) -> None:
+    column = pd.DataFrame({"t": labels})
+    expected = LogisticRegression().fit(lazy(X), lazy(labels))
+    for y in (lazy(labels[:, None]), labels[:, None], column, lazy_frame(column)):
         with pytest.warns(DataConversionWarning, match=r"y\[:, 0\]"):
             model = LogisticRegression().fit(lazy(X), y)
-        np.testing.assert_array_equal(model.coef_, LogisticRegression().fit(lazy(X), lazy(Y)).coef_)
-        with pytest.warns(DataConversionWarning):
-            assert model.score(lazy(X), y) == model.score(X, Y)
+        np.testing.assert_array_equal(model.coef_, expected.coef_)
+        assert model.score(lazy(X), y) == expected.score(X, labels)  # without a warning, as scikit-learn's
+    dataset = Dataset.from_dask(lazy(X), lazy(labels[:, None]))
+    with pytest.warns(DataConversionWarning, match=r"y\[:, 0\]"):
+        model = LogisticRegression().fit(dataset)
+    np.testing.assert_array_equal(model.coef_, expected.coef_)
+    assert model.score(dataset) == expected.score(X, labels)

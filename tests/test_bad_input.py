@@ -330,8 +330,8 @@ FINE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "more partitions than rows, frame": (lambda: coef(NEWTON, Dataset.from_dataframe(frame(), target="t", n_partitions=70)), expected),
     "a list": (lambda: coef(NEWTON, X.tolist(), Y.tolist()), expected),
     "y in memory beside lazy X": (lambda: coef(NEWTON, lazy(X), Y.tolist()), expected),
-    "y as a lazy frame of one column": (lambda: coef(NEWTON, frame()[NAMES], frame()[["t"]]), expected),
-    "y as a lazy frame beside an array": (lambda: coef(NEWTON, lazy(X, 30), frame(t=np.where(Y, "yes", "no"))[["t"]]), expected),
+    "y as a lazy column of a frame": (lambda: coef(NEWTON, frame()[NAMES], frame()["t"]), expected),
+    "y as a lazy column of a frame beside an array": (lambda: coef(NEWTON, lazy(X, 30), frame(t=np.where(Y, "yes", "no"))["t"]), expected),
     "y as a lazy column": (lambda: coef(NEWTON, lazy(X), lazy(Y)[:, None][:, 0]), expected),
     "columns without names": (lambda: coef(NEWTON, dd.from_pandas(pd.DataFrame(X), npartitions=2), Y), expected),
     "objects that are numbers": (lambda: coef(NEWTON, X.astype(object), Y), expected),
@@ -370,11 +370,6 @@ def test_columns_of_labels_are_flattened_with_a_warning() -> None:
     with pytest.warns(DataConversionWarning):
         model = LogisticRegression(solver="newton", tol=1e-9).fit(X, Y[:, None])
     np.testing.assert_array_equal(model.coef_, expected())
-
-
-def test_targets_of_one_column_keep_their_shape() -> None:
-    assert Ridge().fit(X, Y[:, None]).coef_.shape == (1, 3)
-    assert Ridge().fit(lazy(X), lazy(Y)[:, None]).coef_.shape == (1, 3)
 
 
 def test_separable_data_end_with_a_warning() -> None:

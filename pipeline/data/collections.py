@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -11,6 +12,7 @@ import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from dask.array.optimization import optimize
 from dask.base import tokenize
 from dask.core import flatten
@@ -19,25 +21,38 @@ from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
+from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.places import Places, array_places, call_places, frame_places
-from tasks.blocks import BlockSpec, as_design, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
+from tasks.blocks import (
+    BlockSpec,
+    as_design,
+    as_weight,
+    call_block,
+    count_rows,
+    make_block,
+    pack,
+    require_numeric,
+    require_real,
+    row_dtype,
+    unpack_block,
+)
 from tasks.readers import CsvRows
-from tasks.targets import as_target
+from tasks.targets import NUMBERS, as_target
 
 MAX_PARTITIONS = 1_000_000
-LAZY = (da.Array, dd.DataFrame, dd.Series)
 NAMES = ("X", "y", "sample_weight")
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """blocks: one Delayed `Block` a partition; places: where they come from; keep: collections whose futures must live; sizes: rows of the
-    partitions, if known."""
+    """blocks: one Delayed `Block` a partition; places: where they come from; dtype: of the rows; parameter_dtype: of what is fitted to
+    them; keep: collections whose futures must live; sizes: rows of the partitions, if known."""
 
     blocks: Sequence[Delayed]
     places: Places
     n_columns: int
     dtype: str
+    parameter_dtype: str
     columns: tuple[str, ...] | None = None
     keep: tuple[Any, ...] = ()
     sizes: Sequence[int] | None = None
@@ -45,8 +60,11 @@ class Table:
 
 def from_dask(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> Table:
     """Blocks of Dask arrays or frames; see `Dataset.from_dask`."""
+    X, y, sample_weight = map(as_rows, NAMES, (X, y, sample_weight))
     require_design(X)
     require_count(n_partitions)
+    if isinstance(sample_weight, dd.DataFrame) and sample_weight.shape[1] == 1:
+        sample_weight = sample_weight[sample_weight.columns[0]]
     columns = feature_names(X.columns) if isinstance(X, dd.DataFrame) else None
     spec = BlockSpec(design_dtype(X), int(X.shape[1]))
     given = (X, y, sample_weight)
@@ -60,7 +78,7 @@ def from_dask(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> T
         blocks = make_blocks(make_block, spec, list(zip(*array_pieces(arrays), strict=True)))
         sizes = None if np.isnan(arrays[0].shape[0]) else arrays[0].chunks[0]
         places = array_places(X, arrays[0], sizes) if isinstance(X, da.Array) else frame_places(X, n_partitions)
-    return Table(blocks, places, int(X.shape[1]), spec.dtype, columns, given, sizes)
+    return Table(blocks, places, int(X.shape[1]), spec.dtype, parameter_dtype(X), columns, given, sizes)
 
 
 def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None, n_partitions: int | None) -> Table:
@@ -71,18 +89,24 @@ def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[An
         require_numeric(frame._meta[list(features)])
     except ValueError as error:
         raise ValueError(f"{first_file(frame)}{error}") from error
-    dtype = design_dtype(frame[list(features)])
+    chosen = frame[list(features)]
+    dtype = design_dtype(chosen)
     spec = BlockSpec(dtype, len(features), features, target, sample_weight)
     pieces = partitions_of(repartitioned(frame[[*features, *special]], n_partitions))
     blocks = make_blocks(make_block, spec, [[piece] for piece in pieces])
-    return Table(blocks, frame_places(frame, n_partitions), len(features), dtype, feature_names(pd.Index(features)), (frame,))
+    places, names = frame_places(frame, n_partitions), feature_names(pd.Index(features))
+    return Table(blocks, places, len(features), dtype, parameter_dtype(chosen), names, (frame,))
 
 
 def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int, dtype: str) -> Table:
     """Blocks of a function of the partition's number; see `Dataset.from_function`."""
     require_count(n_partitions)
-    blocks = make_blocks(call_block, BlockSpec(dtype, n_columns), [[make]] * n_partitions)
-    return Table(blocks, call_places(), n_columns, dtype)
+    given = np.dtype(dtype).newbyteorder("=")
+    if given.kind not in NUMBERS:
+        raise ValueError(f"dtype must be one of real numbers or booleans, got {dtype!r}; it is that of the X which make returns")
+    rows = row_dtype(given)
+    blocks = make_blocks(call_block, BlockSpec(rows, n_columns), [[make]] * n_partitions)
+    return Table(blocks, call_places(), n_columns, rows, "float32" if given == np.float32 else "float64")
 
 
 def make_blocks(make: Callable[..., Any], spec: BlockSpec, arguments: Sequence[Sequence[Any]]) -> list[Delayed]:
@@ -170,8 +194,8 @@ def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
     Where some row counts are unknown and must be known for that, they are counted, which reads the source once more.
     """
     X, *others = given
-    design, target, dtype = delayed(as_design, pure=True), delayed(as_target, pure=True), design_dtype(X)
-    arrays = [as_array(X, lambda piece: design(piece, dtype), dtype), *(as_array(a, target, None) for a in others)]
+    dtype = design_dtype(X)
+    arrays = [as_array(X, partial(as_design, dtype=dtype), dtype), *map(as_array, others, (as_target, as_weight))]
     lazy = [a for a in arrays if isinstance(a, da.Array)]
     unknown = [bool(np.isnan(a.shape[0])) for a in lazy]
     simple = all(unknown) and len({a.numblocks[0] for a in lazy}) == 1 and len(lazy) == sum(a is not None for a in arrays)
@@ -214,15 +238,15 @@ def rechunked(array: Any, rows: tuple[int, ...]) -> da.Array:
     return array.rechunk({0: array.chunks[0] if np.isnan(array.shape[0]) else rows, **dict.fromkeys(range(1, array.ndim), -1)})
 
 
-def as_array(collection: Any, convert: Callable[[Any], Any], dtype: Any) -> Any:
+def as_array(collection: Any, convert: Callable[[Any], Any], dtype: Any = object) -> Any:
     """Frames and series as Dask arrays of the same partitions, each made by `convert`; targets and weights in memory as NumPy arrays."""
     if collection is None or isinstance(collection, da.Array):
         return collection
     if not isinstance(collection, dd.DataFrame | dd.Series):
-        return as_target(collection)
-    single = collection.ndim == 2 and dtype is None and collection.shape[1] == 1
-    shape = (np.nan, *(() if single else collection.shape[1:]))
-    chunks = [da.from_delayed(convert(piece), shape, dtype or object) for piece in partitions_of(collection)]
+        return convert(collection)
+    shape = (np.nan, *collection.shape[1:])
+    made = delayed(convert, pure=True)
+    chunks = [da.from_delayed(made(piece), shape, dtype) for piece in partitions_of(collection)]
     return da.concatenate(chunks, allow_unknown_chunksizes=True)
 
 
@@ -255,7 +279,21 @@ def require_count(n_partitions: Any) -> None:
         raise ValueError(f"n_partitions must be at most {MAX_PARTITIONS}, got {n_partitions}")
 
 
+def numpy_dtypes(X: Any) -> set[np.dtype[Any]]:
+    """The dtypes of the columns of a frame, or of an array, lazy or sparse ones too, as NumPy has them; none where X is neither."""
+    if isinstance(X, pd.DataFrame | dd.DataFrame):
+        found = {pd.array([], dtype=dtype).to_numpy().dtype for dtype in set(X.dtypes)}
+    else:
+        array: Any = X
+        found = {array.dtype} if isinstance(X, np.ndarray | da.Array) or sp.issparse(X) else set()
+    return {dtype.newbyteorder("=") for dtype in found}
+
+
 def design_dtype(X: Any) -> str:
-    """float32 when all of X is, else float64."""
-    dtypes = X.dtypes if isinstance(X, pd.DataFrame | dd.DataFrame) else [getattr(X, "dtype", None)]
-    return "float32" if {str(dtype) for dtype in dtypes} == {"float32"} else "float64"
+    """Of the rows of X where they live."""
+    return row_dtype(*numpy_dtypes(X))
+
+
+def parameter_dtype(X: Any) -> str:
+    """Of what is fitted to X: float32 when all of X is, else float64."""
+    return "float32" if numpy_dtypes(X) == {np.dtype(np.float32)} else "float64"

@@ -9,12 +9,14 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 import dask.array as da
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 from dask.delayed import delayed
 
 from pipeline.data import collections, readers
 from pipeline.data.errors import Quarantined, source_changed, warn_of_quarantine
+from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.schema import Description, Schema, column_names, fault_text, make_description, make_schema
 from pipeline.data.sources import ArraySource, GraphSource, Source
 from pipeline.execution.executors import Executor, current_executor
@@ -42,12 +44,25 @@ class Dataset:
     with ValueError. on_error="quarantine", of the constructors that read lazily, leaves such partitions out instead, with a
     QuarantineWarning; `quarantined` has them. What else the fit does is what it would do if they were empty. What tells of all
     partitions (the first CSV file, the footers of Parquet files) must be readable all the same.
+
+    dtype: of the rows where they live, float32 where that holds every value of X exactly (float32, float16, booleans, integers of 8 and 16
+    bits), else float64; parameter_dtype: of coef_, float32 for float32 X, else float64.
     """
 
-    def __init__(self, source: Source, *, columns: Sequence[str] | None, dtype: str, n_columns: int, part: int = 0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        columns: Sequence[str] | None,
+        dtype: str,
+        n_columns: int,
+        part: int = 0,
+        parameter_dtype: str | None = None,
+    ) -> None:
         self.source = source
         self.columns = None if columns is None else tuple(columns)
         self.dtype = dtype
+        self.parameter_dtype = dtype if parameter_dtype is None else parameter_dtype
         self.n_columns = n_columns
         self.part = part
         self._origin: Dataset | None = None
@@ -63,16 +78,17 @@ class Dataset:
         n_partitions: int | None = None,
         partition_rows: Sequence[int] | None = None,
     ) -> Dataset:
-        """From NumPy arrays, SciPy sparse matrices or pandas frames in memory.
+        """From NumPy arrays, SciPy sparse matrices, or frames (pandas, polars, Arrow) in memory.
 
-        X (n, p), float32 is kept, everything else becomes float64; y (n,) or (n, t); sample_weight (n,). columns: names of the
-        columns, by default those of a frame. n_partitions: equal cuts; by
-        default a power of two of them, of 4 to 8 MiB, at most 256 up to 128 MiB each. partition_rows: rows of each partition, in order.
+        X (n, p) lives as float32 where that holds its dtype exactly, else as float64; y (n,) or (n, t); sample_weight (n,). columns: names
+        of the columns, by default those of a frame. n_partitions: equal cuts; by default a power of two of them, of 4 to 8 MiB, at most 256
+        up to 128 MiB each. partition_rows: rows of each partition, in order.
         Arrays and CSR that have their final dtype and order are not copied, and must not be changed while the dataset lives.
         Raises ValueError or TypeError for what is not a numeric table, for column names that are there twice, for lengths that differ, and
         for both ways of cutting at once.
         """
-        if any(isinstance(a, collections.LAZY) for a in (X, y, sample_weight)):
+        X, y, sample_weight = map(as_rows, collections.NAMES, (X, y, sample_weight))
+        if any(isinstance(a, LAZY) for a in (X, y, sample_weight)):
             raise TypeError("from_arrays takes rows in memory; use Dataset.from_dask for Dask collections, or .compute() all of them")
         if columns is None and isinstance(X, pd.DataFrame):
             columns = collections.feature_names(X.columns)
@@ -83,7 +99,7 @@ class Dataset:
         sizes = partition_sizes(block, n_partitions, partition_rows)
         rows = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         source = ArraySource(len(sizes), X=block.X, y=block.y, sample_weight=block.sample_weight, rows=rows)
-        return cls(source, columns=columns, dtype=dtype, n_columns=block.X.shape[1])
+        return cls(source, columns=columns, dtype=dtype, n_columns=block.X.shape[1], parameter_dtype=collections.parameter_dtype(X))
 
     @classmethod
     def from_dask(
@@ -107,11 +123,17 @@ class Dataset:
         n_partitions: int | None = None,
         on_error: OnError = "raise",
     ) -> Dataset:
-        """From one pandas or Dask data frame that holds everything; columns: the features, by default all others.
+        """From one data frame that holds everything, Dask's or one in memory (pandas, polars, Arrow); columns: the features, by default all
+        others.
 
-        Raises ValueError for columns that are missing, there twice, or not numbers, and for on_error="quarantine" with a pandas frame.
+        Raises TypeError for what is no data frame, ValueError for columns that are missing, there twice, or not numbers, and for
+        on_error="quarantine" with a frame in memory.
         """
-        if not isinstance(frame, pd.DataFrame):
+        frame = as_rows("frame", frame)
+        if not isinstance(frame, pd.DataFrame | dd.DataFrame):
+            cure = "for arrays use Dataset.from_arrays(X, y), for those of Dask Dataset.from_dask(X, y)"
+            raise TypeError(f"frame must be a data frame of pandas or Dask, or one that narwhals knows, got {type(frame).__name__}; {cure}")
+        if isinstance(frame, dd.DataFrame):
             return cls._from_table(collections.from_frame(frame, target, sample_weight, columns, n_partitions), on_error)
         if on_error != "raise":
             raise ValueError(
@@ -209,7 +231,8 @@ class Dataset:
     def from_function(cls, make: Any, *, n_partitions: int, n_columns: int, dtype: str = "float64", on_error: OnError = "raise") -> Dataset:
         """Partition i is make(i) = (X, y) or (X, y, sample_weight), called where the partition will live; `make` must be pure.
 
-        Raises ValueError for n_partitions below 1; the first use does, naming the partition, for rows that are not n_columns wide.
+        dtype: of the X that it returns. Raises ValueError for n_partitions below 1 and for a dtype that is not of real numbers; the first
+        use does, naming the partition, for rows that are not n_columns wide.
         """
         return cls._from_table(collections.from_function(make, n_partitions, n_columns, dtype), on_error)
 
@@ -226,7 +249,7 @@ class Dataset:
             row_bytes=table.n_columns * np.dtype(table.dtype).itemsize,
             places=table.places,
         )
-        return cls(source, columns=table.columns, dtype=table.dtype, n_columns=table.n_columns)
+        return cls(source, columns=table.columns, dtype=table.dtype, n_columns=table.n_columns, parameter_dtype=table.parameter_dtype)
 
     @property
     def n_partitions(self) -> int:
@@ -320,16 +343,27 @@ class Dataset:
         if self.source.split is not None:
             raise ValueError("this dataset is one part of a split already; split the whole dataset once")
         source = self.source.with_split(Split(test_size, seed))
-        train, test = (Dataset(source, columns=self.columns, dtype=self.dtype, n_columns=self.n_columns, part=part) for part in (0, 1))
+        train, test = self._of(source, 0), self._of(source, 1)
         return train, test
+
+    def _of(self, source: Source, part: int) -> Dataset:
+        """Rows like these from elsewhere."""
+        return Dataset(
+            source,
+            columns=self.columns,
+            dtype=self.dtype,
+            n_columns=self.n_columns,
+            part=part,
+            parameter_dtype=self.parameter_dtype,
+        )
 
     @property
     def X(self) -> da.Array:
-        """The rows as a lazy Dask array, a chunk a partition; made from the source whenever it is computed."""
-        sizes = self._chunk_sizes()
-        meta = np.empty((0, 0), dtype=self.dtype)
+        """The rows as a lazy Dask array of parameter_dtype, a chunk a partition; made from the source whenever it is computed."""
+        sizes, dtype = self._chunk_sizes(), self.parameter_dtype
+        meta = np.empty((0, 0), dtype)
         chunks = [
-            da.from_delayed(delayed(part_X)(block, i, self.source.split, self.part), (n, self.n_columns), meta=meta)
+            da.from_delayed(delayed(part_X)(block, i, self.source.split, self.part, dtype), (n, self.n_columns), meta=meta)
             for i, (block, n) in enumerate(zip(self.source.delayed_blocks(), sizes, strict=True))
         ]
         return da.concatenate(chunks, allow_unknown_chunksizes=True)

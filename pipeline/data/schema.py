@@ -70,7 +70,12 @@ class Schema:
     def too_many_classes(self) -> bool:
         """Whether y holds labels, text or integers, of more than MAX_CLASSES kinds: too many for a classifier."""
         labels = self.target_dtype is not None and self.target_dtype.kind in "USiu"
-        return labels and self.classes is None and self.target_kind != "multioutput"
+        return labels and self.classes is None and self.n_targets == 1
+
+    @property
+    def target_is_column(self) -> bool:
+        """Whether y is (n, 1)."""
+        return self.target_kind == "multioutput" and self.n_targets == 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,31 +17,34 @@ import pandas as pd
 from dask.delayed import delayed
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils.validation import _check_feature_names, _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.callbacks import RoundCallbacks
 from pipeline.checkpoints.files import Problem
 from pipeline.checkpoints.identity import identity, is_own
 from pipeline.checkpoints.keeper import Checkpoint, Keeper
-from pipeline.data.collections import LAZY, feature_names
+from pipeline.data.collections import NAMES, design_dtype, feature_names, parameter_dtype
 from pipeline.data.dataset import Dataset
+from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
 from pipeline.execution.computing import compute
 from pipeline.execution.executors import Executor
 from pipeline.training import INTERRUPTED, Result, run
 from pipeline.verification.records import Record
-from tasks.blocks import require_numeric
+from tasks.blocks import as_weight, require_numeric
 from tasks.fitting import Fit
 from tasks.penalties import Penalty
 from tasks.reductions import Tree
 from tasks.scoring import SCORE, Predictor, ScoreInput, ScoreSums, predict_block, score_sums
 from tasks.strategies.base import Strategy
-from tasks.typing import Array
+from tasks.typing import Array, Float64
 
-START: Final = ("parameters_sha256_", "coef_", "intercept_", "coefs_", "intercepts_")
+PARAMETERS: Final = ("coef_", "intercept_", "coefs_", "intercepts_")
+START: Final = ("parameters_sha256_", *PARAMETERS)
 """What a fit that starts from the last one's parameters hangs on."""
+COLUMN_VECTOR: Final = "A column-vector y was passed when a 1d array was expected; change the shape of y to (n_samples,): y[:, 0]"
 
 
 class SetUp(NamedTuple):
@@ -70,6 +73,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
     # what `solver` may be by name, where there is one
     _solvers: ClassVar[tuple[str, ...]] = ()
+    # whether y of shape (n, 1) is taken as (n,), with scikit-learn's warning
+    _flattens_target: ClassVar[bool] = False
     # whether Ctrl-C ends a fit where it is, with a warning, as scikit-learn's networks do
     _keep_on_interrupt: ClassVar[bool] = False
 
@@ -79,13 +84,13 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     checkpoint: Any
 
     @property
-    def _goes_on(self) -> bool:
-        """Whether this fit goes on from the last one, on rows with the same features."""
+    def _keeps_features(self) -> bool:
+        """Whether this fit must be on rows with the features of the last one."""
         return False
 
     @property
     def _continues(self) -> bool:
-        """Whether this fit starts from the last one's parameters, if there are any."""
+        """Whether this fit starts from the parameters that the fitted attributes have, if there are any."""
         return bool(self.get_params().get("warm_start"))
 
     @property
@@ -113,7 +118,18 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     @abstractmethod
     def _start(self, objective: Any) -> Array:
-        """The parameters (n,) to start from."""
+        """The parameters (n,) to start from, where none are there or wanted."""
+
+    @abstractmethod
+    def _given(self, objective: Any) -> Array:
+        """The parameters (n,) that the fitted attributes have now, whoever set them.
+
+        Raises ValueError, naming the attribute, for those that are missing, of other shapes than the objective needs, or not finite."""
+
+    @property
+    @abstractmethod
+    def _n_columns(self) -> int:
+        """The columns that the fitted attributes are for."""
 
     @abstractmethod
     def _set_parameters(self, parameters: Array, objective: Any, dataset: Dataset) -> None:
@@ -128,8 +144,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         """Store what `_arrays` gave, and what follows from it: a model's file has been read."""
 
     @abstractmethod
-    def _fitted(self) -> tuple[Predictor, Array]:
-        """The objective of the fitted model, for predictions, and its parameters (n,)."""
+    def _fitted(self, dtype: str) -> tuple[Predictor, Array]:
+        """The objective of the fitted model, for predictions, and its parameters (n,); dtype: of the arithmetic, if there is a choice."""
 
     @abstractmethod
     def _check_target(self, y: Any) -> Any:
@@ -139,9 +155,9 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit on X (n, p), y (n,) or (n, t), sample_weight (n,), or on a `Dataset` alone.
 
-        Takes NumPy, SciPy sparse and pandas in memory, Dask arrays and data frames of any chunking, or a Dataset. Runs on the current
-        `distributed.Client`'s cluster, else on threads here. Raises ValueError or TypeError for data that cannot be fitted, before any
-        round; warns with ConvergenceWarning when the fit ended without converging.
+        Takes NumPy, SciPy sparse and frames (pandas, polars, Arrow) in memory, Dask arrays and data frames of any chunking, or a Dataset.
+        Runs on the current `distributed.Client`'s cluster, else on threads here. Raises ValueError or TypeError for data that cannot be
+        fitted, before any round; warns with ConvergenceWarning when the fit ended without converging.
         """
         return self._fit(X, y, sample_weight)
 
@@ -172,6 +188,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         if record is not None:
             self._take_seed(record.begin(dataset, self._drawn_seed, 0 if keeper is None else keeper.resumed_from))
         self._survey(executor, dataset)
+        if self._flattens_target and dataset.schema.target_is_column:
+            warnings.warn(COLUMN_VECTOR, DataConversionWarning, stacklevel=4)
         setup = self._set_up(dataset.schema, dataset.source.n_groups)
         callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
         fit = replace(setup.fit, marked=record is not None)
@@ -207,7 +225,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _first_states(self, fit: Fit) -> list[Any]:
         """What the first round follows from."""
-        return fit.init(self._start(fit.objective)[None])
+        begin = self._given if self._continues and self.__sklearn_is_fitted__() else self._start
+        return fit.init(begin(fit.objective)[None])
 
     def _check_refused(self) -> None:
         for name, (accepted, cure) in self._refused.items():
@@ -222,34 +241,39 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
                 raise ValueError("a Dataset brings its own y and sample_weight; call fit(dataset) alone")
             self._set_features(X)
             return X
+        if isinstance(y, Dataset) or isinstance(sample_weight, Dataset):
+            raise TypeError("y and sample_weight must be arrays or frames; a Dataset brings its own: call fit(dataset)")
+        X, y, sample_weight = map(as_rows, NAMES, (X, y, sample_weight))
         if y is None:
             raise ValueError(f"requires y to be passed, but the target y is None: {type(self).__name__}.fit(X, y)")
         if isinstance(X, LAZY):
-            dataset = Dataset.from_dask(X, self._lazy_target(y), sample_weight)
+            dataset = Dataset.from_dask(X, y, sample_weight)
             self._set_features(dataset)
             return dataset
-        if isinstance(y, LAZY):
-            raise TypeError("y is a Dask collection but X is in memory; pass both as Dask collections, or y.compute()")
+        for name, value in (("y", y), ("sample_weight", sample_weight)):
+            if isinstance(value, LAZY):
+                raise TypeError(f"{name} is a Dask collection but X is in memory; pass both as Dask collections, or {name}.compute()")
+        dtype = parameter_dtype(X)
         X, y = self._validated(X, y)
+        if isinstance(sample_weight, pd.DataFrame):
+            sample_weight = as_weight(sample_weight)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        return Dataset.from_arrays(X, y, sample_weight, columns=vars(self).get("feature_names_in_"))
-
-    def _lazy_target(self, y: Any) -> Any:
-        """A target beside lazy X, in the shape that the model takes."""
-        return y
+        dataset = Dataset.from_arrays(X, y, sample_weight, columns=vars(self).get("feature_names_in_"))
+        dataset.parameter_dtype = dtype  # of the X that was given
+        return dataset
 
     def _validated(self, X: Any, y: Any) -> tuple[Any, Any]:
-        design: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": False}
         require_frame(X)
-        X = validate_data(self, X, reset=not self._goes_on, **design)
+        design: dict[str, Any] = {"accept_sparse": "csr", "dtype": design_dtype(X), "order": "C", "ensure_all_finite": False}
+        X = validate_data(self, X, reset=not self._keeps_features, **design)
         y = self._check_target(y)
         if len(y) != X.shape[0]:
             raise ValueError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows, y has {len(y)}")
         return X, y
 
     def _set_features(self, dataset: Dataset) -> None:
-        if self._goes_on:
+        if self._keeps_features:
             self._check_features(dataset.n_columns, dataset.columns)
             return
         self.n_features_in_ = dataset.n_columns
@@ -273,31 +297,41 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     # -- predictions -----------------------------------------------------------------------------------------------------------------
 
-    def _model(self) -> ScoreInput:
+    def __sklearn_is_fitted__(self) -> bool:
+        return any(name in vars(self) for name in PARAMETERS)
+
+    def _model(self, dtype: str) -> ScoreInput:
+        """The fitted model for rows of that dtype, as the user gave them."""
         check_is_fitted(self)
+        if self._n_columns != self._n_features:
+            name = "coefs_[0]" if "coefs_" in vars(self) else "coef_"
+            raise ValueError(f"{name} is for {self._n_columns} columns, but {type(self).__name__} was fitted on {self._n_features}")
         names = vars(self).get("feature_names_in_")
-        return ScoreInput(*self._fitted(), None if names is None else tuple(names))
+        return ScoreInput(*self._fitted(dtype), None if names is None else tuple(names))
 
     def _predict(self, X: Any, kind: str) -> Any:
         """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""
-        model = self._model()
+        check_is_fitted(self)
         if isinstance(X, Dataset):
             self._check_features(X.n_columns, X.columns)
             X = X.X
+        X = as_rows("X", X)
         if isinstance(X, dd.DataFrame):
             self._check_features(len(X.columns), feature_names(X.columns))
             X = X.to_dask_array()
         if isinstance(X, da.Array):
-            return self._predict_lazily(X, model, kind)
+            return self._predict_lazily(X, self._model(parameter_dtype(X)), kind)
         require_frame(X)
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=False)
+        model = self._model(parameter_dtype(X))
+        X = validate_data(self, X, accept_sparse="csr", dtype=design_dtype(X), order="C", reset=False)
+        self._check_features(X.shape[1], None)
         return predict_block(X, model, kind)
 
     def _predict_lazily(self, X: da.Array, model: ScoreInput, kind: str) -> da.Array:
         if X.ndim != 2:
             raise ValueError(f"Expected 2D array, got {X.ndim}D array instead; X must be (rows, columns)")
         self._check_features(X.shape[1], None)
-        example = predict_block(np.zeros((1, X.shape[1]), "float32" if X.dtype == np.float32 else "float64"), model, kind)
+        example = predict_block(np.zeros((1, X.shape[1]), design_dtype(X)), model, kind)
         chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
         held = delayed(
             model,
@@ -306,17 +340,22 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         )  # one copy in the graph
         return X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
 
+    @property
+    def _n_features(self) -> int:
+        """The columns of the last fit, or those that attributes set by hand are for."""
+        return int(vars(self).get("n_features_in_", self._n_columns))
+
     def _check_features(self, n_columns: int, columns: Sequence[str] | None) -> None:
         name = type(self).__name__
-        if n_columns != self.n_features_in_:
-            raise ValueError(f"X has {n_columns} features, but {name} is expecting {self.n_features_in_} features as input")
+        if n_columns != self._n_features:
+            raise ValueError(f"X has {n_columns} features, but {name} is expecting {self._n_features} features as input")
         if columns is not None and "feature_names_in_" in vars(self):
             _check_feature_names(self, pd.DataFrame(columns=list(columns)), reset=False)
 
     def _score_sums(self, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
         """The sums of a score over a Dataset (resident: by a round) or Dask collections (block by block, none kept)."""
-        model = self._model()
-        dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, self._lazy_target(y), sample_weight)
+        dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
+        model = self._model(dataset.parameter_dtype)
         self._check_features(dataset.n_columns, dataset.columns)
         if isinstance(X, Dataset):
             if dataset.schema.target_kind == "none":  # the check of these rows, too, if they were not checked yet
@@ -338,6 +377,24 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         return tags
 
 
+def parameter(name: str, value: Any, *shapes: tuple[int, ...]) -> Float64:
+    """A fitted attribute, or a member of one, that somebody may have set, as float64; shapes: those that it may have.
+
+    Raises ValueError for another shape, and for what is no finite number."""
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold numbers, an array of shape {shapes[0]}: {error}") from error
+    if array.shape not in shapes:
+        raise ValueError(
+            f"{name} has shape {array.shape}, but this model needs {shapes[0]}; set it to an array of that shape, or begin anew: call fit"
+            " with warm_start=False"
+        )
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} holds NaN or infinity; set it to finite numbers")
+    return array
+
+
 def described(value: Any) -> str:
     """A parameter in words that are the same in every process: itself where it is short and plain, else a digest."""
     plain = value.item() if isinstance(value, np.generic) else value
@@ -347,8 +404,10 @@ def described(value: Any) -> str:
 
 
 def require_frame(X: Any) -> None:
-    """Raise ValueError or TypeError for a pandas frame whose names or dtypes cannot be features."""
+    """Raise ValueError or TypeError for a pandas frame without columns, or whose names or dtypes cannot be features."""
     if isinstance(X, pd.DataFrame):
+        if not len(X.columns):
+            raise ValueError("Found array with 0 feature(s) (X has no columns) while a minimum of 1 is required")
         feature_names(X.columns)
         require_numeric(X)
 

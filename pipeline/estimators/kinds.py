@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d
 
@@ -42,6 +39,8 @@ class Regressor(RegressorMixin, GradientModel):
 class Classifier(ClassifierMixin, GradientModel):
     """Predicts one of classes_ for each row."""
 
+    _flattens_target = True
+
     def _check_target(self, y: Any) -> Any:
         if isinstance(y, list | tuple):
             y = as_target(y)  # NumPy would make text of numbers among strings
@@ -50,13 +49,6 @@ class Classifier(ClassifierMixin, GradientModel):
             return as_target(y)
         if y.dtype.kind not in "biufU":
             check_classification_targets(y)
-        return y
-
-    def _lazy_target(self, y: Any) -> Any:
-        if isinstance(y, da.Array | np.ndarray) and y.ndim == 2 and y.shape[1] == 1:
-            message = "A column-vector y was passed when a 1d array was expected; change the shape of y to (n_samples,): y[:, 0]"
-            warnings.warn(message, DataConversionWarning, stacklevel=4)
-            return y[:, 0]
         return y
 
     def predict(self, X: Any) -> Any:
@@ -96,7 +88,7 @@ def require_labels(schema: Schema) -> Array:
         raise ValueError("the dataset has no y; name its target= when it is read")
     if schema.too_many_classes:
         raise ValueError(f"y has more than {MAX_CLASSES} different labels, too many for a classifier; group them, or regress on numbers")
-    if schema.target_kind == "multioutput":
+    if schema.n_targets > 1:
         raise ValueError(
             f"Unknown label type: multioutput: y has shape (rows, {schema.n_targets}) but a classifier needs (rows,); y[:, 0]?"
         )

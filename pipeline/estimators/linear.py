@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval
 from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
-from pipeline.estimators.base import GradientModel, SetUp
+from pipeline.estimators.base import GradientModel, SetUp, parameter
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Choice, Problem, choose
 from pipeline.estimators.step_sizes import CURVATURES
@@ -54,10 +54,6 @@ class LinearModel(GradientModel):
         """The objective of the fitted model."""
 
     @abstractmethod
-    def _coef(self) -> tuple[Array, Array]:
-        """coef (n_outputs, p) and intercept (n_outputs,) as stored."""
-
-    @abstractmethod
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
 
@@ -86,21 +82,29 @@ class LinearModel(GradientModel):
         return standardisation(*schema.spread.about(the_mean=self.fit_intercept), curvature, strength, common=common)
 
     def _start(self, objective: LinearObjective) -> Array:
-        """Zeros, or with warm_start the last fit's parameters."""
-        if self.get_params().get("warm_start") and "coef_" in vars(self):
-            coef, intercept = self._coef()
-            shape = (objective.n_outputs, objective.n_columns)
-            if coef.shape != shape:
-                raise ValueError(
-                    f"warm_start: the last fit has coef_ of shape {coef.shape} but this data needs {shape}; set warm_start=False"
-                )
-            return objective.from_units(coef.astype(np.float64), intercept.astype(np.float64))
         return np.zeros(objective.layout.size)
+
+    def _given(self, objective: LinearObjective) -> Array:
+        named = {}
+        for name, shapes in zip(("coef_", "intercept_"), self._shapes(objective), strict=True):
+            if name not in vars(self):
+                raise ValueError(f"{name} is not there beside the other; set it, too, an array of shape {shapes[0]}")
+            named[name] = parameter(name, vars(self)[name], *shapes)
+        return objective.from_units(named["coef_"], np.broadcast_to(named["intercept_"], (objective.n_outputs,)))
+
+    def _shapes(self, objective: LinearObjective) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        """The shapes that coef_ may have, and those of intercept_; the usual one first."""
+        n = objective.n_outputs
+        return [(n, objective.n_columns)], [(n,), ()] if n == 1 else [(n,)]
+
+    @property
+    def _n_columns(self) -> int:
+        return int(np.atleast_1d(self.coef_).shape[-1])
 
     def _set_parameters(self, parameters: Array, objective: LinearObjective, dataset: Dataset) -> None:
         coef, intercept = objective.in_units(parameters)
         intercept = objective.centred(intercept)
-        self._set_coef(coef.astype(dataset.dtype), intercept.astype(dataset.dtype), dataset)
+        self._set_coef(coef.astype(dataset.parameter_dtype), intercept.astype(dataset.parameter_dtype), dataset)
         self.parameters_sha256_ = digest(objective.join(coef, intercept))
 
     def _arrays(self) -> dict[str, Array]:
@@ -109,11 +113,11 @@ class LinearModel(GradientModel):
     def _set_arrays(self, arrays: Mapping[str, Array]) -> None:
         self.coef_ = arrays["coef"]
         self.intercept_ = arrays["intercept"][()]  # a scalar again where it was one
-        self.n_features_in_ = self.coef_.shape[-1]
+        self.n_features_in_ = self._n_columns
 
-    def _fitted(self) -> tuple[LinearObjective, Array]:
+    def _fitted(self, dtype: str) -> tuple[LinearObjective, Array]:
         objective = self._predictor()
-        return objective, objective.join(*self._coef())
+        return objective, self._given(objective)
 
 
 class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
@@ -135,22 +139,21 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
         return float(np.max(self._target_sizes(schema)))
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
-        several = dataset.schema.target_kind == "multioutput"
-        self.coef_ = coef if several else coef[0]
-        fitted = intercept if several else intercept[0]
+        in_columns = dataset.schema.target_kind == "multioutput"
+        self.coef_ = coef if in_columns else coef[0]
+        fitted = intercept if in_columns else intercept[0]
         self.intercept_ = fitted if self.fit_intercept else 0.0
 
     def _store(self, result: Any, objective: Any, dataset: Dataset) -> None:
         super()._store(result, objective, dataset)
         self.n_iter_ = max(1, max(result.iterations))
 
-    def _coef(self) -> tuple[Array, Array]:
-        coef = np.atleast_2d(self.coef_)
-        return coef, np.broadcast_to(self.intercept_, (len(coef),))
+    def _shapes(self, objective: LinearObjective) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        n, p = objective.n_outputs, objective.n_columns
+        return [(p,), (1, p)] if n == 1 else [(n, p)], [(), (n,)] if n == 1 or not self.fit_intercept else [(n,), ()]
 
     def _predictor(self) -> LinearObjective:
-        coef, _ = self._coef()
-        return LinearObjective(SquaredLoss(), coef.shape[1], coef.shape[0], self.fit_intercept)
+        return LinearObjective(SquaredLoss(), self._n_columns, len(np.atleast_2d(self.coef_)), True)
 
 
 class LinearRegression(LeastSquares):
@@ -204,6 +207,11 @@ class LinearRegression(LeastSquares):
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         return L2(0.0)
 
+    def predict(self, X: Any) -> Any:
+        """Predicted numbers (n,), or (n, t) after a fit on y of shape (n, t), also for t = 1; lazy for Dask input."""
+        found = super().predict(X)
+        return found[:, None] if found.ndim < np.ndim(self.coef_) else found
+
 
 class Ridge(LeastSquares):
     """Least squares with an L2 penalty: minimise Σ s_i (y_i - coef @ x_i - intercept)² + alpha |coef|².
@@ -253,6 +261,11 @@ class Ridge(LeastSquares):
         self.random_state = random_state  # nothing here is drawn: every value gives the same fit
         self.warm_start = warm_start
         self.checkpoint = checkpoint
+
+    def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
+        super()._set_coef(coef, intercept, dataset)
+        if len(coef) == 1:  # also of y in one column, whose intercept_ is (1,)
+            self.coef_ = coef[0]
 
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         alpha = np.asarray(self.alpha, dtype=np.float64)

@@ -225,10 +225,11 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         strength = self._strength(schema, objective)
         return ElasticNet(strength * share, strength * (1.0 - share))
 
-    def _start(self, objective: LinearObjective) -> Array:
-        if self._partial and "coef_" in vars(self):  # read from a file
-            return objective.join(*self._coef())
-        return super()._start(objective)
+    def _given(self, objective: LinearObjective) -> Array:
+        given = super()._given(objective)
+        if self._partial and not objective.fit_intercept and np.any(self.intercept_):
+            raise ValueError(f"intercept_ is {self.intercept_}, which fit_intercept=False would drop; set it to 0, or fit_intercept=True")
+        return given
 
 
 def lane_rows(objective: LinearObjective) -> int:

@@ -118,12 +118,9 @@ class LogisticRegression(ProbabilisticClassifier, LinearModel):
         super()._store(result, objective, dataset)
         self.n_iter_ = np.array([max(1, max(result.iterations))], dtype=np.int32)
 
-    def _coef(self) -> tuple[Array, Array]:
-        return self.coef_, self.intercept_
-
     def _predictor(self) -> LinearObjective:
         loss: Loss = LogisticLoss() if len(self.classes_) == 2 else MultinomialLoss()
-        return LinearObjective(loss, self.coef_.shape[1], len(self.coef_), True, self.classes_)
+        return LinearObjective(loss, self._n_columns, len(self.coef_), True, self.classes_)
 
     def decision_function(self, X: Any) -> Any:
         """Raw predictions: (n,) for two classes, (n, n_classes) for more; lazy for Dask input."""

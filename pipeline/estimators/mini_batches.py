@@ -30,6 +30,12 @@ class MiniBatchModel(GradientModel):
     Besides what all models have: n_iter_ (epochs), t_ (rows of batches, by all fits since the last that was not partial), loss_curve_ (mean
     loss and penalty of each epoch's batches), validation_scores_ and best_validation_score_ with early_stopping, else None. Ctrl-C ends a
     fit where it is, with a warning; before the first round it is raised.
+
+    coef_ and intercept_, or coefs_ and intercepts_, may be set, or changed in place, at any time, before the first fit, too, to the mean of
+    several models', say: `predict`, `partial_fit` and a `fit` with warm_start=True take them as they are. They must have the shapes that a
+    fit leaves, and finite numbers, else ValueError is raised. partial_fit then begins anew with what belongs to the parameters before: the
+    optimizer's momentum and moments, and the mean that `average` asks for; step sizes, t_ and the order of the rows go on. Where nobody
+    changed the attributes all goes on; if they are float32, from the float64 numbers behind them.
     """
 
     _keep_on_interrupt: ClassVar[bool] = True
@@ -110,7 +116,12 @@ class MiniBatchModel(GradientModel):
 
     @property
     def _goes_on(self) -> bool:
+        """Whether this fit goes on from the state of the last one."""
         return self._partial and "_state" in vars(self)
+
+    @property
+    def _keeps_features(self) -> bool:
+        return self._partial and "parameters_sha256_" in vars(self)
 
     @property
     def _continues(self) -> bool:
@@ -138,12 +149,13 @@ class MiniBatchModel(GradientModel):
         return -np.inf if tol is None or self._partial else tol
 
     def _first_states(self, fit: Fit) -> list[Any]:
-        """Of a partial fit: where the last one ended."""
+        """Of a partial fit: where the last one ended, or what the fitted attributes were set to since."""
         if self._goes_on:
             assert isinstance(fit.strategy, StochasticGradient)
             if fit.objective.layout.size != len(self._state.parameters):  # what rows can still change, once `_check_state` is content
                 raise ValueError(f"{type(self).__name__}.partial_fit: y has another number of targets than in the last fit; call fit")
-            return [fit.strategy.resume(self._state)]
+            state, given = fit.strategy.resume(self._state), self._given(fit.objective)
+            return [state if is_of(given, self._state.accepted.parameters) else fit.strategy.moved(state, given)]
         self.t_ = 0.0
         return super()._first_states(fit)
 
@@ -164,16 +176,22 @@ class MiniBatchModel(GradientModel):
         self._state, self._made_for = state, self._state_follows
 
 
+def is_of(given: Array, parameters: Array) -> bool:
+    """Whether these are the parameters (n,) of a fit, as they are or rounded to float32."""
+    with np.errstate(over="ignore"):
+        return bool(np.all((given == parameters) | (given == parameters.astype(np.float32))))
+
+
 class MiniBatchClassifier(ProbabilisticClassifier, MiniBatchModel):
     """Partial fits on rows that may lack some of the classes."""
 
     def _partial_fit_classes(self, X: Any, y: Any, sample_weight: Any, classes: Any) -> Self:
         """One epoch. classes: all labels that any call will bring, needed in the first, which leaves none when it fails."""
-        _check_partial_fit_first_call(self, classes)
+        first = _check_partial_fit_first_call(self, classes)
         try:
             return self._partial_fit(X, y, sample_weight)
         except BaseException:
-            if "parameters_sha256_" not in vars(self):
+            if first and "parameters_sha256_" not in vars(self):
                 del self.classes_
             raise
 

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
-from pipeline.estimators.base import SetUp
+from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.estimators.optimizer_choice import OF_SGD, Epochs, choose_optimizer, choose_schedule
 from pipeline.estimators.solvers import Choice
@@ -270,16 +270,26 @@ class Network(MiniBatchModel):
         return choose_schedule(rate, self.learning_rate_init, self.power_t, self.warm_up, epochs)
 
     def _start(self, objective: NetworkObjective) -> Array:
-        """Drawn, or with warm_start, and in a partial fit, the last fit's parameters."""
-        if not (self.warm_start or self._partial) or "coefs_" not in vars(self):
-            return objective.start(self._seed)
-        shapes = [coef.shape for coef in self.coefs_]
-        if shapes != list(pairwise(objective.layer_sizes)):
-            raise ValueError(
-                f"the last fit has coefs_ of shapes {shapes} but this data and hidden_layer_sizes={self.hidden_layer_sizes!r} need"
-                f" {list(pairwise(objective.layer_sizes))}; fit with warm_start=False"
-            )
-        return objective.layout.join(self._arrays())
+        return objective.start(self._seed)
+
+    def _given(self, objective: NetworkObjective) -> Array:
+        coefs = list(pairwise(objective.layer_sizes))
+        arrays = {}
+        for name, kind, shapes in (("coefs_", "weight", coefs), ("intercepts_", "bias", [(n_out,) for _, n_out in coefs])):
+            found = vars(self).get(name, ())
+            if [np.shape(array) for array in found] != shapes:
+                raise ValueError(
+                    f"{name} has arrays of shapes {[np.shape(array) for array in found]}, but this data and"
+                    f" hidden_layer_sizes={self.hidden_layer_sizes!r} need {shapes}; set arrays of these shapes, or begin anew: call"
+                    " fit with warm_start=False"
+                )
+            for layer, (array, shape) in enumerate(zip(found, shapes, strict=True)):
+                arrays[f"layers.{layer}.{kind}"] = parameter(f"{name}[{layer}]", array, shape)
+        return objective.layout.join(arrays)
+
+    @property
+    def _n_columns(self) -> int:
+        return len(self.coefs_[0])
 
     # -- what a fit leaves -------------------------------------------------------------------------------------------------------------
 
@@ -311,11 +321,11 @@ class Network(MiniBatchModel):
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
         self.best_loss_ = None if self._held_out else float(np.min(self.loss_curve_, initial=np.inf))
 
-    def _fitted(self) -> tuple[NetworkObjective, Array]:
+    def _fitted(self, dtype: str) -> tuple[NetworkObjective, Array]:
         loss, classes = self._predicts()
-        sizes = (self.n_features_in_, *(coef.shape[1] for coef in self.coefs_))
-        objective = NetworkObjective(loss, sizes, self.activation, classes, dtype=self.coefs_[0].dtype.name)
-        return objective, objective.layout.join(self._arrays())
+        sizes = (self._n_columns, *(np.shape(coef)[1] for coef in self.coefs_))
+        objective = NetworkObjective(loss, sizes, self.activation, classes, dtype=dtype)
+        return objective, self._given(objective)
 
 
 def makes_mini_batches(model: Network) -> bool:

@@ -30,7 +30,8 @@ class MLPClassifier(MiniBatchClassifier, Network):
         """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended.
 
         classes: all labels that there will be; needed in the first call. Raises ValueError for labels that are not among them, and for
-        other hidden_layer_sizes, dtype or kind of optimizer than in the last fit.
+        other hidden_layer_sizes, dtype or kind of optimizer than in the last fit. coefs_ and intercepts_ may be set before: see
+        `MiniBatchModel`.
         """
         return self._partial_fit_classes(X, y, sample_weight, classes)
 
@@ -62,6 +63,7 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
         **Network._parameter_constraints,
         "loss": [StrOptions({"squared_error", "poisson"})],
     }
+    _flattens_target = True
 
     def __init__(
         self,
@@ -139,7 +141,8 @@ class MLPRegressor(MultiOutputMixin, Regressor, Network):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """One epoch over these rows, in all partitions at once, from where the last fit, or partial fit, ended.
 
-        Raises ValueError for other hidden_layer_sizes, dtype, kind of optimizer or number of targets than in the last fit.
+        Raises ValueError for other hidden_layer_sizes, dtype, kind of optimizer or number of targets than in the last fit. coefs_ and
+        intercepts_ may be set before: see `MiniBatchModel`.
         """
         return self._partial_fit(X, y, sample_weight)
 

@@ -10,7 +10,6 @@ import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import column_or_1d
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
@@ -146,7 +145,8 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
         """One epoch over these rows, all partitions at once, from where the last fit ended; X, y and sample_weight as `fit` takes them.
 
         classes: all labels that any call will bring, needed in the first; these rows may lack some of them. Raises ValueError for other
-        classes later on, for labels outside of them, for another number of columns, and for another fit_intercept or optimizer.
+        classes later on, for labels outside of them, for another number of columns, and for another fit_intercept or optimizer. coef_ and
+        intercept_ may be set before: see `MiniBatchModel`.
         """
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' needs all rows, and partial_fit sees some; give the factors as a dict")
@@ -179,11 +179,8 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
             self.classes_ = dataset.schema.classes
         self.coef_, self.intercept_ = coef, intercept
 
-    def _coef(self) -> tuple[Array, Array]:
-        return self.coef_, self.intercept_
-
     def _predictor(self) -> LinearObjective:
-        return LinearObjective(CLASSIFICATION[self.loss], self.coef_.shape[1], len(self.coef_), True, self.classes_)
+        return LinearObjective(CLASSIFICATION[self.loss], self._n_columns, len(self.coef_), True, self.classes_)
 
     def decision_function(self, X: Any) -> Any:
         """Raw predictions: (n,) for two classes, (n, n_classes) for more; lazy for Dask input."""
@@ -218,6 +215,7 @@ class SGDRegressor(LinearMiniBatchModel, Regressor):
         **LinearMiniBatchModel._parameter_constraints,
         "loss": [StrOptions(set(REGRESSION))],
     }
+    _flattens_target = True
 
     def __init__(
         self,
@@ -286,12 +284,10 @@ class SGDRegressor(LinearMiniBatchModel, Regressor):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """One epoch over these rows, all partitions at once, from where the last fit ended; X, y and sample_weight as `fit` takes them.
 
-        Raises ValueError for another number of columns, and for another fit_intercept or optimizer.
+        Raises ValueError for another number of columns, and for another fit_intercept or optimizer. coef_ and intercept_ may be set before:
+        see `MiniBatchModel`.
         """
         return self._partial_fit(X, y, sample_weight)
-
-    def _check_target(self, y: Any) -> Any:
-        return super()._check_target(column_or_1d(y, warn=True))
 
     def _objective(self, schema: Schema) -> LinearObjective:
         require_numbers(schema)
@@ -307,8 +303,8 @@ class SGDRegressor(LinearMiniBatchModel, Regressor):
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         self.coef_, self.intercept_ = coef[0], intercept
 
-    def _coef(self) -> tuple[Array, Array]:
-        return self.coef_[None], self.intercept_
+    def _shapes(self, objective: LinearObjective) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        return [(objective.n_columns,)], [(1,), ()]
 
     def _predictor(self) -> LinearObjective:
-        return LinearObjective(self._loss, len(self.coef_), 1, True)
+        return LinearObjective(self._loss, self._n_columns, 1, True)

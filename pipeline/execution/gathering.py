@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import concurrent.futures
+from typing import Any, Final
 
-from distributed import Client
+from distributed import Client, Future
 
 from pipeline.cluster.workers import STUCK_AFTER, Workers
+
+FUTURES: Final = (Future, concurrent.futures.Future)
+"""Results that are, or will be, elsewhere."""
 
 
 def gather(client: Client, workers: Workers, futures: list[Any]) -> list[Any]:

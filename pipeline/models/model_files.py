@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from pipeline.config import estimators
 from pipeline.estimators.base import GradientModel
+from pipeline.history import digest
 from pipeline.models.tensor_files import Kind, as_tensor, read_tensors, write_tensors
 from pipeline.sections import unknown
 from tasks.typing import Array
@@ -29,8 +30,8 @@ def save_model(model: GradientModel, path: str | Path) -> None:
     Arrays: coef and intercept, or layers.0.weight, layers.0.bias ... of networks, and, for classifiers, classes (strings go into the
     metadata, for which safetensors has no dtype), in the shapes and dtypes of the fitted attributes. Metadata, all JSON but plain words:
     format, format_version, version of the library, estimator, parameters (of its constructor), feature_names, dtype, classes,
-    parameters_sha256 (of the fit) and sha256, the digest of everything before it. A parameter that is no plain value, a strategy given as
-    solver for instance, is left out with a warning.
+    parameters_sha256 (of the fit; of the parameters where nothing was fitted) and sha256, the digest of everything before it. A parameter
+    that is no plain value, a strategy given as solver for instance, is left out with a warning.
 
     Raises NotFittedError for a model that is not fitted, ValueError for labels that are neither numbers, booleans nor strings.
     """
@@ -53,7 +54,7 @@ def save_model(model: GradientModel, path: str | Path) -> None:
         "feature_names": json.dumps(None if names is None else list(map(str, names))),
         "dtype": dtype,
         "classes": json.dumps(labels),
-        "parameters_sha256": model.parameters_sha256_,
+        "parameters_sha256": vars(model).get("parameters_sha256_") or digest(model._fitted(dtype)[1]),
     }
     write_tensors(Path(path), MODEL, arrays, metadata)
 

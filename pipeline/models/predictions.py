@@ -17,11 +17,13 @@ from sklearn.base import ClassifierMixin
 
 from pipeline.data import readers
 from pipeline.data.collections import first_file
+from pipeline.data.places import frame_places
 from pipeline.estimators.base import GradientModel
 from pipeline.execution.executors import default_threads
 from pipeline.models.files import write_beside
 from pipeline.progress import RoundProgress
-from tasks.blocks import as_design
+from tasks.blocks import as_design, holds_numbers
+from tasks.quarantine import text_of
 
 Format = Literal["csv", "parquet"]
 SUFFIXES: Final[dict[str, Format]] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
@@ -54,7 +56,7 @@ def predict_files(
     except OSError as error:
         raise OSError(error.errno, f"cannot write {out}: {out.parent} cannot be made: {error.strerror}") from error
     with write_beside(out) as beside, WRITERS[out_format](beside) as write:
-        for predictions in computed(tasks):
+        for predictions in computed(tasks, frame):
             if predictions is not None:
                 write(predictions)
                 n_rows += len(predictions)
@@ -97,7 +99,7 @@ def feature_columns(model: GradientModel, frame: Any, keep: Sequence[str]) -> li
         raise ValueError(
             f"the model was fitted on {model.n_features_in_} columns without names, but the data has {len(features)}, {listed(features)}"
         )
-    text = [name for name in features if not pd.api.types.is_numeric_dtype(frame.dtypes[name])]
+    text = [name for name in features if not holds_numbers(frame.dtypes[name])]
     if text:
         file = first_file(frame)
         raise ValueError(f"{file}column {text[0]!r} has dtype {frame.dtypes[text[0]]}, not numbers; encode it as it was for the fit")
@@ -123,6 +125,7 @@ def predict_partition(
         raise ValueError(f"column {features[column]!r} is {X[row, column]} in row {row} of partition {partition}; drop or impute such rows")
     rows: Any = X if vars(model).get("feature_names_in_") is None else pd.DataFrame(X, columns=list(features))
     predicted = np.asarray(model.predict(rows))
+    predicted = predicted[:, 0] if predicted.shape[1:] == (1,) else predicted
     columns: dict[str, Any] = {"prediction": predicted}
     if predicted.ndim == 2:
         columns = {f"prediction_{target}": column for target, column in enumerate(predicted.T)}
@@ -134,11 +137,22 @@ def predict_partition(
     return pd.DataFrame({name: frame[name].reset_index(drop=True) for name in keep} | columns)
 
 
-def computed(tasks: Sequence[Any]) -> Iterator[pd.DataFrame | None]:
-    """The results in order, as many at once as there are threads."""
-    n_threads = default_threads()
+def computed(tasks: Sequence[Any], frame: Any) -> Iterator[pd.DataFrame | None]:
+    """The results in order, as many at once as there are threads; frame: of whose partitions they are.
+
+    Raises ValueError, naming the place, for a partition that lacks a column of the first one."""
+    n_threads, place = default_threads(), frame_places(frame, None)
     for start in range(0, len(tasks), n_threads):
-        yield from compute(*tasks[start : start + n_threads], scheduler="threads", num_workers=n_threads)
+        some = tasks[start : start + n_threads]
+        try:
+            yield from compute(*some, scheduler="threads", num_workers=n_threads)
+        except KeyError:
+            for partition, task in enumerate(some, start):  # one by one, to know which
+                try:
+                    compute(task, scheduler="threads", num_workers=1)
+                except KeyError as error:
+                    raise ValueError(f"partition {partition} ({place(partition, None)}): {text_of(error)}") from error
+            raise
 
 
 Write = Callable[[pd.DataFrame], None]

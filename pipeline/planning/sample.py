@@ -105,8 +105,7 @@ def take_sample(dataset: Dataset, n_threads: int) -> Sample:
     parts = tuple(zip(*([groups for (groups,) in shards[number].parts] for number in numbers), strict=True))
     shard = Shard(numbers, parts)
     resident = replace(source, resident={"threads": shard})
-    sampled = Dataset(resident, columns=dataset.columns, dtype=dataset.dtype, n_columns=dataset.n_columns, part=dataset.part)
-    return Sample(sampled, shard, numbers)
+    return Sample(dataset._of(resident, dataset.part), shard, numbers)
 
 
 def plan_load(source: Source, number: int) -> tuple[ShardLoad, Sequence[Any]]:

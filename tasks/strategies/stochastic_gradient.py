@@ -173,6 +173,17 @@ class StochasticGradient:
             epoch=epoch, best=best, anchor=None, accumulated=None, mean=mean, averaged=averaged, losses=(), scores=(), status=RUNNING
         )
 
+    def moved(self, state: StochasticGradientState, parameters: Array) -> StochasticGradientState:
+        """The same fit at other parameters (n,), an average of several models, say.
+
+        What belongs to the path that led elsewhere begins anew: the optimizer's slots and count, the mean of the iterates, the best score.
+        Step sizes and epochs go on.
+        """
+        start = self.init(parameters)
+        return state._replace(
+            accepted=start.accepted, parameters=start.parameters, optimizer=start.optimizer, best=start.best, mean=None, averaged=0
+        )
+
     def request(self, state: StochasticGradientState) -> Round:
         if self._wants_anchor(state):
             return Round("loss_and_gradient", state.parameters, batch=self._batch(state, TRAINING))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -215,6 +216,15 @@ def test_partial_fits_and_warm_starts_are_told_apart(tmp_path: Path) -> None:
     assert model.parameters_sha256_ == plain.partial_fit(dataset).parameters_sha256_
     assert model.partial_fit(dataset).resumed_from_ == 0
     assert model.parameters_sha256_ == plain.partial_fit(dataset).parameters_sha256_
+    before = copy.deepcopy(model)
+    for each in (model, plain):
+        each.coef_ *= 0.5
+    model.set_callbacks(AfterRounds((2,), stop))
+    with pytest.raises(StoppedError):
+        model.partial_fit(dataset)
+    assert before.partial_fit(dataset).resumed_from_ == 0  # from other coefficients
+    assert model.set_callbacks().partial_fit(dataset).resumed_from_ == 2
+    assert model.parameters_sha256_ == plain.partial_fit(dataset).parameters_sha256_ != before.parameters_sha256_
 
 
 def test_a_whole_fit_is_another_problem_than_a_partial_one(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_memory_layout_does_not_matter(convert: Callable[[Any], Any]) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "int64", "uint32", "bool", "object"])
-def test_other_dtypes_are_float64(dtype: str) -> None:
+def test_other_dtypes_are_fitted_as_float64(dtype: str) -> None:
     whole = np.abs(X * 10).round().astype(dtype)
     expected = LinearRegression().fit(Dataset.from_arrays(whole.astype(np.float64), Y, n_partitions=3))
     datasets = [Dataset.from_arrays(whole, Y, n_partitions=3), Dataset.from_dask(da.from_array(whole, chunks=200), dask_y(200))]
@@ -214,7 +214,8 @@ def test_other_dtypes_are_float64(dtype: str) -> None:
         frame = pd.DataFrame(whole, columns=NAMES)
         datasets.append(Dataset.from_dask(dd.from_pandas(frame, npartitions=3), dd.from_pandas(FRAME["t"], npartitions=3)))
     for dataset in datasets:
-        assert dataset.dtype == "float64"
+        assert dataset.dtype == ("float32" if dtype in ("float16", "int8", "bool") else "float64")
+        assert dataset.parameter_dtype == "float64"
         np.testing.assert_allclose(LinearRegression().fit(dataset).coef_, expected.coef_, rtol=1e-9)
 
 

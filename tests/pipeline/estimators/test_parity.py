@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import dask.array as da
+import dask.dataframe as dd
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
-from sklearn import linear_model
+from sklearn import linear_model, neural_network
+from sklearn.exceptions import DataConversionWarning
 
-from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
+from pipeline import (
+    Dataset,
+    LinearRegression,
+    LogisticRegression,
+    MLPClassifier,
+    MLPRegressor,
+    Ridge,
+    SGDClassifier,
+    SGDRegressor,
+)
+from pipeline.models.model_files import load_model, save_model
 from tests.data import breast_cancer, diabetes, digits, largest_relative, uneven, weights, wine
 
 CLASSIFICATION = {"breast cancer": breast_cancer, "digits": digits, "wine": wine}
@@ -191,3 +210,130 @@ def test_more_columns_than_rows() -> None:
     X = np.random.default_rng(0).normal(size=(60, 900))
     for ours, theirs in [(Ridge(), linear_model.Ridge()), (LinearRegression(), linear_model.LinearRegression())]:
         assert largest_relative(ours.fit(X, X[:, 0]).coef_, theirs.fit(X, X[:, 0]).coef_) < 1e-6
+
+
+ROWS = np.random.default_rng(0).normal(size=(60, 3))
+NUMBERS = ROWS @ [1.0, 2.0, 3.0] + 1.0
+PEERS: dict[str, tuple[type[Any], type[Any], dict[str, Any], bool]] = {
+    "LinearRegression": (LinearRegression, linear_model.LinearRegression, {}, False),
+    "LinearRegression without intercept": (LinearRegression, linear_model.LinearRegression, {"fit_intercept": False}, False),
+    "Ridge": (Ridge, linear_model.Ridge, {}, False),
+    "Ridge without intercept": (Ridge, linear_model.Ridge, {"fit_intercept": False}, False),
+    "SGDRegressor": (SGDRegressor, linear_model.SGDRegressor, {"max_iter": 2, "tol": None}, False),
+    "MLPRegressor": (MLPRegressor, neural_network.MLPRegressor, {"max_iter": 2, "hidden_layer_sizes": (3,)}, False),
+    "LogisticRegression": (LogisticRegression, linear_model.LogisticRegression, {}, True),
+    "SGDClassifier": (SGDClassifier, linear_model.SGDClassifier, {"max_iter": 2, "tol": None}, True),
+    "MLPClassifier": (MLPClassifier, neural_network.MLPClassifier, {"max_iter": 2, "hidden_layer_sizes": (3,)}, True),
+}
+LAZY_ROWS = da.from_array(ROWS, chunks=(20, 3))
+LAZY_FRAME = dd.from_pandas(pd.DataFrame(ROWS), npartitions=3)  # without names
+
+
+def column(y: Any) -> pd.DataFrame:
+    return pd.DataFrame({"t": y})
+
+
+def lazy(y: Any) -> da.Array:
+    return da.from_array(y, chunks=(20, *y.shape[1:]))
+
+
+FORMS: dict[str, tuple[Callable[[Any], tuple[Any, ...]], Callable[[Any], Any]]] = {
+    "1-D": (lambda y: (ROWS, y), lambda y: y),
+    "column": (lambda y: (ROWS, y[:, None]), lambda y: y[:, None]),
+    "column as lists": (lambda y: (ROWS, y[:, None].tolist()), lambda y: y[:, None]),
+    "series": (lambda y: (ROWS, column(y)["t"]), lambda y: column(y)["t"]),
+    "frame": (lambda y: (ROWS, column(y)), column),
+    "lazy 1-D": (lambda y: (LAZY_ROWS, lazy(y)), lambda y: y),
+    "lazy column": (lambda y: (LAZY_ROWS, lazy(y[:, None])), lambda y: y[:, None]),
+    "column beside lazy rows": (lambda y: (LAZY_ROWS, y[:, None]), lambda y: y[:, None]),
+    "frame beside lazy rows": (lambda y: (LAZY_ROWS, column(y)), column),
+    "lazy series": (lambda y: (LAZY_FRAME, dd.from_pandas(column(y)["t"], npartitions=3)), lambda y: y),
+    "lazy frame": (lambda y: (LAZY_FRAME, dd.from_pandas(column(y), npartitions=3)), column),
+    "lazy frame of other partitions": (lambda y: (LAZY_ROWS, dd.from_pandas(column(y), npartitions=2)), column),
+    "dataset": (lambda y: (Dataset.from_arrays(ROWS, y, n_partitions=3),), lambda y: y),
+    "dataset, column": (lambda y: (Dataset.from_arrays(ROWS, y[:, None], n_partitions=3),), lambda y: y[:, None]),
+    "dataset, frame": (lambda y: (Dataset.from_arrays(ROWS, column(y)),), column),
+    "dataset, lazy column": (lambda y: (Dataset.from_dask(LAZY_ROWS, lazy(y[:, None])),), lambda y: y[:, None]),
+}
+
+
+def shapes(model: Any, X: Any) -> list[tuple[int, ...]]:
+    parameters = (*model.coefs_, *model.intercepts_) if "coefs_" in vars(model) else (model.coef_, model.intercept_)
+    return [*map(np.shape, parameters), np.shape(model.predict(X))]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", PEERS)
+def test_forms_of_y(name: str, form: str, tmp_path: Path) -> None:
+    """The shapes of coef_, intercept_ and predictions, and the warnings, are scikit-learn's; so they are of a model that was saved."""
+    kind, peer, options, classifies = PEERS[name]
+    given, in_memory = FORMS[form]
+    y = (NUMBERS > 1).astype(int) if classifies else NUMBERS
+    with warnings.catch_warnings(record=True) as expected:
+        warnings.simplefilter("always", DataConversionWarning)
+        theirs = peer(**options).fit(ROWS, in_memory(y))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", DataConversionWarning)
+        ours = kind(**options).fit(*given(y))
+    assert shapes(ours, ROWS) == shapes(theirs, ROWS)
+    assert len([w for w in found if w.category is DataConversionWarning]) == len(
+        [w for w in expected if w.category is DataConversionWarning]
+    )
+    assert ours.predict(LAZY_ROWS).compute().shape == theirs.predict(ROWS).shape
+    assert ours.predict(LAZY_FRAME.to_dask_array()).ndim == theirs.predict(ROWS).ndim
+    assert ours.score(*given(y)) == pytest.approx(ours.score(ROWS, y))
+    save_model(ours, tmp_path / "model")
+    again: Any = load_model(tmp_path / "model")
+    assert shapes(again, ROWS) == shapes(theirs, ROWS)
+
+
+NARROW = np.clip(np.round(NUMBERS * 30), -128, 127).astype(np.int8)
+TARGETS: dict[str, tuple[Any, Any]] = {
+    "booleans": (NUMBERS > 1, (NUMBERS > 1).astype(float)),
+    "list of booleans": ((NUMBERS > 1).tolist(), (NUMBERS > 1).astype(float)),
+    "objects that are booleans": ((NUMBERS > 1).astype(object), (NUMBERS > 1).astype(float)),
+    "nullable booleans": (pd.Series(NUMBERS > 1, dtype="boolean"), (NUMBERS > 1).astype(float)),
+    "Arrow's booleans": (pd.Series(NUMBERS > 1, dtype="bool[pyarrow]"), (NUMBERS > 1).astype(float)),
+    "frame of booleans": (column(NUMBERS > 1), (NUMBERS > 1).astype(float)),
+    "int8": (NARROW, NARROW.astype(float)),
+    "uint8": (np.abs(NARROW).astype(np.uint8), np.abs(NARROW).astype(np.uint8).astype(float)),
+    "nullable int8": (pd.Series(NARROW, dtype="Int8"), NARROW.astype(float)),
+    "the lowest int64": (np.where(NUMBERS > 1, np.iinfo(np.int64).min, 0), np.where(NUMBERS > 1, float(np.iinfo(np.int64).min), 0.0)),
+    "the largest uint64": (np.where(NUMBERS > 1, np.iinfo(np.uint64).max, 0).astype(np.uint64), np.where(NUMBERS > 1, 2.0**64, 0.0)),
+    "float16": (NUMBERS.astype(np.float16), NUMBERS.astype(np.float16).astype(float)),
+    "long doubles": (NUMBERS.astype(np.longdouble), NUMBERS),
+    "decimals": (np.array([Decimal(float(value)) for value in NUMBERS], dtype=object), NUMBERS),
+    "list of decimals": ([Decimal(float(value)) for value in NUMBERS], NUMBERS),
+    "Arrow's decimals": (
+        pd.Series([Decimal(f"{value:.4f}") for value in NUMBERS], dtype=pd.ArrowDtype(pa.decimal128(10, 4))),
+        np.round(NUMBERS, 4),
+    ),
+    "fractions": (np.array([Fraction(float(value)) for value in NUMBERS], dtype=object), NUMBERS),
+    "integers beyond 64 bits": (np.array([10**20 * int(value) for value in NARROW], dtype=object), NARROW * 1e20),
+}
+
+
+def lazily(y: Any) -> tuple[Any, Any]:
+    if isinstance(y, pd.Series | pd.DataFrame):
+        return LAZY_FRAME, dd.from_pandas(y, npartitions=3)
+    return LAZY_ROWS, lazy(y) if isinstance(y, np.ndarray) else y
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", TARGETS)
+def test_kinds_of_numbers_in_y(name: str) -> None:
+    """Every kind of number ends in the bits, after the rounds, of the same numbers in float64: the tolerance knows how large they are."""
+    y, same = TARGETS[name]
+    expected = Ridge(solver="lbfgs").fit(ROWS, same)
+    assert expected.n_rounds_ < 20
+    for data in ((ROWS, y), lazily(y), (Dataset.from_arrays(ROWS, y, n_partitions=3),)):
+        found = Ridge(solver="lbfgs").fit(*data)
+        assert found.n_rounds_ < 20
+        np.testing.assert_allclose(np.squeeze(found.coef_), expected.coef_, rtol=1e-9)
+    assert Dataset.from_arrays(ROWS, y).schema.target_spread.largest == np.max(np.abs(same))
+    assert Ridge(solver="lbfgs").fit(ROWS, y).parameters_sha256_ == expected.parameters_sha256_
+    flat = y["t"] if isinstance(y, pd.DataFrame) else y
+    if np.max(np.abs(same)) < 1e6:  # nor do mini-batches see a difference
+        for model in (SGDRegressor(max_iter=3, random_state=0), MLPRegressor(hidden_layer_sizes=(3,), max_iter=3, random_state=0)):
+            assert model.fit(ROWS, flat).parameters_sha256_ == model.fit(ROWS, same).parameters_sha256_
