@@ -327,7 +327,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             raise ValueError("a score needs y: score(X, y)")
         held = delayed(model)
         tree = Tree(dataset.n_partitions, SCORE.combine)
-        for i, part in enumerate(compute([delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()])):
+        parts = [delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()]
+        for i, part in enumerate(compute(parts, dataset.source.outside)):
             tree.add((0, i), part)
         found: ScoreSums = tree.result()
         return found

@@ -21,7 +21,7 @@ from pipeline.cluster.asking import forget_frames
 from pipeline.cluster.code import send_users_modules, usable_workers
 from pipeline.cluster.modules import dumps
 from pipeline.cluster.pulse import SchedulerLostError, pulse, watched
-from pipeline.cluster.workers import StuckError, Workers
+from pipeline.cluster.workers import STUCK, StuckError, Workers
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round, thread_given_back
@@ -132,10 +132,7 @@ class ClusterExecutor(Executor):
                 if stuck > MAX_STUCK or losses.times > MAX_DEATHS:
                     break
         if stuck > MAX_STUCK:
-            raise ConnectionError(
-                "tasks wait while all workers are idle: what they need may be bound to workers that are gone (persist(workers=...)),"
-                " or to resources that no worker has"
-            )
+            raise ConnectionError(STUCK)
         raise losses.error(reduction.name, source, resident)
 
     def _checked_round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:

@@ -18,6 +18,7 @@ import dask
 import distributed
 import numpy as np
 
+from pipeline.execution.held import require_none
 from tasks.digests import partition_digests, shard_digest
 from tasks.fitting import Fit, Report
 from tasks.memory import mapped
@@ -116,6 +117,7 @@ class ThreadExecutor(Executor):
         resident = dataset.source.resident
         with LOADING:
             if "threads" not in resident:
+                require_none(dataset.source.outside)
                 with single_blas_thread():  # the source's own graph may call BLAS
                     resident["threads"] = dataset.source.load_local(self.n_threads)
         shard: Shard = resident["threads"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -17,6 +16,7 @@ from distributed import Client, Future
 from pipeline.cluster.code import send_users_modules, usable_workers
 from pipeline.cluster.workers import Workers
 from pipeline.data.sources import Source
+from pipeline.execution.held import await_held, held_bytes
 from pipeline.execution.opaque import call
 from pipeline.execution.placement import pieces
 from pipeline.execution.resident import Resident
@@ -53,22 +53,15 @@ class Loader:
 
     def _held_bytes(self, source: Source) -> list[dict[str, float]]:
         """For each group, the bytes that workers hold of what it is made from."""
+        await_held(self.client, self.workers, source.outside)  # rows that are still being persisted, too: they are needed in any case
         needed = source.held_keys
-        keys: list[Any] = sorted(set().union(*needed), key=str)
-        if not keys:
-            return [{} for _ in needed]
-        futures: list[Future[Any]] = [Future(key, self.client) for key in keys]
-        try:
-            self.workers.wait(futures)  # rows that are still being persisted: they are needed in any case
-            holders = self.client.who_has(futures)
-            sizes = self.client.nbytes([key for key in keys if holders.get(key)], summary=False)
-        except (CancelledError, KeyError):
-            raise ValueError("persisted rows of this data are gone (cancelled, or lost with their client); persist them again") from None
+        keys = sorted(set().union(*needed), key=str)
+        found = held_bytes(self.client, keys) if keys else {}
         held: list[dict[str, float]] = [defaultdict(float) for _ in needed]
         for bytes_of, group in zip(held, needed, strict=True):
             for key in group:
-                for worker in holders.get(key, ()):
-                    bytes_of[worker] += sizes[key]
+                for worker, n_bytes in found.get(key, {}).items():
+                    bytes_of[worker] += n_bytes
         return held
 
     def _submit(
