@@ -76,7 +76,8 @@ class Workers:
         """Until all are done. Raises WorkersUnavailableError when no worker is left, StuckError when tasks wait beside idle workers."""
         while True:
             try:
-                distributed.wait(futures, timeout=min(self.patience, STUCK_AFTER))
+                with self.client.as_current():
+                    distributed.wait(futures, timeout=min(self.patience, STUCK_AFTER))
                 return
             except TimeoutError as error:
                 forget_frames(error)

@@ -242,16 +242,16 @@ class GraphSource(Source):
     def load_local(self, n_threads: int) -> Shard:
         """Each thread makes a run of neighbouring groups; what several need is made first. Raises PartitionError."""
         runs = [[int(number) for number in run] for run in np.array_split(range(self.n_groups), min(n_threads, self.n_groups))]
-        get: Any = dask.get if len(runs) == 1 else partial(dask.threaded.get, num_workers=n_threads)
         first: dict[Any, Any] = {}
 
         def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
+            get: Any = dask.get if len(runs) == 1 else partial(dask.threaded.get, pool=threads)
             first.update(zip(keys, get(graph, keys), strict=True))
 
         def load(each: ShardLoad) -> Shard:
             return each.function(*each.arguments, [(key, first[key]) for key in each.keys])
 
-        with places_named(self.place):
+        with places_named(self.place), ThreadPoolExecutor(len(runs)) as threads:  # which start when something is asked of them
             try:
                 loads = self.load_plans(runs, persist)
             except Exception:
@@ -260,8 +260,7 @@ class GraphSource(Source):
                 return self.load_local(1)  # which says what for it could not be made
             if len(loads) == 1:
                 return load(*loads)
-            with ThreadPoolExecutor(len(loads)) as threads:
-                shards = list(threads.map(load, loads))
+            shards = list(threads.map(load, loads))
         parts = zip(*(shard.parts for shard in shards), strict=True)
         return Shard(tuple(range(self.n_groups)), tuple(tuple(chain.from_iterable(part)) for part in parts))
 

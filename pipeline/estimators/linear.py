@@ -24,7 +24,10 @@ from tasks.objectives import LinearObjective
 from tasks.penalties import L2, Penalty
 from tasks.typing import Array
 
-THREADS_CURE = "threads follow the machine; for processes connect(n_workers=...)"
+THREADS_CURE = (
+    "leave it None; a fit in this process uses the threads that Dask would, limited by dask.config.set(num_workers=...);"
+    " for processes connect(n_workers=...)"
+)
 
 
 class LinearModel(GradientModel):
