@@ -8,9 +8,9 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
+from tasks.frames import frame_values, is_frame, is_series
 from tasks.partition import Block, normalise
 from tasks.rows import split_rows, take
 from tasks.targets import as_target, form_of, require_same_form
@@ -95,7 +95,7 @@ def call_block(partition: int, spec: BlockSpec, make: Callable[[int], Any]) -> B
     needs = "it must return a tuple (X, y) or (X, y, sample_weight)"
     try:
         rows = make(partition)
-    except MemoryError:
+    except (MemoryError, ModuleNotFoundError):
         raise
     except Exception as error:
         raise ValueError(f"partition {partition}: make({partition}) raised {type(error).__name__}: {error}; {needs}") from error
@@ -112,8 +112,8 @@ def count_rows(rows: Any) -> int:
 
 def as_design(X: Any, dtype: str) -> Design:
     """X as a C-ordered aligned array or CSR of `dtype`, (n, p); the caller's own rows are never changed."""
-    if isinstance(X, pd.DataFrame):
-        X = _frame_values(X, dtype)
+    if is_frame(X):
+        X = frame_values(X, dtype)
     if sp.issparse(X):
         return _csr(X, dtype)
     if np.ma.is_masked(X):
@@ -123,7 +123,9 @@ def as_design(X: Any, dtype: str) -> Design:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D; use X.reshape(-1, 1) for a single column")
     require_real(X.dtype)
     if X.dtype.kind == "O":
-        X = _frame_values(pd.DataFrame(X), dtype)
+        import pandas as pd
+
+        X = frame_values(pd.DataFrame(X), dtype)
     with np.errstate(over="ignore"):  # what overflows is infinite, and the check finds it
         return np.require(X, dtype=dtype, requirements=["C", "A"])
 
@@ -144,15 +146,17 @@ def as_weight(sample_weight: Any) -> Float64 | None:
     """Weights as float64 (n,); missing ones as NaN, which the check finds."""
     if sample_weight is None:
         return None
-    if isinstance(sample_weight, pd.DataFrame) and sample_weight.shape[1] == 1:
+    if is_frame(sample_weight) and sample_weight.shape[1] == 1:
         sample_weight = sample_weight.iloc[:, 0]
     if np.ma.is_masked(sample_weight):
         raise TypeError("sample_weight is a masked array; fill it first: sample_weight.filled(value)")
-    weight = sample_weight.to_numpy() if isinstance(sample_weight, pd.Series) else np.asarray(sample_weight)
+    weight = sample_weight.to_numpy() if is_series(sample_weight) else np.asarray(sample_weight)
     require_real(weight.dtype, "sample_weight")
     if weight.ndim != 1:
         raise ValueError(f"sample_weight must be 1-D (rows,), got {weight.ndim}-D")
     if weight.dtype.kind == "O":
+        import pandas as pd
+
         weight = pd.Series(weight).astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
     return np.require(weight, dtype=np.float64, requirements=["C", "A"])
 
@@ -200,24 +204,3 @@ def require_real(dtype: np.dtype[Any], name: str = "X") -> None:
         raise ValueError(f"Complex data not supported: {name} has dtype {dtype}; pass real and imaginary parts as columns of their own")
     if dtype.kind in "mMV":
         raise TypeError(f"{name} has dtype {dtype}, not numbers; convert it first")
-
-
-def require_numeric(frame: pd.DataFrame) -> None:
-    """Raise ValueError, naming the column, for a dtype that cannot hold numbers. Objects are seen to with their values."""
-    for name, dtype in frame.dtypes.items():
-        if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_object_dtype(dtype)) or pd.api.types.is_complex_dtype(dtype):
-            raise ValueError(f"column {name!r} has dtype {dtype}, not numbers; encode it, or leave it out with columns=")
-
-
-def _frame_values(frame: pd.DataFrame, dtype: str) -> Any:
-    """The values of a frame, missing ones as NaN. Raises ValueError naming the first column that holds something else."""
-    require_numeric(frame)
-    if all(isinstance(kind, np.dtype) and kind.kind in "biuf" for kind in frame.dtypes):
-        with np.errstate(over="ignore"):
-            return frame.to_numpy(dtype=dtype)
-    for position, name in enumerate(frame.columns):
-        try:
-            frame.iloc[:, position].to_numpy(dtype=dtype, na_value=np.nan)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"column {name!r} of X has values that are not numbers ({error}); encode it, or leave it out") from error
-    return frame.to_numpy(dtype=dtype, na_value=np.nan)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
+from tasks.frames import is_frame, is_series, series_values
 from tasks.partition import Block, Group, normalise
 from tasks.typing import Array
 
@@ -48,13 +48,13 @@ def as_target(y: Any) -> Array | None:
     missing number NaN, which the check finds. Raises ValueError or TypeError for what is neither numbers nor labels of one type."""
     if y is None:
         return None
-    if isinstance(y, pd.DataFrame) and y.shape[1] == 1:
+    if is_frame(y) and y.shape[1] == 1:
         y = y.iloc[:, 0]
     if np.ma.is_masked(y):
         raise TypeError("y is a masked array; fill it first: y.filled(value)")
     if isinstance(y, list | tuple) and np.asarray(y).dtype.kind in "US":
         y = np.array(y, dtype=object)  # where numbers among strings are still numbers
-    y = _series_values(y) if isinstance(y, pd.Series) else np.asarray(y)
+    y = series_values(y) if is_series(y) else np.asarray(y)
     if y.ndim not in (1, 2):
         raise ValueError(f"y must be 1-D (rows,) or 2-D (rows, targets), got {y.ndim}-D")
     if y.dtype.kind == "O":
@@ -70,14 +70,10 @@ def as_target(y: Any) -> Array | None:
     return np.asarray(normalise(y))
 
 
-def _series_values(y: pd.Series) -> Array:
-    if isinstance(y.dtype, np.dtype) or not pd.api.types.is_numeric_dtype(y.dtype):
-        return y.to_numpy(dtype=None if isinstance(y.dtype, np.dtype) else object)
-    return y.to_numpy(dtype=np.float64, na_value=np.nan) if y.hasnans else y.to_numpy()
-
-
 def _labels(y: Array) -> Array:
     """Objects as strings or numbers. Raises TypeError where they are of several types."""
+    import pandas as pd
+
     missing = pd.isna(y)
     kinds = sorted({_kind(value) for value in y[~missing].ravel()})
     if len(kinds) > 1:

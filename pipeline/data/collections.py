@@ -21,7 +21,8 @@ from dask.task_spec import Task, TaskRef
 
 from pipeline.data.graphs import futures_in, outside_of
 from pipeline.data.places import Places, array_places, call_places, frame_places
-from tasks.blocks import BlockSpec, as_design, call_block, count_rows, make_block, pack, require_numeric, require_real, unpack_block
+from tasks.blocks import BlockSpec, as_design, call_block, count_rows, make_block, pack, require_real, unpack_block
+from tasks.frames import require_numeric
 from tasks.readers import CsvRows
 from tasks.targets import as_target
 

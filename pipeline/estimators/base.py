@@ -32,8 +32,8 @@ from pipeline.execution.computing import compute
 from pipeline.execution.executors import Executor
 from pipeline.training import INTERRUPTED, Result, run
 from pipeline.verification.records import Record
-from tasks.blocks import require_numeric
 from tasks.fitting import Fit
+from tasks.frames import require_numeric
 from tasks.penalties import Penalty
 from tasks.reductions import Tree
 from tasks.scoring import SCORE, Predictor, ScoreInput, ScoreSums, predict_block, score_sums
