@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
+from dask.system import cpu_count
+
 from pipeline.cluster.connect import connect
 from pipeline.cluster.connection import Connection
 from pipeline.cluster.interrupts import spared_interrupts
 from pipeline.cluster.queue_options import QueueOptions
 from pipeline.cluster.systems import find_system
-from pipeline.execution.executors import default_threads
 from pipeline.sections import ConfigError, Count, Flag, Rule, Seconds, Section, Table, Text, is_text, rules, unknown
 
 Tls: TypeAlias = Annotated[
@@ -44,7 +45,7 @@ class Local(Cluster):
     def connect(self) -> Connection:
         n_workers = self.n_workers
         if n_workers is None and not self.gpu:
-            n_workers = max(1, default_threads() // self.threads_per_worker)
+            n_workers = max(1, cpu_count() // self.threads_per_worker)
         with spared_interrupts():
             return connect(n_workers=n_workers, threads_per_worker=self.threads_per_worker, gpu=self.gpu, tls=self.tls)
 

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from array_api_compat import array_namespace, device
 
 from tasks import buffers
 from tasks.kernels.array_api import to_numpy
+from tasks.namespaces import device_of, namespace_of
 from tasks.partition import Group
 from tasks.rows import generator
 from tasks.typing import Float64, Int64
@@ -187,7 +187,7 @@ def squared_norms(X: Any) -> Float64:
         return np.asarray(X.multiply(X).sum(axis=1), dtype=np.float64)
     if isinstance(X, np.ndarray):
         return np.asarray(np.einsum("ij,ij->i", X, X, dtype=np.float64))
-    return to_numpy(array_namespace(X).sum(X * X, axis=1))
+    return to_numpy(namespace_of(X).sum(X * X, axis=1))
 
 
 def split_key(sampling: Sampling) -> tuple[int, float] | None:
@@ -246,8 +246,10 @@ def gather(groups: Sequence[Group], rows: Sequence[Int64]) -> Any:
     if isinstance(X, sp.csr_array):
         return gather_sparse([group.X for group in groups], rows)
     if not isinstance(X, np.ndarray):
-        xp = array_namespace(X)
-        return xp.concat([xp.take(g.X, xp.asarray(own, device=device(g.X)), axis=0) for g, own in zip(groups, rows, strict=True)], axis=0)
+        xp = namespace_of(X)
+        return xp.concat(
+            [xp.take(g.X, xp.asarray(own, device=device_of(g.X)), axis=0) for g, own in zip(groups, rows, strict=True)], axis=0
+        )
     bounds = running_sums([len(own) for own in rows])
     out = buffers.empty((bounds[-1], X.shape[1]), X.dtype)
     for group, own, (start, stop) in zip(groups, rows, pairwise(bounds), strict=True):

@@ -8,9 +8,9 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
+from tasks.frames import frame_values, is_frame, is_series
 from tasks.partition import Block, normalise
 from tasks.quarantine import text_of
 from tasks.rows import split_rows, take
@@ -96,7 +96,7 @@ def call_block(partition: int, spec: BlockSpec, make: Callable[[int], Any]) -> B
     needs = "it must return a tuple (X, y) or (X, y, sample_weight)"
     try:
         rows = make(partition)
-    except MemoryError:
+    except (MemoryError, ModuleNotFoundError):
         raise
     except Exception as error:
         raise ValueError(f"partition {partition}: make({partition}) raised {type(error).__name__}: {error}; {needs}") from error
@@ -113,13 +113,13 @@ def count_rows(rows: Any) -> int:
 
 def as_design(X: Any, dtype: str) -> Design:
     """X as a C-ordered aligned array or CSR of `dtype`, (n, p); the caller's own rows are never changed."""
-    if isinstance(X, pd.DataFrame):
-        X = _frame_values(X, dtype)
+    if is_frame(X):
+        X = frame_values(X, dtype)
     if sp.issparse(X):
         return _csr(X, dtype)
     if np.ma.is_masked(X):
         raise TypeError("X is a masked array; fill it first: X.filled(value)")
-    if isinstance(X, pd.Series):
+    if is_series(X):
         raise ValueError("X must be 2-D (rows, columns), got a pandas Series; use X.to_frame() for a single column")
     try:
         X = np.asarray(X)
@@ -129,7 +129,9 @@ def as_design(X: Any, dtype: str) -> Design:
     if X.ndim != 2:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D; use X.reshape(-1, 1) for a single column")
     if X.dtype.kind == "O":
-        X = _frame_values(pd.DataFrame(X), dtype)
+        import pandas as pd
+
+        X = frame_values(pd.DataFrame(X), dtype)
     with np.errstate(over="ignore"):  # what overflows is infinite, and the check finds it
         return np.require(X, dtype=dtype, requirements=["C", "A"])
 
@@ -138,11 +140,11 @@ def _csr(X: Any, dtype: str) -> sp.csr_array:
     if X.ndim != 2:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
     require_real(X.dtype)
-    csr = sp.csr_array(X)
+    csr = sp.csr_array(X).astype(dtype, copy=False)  # before equal places are added up, which narrow integers cannot hold
     if not csr.has_canonical_format:
         csr = csr.copy() if np.shares_memory(csr.data, getattr(X, "data", csr.data)) else csr
         csr.sum_duplicates()
-    canonical: sp.csr_array = normalise(csr.astype(dtype, copy=False))
+    canonical: sp.csr_array = normalise(csr)
     return canonical
 
 
@@ -150,15 +152,17 @@ def as_weight(sample_weight: Any) -> Float64 | None:
     """Weights as float64 (n,); missing ones as NaN, which the check finds."""
     if sample_weight is None:
         return None
-    if isinstance(sample_weight, pd.DataFrame) and sample_weight.shape[1] == 1:
+    if is_frame(sample_weight) and sample_weight.shape[1] == 1:
         sample_weight = sample_weight.iloc[:, 0]
     if np.ma.is_masked(sample_weight):
         raise TypeError("sample_weight is a masked array; fill it first: sample_weight.filled(value)")
-    weight = sample_weight.to_numpy() if isinstance(sample_weight, pd.Series) else np.asarray(sample_weight)
+    weight = sample_weight.to_numpy() if is_series(sample_weight) else np.asarray(sample_weight)
     require_real(weight.dtype, "sample_weight")
     if weight.ndim != 1:
         raise ValueError(f"sample_weight must be 1-D (rows,), got {weight.ndim}-D; give each row its own, or leave it out")
     if weight.dtype.kind == "O":
+        import pandas as pd
+
         weight = pd.Series(weight).astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
     return np.require(weight, dtype=np.float64, requirements=["C", "A"])
 
@@ -210,33 +214,6 @@ def require_real(dtype: np.dtype[Any], name: str = "X") -> None:
         raise TypeError(f"{name} has dtype {dtype}, not numbers; convert it first")
 
 
-def require_numeric(frame: pd.DataFrame) -> None:
-    """Raise ValueError, naming the column, for a dtype that cannot hold numbers. Objects are seen to with their values."""
-    for name, dtype in frame.dtypes.items():
-        if not (holds_numbers(dtype) or pd.api.types.is_object_dtype(dtype)):
-            raise ValueError(f"column {name!r} has dtype {dtype}, not numbers; encode it, or leave it out with columns=")
-
-
-def holds_numbers(dtype: Any) -> bool:
-    """Whether a column of a frame of that dtype holds real numbers or booleans, NumPy's, nullable ones or Arrow's."""
-    types = pd.api.types
-    return (types.is_numeric_dtype(dtype) or types.is_bool_dtype(dtype)) and not types.is_complex_dtype(dtype)
-
-
 def row_dtype(*dtypes: np.dtype[Any]) -> str:
     """What rows of values of these dtypes live in: float32 where that holds every value exactly (of 16 bits and fewer), else float64."""
     return "float32" if dtypes and all(np.can_cast(dtype, np.float32) for dtype in dtypes) else "float64"
-
-
-def _frame_values(frame: pd.DataFrame, dtype: str) -> Any:
-    """The values of a frame, missing ones as NaN. Raises ValueError naming the first column that holds something else."""
-    require_numeric(frame)
-    if all(isinstance(kind, np.dtype) and kind.kind in "biuf" for kind in frame.dtypes):
-        with np.errstate(over="ignore"):
-            return frame.to_numpy(dtype=dtype)
-    for position, name in enumerate(frame.columns):
-        try:
-            frame.iloc[:, position].to_numpy(dtype=dtype, na_value=np.nan)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"column {name!r} of X has values that are not numbers ({error}); encode it, or leave it out") from error
-    return frame.to_numpy(dtype=dtype, na_value=np.nan)

@@ -11,7 +11,6 @@ from math import gcd
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 from numba import njit
 
@@ -75,6 +74,8 @@ def _partition_digests(group: Group) -> UInt64:
 
 def _text_digests(y: Array) -> UInt64:
     """Of each label, in the shape of y: how wide strings are stored depends on the other partitions of the group."""
+    import pandas as pd
+
     hashes: UInt64 = pd.util.hash_array(y.ravel().astype(object)).reshape(y.shape)
     return hashes
 

@@ -13,16 +13,15 @@ from itertools import pairwise
 from math import inf
 from typing import Any, Final, NamedTuple
 
-import array_api_compat.numpy as numpy_namespace
 import numpy as np
 import scipy.sparse as sp
-from array_api_compat import array_namespace, device
 
 from tasks import buffers
 from tasks.activations import ACTIVATIONS, Activation, Name
 from tasks.kernels.array_api import like, to_numpy
 from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL, SQUARED
 from tasks.losses import Loss
+from tasks.namespaces import device_of, namespace_of
 from tasks.objectives import Layout, Partial, add_partials, encoded_target
 from tasks.partition import Group
 from tasks.reductions import Tree
@@ -175,7 +174,7 @@ class Hidden(NamedTuple):
 
 def forward(activation: Activation, rows: Any, layers: Sequence[Layer], dropout: Sequence[Any]) -> list[Hidden]:
     """The rows themselves and the hidden layers."""
-    xp = _namespace(rows)
+    xp = namespace_of(rows)
     outputs = [Hidden(rows, rows)]
     for number, layer in enumerate(layers[:-1]):
         h = activation.value(xp, _affine(outputs[-1].dropped, *layer))
@@ -185,7 +184,7 @@ def forward(activation: Activation, rows: Any, layers: Sequence[Layer], dropout:
 
 def backpropagate(loss: int, activation: Activation, batch: Batch, layers: Sequence[Layer], gradients: Sequence[Layer]) -> float:
     """The sum of the losses; the sums of the gradients go into the NumPy arrays `gradients`."""
-    xp = _namespace(batch.rows)
+    xp = namespace_of(batch.rows)
     outputs = forward(activation, batch.rows, layers, batch.dropout)
     value, delta = pointwise(xp, loss, _affine(outputs[-1].dropped, *layers[-1]), batch.target)
     if batch.weight is not None:
@@ -206,7 +205,7 @@ def backpropagate(loss: int, activation: Activation, batch: Batch, layers: Seque
 def pointwise(xp: Any, loss: int, raw: Any, target: Any) -> tuple[Any, Any]:
     """Loss (n,) and its derivative (n, c) at raw predictions (n, c), which are overwritten: those of tasks.losses in the dtype of raw."""
     if loss == MULTINOMIAL:
-        codes = xp.arange(raw.shape[1], dtype=xp.int64, device=device(raw))
+        codes = xp.arange(raw.shape[1], dtype=xp.int64, device=device_of(raw))
         chosen = target[:, None] == codes[None, :]
         raw -= xp.max(raw, axis=1, keepdims=True)
         mean = xp.exp(raw)
@@ -250,13 +249,8 @@ def _rows(X: Any, start: int, stop: int, dtype: str) -> Any:
     rows = X if stop - start == X.shape[0] else X[start:stop, :]
     if isinstance(rows, sp.csr_array):
         return rows.astype(dtype, copy=False)
-    xp = _namespace(X)
+    xp = namespace_of(X)
     return xp.astype(rows, getattr(xp, dtype), copy=False)
-
-
-def _namespace(X: Any) -> Any:
-    """Of dense arrays computed with X; of CSR rows these are NumPy's."""
-    return numpy_namespace if isinstance(X, np.ndarray | sp.csr_array) else array_namespace(X)
 
 
 def _beside(X: Any, array: Array) -> Any:

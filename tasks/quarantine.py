@@ -26,13 +26,14 @@ class Guarded:
     needs: tuple[Hashable, ...]
 
     def __call__(self, *values: Any) -> Any:
-        """The node's value. Raises MemoryError: how much there is does not depend on the data alone."""
+        """The node's value. Raises MemoryError and ModuleNotFoundError: what memory and packages there are does not depend on the data
+        alone."""
         failed = next((value for value in values if isinstance(value, Failed)), None)
         if failed is not None:
             return failed
         try:
             return self.run(dict(zip(self.needs, values, strict=True)))
-        except MemoryError:
+        except (MemoryError, ModuleNotFoundError):
             raise
         except Exception as error:  # noqa: BLE001  of the user's own code, or of whatever reads the file
             return Failed(text_of(error))

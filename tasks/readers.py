@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
-import pandas as pd
 
 from tasks.typing import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def npy_header(path: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
@@ -44,24 +46,6 @@ def read_npy_rows(path: str, start: int, stop: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Hdf5Rows:
-    """Reads rows of dataset `name` of HDF5 files."""
-
-    name: str
-
-    def __call__(self, path: str, start: int, stop: int) -> Array:
-        """Rows start:stop of the file at path; text as strings."""
-        import h5py
-
-        with fsspec.open(path, "rb") as file, h5py.File(file, "r") as h5:
-            found = h5[self.name]
-            if h5py.check_string_dtype(found.dtype) is not None:
-                return np.asarray(found.asstr()[start:stop]).astype(str)
-            rows: Array = found[start:stop]
-            return rows
-
-
-@dataclass(frozen=True)
 class CsvRows:
     """Dask's reader of a piece of a CSV file, with errors that name the file.
 
@@ -84,6 +68,8 @@ class CsvRows:
 
     def _bad_cell(self, piece: bytes, part: Any, start: int, columns: Sequence[str]) -> str | None:
         """The first cell that is not what its column's dtype holds; None when the rows cannot be read at all."""
+        import pandas as pd
+
         try:
             frame = self.read(piece, part, columns, dtypes=None)
         except (ValueError, KeyError):

@@ -7,9 +7,9 @@ from numbers import Real
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
+from tasks.frames import is_frame, is_series, series_values
 from tasks.partition import Block, Group, normalise
 from tasks.typing import Array
 
@@ -77,19 +77,15 @@ def as_target(y: Any) -> Array | None:
 
 
 def _values(y: Any) -> Array:
-    if isinstance(y, pd.DataFrame) and y.shape[1]:
-        return np.column_stack([_series_values(y.iloc[:, i]) for i in range(y.shape[1])])
-    return _series_values(y) if isinstance(y, pd.Series) else np.asarray(y)
-
-
-def _series_values(y: pd.Series) -> Array:
-    if isinstance(y.dtype, np.dtype) or not pd.api.types.is_numeric_dtype(y.dtype):
-        return y.to_numpy(dtype=None if isinstance(y.dtype, np.dtype) else object)
-    return y.to_numpy(dtype=np.float64, na_value=np.nan) if y.hasnans else y.to_numpy()
+    if is_frame(y) and y.shape[1]:
+        return np.column_stack([series_values(y.iloc[:, i]) for i in range(y.shape[1])])
+    return series_values(y) if is_series(y) else np.asarray(y)
 
 
 def _labels(y: Array) -> Array:
     """Objects as strings or numbers, float64 for those that NumPy has no dtype for. Raises TypeError where they are of several types."""
+    import pandas as pd
+
     missing = pd.isna(y)
     kinds = sorted({_kind(value) for value in y[~missing].ravel()})
     if len(kinds) > 1:

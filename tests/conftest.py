@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,22 @@ from distributed import Client, LocalCluster
 from pipeline.execution.sessions import Sessions
 
 NODE = Path(__file__).parent / "slurm" / "node.sh"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM have their usual effect in this process and in its children, who inherit it: tests send them to both. A shell
+    that starts pytest by `nohup`, or by `&` in a script, has it ignore them. SIGHUP is left alone: no test sends it, and it would end what
+    nohup is to keep."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ignored = [number for number in usual if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, usual[number])
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, usual)
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import psutil
+from dask.system import cpu_count
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.benchmarks.cluster import N_WORKERS, worker_pids, workers
@@ -21,7 +22,6 @@ from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.rss import PeakMemory
 from pipeline.benchmarks.settings import Settings
 from pipeline.config import Job
-from pipeline.execution.executors import default_threads
 from pipeline.planning import make_plan
 
 TIME_ERROR: Final = 0.3
@@ -81,7 +81,7 @@ def measure(job: Job, repeats: int, limit: float) -> Measured:
             model.fit(train)
             taken = time.perf_counter() - start
             n_fits += 1
-            if seconds_of_others(pids) - others <= DISTURBED * taken * default_threads():
+            if seconds_of_others(pids) - others <= DISTURBED * taken * cpu_count():
                 seconds.append(taken / model.n_rounds_)
         computed = (processor_seconds(pids) - before) / len(pids) / n_fits / model.n_rounds_
         return Measured(seconds, computed, n_fits, model.n_rounds_, memory.peak, train.schema.n_rows)

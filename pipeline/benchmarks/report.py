@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from dask.system import cpu_count
 
-from pipeline.execution.executors import default_threads
 from tasks import DISTRIBUTION
 
 PACKAGES: Final = (DISTRIBUTION, "numpy", "scipy", "numba", "scikit-learn", "dask", "distributed", "dask-ml", "dask-glm", "torch")
@@ -100,7 +100,7 @@ def shown(cell: Cell) -> str:
 def machine_facts() -> dict[str, str]:
     """Cores, memory and versions."""
     facts = {
-        "cores": str(default_threads()),
+        "cores": str(cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "platform": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),

@@ -6,9 +6,11 @@ import os
 import socket
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import packages_distributions
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -16,12 +18,24 @@ from distributed import Client
 
 from pipeline.cluster.asking import ask, packages_of
 from pipeline.cluster.identity import VersionMismatchError
-from pipeline.cluster.modules import own_sources, users_modules
-from pipeline.cluster.shipping import Found, Look, ModuleForWorkers, Sources, clients_of, digest_of, look, prepare, put_on_scheduler
+from pipeline.cluster.modules import own_sources, packages_of_modules, users_modules
+from pipeline.cluster.shipping import (
+    Found,
+    Look,
+    ModuleForWorkers,
+    Sources,
+    clients_of,
+    digest_of,
+    lacking,
+    look,
+    prepare,
+    put_on_scheduler,
+)
 from pipeline.cluster.versions import PACKAGES, compare_versions, some
 from tasks.fingerprint import numeric_digest
 
 TASKS: Final = "tasks"
+COMPARED_ANYWAY: Final = frozenset(PACKAGES)
 
 
 @dataclass(eq=False)
@@ -92,6 +106,34 @@ def send_users_modules(client: Client, names: Iterable[str], *, anew: bool = Fal
         if wanted:
             supply(client, sorted(known.workers), wanted)
             known.modules |= {module: digests[module] for module in wanted}
+
+
+def require_packages(client: Client, workers: Iterable[str], names: Iterable[str]) -> None:
+    """Raise VersionMismatchError, naming the workers, when some lack packages that these modules import, which they are about to get."""
+    packages = packages_of_modules(names) - COMPARED_ANYWAY
+    if packages:
+        require_found(client, workers, packages)
+
+
+def require_found(client: Client, workers: Iterable[str], packages: Iterable[str]) -> None:
+    """Raise VersionMismatchError, naming the workers, when some lack these packages, given by the names that are imported."""
+    lack: dict[str, list[str]] = defaultdict(list)
+    for worker, missing in ask(client, lacking, sorted(set(workers)), sorted(packages)).items():
+        for package in missing:
+            lack[package].append(worker)
+    if lack:
+        lines = [f"{distribution_of(package)}, missing on {some(sorted(lack[package]))}" for package in sorted(lack)]
+        named = " ".join(map(distribution_of, sorted(lack)))
+        raise VersionMismatchError(
+            "workers lack packages that this data or model uses:\n  "
+            + "\n  ".join(lines)
+            + f"\ninstall them where those workers run (pip install {named}), or work without these workers"
+        )
+
+
+def distribution_of(package: str) -> str:
+    """What is to be installed for a top-level module to be there."""
+    return next(iter(packages_distributions().get(package, ())), package)
 
 
 def supply(client: Client, workers: Sequence[str], modules: Mapping[str, Sources]) -> None:

@@ -24,11 +24,11 @@ _sources: dict[str, tuple[dict[str, Any], Sources]] = {}
 
 
 def dumps(value: Any) -> tuple[bytes, frozenset[str]]:
-    """A pickle, and the top-level names of the modules that unpickling it imports."""
+    """A pickle, and the names of the modules that unpickling it imports, and of those of the user's that what it holds will import."""
     with io.BytesIO() as file:
         recorder = _Recorder(file)
         recorder.dump(value)
-        return file.getvalue(), frozenset(name.partition(".")[0] for name in recorder.modules)
+        return file.getvalue(), frozenset(recorder.modules)
 
 
 class _Recorder(cloudpickle.Pickler):
@@ -44,7 +44,7 @@ class _Recorder(cloudpickle.Pickler):
         elif isinstance(obj, FunctionType):
             self.modules.add(obj.__module__ or "")
             if obj.__module__ in (None, "__main__") or "<locals>" in obj.__qualname__:  # pickled by value
-                self.modules |= imported_in(obj.__code__)
+                self.modules |= set(filter(is_users, map(top_level, imported_in(obj.__code__))))  # others it may do without
         else:
             self.modules.add((obj if isinstance(obj, type) else type(obj)).__module__ or "")
         return super().reducer_override(obj)
@@ -60,13 +60,37 @@ def imported_in(code: CodeType) -> set[str]:
 def users_modules(names: Iterable[str]) -> dict[str, Sources]:
     """The sources of those of these modules that are the user's, and of what they import that is."""
     found: dict[str, Sources] = {}
-    waiting = set(names)
+    waiting = set(map(top_level, names))
     while waiting:
         name = waiting.pop()
         if name not in found and is_users(name) and (sources := own_sources(name)):
             found[name] = sources
             waiting |= imported(content for relative, content in sources.items() if relative.endswith(".py"))
     return found
+
+
+def packages_of_modules(names: Iterable[str]) -> set[str]:
+    """The installed packages that importing these modules takes; of this library's, what the module itself imports first of all."""
+    return set[str]().union(*map(_packages_of, names))
+
+
+@cache
+def _packages_of(name: str) -> frozenset[str]:
+    if name.startswith("dask.dataframe"):
+        return frozenset({"pandas", "pyarrow"})
+    found = {top_level(name)}
+    if top_level(name) == "tasks":
+        sources, path = own_sources("tasks"), name.replace(".", "/")
+        content = sources.get(f"{path}.py") or sources.get(f"{path}/__init__.py") or b""
+        body = ast.parse(content).body
+        found = {top_level(alias.name) for node in body if isinstance(node, ast.Import) for alias in node.names}
+        found |= {top_level(node.module or "") for node in body if isinstance(node, ast.ImportFrom)}
+    return frozenset(filter(is_installed, found))
+
+
+def top_level(name: str) -> str:
+    """The package, or the module itself where it is in none."""
+    return name.partition(".")[0]
 
 
 def own_sources(name: str) -> Sources:
@@ -102,16 +126,26 @@ def imported_by(source: bytes) -> frozenset[str]:
 
 def is_users(name: str) -> bool:
     """Whether a top-level module is a file or package of the user's: one that is not where packages are installed."""
-    if name in NEVER_SENT or name in sys.stdlib_module_names:
-        return False
+    return _is_installed(name) is False
+
+
+def is_installed(name: str) -> bool:
+    """Whether a top-level module belongs to a package that was installed, and is neither this library's nor Python's own."""
+    return _is_installed(name) is True
+
+
+def _is_installed(name: str) -> bool | None:
+    """None for what is this library's or Python's own, and for what is no file."""
+    if not name or name in NEVER_SENT or name in sys.stdlib_module_names:
+        return None
     spec = spec_of(name)
-    return spec is not None and _is_users_place((spec.origin or "", *map(str, spec.submodule_search_locations or ())))
+    return None if spec is None else _are_installed((spec.origin or "", *map(str, spec.submodule_search_locations or ())))
 
 
 @cache
-def _is_users_place(places: tuple[str, ...]) -> bool:
+def _are_installed(places: tuple[str, ...]) -> bool | None:
     files = [Path(place).resolve() for place in places if Path(place).exists()]  # not "built-in" or ""
-    return bool(files) and not any(file.is_relative_to(folder) for file in files for folder in installed_folders())
+    return any(file.is_relative_to(folder) for file in files for folder in installed_folders()) if files else None
 
 
 @cache

@@ -143,6 +143,12 @@ def look(names: Sequence[str]) -> Answer:
     return (socket.gethostname(), os.getpid()), found
 
 
+def lacking(names: Sequence[str]) -> list[str]:
+    """Those of these top-level modules that this process cannot import."""
+    importlib.invalidate_caches()
+    return [name for name in names if spec_of(name) is None]
+
+
 def put(module: str, sources: Sources, owner: str, first: bool, scratch: Callable[[], Path]) -> None:
     """Write the files where this process imports them from. owner: the client that sends them. first: before what is installed, and instead
     of what was imported already.

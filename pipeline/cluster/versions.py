@@ -13,8 +13,8 @@ from pipeline.cluster.identity import VersionMismatchError
 
 COMPARED: Final = ("python", "dask", "distributed", "numpy", "scipy", "numba")
 """A difference in the first two numbers is an error: what is sent does not arrive (python, dask, distributed), or gives other bits."""
-NEEDED: Final = ("array-api-compat", "cloudpickle", "fsspec", "h5py", "llvmlite", "pandas", "threadpoolctl")
-"""Must be there, in any version."""
+NEEDED: Final = ("cloudpickle", "llvmlite", "psutil", "threadpoolctl")
+"""Must be there, in any version: `tasks` imports them wherever it runs. What only some fits need, `require_packages` looks for."""
 
 PACKAGES: Final = (*COMPARED[1:], *NEEDED)
 """All that are asked for; python comes with them."""

@@ -15,6 +15,10 @@ from pipeline.cluster.pulse import lost, seconds_of
 
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
 STUCK_AFTER: Final = 5.0
+STUCK: Final = (
+    "tasks wait while all workers are idle: what they need may be bound to workers that are gone (persist(workers=...)),"
+    " or to resources that no worker has"
+)
 
 
 class StuckError(CancelledError):
@@ -72,10 +76,15 @@ class Workers:
         """Until all are done. Raises WorkersUnavailableError when no worker is left, StuckError when tasks wait beside idle workers."""
         while True:
             try:
-                distributed.wait(futures, timeout=min(self.patience, STUCK_AFTER))
+                with self.client.as_current():
+                    distributed.wait(futures, timeout=min(self.patience, STUCK_AFTER))
                 return
             except TimeoutError as error:
                 forget_frames(error)
-                self.threads()  # slow is fine, nobody there is not
-                if not any(self.client.processing().values()):
+                if not self.busy():
                     raise StuckError from None
+
+    def busy(self) -> bool:
+        """Whether any worker works on something: slow is fine. Raises WorkersUnavailableError when no worker is left."""
+        self.threads()
+        return any(self.client.processing().values())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -21,6 +21,7 @@ from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
+from pipeline.data.graphs import futures_in, outside_of
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.places import Places, array_places, call_places, frame_places
 from tasks.blocks import (
@@ -31,11 +32,11 @@ from tasks.blocks import (
     count_rows,
     make_block,
     pack,
-    require_numeric,
     require_real,
     row_dtype,
     unpack_block,
 )
+from tasks.frames import require_numeric
 from tasks.readers import CsvRows
 from tasks.targets import NUMBERS, as_target
 
@@ -46,7 +47,7 @@ NAMES = ("X", "y", "sample_weight")
 @dataclass(frozen=True, eq=False)
 class Table:
     """blocks: one Delayed `Block` a partition; places: where they come from; dtype: of the rows; parameter_dtype: of what is fitted to
-    them; keep: collections whose futures must live; sizes: rows of the partitions, if known."""
+    them; given: by name, the collections that they are made from, whose futures must live; sizes: rows of the partitions, if known."""
 
     blocks: Sequence[Delayed]
     places: Places
@@ -54,7 +55,7 @@ class Table:
     dtype: str
     parameter_dtype: str
     columns: tuple[str, ...] | None = None
-    keep: tuple[Any, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
     sizes: Sequence[int] | None = None
 
 
@@ -78,7 +79,7 @@ def from_dask(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> T
         blocks = make_blocks(make_block, spec, list(zip(*array_pieces(arrays), strict=True)))
         sizes = None if np.isnan(arrays[0].shape[0]) else arrays[0].chunks[0]
         places = array_places(X, arrays[0], sizes) if isinstance(X, da.Array) else frame_places(X, n_partitions)
-    return Table(blocks, places, int(X.shape[1]), spec.dtype, parameter_dtype(X), columns, given, sizes)
+    return Table(blocks, places, int(X.shape[1]), spec.dtype, parameter_dtype(X), columns, dict(zip(NAMES, given, strict=True)), sizes)
 
 
 def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None, n_partitions: int | None) -> Table:
@@ -95,7 +96,7 @@ def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[An
     pieces = partitions_of(repartitioned(frame[[*features, *special]], n_partitions))
     blocks = make_blocks(make_block, spec, [[piece] for piece in pieces])
     places, names = frame_places(frame, n_partitions), feature_names(pd.Index(features))
-    return Table(blocks, places, len(features), dtype, parameter_dtype(chosen), names, (frame,))
+    return Table(blocks, places, len(features), dtype, parameter_dtype(chosen), names, {"the frame": frame})
 
 
 def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int, dtype: str) -> Table:
@@ -184,7 +185,7 @@ def array_pieces(arrays: Sequence[da.Array | None]) -> list[list[Any]]:
     merged = HighLevelGraph.merge(*(a.dask for a in arrays if a is not None))
     flat = [key for some in keys for key in some]
     name = f"aligned-{tokenize(flat)}"
-    graph = HighLevelGraph.from_collections(name, optimize(merged, flat))
+    graph = HighLevelGraph.from_collections(name, {**futures_in(merged), **optimize(merged, flat)})
     return [[Delayed(key, graph, layer=name) for key in some] or [None] * len(keys[0]) for some in keys]
 
 
@@ -218,7 +219,8 @@ def with_known_rows(arrays: Sequence[Any]) -> list[Any]:
     columns = [a if a.ndim == 1 else a[:, :1] for a in arrays if isinstance(a, da.Array) and np.isnan(a.shape[0])]
     count = delayed(count_rows, pure=True)
     numbers = [column.numblocks[0] for column in columns]
-    found = compute([count(piece) for column in columns for piece in column.to_delayed().reshape(-1)])
+    outside = outside_of(dict(zip(NAMES, arrays, strict=True)))
+    found = compute([count(piece) for column in columns for piece in column.to_delayed().reshape(-1)], outside)
     counts = iter([found[sum(numbers[:i]) : sum(numbers[: i + 1])] for i in range(len(columns))])
 
     def known(array: Any) -> Any:

@@ -244,7 +244,7 @@ class Dataset:
             len(table.blocks),
             screen=Screen(table.n_columns, table.dtype) if on_error == "quarantine" else None,
             blocks=table.blocks,
-            keep=table.keep,
+            given=table.given,
             sizes=table.sizes,
             row_bytes=table.n_columns * np.dtype(table.dtype).itemsize,
             places=table.places,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from dask._task_spec import convert_legacy_graph
-from dask.base import tokenize
+from dask.base import is_dask_collection, tokenize
+from dask.core import flatten
 from dask.delayed import Delayed
 from dask.sizeof import sizeof
 from dask.task_spec import DataNode, GraphNode, Task, TaskRef
@@ -15,17 +16,41 @@ from tasks.loading import Step
 from tasks.quarantine import Guarded, Screen
 
 Graph = dict[Hashable, GraphNode]
+
+
+class Outside(NamedTuple):
+    """Keys of values that a graph needs and does not make, so that a cluster must hold them; given: by name, the collections that brought
+    them, lazy or in memory."""
+
+    keys: frozenset[Hashable]
+    given: Mapping[str, Any]
+
+    def names(self, keys: Iterable[Hashable]) -> list[str]:
+        """Those of the collections that need any of these keys."""
+        return [name for name, each in self.given.items() if is_dask_collection(each) and not needs_of(each).isdisjoint(keys)]
+
+
 SMALL: Final = 100_000
 """Bytes of a constant that may be sent with every shard that needs it."""
 
 
 def blocks_graph(blocks: Sequence[Delayed]) -> Graph:
     """The low-level graph of all blocks together: what they need, and nothing else."""
-    merged: dict[Hashable, object] = {}
-    for collection in {id(block.dask): block.dask for block in blocks}.values():  # mostly one
-        merged.update(collection)
-    graph: Graph = dict(convert_legacy_graph(merged))
+    graph: Graph = dict(convert_legacy_graph(merged(blocks)))
     return {key: graph[key] for key in ancestors(graph, [block.key for block in blocks])}
+
+
+def merged(blocks: Sequence[Delayed]) -> dict[Hashable, object]:
+    """The graphs of all blocks together, as they are."""
+    found: dict[Hashable, object] = {}
+    for collection in {id(block.dask): block.dask for block in blocks}.values():  # mostly one
+        found.update(collection)
+    return found
+
+
+def futures_in(graph: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The futures of a graph that Dask has not read yet: what holds on to the values of what is persisted, and is in no other graph."""
+    return {key: node for key, node in graph.items() if isinstance(node, TaskRef)}
 
 
 def ancestors(graph: Graph, keys: Iterable[Hashable], stop: Collection[Hashable] = ()) -> list[Hashable]:
@@ -99,6 +124,23 @@ def outside_keys(graph: Graph, keys: Sequence[Hashable], limit: int = 32) -> lis
         needed = frozenset[Hashable]().union(*(found.get(other, frozenset({other})) for other in graph[key].dependencies))
         found[key] = needed if len(needed) <= limit else frozenset()
     return [found.get(key, frozenset({key})) for key in keys]
+
+
+def all_outside(graph: Graph) -> frozenset[Hashable]:
+    """Everything that the nodes of a graph need and the graph does not make: values that a cluster holds."""
+    return frozenset(needed for node in graph.values() for needed in node.dependencies if needed not in graph)
+
+
+def outside_of(given: Mapping[str, Any]) -> Outside:
+    """What the lazy ones of these collections need from outside their graphs."""
+    return Outside(frozenset[Hashable]().union(*map(needs_of, filter(is_dask_collection, given.values()))), given)
+
+
+def needs_of(collection: Any) -> frozenset[Hashable]:
+    """The keys that one collection needs and its graph does not make; of what is persisted these are its own keys."""
+    graph: Graph = dict(convert_legacy_graph(collection.__dask_graph__()))
+    keys = list(flatten(collection.__dask_keys__()))
+    return all_outside({key: graph[key] for key in ancestors(graph, keys)}) | {key for key in keys if key not in graph}
 
 
 def shared_keys(graph: Graph, shards: Sequence[Sequence[Hashable]]) -> set[Hashable]:

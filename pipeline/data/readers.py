@@ -24,7 +24,8 @@ from fsspec.utils import infer_compression
 
 from pipeline.data.collections import Table, from_dask
 from pipeline.data.places import RowPlaces
-from tasks.readers import CsvRows, Hdf5Rows, npy_header, read_npy_rows
+from tasks.hdf5 import Hdf5Rows
+from tasks.readers import CsvRows, npy_header, read_npy_rows
 
 CSV_BLOCK = 32 << 20
 ROW_CHUNK = 16 << 20

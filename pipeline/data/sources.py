@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -17,7 +17,20 @@ from dask.delayed import Delayed
 from dask.task_spec import DataNode
 
 from pipeline.data.errors import places_named
-from pipeline.data.graphs import Graph, ancestors, blocks_graph, needs_own_tasks, outside_keys, plan_groups, screened, shared_keys
+from pipeline.data.graphs import (
+    Graph,
+    Outside,
+    all_outside,
+    ancestors,
+    blocks_graph,
+    futures_in,
+    merged,
+    needs_own_tasks,
+    outside_keys,
+    plan_groups,
+    screened,
+    shared_keys,
+)
 from pipeline.data.places import Places, rows_between
 from tasks.blocks import Split
 from tasks.loading import GroupPlan, ShardLoad, group_parts, load_shard, shard_of
@@ -112,6 +125,11 @@ class Source(ABC):
     def held_keys(self) -> list[frozenset[Hashable]]:
         """For each group, the keys of its rows that the cluster holds already; empty where none does."""
 
+    @property
+    @abstractmethod
+    def outside(self) -> Outside:
+        """All that a cluster must hold before the rows can be made."""
+
 
 @dataclass(eq=False)
 class ArraySource(Source):
@@ -157,6 +175,10 @@ class ArraySource(Source):
     def held_keys(self) -> list[frozenset[Hashable]]:
         return [frozenset()] * self.n_groups
 
+    @property
+    def outside(self) -> Outside:
+        return Outside(frozenset(), {})
+
     def _slice(self, start: int, stop: int) -> Block:
         rows = slice(int(self.rows[start]), int(self.rows[stop]))
         y = None if self.y is None else self.y[rows]
@@ -181,14 +203,14 @@ class ArraySource(Source):
 class GraphSource(Source):
     """Blocks as keys of a Dask graph: Dask collections and files alike.
 
-    blocks: one Delayed a partition; keep: collections whose futures must stay alive; sizes: rows of the partitions, if known;
-    row_bytes: bytes of a row of X; places: where partitions come from.
+    blocks: one Delayed a partition; given: by name, the collections that they are made from, whose futures must stay alive; sizes: rows of
+    the partitions, if known; row_bytes: bytes of a row of X; places: where partitions come from.
     """
 
     in_client = False
 
     blocks: Sequence[Delayed] = ()
-    keep: tuple[Any, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
     sizes: Sequence[int] | None = None
     row_bytes: int = 8
     places: Places | None = None
@@ -220,16 +242,16 @@ class GraphSource(Source):
     def load_local(self, n_threads: int) -> Shard:
         """Each thread makes a run of neighbouring groups; what several need is made first. Raises PartitionError."""
         runs = [[int(number) for number in run] for run in np.array_split(range(self.n_groups), min(n_threads, self.n_groups))]
-        get: Any = dask.get if len(runs) == 1 else partial(dask.threaded.get, num_workers=n_threads)
         first: dict[Any, Any] = {}
 
         def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
+            get: Any = dask.get if len(runs) == 1 else partial(dask.threaded.get, pool=threads)
             first.update(zip(keys, get(graph, keys), strict=True))
 
         def load(each: ShardLoad) -> Shard:
             return each.function(*each.arguments, [(key, first[key]) for key in each.keys])
 
-        with places_named(self.place):
+        with places_named(self.place), ThreadPoolExecutor(len(runs)) as threads:  # which start when something is asked of them
             try:
                 loads = self.load_plans(runs, persist)
             except Exception:
@@ -238,8 +260,7 @@ class GraphSource(Source):
                 return self.load_local(1)  # which says what for it could not be made
             if len(loads) == 1:
                 return load(*loads)
-            with ThreadPoolExecutor(len(loads)) as threads:
-                shards = list(threads.map(load, loads))
+            shards = list(threads.map(load, loads))
         parts = zip(*(shard.parts for shard in shards), strict=True)
         return Shard(tuple(range(self.n_groups)), tuple(tuple(chain.from_iterable(part)) for part in parts))
 
@@ -263,7 +284,10 @@ class GraphSource(Source):
         return ShardLoad(load_shard, (tuple(numbers), plans, self.split), tuple(sorted(given, key=str)))
 
     def delayed_blocks(self) -> list[Delayed]:
-        return list(self.blocks) if self.screen is None else [Delayed(key, self._graph) for key in self._keys]
+        if self.screen is None:
+            return list(self.blocks)
+        graph = {**futures_in(merged(self.blocks)), **self._graph}
+        return [Delayed(key, graph) for key in self._keys]
 
     @property
     def partition_rows(self) -> Sequence[int] | None:
@@ -274,3 +298,7 @@ class GraphSource(Source):
         held = outside_keys(self._graph, self._keys)
         bounds = zip(self.group_starts[:-1], self.group_starts[1:], strict=True)
         return [frozenset[Hashable]().union(*held[start:stop]) for start, stop in bounds]
+
+    @property
+    def outside(self) -> Outside:
+        return Outside(all_outside(self._graph), self.given)

@@ -33,8 +33,9 @@ from pipeline.execution.computing import compute
 from pipeline.execution.executors import Executor
 from pipeline.training import INTERRUPTED, Result, run
 from pipeline.verification.records import Record
-from tasks.blocks import as_weight, require_numeric
+from tasks.blocks import as_weight
 from tasks.fitting import Fit
+from tasks.frames import require_numeric
 from tasks.penalties import Penalty
 from tasks.reductions import Tree
 from tasks.scoring import SCORE, Predictor, ScoreInput, ScoreSums, predict_block, score_sums
@@ -366,7 +367,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             raise ValueError("a score needs y: score(X, y)")
         held = delayed(model)
         tree = Tree(dataset.n_partitions, SCORE.combine)
-        for i, part in enumerate(compute([delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()])):
+        parts = [delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()]
+        for i, part in enumerate(compute(parts, dataset.source.outside)):
             tree.add((0, i), part)
         found: ScoreSums = tree.result()
         return found

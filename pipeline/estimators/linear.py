@@ -27,7 +27,10 @@ from tasks.penalties import L2, Penalty
 from tasks.standardisation import CONSTANT, Standardisation, least_gradient, standardisation, target_factor
 from tasks.typing import Array, Float64
 
-THREADS_CURE = "threads follow the machine; for processes connect(n_workers=...)"
+THREADS_CURE = (
+    "leave it None; a fit in this process uses the threads that Dask would, limited by dask.config.set(num_workers=...);"
+    " for processes connect(n_workers=...)"
+)
 
 
 class LinearModel(GradientModel):

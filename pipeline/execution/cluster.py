@@ -18,17 +18,18 @@ from distributed import Client
 from distributed.comm import CommClosedError
 
 from pipeline.cluster.asking import forget_frames
-from pipeline.cluster.code import send_users_modules, usable_workers
+from pipeline.cluster.code import require_found, send_users_modules, usable_workers
+from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.modules import dumps
 from pipeline.cluster.pulse import SchedulerLostError, pulse, watched
-from pipeline.cluster.workers import StuckError, Workers
+from pipeline.cluster.workers import STUCK, StuckError, Workers
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
 from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round, thread_given_back
 from pipeline.execution.failures import Losses, killers_named
 from pipeline.execution.gathering import gather
 from pipeline.execution.loader import Loader
-from pipeline.execution.loading_errors import failed_load, loading_error
+from pipeline.execution.loading_errors import failed_load, loading_error, missing_package
 from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
 from pipeline.execution.resident import Resident, Work
@@ -132,10 +133,7 @@ class ClusterExecutor(Executor):
                 if stuck > MAX_STUCK or losses.times > MAX_DEATHS:
                     break
         if stuck > MAX_STUCK:
-            raise ConnectionError(
-                "tasks wait while all workers are idle: what they need may be bound to workers that are gone (persist(workers=...)),"
-                " or to resources that no worker has"
-            )
+            raise ConnectionError(STUCK)
         raise losses.error(reduction.name, source, resident)
 
     def _checked_round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
@@ -154,6 +152,11 @@ class ClusterExecutor(Executor):
         known = loading_error(error, dataset.source, resident, self.workers.limits)
         if not name or any(future.status == "error" for future in resident.futures):
             self.release(dataset)  # what could not be read now may be readable later
+        if (package := missing_package(error)) is not None:
+            try:
+                require_found(self.client, self.workers.threads(), [package])
+            except VersionMismatchError as lacking:
+                raise lacking from known
         raise known from known.__cause__
 
     def release(self, dataset: Dataset) -> None:

@@ -6,29 +6,37 @@ from collections.abc import Sequence
 from typing import Any
 
 import dask
+from distributed import CancelledError
 
 from pipeline.cluster.pulse import watched
 from pipeline.cluster.workers import Workers
+from pipeline.data.graphs import Outside
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.executors import current_executor, thread_given_back
 from pipeline.execution.gathering import gather
+from pipeline.execution.held import await_held, require_none
 
 
-def compute(collections: Sequence[Any]) -> list[Any]:
-    """The values of Dask collections, where rounds would run. Raises WorkersUnavailableError and SchedulerLostError as rounds do."""
+def compute(collections: Sequence[Any], outside: Outside) -> list[Any]:
+    """The values of Dask collections, where rounds would run; outside: what they need and do not make. Raises ValueError for what of that
+    is gone, WorkersUnavailableError and SchedulerLostError as rounds do."""
     executor = current_executor()
     if not isinstance(executor, ClusterExecutor):
+        require_none(outside)
         return list(dask.compute(*collections))
     client = executor.client
     with thread_given_back(), watched(client):
         workers = Workers(client)
         workers.threads()
+        await_held(client, workers, outside)
         futures = client.compute(list(collections))
         try:
             workers.wait(futures)
             found = gather(client, workers, futures)
-        except BaseException:
+        except BaseException as error:
             if client.status == "running":
                 client.cancel(futures, force=True)
+                if isinstance(error, CancelledError):
+                    await_held(client, workers, outside)
             raise
         return found

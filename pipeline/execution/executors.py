@@ -12,12 +12,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing.pool import Pool
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import dask
 import distributed
 import numpy as np
+from dask.local import MultiprocessingPoolExecutor
+from dask.system import cpu_count
 
+from pipeline.execution.held import require_none
 from tasks.digests import partition_digests, shard_digest
 from tasks.fitting import Fit, Report
 from tasks.memory import mapped
@@ -67,7 +72,7 @@ class Executor(ABC):
 class ThreadExecutor(Executor):
     """Threads in this process; the kernels release the GIL. Groups go to whichever thread is free, the tree keeps the order.
 
-    n_threads: by default the cores this process may use, or 1 inside a Dask task, which owns one.
+    n_threads: by default `default_threads()`.
     """
 
     def __init__(self, n_threads: int | None = None) -> None:
@@ -116,6 +121,7 @@ class ThreadExecutor(Executor):
         resident = dataset.source.resident
         with LOADING:
             if "threads" not in resident:
+                require_none(dataset.source.outside)
                 with single_blas_thread():  # the source's own graph may call BLAS
                     resident["threads"] = dataset.source.load_local(self.n_threads)
         shard: Shard = resident["threads"]
@@ -178,10 +184,24 @@ if sys.platform != "win32":
 
 
 def default_threads() -> int:
-    """Cores this process may run on; 1 inside a Dask task."""
+    """As many threads as Dask's threaded scheduler would use: those of the `pool` in Dask's configuration, else its `num_workers`, else the
+    cores that this process may use by affinity and cgroup. 1 inside a Dask task. Raises ValueError for a number that is none."""
     if in_task():
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = dask.config.get("pool", None)
+    given = dask.config.get("num_workers", None) if pool is None else threads_of(pool)
+    if given is None:
+        return cpu_count()
+    if not isinstance(given, Integral) or given < 1:
+        raise ValueError(f"num_workers in Dask's configuration must be a whole number of threads, 1 or more, got {given!r}")
+    return int(given)
+
+
+def threads_of(pool: Any) -> int | None:
+    """How many threads, or processes, a pool has, of concurrent.futures or multiprocessing; None for one that does not say."""
+    executor = MultiprocessingPoolExecutor(pool) if isinstance(pool, Pool) else pool
+    found: int | None = getattr(executor, "_max_workers", None)
+    return found
 
 
 def in_task() -> bool:
@@ -214,15 +234,22 @@ def thread_given_back() -> Iterator[None]:
 def current_executor(*, in_memory: bool = False) -> Executor:
     """The cluster of the current `distributed.Client`, as Dask users expect; without one, threads in this process.
 
-    A Dask configuration of scheduler="threads" or "synchronous" wins over a client. Inside a task, in_memory data is worked on by that
-    task's own thread, other data through the worker's client. Raises ValueError for an asynchronous client.
+    A `scheduler` in Dask's configuration ("threads", "synchronous", an Executor, a client) wins over the current client. Inside a task,
+    in_memory data is worked on by that task's own thread, other data through the worker's client. Raises ValueError for an asynchronous
+    client.
     """
     from pipeline.execution.cluster import ClusterExecutor  # it imports this module
 
     scheduler = dask.config.get("scheduler", None)
-    if scheduler in ("sync", "synchronous", "single-threaded"):
+    if isinstance(scheduler, str):
+        scheduler = scheduler.lower()
+    if isinstance(scheduler, distributed.Client):
+        return ClusterExecutor(scheduler)
+    if isinstance(scheduler, concurrent.futures.Executor):
+        return ThreadExecutor(threads_of(scheduler))
+    if scheduler in ("sync", "synchronous", "single-threaded", dask.get):
         return ThreadExecutor(1)
-    if scheduler in IN_PROCESS_SCHEDULERS or (in_memory and in_task()):
+    if scheduler in IN_PROCESS_SCHEDULERS or callable(scheduler) or (in_memory and in_task()):
         return ThreadExecutor()
     try:
         client = distributed.get_client() if in_task() else distributed.default_client()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -14,10 +13,11 @@ import numpy as np
 from dask.task_spec import TaskRef
 from distributed import Client, Future
 
-from pipeline.cluster.code import send_users_modules, usable_workers
+from pipeline.cluster.code import require_packages, send_users_modules, usable_workers
 from pipeline.cluster.workers import Workers
 from pipeline.data.sources import Source
-from pipeline.execution.opaque import call
+from pipeline.execution.held import await_held, held_bytes
+from pipeline.execution.opaque import call, modules_in
 from pipeline.execution.placement import pieces
 from pipeline.execution.resident import Resident
 from tasks.loading import load_on_worker
@@ -47,36 +47,34 @@ class Loader:
         if source.in_client:
             futures = self._send(source, numbers, slots, threads)
         else:
-            futures = self._submit(source, numbers, slots, [None] * len(threads) if anywhere else threads)
+            futures = self._submit(source, numbers, slots, threads, anywhere=anywhere)
         weights = [float(sum(sizes[number] for number in each)) for each in numbers]
         return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
 
     def _held_bytes(self, source: Source) -> list[dict[str, float]]:
         """For each group, the bytes that workers hold of what it is made from."""
+        await_held(self.client, self.workers, source.outside)  # rows that are still being persisted, too: they are needed in any case
         needed = source.held_keys
-        keys: list[Any] = sorted(set().union(*needed), key=str)
-        if not keys:
-            return [{} for _ in needed]
-        futures: list[Future[Any]] = [Future(key, self.client) for key in keys]
-        try:
-            self.workers.wait(futures)  # rows that are still being persisted: they are needed in any case
-            holders = self.client.who_has(futures)
-            sizes = self.client.nbytes([key for key in keys if holders.get(key)], summary=False)
-        except (CancelledError, KeyError):
-            raise ValueError("persisted rows of this data are gone (cancelled, or lost with their client); persist them again") from None
+        keys = sorted(set().union(*needed), key=str)
+        found = held_bytes(self.client, keys) if keys else {}
         held: list[dict[str, float]] = [defaultdict(float) for _ in needed]
         for bytes_of, group in zip(held, needed, strict=True):
             for key in group:
-                for worker in holders.get(key, ()):
-                    bytes_of[worker] += sizes[key]
+                for worker, n_bytes in found.get(key, {}).items():
+                    bytes_of[worker] += n_bytes
         return held
 
     def _submit(
-        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str | None]
+        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str], *, anywhere: bool
     ) -> list[Future[Shard]]:
         first: list[Future[Any]] = []  # held until the pieces that need them are asked for; then the scheduler knows how to remake them
 
+        def supply(names: set[str]) -> None:
+            require_packages(self.client, threads, names)
+            send_users_modules(self.client, names, anew=True)
+
         def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
+            supply(modules_in(graph))
             first.extend(self.client.get(graph, keys, sync=False))
 
         name = f"load-{uuid.uuid4().hex}"
@@ -86,11 +84,10 @@ class Loader:
             given: Sequence[Any] = load.keys
             key = (name, f"{i:06}")  # Dask runs what is alike in the order of the keys as texts
             graphs[slots[i]][key] = call(key, partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
-        send_users_modules(self.client, needs, anew=True)
+        supply(needs)
         futures: dict[Any, Future[Shard]] = {}
         for slot, graph in graphs.items():
-            worker = threads[slot]
-            where: dict[str, Any] = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
+            where: dict[str, Any] = {} if anywhere else {"workers": [threads[slot]], "allow_other_workers": True}
             found = self.client.get(graph, list(graph), **where, sync=False)
             futures.update(zip(graph, found, strict=True))
         return [futures[name, f"{i:06}"] for i in range(len(numbers))]

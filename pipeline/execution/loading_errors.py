@@ -26,6 +26,15 @@ def loading_error(error: BaseException, source: Source, resident: Resident, limi
     return error
 
 
+def missing_package(error: BaseException | None) -> str | None:
+    """The package that was not there, as it is imported, where that is what the error comes from."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.original if isinstance(error, LoadError) else error.__cause__
+    return None
+
+
 def failed_load(resident: Resident) -> BaseException | None:
     """What the first piece that could not be made failed of; None while there is none."""
     return next((future.exception() for future in resident.futures if future.status == "error"), None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
-from dask.task_spec import List, Task
+from dask.task_spec import DataNode, List, Task
 from dask.utils import apply
 
 from pipeline.cluster.modules import dumps
@@ -22,3 +23,11 @@ def value(name: Any, held: Any, *, needs: set[str]) -> Task:
     packed, modules = dumps(held)
     needs |= modules
     return Task(name, pickle.loads, packed)
+
+
+def modules_in(graph: Mapping[Any, Any]) -> set[str]:
+    """The modules that workers import to unpickle a graph's nodes as Dask sends them; of constants, which may be large, those of their
+    types."""
+    constants = [node for node in graph.values() if isinstance(node, DataNode)]
+    _, modules = dumps([node for node in graph.values() if not isinstance(node, DataNode)])
+    return {type(node.value).__module__ for node in constants} | modules

@@ -22,7 +22,8 @@ from pipeline.estimators.base import GradientModel
 from pipeline.execution.executors import default_threads
 from pipeline.models.files import write_beside
 from pipeline.progress import RoundProgress
-from tasks.blocks import as_design, holds_numbers
+from tasks.blocks import as_design
+from tasks.frames import holds_numbers
 from tasks.quarantine import text_of
 
 Format = Literal["csv", "parquet"]

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_cupy_array
 
 from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL, SQUARED, is_margin_loss, pieces
+from tasks.namespaces import device_of, namespace_of, on_host
 from tasks.typing import Float64, Int64
 
 Sums = list[Any]
@@ -30,7 +30,7 @@ def loss_and_gradient(
     positive_weight: Float64 | None = None,
 ) -> tuple[Float64, float, Float64, Float64]:
     """As tasks.kernels.loss_and_gradient."""
-    xp = array_namespace(X)
+    xp = namespace_of(X)
     coef, intercept = like(X, coef), like(X, intercept)
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
@@ -59,7 +59,7 @@ def hessian_vector(
     positive_weight: Float64 | None = None,
 ) -> tuple[Float64, Float64]:
     """As tasks.kernels.hessian_vector."""
-    xp = array_namespace(X)
+    xp = namespace_of(X)
     coef, intercept, coef_direction, intercept_direction = (like(X, a) for a in (coef, intercept, coef_direction, intercept_direction))
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
@@ -77,15 +77,15 @@ def hessian_vector(
 
 def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
     """As tasks.kernels.raw_prediction."""
-    xp = array_namespace(X)
+    xp = namespace_of(X)
     return to_numpy(_flat(xp, _predict(xp, xp.astype(X, xp.float64), like(X, coef), like(X, intercept), 1)))
 
 
 def column_spread(X: Any, weight: Any, offsets: Int64) -> tuple[float, Float64, Float64, Float64]:
     """As tasks.kernels.column_spread, in two passes over all rows."""
-    xp = array_namespace(X)
+    xp = namespace_of(X)
     rows = xp.astype(X, xp.float64)
-    w = xp.ones(X.shape[0], dtype=xp.float64, device=device(X)) if weight is None else like(X, weight)
+    w = xp.ones(X.shape[0], dtype=xp.float64, device=device_of(X)) if weight is None else like(X, weight)
     total = float(xp.sum(w))
     mean = xp.matmul(w, rows) / total if total else xp.zeros_like(rows[0, :])
     largest = to_numpy(xp.max(xp.abs(rows), axis=0))
@@ -95,7 +95,7 @@ def column_spread(X: Any, weight: Any, offsets: Int64) -> tuple[float, Float64, 
 def _pointwise(xp: Any, loss: int, parameter: float, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any, Any]:
     """Loss (n, k), dloss/draw (n, k, c), curvature (n, k, c) as in tasks.kernels.pointwise but without row weights; raw (n, k, c)."""
     if loss == MULTINOMIAL:
-        codes = xp.arange(raw.shape[2], dtype=xp.int64, device=device(raw))
+        codes = xp.arange(raw.shape[2], dtype=xp.int64, device=device_of(raw))
         indicator = xp.astype(target[:, None, None] == codes[None, None, :], xp.float64)
         top = xp.max(raw, axis=2, keepdims=True)
         exponential = xp.exp(raw - top)
@@ -154,18 +154,18 @@ def _flat(xp: Any, values: Any) -> Any:
 
 def like(X: Any, array: Any) -> Any:
     """The array in the namespace and on the device of X."""
-    return array_namespace(X).asarray(array, device=device(X))
+    return namespace_of(X).asarray(array, device=device_of(X))
 
 
 def to_numpy(array: Any) -> Float64:
     """A copy here."""
-    return np.array(array.get() if is_cupy_array(array) else np.from_dlpack(array), dtype=np.float64)
+    return np.array(on_host(array), dtype=np.float64)
 
 
 def _leaves(xp: Any, X: Any, y: Any, weight: Any, offsets: Int64) -> Iterator[tuple[Any, Any, Any]]:
     """float64 rows, y and weights of each partition."""
     y = like(X, y)
-    weight = xp.ones(X.shape[0], dtype=xp.float64, device=device(X)) if weight is None else like(X, weight)
+    weight = xp.ones(X.shape[0], dtype=xp.float64, device=device_of(X)) if weight is None else like(X, weight)
     for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
         yield xp.astype(X[start:stop, :], xp.float64), y[start:stop, ...], weight[start:stop]
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from distributed import Client
@@ -51,3 +52,27 @@ def test_ctrl_c(where: str, client: Client) -> None:
     while (left := client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == 0
+
+
+IGNORING = """
+trap "" INT TERM
+exec "$0" -m pytest -q -p no:cacheprovider \
+    tests/pipeline/test_cli.py::test_ctrl_c_during_the_imports_is_quiet \
+    tests/pipeline/checkpoints/test_termination.py::test_sigterm_is_raised_once_and_the_handler_goes
+"""
+
+
+@pytest.mark.timeout(120)
+def test_tests_of_signals_where_the_shell_ignores_them() -> None:
+    """As with nohup, or with & in a script: children inherit that, and Python leaves it as it is."""
+    tests = Path(__file__).parents[2]
+    done = subprocess.run(
+        ["sh", "-c", IGNORING, sys.executable],
+        cwd=tests,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,9 @@ class Client:
             worker.data[entry.key] = moved(value)
             entry.who_has.append(worker)
         return [Future(scheduler, entry) for entry in entries]
+
+    def as_current(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def wait(self, futures: Sequence[Future], timeout: float) -> None:
         """`distributed.wait`."""

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import dask
 import dask.array as da
+import dask.dataframe as dd
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 import tasks
-from pipeline import Dataset, LogisticRegression, connect
+from pipeline import Dataset, LinearRegression, LogisticRegression, MLPClassifier, connect
 from pipeline.cluster.code import usable_workers
 from pipeline.cluster.identity import VersionMismatchError
-from pipeline.cluster.modules import dumps, imported, users_modules
+from pipeline.cluster.modules import dumps, imported, packages_of_modules, users_modules
 from pipeline.cluster.security import make_certificates, tls_environment
 from pipeline.cluster.shipping import Look, digest_of, look, sources_of
 from pipeline.cluster.shipping import folder as place
 from pipeline.cluster.versions import differences
 from tests.data import breast_cancer
-from tests.pipeline.cluster.bare import command_line_cluster, make_bare_python
+from tests.pipeline.cluster.bare import command_line_cluster, environment, make_bare_python
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -285,17 +294,17 @@ def test_folders_of_modules_are_this_users_alone(tmp_path: Path, monkeypatch: py
 
 
 PACKAGES = {"python": "3.11.7.final.0", "numpy": "2.4.6", "scipy": "1.17.1", "numba": "0.68.1", "dask": "2026.8.0"}
-NEEDED = ("array-api-compat", "cloudpickle", "fsspec", "h5py", "llvmlite", "pandas", "threadpoolctl")
+NEEDED = ("cloudpickle", "llvmlite", "psutil", "threadpoolctl")
 
 
 def test_versions_that_differ() -> None:
     same: dict[str, str | None] = {**PACKAGES, "distributed": "2026.8.0", **dict.fromkeys(NEEDED, "1.0")}
-    assert differences(same, {"a": same, "b": {**same, "pandas": "9.9"}}) == ([], [])
+    assert differences(same, {"a": same, "b": {**same, "psutil": "9.9"}}) == ([], [])
     fatal, slight = differences(same, {w: {**same, "numpy": "2.3.6"} for w in "abcde"})
     assert (fatal, slight) == (["numpy 2.4.6 here, 2.3.6 on a, b, c and 2 more"], [])
     assert differences(same, {"a": {**same, "scipy": "1.17.2"}}) == ([], ["scipy 1.17.1 here, 1.17.2 on a"])
     assert differences(same, {"a": {**same, "python": "3.12.1.final.0"}})[0] == ["python 3.11.7 here, 3.12.1 on a"]
-    assert differences(same, {"a": {**same, "h5py": None}})[0] == ["h5py 1.0 here, missing on a"]
+    assert differences(same, {"a": {**same, "llvmlite": None}})[0] == ["llvmlite 1.0 here, missing on a"]
 
 
 def test_a_worker_with_other_packages(tmp_path: Path, bare_python: Path) -> None:
@@ -309,6 +318,126 @@ def test_a_worker_with_other_packages(tmp_path: Path, bare_python: Path) -> None
         client.run(lambda: importlib.import_module("distributed.versions")._version_cached.cache_clear())
         with pytest.raises(VersionMismatchError, match=r"numba .* here, 0\.1 on tcp://.*\ninstall the same versions on both"):
             usable_workers(client, list(client.scheduler_info()["workers"]))
+
+
+HIDE = """
+import importlib.metadata, os, sys
+
+HIDDEN = os.environ.get("HIDDEN", "").split()
+
+class Hidden(importlib.metadata.DistributionFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    def find_distributions(self, context=importlib.metadata.DistributionFinder.Context()):
+        return ()
+
+find = importlib.metadata.distribution
+
+def found(name):
+    if name.replace("-", "_") in HIDDEN:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return find(name)
+
+sys.meta_path.insert(0, Hidden())
+importlib.metadata.distribution = found
+"""
+
+
+@contextmanager
+def workers_without(packages: Sequence[str], python: Path, directory: Path) -> Iterator[Client]:
+    """One worker that has all, and one in whose environment these packages are not."""
+    (directory / "hiding").mkdir()
+    (directory / "hiding" / "sitecustomize.py").write_text(HIDE)
+    with command_line_cluster(python, directory=directory, n_workers=1) as file:
+        variables = environment(HIDDEN=" ".join(packages), PYTHONPATH=str(directory / "hiding"))
+        start = [str(python), "-m", "dask", "worker", "--scheduler-file", str(file), "--nthreads", "1", "--name", "bare"]
+        with (directory / "bare.log").open("w") as log:
+            worker = subprocess.Popen([*start, "--dashboard-address", "127.0.0.1:0"], cwd=directory, env=variables, stdout=log, stderr=log)
+        try:
+            with Client(scheduler_file=str(file)) as client:
+                client.wait_for_workers(2, timeout=60)
+                for package in packages:
+                    with pytest.raises(ModuleNotFoundError):
+                        client.run(importlib.import_module, package, workers=[address_of_bare(client)])
+                yield client
+        finally:
+            worker.terminate()
+            worker.wait(20)
+
+
+def address_of_bare(client: Client) -> str:
+    found = client.scheduler_info(n_workers=-1)["workers"]
+    return next(address for address in found if found[address]["id"] == "bare")
+
+
+def write_hdf5(path: Path) -> None:
+    X, y = breast_cancer()
+    with h5py.File(path, "w") as file:
+        file["X"], file["y"] = X, y
+
+
+@pytest.mark.parametrize("model", [LogisticRegression(solver="newton"), MLPClassifier((4,), max_iter=2, random_state=0)])
+def test_workers_without_packages_that_a_fit_does_not_use(bare_python: Path, cache: Path, tmp_path: Path, model: Any) -> None:
+    def digests() -> list[str]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return [clone(model).fit(make()).parameters_sha256_ for make in (from_arrays, from_dask)]
+
+    with dask.config.set(scheduler="threads"):
+        expected = digests()
+    packages = ("array_api_compat", "h5py", "fsspec", "pandas", "pyarrow", "sklearn", "zarr")
+    with workers_without(packages, bare_python, tmp_path):
+        assert digests() == expected
+
+
+def test_a_worker_without_a_package_that_a_fit_uses(bare_python: Path, cache: Path, tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "rows.h5")
+    frame = dd.from_pandas(pd.DataFrame(breast_cancer()[0][:, :3], columns=["a", "b", "t"]), npartitions=6)
+
+    labels = da.from_array(np.array(["malignant", "benign"])[breast_cancer()[1]], chunks=50)
+
+    def lazily(i: int) -> Any:
+        import zarr
+
+        return np.full((20, 2), i % 2 + len(zarr.__version__) * 0.0), np.arange(20) % 2
+
+    with workers_without(("h5py", "pandas", "zarr"), bare_python, tmp_path) as client:
+        bare = address_of_bare(client)
+        assert fit(from_arrays()) == here(from_arrays)
+        for on_error in ("raise", "quarantine"):
+            with pytest.raises(VersionMismatchError, match=rf"h5py, missing on {bare}\ninstall .*pip install h5py"):
+                fit(Dataset.read_hdf5(str(tmp_path / "rows.h5"), X="X", y="y", n_partitions=8, on_error=on_error))
+            with pytest.raises(VersionMismatchError, match=rf"zarr, missing on {bare}\ninstall .*pip install zarr") as raised:
+                fit(Dataset.from_function(lazily, n_partitions=8, n_columns=2, on_error=on_error))
+            assert "(make(" in str(raised.value.__cause__)
+        with pytest.raises(VersionMismatchError, match=rf"pandas, missing on {bare}\ninstall"):
+            LinearRegression().fit(Dataset.from_dataframe(frame, target="t"))
+        with pytest.raises(VersionMismatchError, match=rf"pandas, missing on {bare}\ninstall"):
+            fit(Dataset.from_dask(from_dask().X, labels))  # text is digested with it
+        assert fit(from_dask()) == here(from_dask)
+
+
+def test_what_modules_must_have() -> None:
+    assert packages_of_modules(["tasks.hdf5"]) == {"fsspec", "h5py", "numpy"}
+    assert packages_of_modules(["tasks.readers", "tasks.reductions"]) == {"fsspec", "numpy"}
+    assert packages_of_modules(["pandas.core.frame", "json", "", "builtins", "__main__", "pipeline.data", "no_such"]) == {"pandas"}
+    assert packages_of_modules(["dask.dataframe.io"]) == {"pandas", "pyarrow"}
+
+
+def test_tasks_is_imported_with_few_packages() -> None:
+    """Whatever a worker lacks that only some fits need."""
+    code = (
+        "import importlib, pkgutil, tasks\n"
+        "for each in pkgutil.walk_packages(tasks.__path__, 'tasks.'):\n"
+        "    if each.name not in ('tasks.hdf5', 'tasks.readers'):\n"
+        "        importlib.import_module(each.name)\n"
+    )
+    hidden = "array_api_compat dask distributed fsspec h5py pandas pyarrow sklearn zarr"
+    command = [sys.executable, "-c", HIDE + code]
+    done = subprocess.run(command, env=os.environ | {"HIDDEN": hidden}, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_worker_whose_blas_rounds_differently(tmp_path: Path) -> None:

@@ -105,16 +105,3 @@ def test_a_fit_straight_after_persist(client: Client) -> None:
         with dask.config.set(scheduler="threads"):
             here = LogisticRegression().fit(rows)
         assert model.parameters_sha256_ == here.parameters_sha256_
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("how", ["cancel", "restart"])
-def test_persisted_rows_that_are_gone(client: Client, how: str) -> None:
-    X = da.random.normal(size=(100, 3), chunks=(10, -1)).persist()
-    dataset = Dataset.from_dask(X, X[:, 0])
-    if how == "cancel":
-        client.cancel(X, force=True)
-    else:
-        client.restart()
-    with pytest.raises(ValueError, match=r"persisted rows of this data are gone .* persist them again"):
-        dataset.schema  # noqa: B018
