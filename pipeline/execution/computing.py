@@ -8,9 +8,9 @@ from typing import Any
 import dask
 
 from pipeline.cluster.pulse import watched
-from pipeline.cluster.workers import Workers
+from pipeline.cluster.task_threads import thread_given_back
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import current_executor, thread_given_back
+from pipeline.execution.executors import current_executor
 from pipeline.execution.gathering import gather
 
 
@@ -19,9 +19,8 @@ def compute(collections: Sequence[Any]) -> list[Any]:
     executor = current_executor()
     if not isinstance(executor, ClusterExecutor):
         return list(dask.compute(*collections))
-    client = executor.client
+    client, workers = executor.client, executor.workers
     with thread_given_back(), watched(client):
-        workers = Workers(client)
         workers.threads()
         futures = client.compute(list(collections))
         try:

@@ -57,7 +57,7 @@ class Loader:
         keys: list[Any] = sorted(set().union(*needed), key=str)
         if not keys:
             return [{} for _ in needed]
-        futures: list[Future[Any]] = [Future(key, self.client) for key in keys]
+        futures: list[Future[Any]] = self.client.get({}, keys, sync=False)  # another client may have persisted them
         try:
             self.workers.wait(futures)  # rows that are still being persisted: they are needed in any case
             holders = self.client.who_has(futures)
