@@ -140,7 +140,7 @@ def _csr(X: Any, dtype: str) -> sp.csr_array:
     if X.ndim != 2:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
     require_real(X.dtype)
-    csr = sp.csr_array(X).astype(dtype, copy=False)  # before equal places are added up, which narrow integers cannot hold
+    csr: Any = sp.csr_array(X).astype(dtype, copy=False)  # before equal places are added up, which narrow integers cannot hold
     if not csr.has_canonical_format:
         csr = csr.copy() if np.shares_memory(csr.data, getattr(X, "data", csr.data)) else csr
         csr.sum_duplicates()

@@ -60,9 +60,10 @@ class Connection:
             cluster.scale(n)
 
     def adapt(self, minimum: int, maximum: int) -> None:
-        """Let the number of workers follow the work. Raises ValueError where the cluster is not ours to scale, and for a minimum of 0."""
-        if minimum < 1:
-            raise ValueError(f"adapt needs a minimum of at least 1, got {minimum}: a fit waits for a first worker before it has tasks")
+        """Let the number of workers follow the work: a fit asks for a first one, and those that hold rows stay. Raises ValueError where the
+        cluster is not ours to scale, and for numbers that are none: 0 <= minimum <= maximum, and at least 1 at most."""
+        if not 0 <= minimum <= maximum or maximum < 1:
+            raise ValueError(f"adapt needs 0 <= minimum <= maximum, and a maximum of at least 1, got {minimum} and {maximum}")
         self._adaptive = self._scalable().adapt(minimum=minimum, maximum=maximum)
 
     def await_workers(self, n: int, timeout: float) -> None:

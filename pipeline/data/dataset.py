@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 import dask.array as da
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 from dask.delayed import delayed
 
+from pipeline.cluster.task_threads import exclusive
 from pipeline.data import collections, readers
 from pipeline.data.errors import Quarantined, source_changed, warn_of_quarantine
 from pipeline.data.inputs import LAZY, as_rows
@@ -66,6 +66,8 @@ class Dataset:
         self.n_columns = n_columns
         self.part = part
         self._origin: Dataset | None = None
+        self._schema: Schema | None = None
+        self._contents: UInt64 | None = None
 
     @classmethod
     def from_arrays(
@@ -272,16 +274,23 @@ class Dataset:
             _, rows = resident.popitem()
             rows.release()
 
-    @cached_property
+    @property
     def schema(self) -> Schema:
         """Rows, classes, weights; reads the source if it is not resident yet.
 
         Raises ValueError, naming partition, row and column, for values that are not finite or too large, and for negative, missing or
         all-zero weights.
         """
-        summary = self.executor().map_reduce(self, CHECK, None)
-        warn_of_quarantine(self._quarantined(summary.poison), self.n_partitions)
-        return make_schema(summary, self.columns, self.dtype, self.place_of_row)
+        schema = self._schema
+        if schema is None:
+            executor = self.executor()
+            with executor.waiting(), exclusive(self.source.lock):
+                schema = self._schema
+                if schema is None:
+                    summary = executor.map_reduce(self, CHECK, None)
+                    warn_of_quarantine(self._quarantined(summary.poison), self.n_partitions)
+                    schema = self._schema = make_schema(summary, self.columns, self.dtype, self.place_of_row)
+        return schema
 
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
@@ -300,13 +309,19 @@ class Dataset:
     def content(self) -> int | None:
         """What the digests of all rows add up to, once they have been checked; None before, and for rows in this process, which nobody
         reads again. See `tasks.digests`."""
-        return self.__dict__["schema"].content_sum if "schema" in self.__dict__ and not self.source.in_client else None
+        schema = self._schema
+        return None if schema is None or self.source.in_client else schema.content_sum
 
-    @cached_property
+    @property
     def contents(self) -> UInt64:
         """The digest of each partition; the check has run if it had not."""
-        content = self.schema.content
-        return self.executor().map_reduce(self, CONTENTS, None) if self.source.in_client else content
+        schema = self.schema
+        if not self.source.in_client:
+            return schema.content
+        contents = self._contents
+        if contents is None:
+            contents = self._contents = self.executor().map_reduce(self, CONTENTS, None)
+        return contents
 
     def require_content(self, found: UInt64) -> None:
         """Raise SourceChangedError, naming the partitions, when their digests (n_partitions,) are not those of the check. What was read is
@@ -315,8 +330,7 @@ class Dataset:
         if len(changed):
             self.release()
             origin = self if self._origin is None else self._origin
-            for known in ("schema", "contents"):
-                origin.__dict__.pop(known, None)
+            origin._schema = None
             raise source_changed([int(partition) for partition in changed], self.source.place)
 
     def as_checked(self) -> Dataset:
@@ -386,8 +400,9 @@ class Dataset:
         return da.concatenate(chunks)
 
     def _chunk_sizes(self) -> Sequence[float]:
-        if "schema" in self.__dict__:
-            return [int(n) for n in self.schema.partition_rows]
+        schema = self._schema
+        if schema is not None:
+            return [int(n) for n in schema.partition_rows]
         rows = self.source.partition_rows
         as_read = self.source.split is None and self.source.screen is None
         return list(rows) if rows is not None and as_read else [np.nan] * self.n_partitions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -50,7 +51,8 @@ class Source(ABC):
     """Partitions in a fixed order, cut into groups by their number and size alone: group g is partitions [g 2^L, (g + 1) 2^L).
 
     resident: what executors keep of it, by executor; two datasets made by one split share it. screen: of partitions that are to be left out
-    where they cannot be used.
+    where they cannot be used. lock: for whoever loads or checks the rows, so that several fits at the same time do it once; rows that are
+    resident are used without it.
     """
 
     in_client: ClassVar[bool]
@@ -60,6 +62,14 @@ class Source(ABC):
     split: Split | None = None
     resident: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     screen: Screen | None = None
+    lock: Any = field(default_factory=threading.RLock, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the rows that are resident here: another process reads them by itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("resident", "lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, resident={}, lock=threading.RLock())
 
     @cached_property
     def group_starts(self) -> list[int]:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -22,10 +22,11 @@ from pipeline.cluster.code import require_found, send_users_modules, usable_work
 from pipeline.cluster.identity import VersionMismatchError
 from pipeline.cluster.modules import dumps
 from pipeline.cluster.pulse import SchedulerLostError, pulse, watched
+from pipeline.cluster.task_threads import exclusive, in_task, is_of_worker, thread_given_back
 from pipeline.cluster.workers import STUCK, StuckError, Workers
 from pipeline.data.sources import Source
 from pipeline.execution.direct import call_workers, can_call
-from pipeline.execution.executors import LOADING, Advance, Executor, in_task, one_round, thread_given_back
+from pipeline.execution.executors import Advance, Executor, one_round
 from pipeline.execution.failures import Losses, killers_named
 from pipeline.execution.gathering import gather
 from pipeline.execution.loader import Loader
@@ -74,11 +75,12 @@ class ClusterExecutor(Executor):
     """
 
     def __init__(self, client: Client) -> None:
-        if client.asynchronous and not in_task():
+        if client.asynchronous:
             raise ValueError("the current distributed.Client is asynchronous; fit needs a synchronous one: Client(address)")
         if client.status in ("closing", "closed"):
             raise ValueError("the current distributed.Client is closed; connect again, or leave its with block to work in this process")
         self.client = client
+        self.inside = in_task() or is_of_worker(client)
         self.workers = Workers(client)
         self.loader = Loader(client, self.workers)
         self.sessions = Sessions(client)
@@ -94,13 +96,14 @@ class ClusterExecutor(Executor):
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        with thread_given_back(), pulse(self.client), nullcontext() if in_task() else distributed.span(name):
+        with thread_given_back(), pulse(self.client), nullcontext() if self.inside else distributed.span(name):
             self._fits += 1
             try:
                 yield
             finally:
                 self._fits -= 1
                 self._held.clear()
+                self.workers.end_demand()
                 self.sessions.close()
                 for resident, level in self._together.items():
                     with resident.lock:
@@ -159,6 +162,9 @@ class ClusterExecutor(Executor):
                 raise lacking from known
         raise known from known.__cause__
 
+    def waiting(self) -> AbstractContextManager[None]:
+        return thread_given_back()
+
     def release(self, dataset: Dataset) -> None:
         resident: Resident | None = dataset.source.resident.pop(self.client.id, None)
         if resident is not None:
@@ -178,8 +184,11 @@ class ClusterExecutor(Executor):
 
     def _resident(self, source: Source, mend: bool) -> Resident:
         """The pieces, asked for, or mended where need be. One thread at a time: two fits on one dataset load it once."""
-        with LOADING:
-            resident: Resident | None = source.resident.get(self.client.id)
+        resident: Resident | None = source.resident.get(self.client.id)
+        if resident is not None and not mend:
+            return resident
+        with exclusive(source.lock):
+            resident = source.resident.get(self.client.id)
             if resident is None:
                 resident = source.resident[self.client.id] = self.loader.load(source, anywhere=mend)
             elif mend and source.in_client:
@@ -286,7 +295,7 @@ class ClusterExecutor(Executor):
     def _in_session(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance | None:
         """Some rounds that the workers run by themselves; None if they cannot, or have failed to: a round from here will say why."""
         resident: Resident | None = dataset.source.resident.get(self.client.id)
-        if resident is None or not resident.located or in_task() or not self.sessions.due():
+        if resident is None or not resident.located or self.inside or not self.sessions.due():
             return None
         asked = fit.ask(states)
         assert asked is not None
@@ -323,7 +332,7 @@ class ClusterExecutor(Executor):
     def _callable(self, resident: Resident, work: list[Work], n_bytes: int) -> bool:
         """Whether this round may be calls: the last one was short, little is sent, and it is known who holds what."""
         short = resident.last_round <= CALLED_ROUND and n_bytes <= CALLED_BYTES
-        return short and resident.located and not in_task() and can_call(self.client)
+        return short and resident.located and not self.inside and can_call(self.client)
 
     def _by_tasks(
         self, resident: Resident, work: list[Work], dataset: Dataset, reduction: Reduction, shared: Any, result_bytes: int

@@ -9,10 +9,10 @@ import dask
 from distributed import CancelledError
 
 from pipeline.cluster.pulse import watched
-from pipeline.cluster.workers import Workers
+from pipeline.cluster.task_threads import thread_given_back
 from pipeline.data.graphs import Outside
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import current_executor, thread_given_back
+from pipeline.execution.executors import current_executor
 from pipeline.execution.gathering import gather
 from pipeline.execution.held import await_held, require_none
 
@@ -24,9 +24,8 @@ def compute(collections: Sequence[Any], outside: Outside) -> list[Any]:
     if not isinstance(executor, ClusterExecutor):
         require_none(outside)
         return list(dask.compute(*collections))
-    client = executor.client
+    client, workers = executor.client, executor.workers
     with thread_given_back(), watched(client):
-        workers = Workers(client)
         workers.threads()
         await_held(client, workers, outside)
         futures = client.compute(list(collections))

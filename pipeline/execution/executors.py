@@ -10,11 +10,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from multiprocessing.pool import Pool
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
 import distributed
@@ -22,6 +22,7 @@ import numpy as np
 from dask.local import MultiprocessingPoolExecutor
 from dask.system import cpu_count
 
+from pipeline.cluster.task_threads import check_no_coroutine, current_client, exclusive, in_task, is_of_worker
 from pipeline.execution.held import require_none
 from tasks.digests import partition_digests, shard_digest
 from tasks.fitting import Fit, Report
@@ -33,7 +34,6 @@ from tasks.threads import single_blas_thread
 if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
 
-LOADING: Final = threading.Lock()  # two fits on one dataset load it once
 IN_PROCESS_SCHEDULERS = ("threads", "threading", "sync", "synchronous", "single-threaded", "processes", "multiprocessing")
 
 
@@ -58,6 +58,10 @@ class Executor(ABC):
     @abstractmethod
     def span(self, name: str) -> Any:
         """A context in which the tasks of one fit belong together on the dashboard."""
+
+    @abstractmethod
+    def waiting(self) -> AbstractContextManager[None]:
+        """A context in which this thread waits for rounds. Locks are taken inside, and so let go before it ends."""
 
     @abstractmethod
     def release(self, dataset: Dataset) -> None:
@@ -86,6 +90,9 @@ class ThreadExecutor(Executor):
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         yield
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def release(self, dataset: Dataset) -> None:
         shard: Shard | None = dataset.source.resident.pop("threads", None)
@@ -118,13 +125,15 @@ class ThreadExecutor(Executor):
         return run.tree.result()
 
     def _resident(self, dataset: Dataset) -> Shard:
-        resident = dataset.source.resident
-        with LOADING:
-            if "threads" not in resident:
-                require_none(dataset.source.outside)
-                with single_blas_thread():  # the source's own graph may call BLAS
-                    resident["threads"] = dataset.source.load_local(self.n_threads)
-        shard: Shard = resident["threads"]
+        source = dataset.source
+        shard: Shard | None = source.resident.get("threads")
+        if shard is None:
+            with exclusive(source.lock):
+                shard = source.resident.get("threads")
+                if shard is None:
+                    require_none(source.outside)
+                    with single_blas_thread():  # the source's own graph may call BLAS
+                        shard = source.resident["threads"] = source.load_local(self.n_threads)
         return shard
 
 
@@ -204,39 +213,12 @@ def threads_of(pool: Any) -> int | None:
     return found
 
 
-def in_task() -> bool:
-    """Whether this code runs inside a task of a distributed worker."""
-    try:
-        distributed.get_worker()
-    except ValueError:
-        return False
-    return True
-
-
-_given_back = threading.local()
-
-
-@contextmanager
-def thread_given_back() -> Iterator[None]:
-    """Inside a Dask task: let other tasks, those of our own rounds among them, use this task's thread while it waits."""
-    if vars(_given_back).get("active") or not in_task():
-        yield
-        return
-    _given_back.active = True
-    distributed.secede()
-    try:
-        yield
-    finally:
-        _given_back.active = False
-        distributed.rejoin()
-
-
 def current_executor(*, in_memory: bool = False) -> Executor:
     """The cluster of the current `distributed.Client`, as Dask users expect; without one, threads in this process.
 
     A `scheduler` in Dask's configuration ("threads", "synchronous", an Executor, a client) wins over the current client. Inside a task,
     in_memory data is worked on by that task's own thread, other data through the worker's client. Raises ValueError for an asynchronous
-    client.
+    client, and for data that is not in memory in a coroutine of a worker.
     """
     from pipeline.execution.cluster import ClusterExecutor  # it imports this module
 
@@ -251,8 +233,11 @@ def current_executor(*, in_memory: bool = False) -> Executor:
         return ThreadExecutor(1)
     if scheduler in IN_PROCESS_SCHEDULERS or callable(scheduler) or (in_memory and in_task()):
         return ThreadExecutor()
+    check_no_coroutine()
     try:
-        client = distributed.get_client() if in_task() else distributed.default_client()
+        client = current_client()
     except ValueError:
         return ThreadExecutor()
+    if in_memory and is_of_worker(client):  # a thread that a task has started
+        return ThreadExecutor(1)
     return ClusterExecutor(client)

@@ -306,7 +306,7 @@ def test_a_session_of_other_rows_moves_nothing(client: Client) -> None:
     assert led > before
     content = dataset.schema.content.copy()
     content[6] += np.uint64(1)
-    dataset.__dict__["schema"] = replace(dataset.schema, content=content)
+    dataset._schema = replace(dataset.schema, content=content)
     with pytest.raises(SourceChangedError, match=r"partition 6 \(chunk") as raised:
         digest(dataset)
     assert raised.value.partitions == (6,)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from dask.task_spec import Task
 from distributed.comm import CommClosedError
 
 from pipeline.execution.sessions import hang_up
@@ -114,6 +115,10 @@ class Client:
         self.world.step("client", self.process)
         entries = self.world.scheduler.add_graph(graph, keys, workers[0] if workers else None)
         return [Future(self.world.scheduler, entry) for entry in entries]
+
+    def submit(self, function: Callable[[], Any], *, key: str) -> Future:
+        (future,) = self.get({key: Task(key, function)}, [key], sync=False)
+        return future
 
     def cancel(self, futures: Sequence[Future], force: bool) -> None:
         for future in futures:
