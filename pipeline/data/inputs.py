@@ -10,6 +10,7 @@ import dask.array as da
 import dask.dataframe as dd
 import narwhals as nw
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from dask import is_dask_collection
 from dask.bag import Bag
@@ -43,6 +44,8 @@ def as_rows(name: str, value: Any) -> Any:
         require_real(value.dtype)
     if several and name == "X":
         require_even(value)
+    if isinstance(value, np.ndarray | pd.DataFrame | pd.Series):  # narwhals would refuse names that are there twice, with less to say
+        return value
     frame: Any = nw.from_native(value, pass_through=True)
     if isinstance(frame, nw.LazyFrame):
         raise TypeError(f"{name} is a lazy {kind_of(value)}: use {name}.collect()")
