@@ -406,9 +406,9 @@ def test_a_worker_without_a_package_that_a_fit_uses(bare_python: Path, cache: Pa
     with workers_without(("h5py", "pandas", "zarr"), bare_python, tmp_path) as client:
         bare = address_of_bare(client)
         assert fit(from_arrays()) == here(from_arrays)
+        with pytest.raises(VersionMismatchError, match=rf"h5py, missing on {bare}\ninstall .*pip install h5py"):
+            fit(Dataset.read_hdf5(str(tmp_path / "rows.h5"), X="X", y="y", n_partitions=8))
         for on_error in ("raise", "quarantine"):
-            with pytest.raises(VersionMismatchError, match=rf"h5py, missing on {bare}\ninstall .*pip install h5py"):
-                fit(Dataset.read_hdf5(str(tmp_path / "rows.h5"), X="X", y="y", n_partitions=8, on_error=on_error))
             with pytest.raises(VersionMismatchError, match=rf"zarr, missing on {bare}\ninstall .*pip install zarr") as raised:
                 fit(Dataset.from_function(lazily, n_partitions=8, n_columns=2, on_error=on_error))
             assert "(make(" in str(raised.value.__cause__)
