@@ -27,6 +27,13 @@ def until_workers(client: Client, n: int) -> None:
         time.sleep(0.1)
 
 
+def join(client: Client, n: int) -> None:
+    """Some work that is not the fit's brings up all workers, and ends."""
+    futures = client.map(time.sleep, [0.5] * 40, pure=False)
+    until_workers(client, n)
+    client.gather(futures)
+
+
 def tasks_there(client: Client) -> list[str]:
     return [str(key) for key in client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))]
 
@@ -64,17 +71,23 @@ def test_fits_bring_up_workers(client: Client) -> None:
     assert LogisticRegression().fit(X, y).parameters_sha256_ == expected[1]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("make", [arrays, made], ids=["rows sent", "rows made"])
 def test_workers_that_leave_during_a_fit(make: Any, client: Client) -> None:
     """The work looks idle to the scheduler: rounds are calls and sessions. Those that are ended hand over their rows."""
-    rows, seen = make(), []
+    rows, log = make(), client.cluster._adaptive.log
+    log.clear()
+    seen = []
 
     def wait() -> None:
-        time.sleep(2.5)
-        seen.append(len(client.scheduler_info(n_workers=-1)["workers"]))
+        join(client, 2)
+        before = len(log)
+        time.sleep(3)
+        seen.extend(said["status"] for _, said in list(log)[before:])
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1  # the rows' holder
 
     assert fitted(model().set_callbacks(AfterRounds((3, 7, 15), wait)), rows) == undisturbed()
-    assert min(seen) >= 1
+    assert seen.count("down") >= 3
     rows.release()
 
 

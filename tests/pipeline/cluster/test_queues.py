@@ -24,6 +24,7 @@ from pipeline.cli import main
 from pipeline.cluster.keeper import Keeper
 from pipeline.cluster.queue_jobs import JobEndedError, JobRefusedError, QueueTimeoutError
 from pipeline.cluster.security import InsecureConnectionError
+from pipeline.cluster.systems import dask_jobqueue
 from pipeline.cluster.workers import WAIT_FOR_WORKERS
 from tests.rounds import AfterRounds
 
@@ -203,13 +204,29 @@ def test_a_cluster_that_adapts_is_left_to_itself(job: dict[str, Any]) -> None:
         assert connection.cluster is not None
         keeper = Keeper(connection._queue)  # type: ignore[arg-type]
         assert not keeper.idle
-        with pytest.raises(ValueError, match="adapt needs a minimum of at least 1, got 0"):
-            connection.adapt(0, 2)
-        connection.adapt(1, 2)
+        connection.adapt(0, 2)
         assert keeper.idle
         connection.scale(1)
         until(lambda: not keeper.idle)
     assert keeper.idle
+
+
+def test_fits_bring_up_jobs(slurm: Path, tmp_path: Path) -> None:
+    """dask-jobqueue's own cluster, from no job at all; the jobs end after each fit."""
+    expected = in_process()
+    options: dict[str, Any] = {"cores": 1, "memory": "500MB", "interface": "lo", "log_directory": str(tmp_path / "logs")}
+    with (
+        dask.config.set({WAIT_FOR_WORKERS: 60}),
+        dask_jobqueue().SLURMCluster(**options, scheduler_options={"dashboard_address": "127.0.0.1:0"}) as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.adapt(minimum=0, maximum=2, interval="500ms", wait_count=2)
+        for _ in range(2):
+            assert not squeue()
+            assert LogisticRegression(solver="lbfgs").fit(data()).parameters_sha256_ == expected
+            assert n_workers(client) > 0
+            until(lambda: not squeue())
+    until(lambda: not squeue())
 
 
 def test_what_is_not_given_is_as_jobqueue_yaml_has_it(job: dict[str, Any], tmp_path: Path) -> None:
