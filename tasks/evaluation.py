@@ -64,8 +64,8 @@ def standardise(gradient: Float64, layout: Layout) -> None:
 def noise_of(loss: float, layout: Layout, parameters: Float64, *, standardised: bool) -> float:
     """How far rounding in the raw predictions can move the mean loss of a linear model.
 
-    At most their error times the mean |derivative| of the loss, which is at most the loss itself for logistic losses, and the root of twice
-    the loss for squared ones. standardised: whether the rows were, when they met the parameters.
+    About their error times the mean |derivative| of the loss, which is at most twice the loss for logistic losses, and its root times that of
+    twice the number of outputs for squared ones. standardised: whether the rows were, when they met the parameters.
     """
     if layout.standard is None:
         return 0.0
@@ -75,7 +75,7 @@ def noise_of(loss: float, layout: Layout, parameters: Float64, *, standardised: 
         coef = np.zeros_like(coef)
     else:
         coef, intercept = layout.standard.in_units(coef, intercept)
-    return layout.standard.rounding(coef, intercept) * max(loss, math.sqrt(2 * max(loss, 0.0)))
+    return layout.standard.rounding(coef, intercept) * max(2 * loss, math.sqrt(2 * len(coef) * max(loss, 0.0)))
 
 
 def units_of(layout: Layout) -> Float64 | None:

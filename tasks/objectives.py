@@ -123,7 +123,7 @@ class LinearObjective:
     class_weight  (n_classes,) factor of each row's weight by its class, or None; in one-vs-rest it is the factor of the rows of class a
                   in the problem of class a alone, where all others keep their weight, as in scikit-learn's SGDClassifier
     standard      parameters are coefficients of the columns standardised by this; None: of the user's
-    target_factor (n_outputs,): y is multiplied with this, powers of two, and parameters are those for such targets; None: y as it is
+    targets       parameters are those for y standardised by this; None: for y as it is
     Sums of gradients are by the coefficients of the user's columns all the same, and `evaluate` converts them once, at the root, so that no
     cut of groups shows in the bits; those of `hessian` are by the parameters, because its rows are standardised before they are squared.
     """
@@ -135,7 +135,7 @@ class LinearObjective:
     classes: Array | None = None
     class_weight: Float64 | None = None
     standard: Standardisation | None = None
-    target_factor: Float64 | None = None
+    targets: Standardisation | None = None
 
     @cached_property
     def layout(self) -> Layout:
@@ -166,9 +166,9 @@ class LinearObjective:
 
     def target(self, group: Group) -> Array:
         """y as the loss wants it: see `encoded_target`; (n, n_outputs) of 0.0 and 1.0 for one-vs-rest."""
-        if self.target_factor is not None:
-            factor = self.target_factor
-            return group.derived(("float", tuple(factor.tolist())), lambda g: float_target(g) * factor)
+        if self.targets is not None:
+            shift, factor = self.targets
+            return group.derived(("standardised", *shift.tolist(), *factor.tolist()), lambda g: (float_target(g) - shift) * factor)
         if self.one_vs_rest:
             return group.derived(("one-vs-rest", self._labels), lambda g: one_hot(encode(g.y, self.classes), self.n_outputs))
         return encoded_target(group, self.classes, self._labels, self.n_outputs)
@@ -242,14 +242,14 @@ class LinearObjective:
     def in_units(self, parameters: Float64) -> tuple[Float64, Float64]:
         """coef (n_outputs, n_columns) and intercept (n_outputs,) in the units of the user's columns and targets, from parameters (n,)."""
         coef, intercept = self._of_columns(parameters)
-        if self.target_factor is None:
+        if self.targets is None:
             return coef, intercept
-        return coef / self.target_factor[:, None], intercept / self.target_factor
+        return coef / self.targets.factor[:, None], intercept / self.targets.factor + self.targets.shift
 
     def from_units(self, coef: Float64, intercept: Float64) -> Float64:
         """The inverse of `in_units`."""
-        if self.target_factor is not None:
-            coef, intercept = coef * self.target_factor[:, None], intercept * self.target_factor
+        if self.targets is not None:
+            coef, intercept = coef * self.targets.factor[:, None], (intercept - self.targets.shift) * self.targets.factor
         return self.join(coef, intercept) if self.standard is None else self.join(*self.standard.from_units(coef, intercept))
 
     def _of_columns(self, parameters: Float64) -> tuple[Float64, Float64]:

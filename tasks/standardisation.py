@@ -74,17 +74,20 @@ def standardisation(mean: Float64, size: Float64, curvature: float, strength: fl
     return Standardisation(mean, np.where(informative, np.exp2(exponent), 0.0))
 
 
-def least_gradient(mean: Float64, size: Float64) -> float:
-    """What rounding leaves of a gradient by the coefficients of such columns, as a share of what is added up for it."""
-    far = np.divide(np.abs(mean), size, out=np.zeros_like(size), where=size > CONSTANT * np.abs(mean))
-    return 16 * EPSILON * (1.0 + float(np.max(far, initial=0.0)))
+def target_standardisation(mean: Float64, size: Float64) -> Standardisation | None:
+    """How several targets of that mean and size (t,) are brought to the size of the largest, and one that is far from zero is centred; None
+    where nothing is to be done.
 
-
-def target_factor(size: Float64) -> Float64 | None:
-    """The factors (t,) that bring targets of those sizes to that of the largest, each a power of two; None where there is nothing to bring.
-
-    Losses of targets add up, so that the small ones would not be seen beside the large; their minima do not hang on each other.
+    Losses of targets add up, so that the small ones would not be seen beside the large; their minima do not hang on each other. A target
+    that is constant has no size, and stays as large as it is.
     """
-    if len(size) == 1 or not np.any(size):
+    known = size > CONSTANT * np.abs(mean)
+    largest = float(np.max(size[known], initial=0.0))
+    exponent = np.round(np.log2(largest / np.where(known, size, largest))) if largest else np.zeros(len(size))
+    if not np.any(exponent) and not np.any(np.abs(mean) > FAR * size):
         return None
-    return np.exp2(np.clip(np.round(np.log2(np.max(size) / np.where(size > 0, size, np.max(size)))), 0, LARGEST_EXPONENT))
+    return Standardisation(mean, np.exp2(np.clip(exponent, 0, LARGEST_EXPONENT)))
+
+
+FAR: Final = 100.0
+"""Sizes from zero: a target that is farther costs digits."""

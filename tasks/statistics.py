@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.kernels import column_spread
+from tasks.kernels import array_api, column_spread
 from tasks.partition import Group
 from tasks.reductions import Reduction, of_group, tree_sum
 from tasks.typing import Float64, Int64
@@ -83,7 +83,10 @@ class Spread(NamedTuple):
 
 def spread(X: Any, weight: Float64 | None, offsets: Int64) -> Spread:
     """The spread of the columns of X (n, p), in partitions that begin and end at `offsets`, along the tree."""
-    return Spread(*column_spread(X, weight, offsets))
+    if isinstance(X, np.ndarray | sp.csr_array):
+        return Spread(*column_spread(X, weight, offsets))
+    parts = [(X[a:b, :], None if weight is None else weight[a:b]) for a, b in pairwise(offsets.tolist())]
+    return tree_sum([Spread(*array_api.column_spread(*part)) for part in parts], add_spreads)
 
 
 def add_spreads(left: Spread, right: Spread) -> Spread:

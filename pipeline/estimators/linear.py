@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from sklearn.base import MultiOutputMixin
@@ -18,19 +18,24 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, SetUp, parameter
 from pipeline.estimators.kinds import Regressor, require_numbers
-from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Choice, Problem, choose
+from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose
 from pipeline.estimators.step_sizes import CURVATURES
 from pipeline.history import digest
 from tasks.losses import SquaredLoss
 from tasks.objectives import LinearObjective
 from tasks.penalties import L2, Penalty
-from tasks.standardisation import CONSTANT, Standardisation, least_gradient, standardisation, target_factor
-from tasks.typing import Array, Float64
+from tasks.standardisation import EPSILON, Standardisation, standardisation, target_standardisation
+from tasks.strategies.base import Strategy
+from tasks.strategies.newton_cg import NewtonCG
+from tasks.typing import Array
 
 THREADS_CURE = (
     "leave it None; a fit in this process uses the threads that Dask would, limited by dask.config.set(num_workers=...);"
     " for processes connect(n_workers=...)"
 )
+
+ROUNDING: Final = 16 * EPSILON
+"""What tells nothing of a gradient, as a share of what is added up for it."""
 
 
 class LinearModel(GradientModel):
@@ -60,14 +65,9 @@ class LinearModel(GradientModel):
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
 
-    def _gradient_unit(self, schema: Schema) -> float:
-        """What tol is a share of: the size of a row's gradient by the coefficient of a standardised column."""
-        return 1.0
-
     def _tolerance(self, schema: Schema) -> float:
-        """tol as the strategies take it: absolute, and not less than rounding leaves."""
-        least = least_gradient(*schema.spread.about(the_mean=self.fit_intercept))
-        return max(self.tol, least) * self._gradient_unit(schema)
+        """tol as the strategies take it: absolute, about gradients by coefficients of standardised columns, not less than rounding leaves."""
+        return max(self.tol, ROUNDING)
 
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         objective = self._objective(schema)
@@ -75,13 +75,13 @@ class LinearModel(GradientModel):
         assert isinstance(penalty, L2)
         problem = Problem(objective.loss, objective.layout.size, schema.n_rows)
         strategy, choice = choose(self.solver, problem, self._tolerance(schema), self.max_iter)
-        standard = self._standardisation(schema, objective, penalty, choice)
+        standard = self._standardisation(schema, objective, penalty, strategy)
         return SetUp(replace(objective, standard=standard), standard.penalty(penalty, objective.n_outputs), strategy, choice)
 
-    def _standardisation(self, schema: Schema, objective: LinearObjective, penalty: L2, choice: Choice) -> Standardisation:
+    def _standardisation(self, schema: Schema, objective: LinearObjective, penalty: L2, strategy: Strategy) -> Standardisation:
         """How the solver sees the columns. Conjugate gradients from zero find the solution of least norm in the units that they see."""
         strength, curvature = float(np.min(penalty.strength)), CURVATURES.get(objective.loss.name, 1.0)
-        common = choice.name == "newton-cg" and strength == 0
+        common = isinstance(strategy, NewtonCG) and strength == 0
         return standardisation(*schema.spread.about(the_mean=self.fit_intercept), curvature, strength, common=common)
 
     def _start(self, objective: LinearObjective) -> Array:
@@ -128,18 +128,15 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
 
     def _objective(self, schema: Schema) -> LinearObjective:
         require_numbers(schema)
-        factor = target_factor(self._target_sizes(schema))
-        return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept, target_factor=factor)
+        assert schema.target_spread is not None
+        targets = target_standardisation(*schema.target_spread.about(the_mean=self.fit_intercept))
+        return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept, targets=targets)
 
-    def _target_sizes(self, schema: Schema) -> Float64:
-        """Those of each target (t,), about its mean where there is an intercept, as far as it is more than rounding."""
-        spread = schema.target_spread
-        assert spread is not None
-        _, size = spread.about(the_mean=self.fit_intercept)
-        return np.maximum(size, CONSTANT * spread.root_mean_square)
-
-    def _gradient_unit(self, schema: Schema) -> float:
-        return float(np.max(self._target_sizes(schema)))
+    def _tolerance(self, schema: Schema) -> float:
+        """In units of y; any positive number will do where y is constant."""
+        assert schema.target_spread is not None
+        _, size = schema.target_spread.about(the_mean=self.fit_intercept)
+        return super()._tolerance(schema) * (float(np.max(size)) or 1.0)
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         in_columns = dataset.schema.target_kind == "multioutput"

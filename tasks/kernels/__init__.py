@@ -169,8 +169,6 @@ def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
 def column_spread(X: Any, weight: Float64 | None, offsets: Int64) -> tuple[float, Float64, Float64, Float64]:
     """Weight of all rows, and of each column its weighted mean (p,), scatter Σ weight_i (x_i - mean)² (p,) and largest |value| (p,), NaN
     where a value is not finite."""
-    if not isinstance(X, np.ndarray | sp.csr_array):
-        return array_api.column_spread(X, weight, offsets)
     rows, kind = _rows(X)
     weight = _NO_WEIGHT if weight is None else np.ascontiguousarray(weight, np.float64)
     assert len(weight) in (0, X.shape[0])

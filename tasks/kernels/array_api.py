@@ -81,9 +81,12 @@ def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
     return to_numpy(_flat(xp, _predict(xp, xp.astype(X, xp.float64), like(X, coef), like(X, intercept), 1)))
 
 
-def column_spread(X: Any, weight: Any, offsets: Int64) -> tuple[float, Float64, Float64, Float64]:
-    """As tasks.kernels.column_spread, in two passes over all rows."""
+def column_spread(X: Any, weight: Any) -> tuple[float, Float64, Float64, Float64]:
+    """As tasks.kernels.column_spread, for a single partition, in two passes."""
     xp = namespace_of(X)
+    p = X.shape[1]
+    if not X.shape[0]:
+        return 0.0, np.zeros(p), np.zeros(p), np.zeros(p)
     rows = xp.astype(X, xp.float64)
     w = xp.ones(X.shape[0], dtype=xp.float64, device=device_of(X)) if weight is None else like(X, weight)
     total = float(xp.sum(w))

@@ -1,6 +1,7 @@
 """Weighted mean, scatter and largest value of each column of a group, one pass over the rows.
 
-Each partition measures its columns from a row of its own, so that large means cost no digits; partitions are combined along the
+Each partition measures its columns from a row of its own, so that large means cost no digits, and once more from their means where that row
+was far from them; partitions are combined along the
 fixed tree by T. Chan, G. Golub and R. LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979).
 A node of the tree is one flat vector [weight (1), mean (p), scatter (p), largest (p)], scatter being Σ w (x - mean)².
 """
@@ -22,6 +23,8 @@ from tasks.typing import Array, Float64, Int64
 
 ROWS: Final = 8
 """Rows that are gone through together."""
+CANCELLED: Final = 1e-3
+"""The share of a sum of squares about an origin which, when it is all that is left about the mean, has lost digits."""
 
 
 @compiled
@@ -29,7 +32,7 @@ def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64) -> Float64:
     """The node of all partitions; weight is empty for ones. Columns with a value that is not finite, or whose squares overflow, have NaN as
     their largest."""
     stack = new_stack(len(offsets) - 1, 1 + 3 * p)
-    scratch = np.empty(3 * p)
+    scratch = np.empty(2 * p)
     top = 0
     for j in range(len(offsets) - 1):
         stack[top] = 0.0
@@ -79,32 +82,45 @@ def _add_partition(X: Any, start: Any, stop: Any, p: Any, weight: Any, node: Any
 @compiled
 def _dense_partition(X: Array, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> None:
     first = start
-    while len(weight) and weight[first] == 0.0 and first < stop - 1:  # what does not count may be far away
+    while len(weight) and weight[first] == 0.0 and first < stop - 1:
         first += 1
-    sums, squares, largest = node[1 : 1 + p], node[1 + p : 1 + 2 * p], node[1 + 2 * p :]
-    for at in range(start, stop, ROWS):
-        _add_rows(X, first, at, min(ROWS, stop - at), weight, sums, squares, largest)
-    node[0] = sum_of(weight[start:stop]) if len(weight) else float(stop - start)
+    origin = scratch[:p]
     for j in range(p):
-        _finish_column(node, j, p, X[first, j], node[0])
+        origin[j] = X[first, j]
+    node[0] = sum_of(weight[start:stop]) if len(weight) else float(stop - start)
+    _measure_dense(X, start, stop, weight, origin, node)
+    cancelled = False
+    for j in range(p):
+        cancelled |= _finish_column(node, j, p, origin[j], node[0])
+    if cancelled:
+        for j in range(p):
+            origin[j] = node[1 + j]
+        _measure_dense(X, start, stop, weight, origin, node)
+        for j in range(p):
+            _finish_column(node, j, p, origin[j], node[0])
+
+
+@compiled
+def _measure_dense(X: Array, start: int, stop: int, weight: Float64, origin: Float64, node: Float64) -> None:
+    """Sums of w (x - origin) in the place of the means, of its squares in that of the scatters, and the largest |x|."""
+    p = X.shape[1]
+    node[1:] = 0.0
+    for at in range(start, stop, ROWS):
+        _add_rows(X, at, min(ROWS, stop - at), weight, origin, node[1 : 1 + p], node[1 + p : 1 + 2 * p], node[1 + 2 * p :])
 
 
 @compiled_leaf
-def _add_rows(X: Array, first: int, start: int, count: int, weight: Float64, sums: Float64, squares: Float64, largest: Float64) -> None:
-    """Add to the sums of w (x - X[first]) and of its squares, and see what is largest, over `count` rows from `start` on: as memory lies,
-    with the sums in registers from row to row."""
+def _add_rows(
+    X: Array, start: int, count: int, weight: Float64, origin: Float64, sums: Float64, squares: Float64, largest: Float64
+) -> None:
+    """Add `count` rows from `start` on to the sums: as memory lies, with the sums in registers from row to row."""
     p = X.shape[1]
     for low in range(0, p, LANES):
         n = p - low
-        origin, s, q, most = (
-            load_some(X, first * p + low, n),
-            load_some(sums, low, n),
-            load_some(squares, low, n),
-            load_some(largest, low, n),
-        )
+        o, s, q, most = load_some(origin, low, n), load_some(sums, low, n), load_some(squares, low, n), load_some(largest, low, n)
         for i in range(start, start + count):
             x = load_some(X, i * p + low, n)
-            d = x - origin
+            d = x - o
             wd = splat(weight[i]) * d if len(weight) else d
             s = s + wd
             q = fma(wd, d, q)
@@ -121,39 +137,61 @@ def load_some(array: Array, index: int, n: int) -> Any:
 
 
 @compiled_leaf
-def _finish_column(node: Float64, j: int, p: int, origin: float, weight: float) -> None:
-    """From the sums about `origin`, over rows of that weight together, to mean and scatter."""
+def _finish_column(node: Float64, j: int, p: int, origin: float, weight: float) -> bool:
+    """Turn the sums about `origin`, over rows of that weight together, into mean and scatter; say whether that cost digits, because the
+    origin was far away, as one row may be, above all if it weighs little."""
     s, q = node[1 + j], node[1 + p + j]
     if not abs(q) < np.inf:
         node[1 + 2 * p + j] = np.nan
     offset = s / weight if weight > 0.0 else 0.0
     node[1 + j] = origin + offset if weight > 0.0 else 0.0
-    node[1 + p + j] = max(0.0, q - s * offset)
+    left: float = q - s * offset
+    node[1 + p + j] = max(0.0, left)
+    return left < CANCELLED * q
 
 
 @compiled
 def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> None:
-    """Stored values are measured from the first one of their column, and then combined with the zeros."""
+    """Stored values are measured from the first one of their column that counts, and then combined with the zeros."""
     data, indices, indptr = X
-    origin, stored, heaviest = scratch[:p], scratch[p : 2 * p], scratch[2 * p :]
+    origin, stored = scratch[:p], scratch[p : 2 * p]
     stored[:] = 0.0
-    heaviest[:] = 0.0
     for i in range(start, stop):
         w = weight[i] if len(weight) else 1.0
         node[0] += w
         for at in range(indptr[i], indptr[i + 1]):
-            j, x = indices[at], np.float64(data[at])
-            if heaviest[j] == 0.0:  # nothing that counts was seen yet
-                origin[j] = x
-                heaviest[j] = w
-            d = x - origin[j]
+            j = indices[at]
+            if stored[j] == 0.0:
+                origin[j] = data[at]
             stored[j] += w
-            node[1 + j] += w * d
-            node[1 + p + j] += w * d * d
-            node[1 + 2 * p + j] = max(node[1 + 2 * p + j], abs(x))
+    _measure_csr(X, start, stop, weight, origin, node)
+    cancelled = False
     for j in range(p):
-        _finish_column(node, j, p, origin[j], stored[j])
+        cancelled |= _finish_column(node, j, p, origin[j], stored[j])
+    if cancelled:
+        for j in range(p):
+            origin[j] = node[1 + j]
+        _measure_csr(X, start, stop, weight, origin, node)
+        for j in range(p):
+            _finish_column(node, j, p, origin[j], stored[j])
+    for j in range(p):
         zeros, mean = node[0] - stored[j], node[1 + j]
         if zeros > 0.0:
             node[1 + j] = mean * (stored[j] / node[0])
             node[1 + p + j] += mean * mean * (stored[j] * (zeros / node[0]))
+
+
+@compiled
+def _measure_csr(X: Csr, start: int, stop: int, weight: Float64, origin: Float64, node: Float64) -> None:
+    """`_measure_dense` of the stored values."""
+    data, indices, indptr = X
+    p = len(node) // 3
+    node[1:] = 0.0
+    for i in range(start, stop):
+        w = weight[i] if len(weight) else 1.0
+        for at in range(indptr[i], indptr[i + 1]):
+            j, x = indices[at], np.float64(data[at])
+            d = x - origin[j]
+            node[1 + j] += w * d
+            node[1 + p + j] += w * d * d
+            node[1 + 2 * p + j] = max(node[1 + 2 * p + j], abs(x))

@@ -123,7 +123,7 @@ def status_after(iteration: int, gradient: Float64, tol: float, max_iter: int) -
     if iteration >= max_iter:
         return Status(
             "out of rounds",
-            f"reached max_iter={max_iter} before the gradient fell below tol; raise max_iter, or centre and scale the columns",
+            f"reached max_iter={max_iter} before the gradient fell below tol; raise max_iter or tol, or take a solver of second order",
         )
     return RUNNING
 

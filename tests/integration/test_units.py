@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import linear_model
+from sklearn.exceptions import ConvergenceWarning
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
 from pipeline.estimators.solvers import SOLVERS
+from tasks.strategies.newton_cg import NewtonCG
 
 Float64 = NDArray[np.float64]
 STEPS = 20_000
@@ -184,3 +187,54 @@ def test_targets_of_unlike_units(solver: str) -> None:
         centred = X - X.mean(axis=0)
         wanted = least_squares(centred / np.abs(centred).max(axis=0), y[:, target] - y[:, target].mean(), None, np.zeros(4))
         close(model.predict(X)[:, target] - y[:, target].mean(), wanted, 1e-4)
+
+
+@every_form
+def test_a_far_row_of_little_weight_hides_no_column(sparse: bool) -> None:
+    """Wherever it is; against scikit-learn, in whose units nothing is hidden here."""
+    random = np.random.default_rng(0)
+    X, weight = random.normal(size=(400, 2)), np.ones(400)
+    y = X[:, 0] + X[:, 1]
+    for row in (0, 399):
+        far, light = X.copy(), weight.copy()
+        far[row, 0], light[row] = 1e9, 1e-30
+        model = LinearRegression().fit(Dataset.from_arrays(sp.csr_array(far) if sparse else far, y, light, n_partitions=7))
+        np.testing.assert_allclose(model.coef_, [1.0, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["newton", "newton-cg", "lbfgs", "nesterov"])
+def test_targets_that_are_constant_or_far_from_zero(solver: str) -> None:
+    """Alone, and beside one that is not; each is converged, and warns of nothing."""
+    random = np.random.default_rng(0)
+    X, weight = random.normal(size=(200, 3)), random.random(200)
+    y = X @ [1.0, 2.0, 3.0]
+    for constant in (0.0, 0.1, -5.3e9):
+        model = Ridge(solver=solver, max_iter=STEPS).fit(Dataset.from_arrays(X, np.full(200, constant), weight, n_partitions=7))
+        np.testing.assert_allclose(model.predict(X), constant, rtol=1e-14)
+        both = LinearRegression(solver=solver, max_iter=STEPS).fit(X, np.column_stack([y, np.full(200, constant)]), weight)
+        np.testing.assert_allclose(both.coef_, [[1, 2, 3], [0, 0, 0]], atol=1e-5)
+        np.testing.assert_allclose(both.intercept_, [0, constant], rtol=1e-14, atol=1e-5)
+    model = LinearRegression(solver=solver, max_iter=STEPS).fit(X, y + 1e12)
+    np.testing.assert_allclose(model.coef_, [1, 2, 3], atol=1e-3)
+
+
+def test_a_column_that_is_too_far_from_zero_is_said() -> None:
+    """Where rounding hides the gradient by one coefficient, the others are found, or nobody says "converged"."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(300, 4)) + [0, 0, 0, 1e13]
+    y = X[:, :3] @ [1.0, 2.0, 3.0] + random.normal(size=300)
+    for solver in SOLVERS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LinearRegression(solver=solver).fit(X, y)
+        if model.status_.kind == "converged":
+            close(model.predict(X) - y.mean(), LinearRegression().fit(X - [0, 0, 0, 1e13], y).predict(X - [0, 0, 0, 1e13]) - y.mean(), 1e-2)
+
+
+def test_a_strategy_finds_the_least_norm_that_its_name_finds() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 200))
+    X, y = np.column_stack([a, 3.7 * a, b]), a + b
+    expected = LinearRegression(solver="newton").fit(X, y).coef_
+    for solver in ("newton-cg", NewtonCG(tol=1e-10)):
+        np.testing.assert_allclose(LinearRegression(solver=solver).fit(X, y).coef_, expected, rtol=1e-6)
