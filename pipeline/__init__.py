@@ -8,7 +8,7 @@ from pipeline.checkpoints.files import CheckpointWarning  # noqa: E402
 from pipeline.checkpoints.keeper import Checkpoint  # noqa: E402
 from pipeline.cluster.connect import connect  # noqa: E402
 from pipeline.cluster.pulse import SchedulerLostError, SilentWorkerWarning  # noqa: E402
-from pipeline.cluster.workers import WorkersUnavailableError  # noqa: E402
+from pipeline.cluster.workers import ThreadHeldError, WorkersUnavailableError  # noqa: E402
 from pipeline.data.dataset import Dataset  # noqa: E402
 from pipeline.data.errors import FatalPartitionError, PartitionError, QuarantineWarning, SourceChangedError  # noqa: E402
 from pipeline.estimators.linear import LinearRegression, Ridge  # noqa: E402
@@ -39,6 +39,7 @@ __all__ = [
     "SchedulerLostError",
     "SilentWorkerWarning",
     "SourceChangedError",
+    "ThreadHeldError",
     "VersionMismatchError",
     "WorkersKilledError",
     "WorkersUnavailableError",

@@ -56,8 +56,6 @@ def as_target(y: Any) -> Array | None:
         return None
     if np.ma.is_masked(y):
         raise TypeError("y is a masked array; fill it first: y.filled(value)")
-    if isinstance(y, list | tuple) and np.asarray(y).dtype.kind in "US":
-        y = np.array(y, dtype=object)  # where numbers among strings are still numbers
     y = _values(y)
     if y.ndim not in (1, 2):
         raise ValueError(f"y must be 1-D (rows,) or 2-D (rows, targets), got {y.ndim}-D")
@@ -79,7 +77,16 @@ def as_target(y: Any) -> Array | None:
 def _values(y: Any) -> Array:
     if is_frame(y) and y.shape[1]:
         return np.column_stack([series_values(y.iloc[:, i]) for i in range(y.shape[1])])
-    return series_values(y) if is_series(y) else np.asarray(y)
+    if is_series(y):
+        return series_values(y)
+    try:
+        values = np.asarray(y)
+        text = isinstance(y, list | tuple) and values.dtype.kind in "US"
+        return np.array(y, dtype=object) if text else values  # where numbers among strings are still numbers
+    except ValueError as error:
+        raise ValueError(
+            f"y must be 1-D (rows,) or 2-D (rows, targets), but is neither: {error}; make all its rows of one length"
+        ) from error
 
 
 def _labels(y: Array) -> Array:

@@ -8,6 +8,7 @@ import io
 import site
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.cluster.shipping import Sources, reloaded, sources_of, spec_of, sp
 NEVER_SENT: Final = ("tasks", "pipeline", "__main__")
 
 _sources: dict[str, tuple[dict[str, Any], Sources]] = {}
+_parsing = threading.Lock()
 
 
 def dumps(value: Any) -> tuple[bytes, frozenset[str]]:
@@ -82,10 +84,16 @@ def _packages_of(name: str) -> frozenset[str]:
     if top_level(name) == "tasks":
         sources, path = own_sources("tasks"), name.replace(".", "/")
         content = sources.get(f"{path}.py") or sources.get(f"{path}/__init__.py") or b""
-        body = ast.parse(content).body
+        body = parsed(content).body
         found = {top_level(alias.name) for node in body if isinstance(node, ast.Import) for alias in node.names}
         found |= {top_level(node.module or "") for node in body if isinstance(node, ast.ImportFrom)}
     return frozenset(filter(is_installed, found))
+
+
+def parsed(source: bytes) -> ast.Module:
+    """The syntax tree of a file. One at a time: in CPython 3.11 two threads that build trees at once disturb each other."""
+    with _parsing:
+        return ast.parse(source)
 
 
 def top_level(name: str) -> str:
@@ -113,7 +121,7 @@ def imported_by(source: bytes) -> frozenset[str]:
     """Of one file: asked for in every round."""
     names: set[str] = set()
     try:
-        tree = ast.parse(source)
+        tree = parsed(source)
     except (SyntaxError, ValueError):
         return frozenset()
     for node in ast.walk(tree):

@@ -15,7 +15,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 from dask.delayed import delayed
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils.validation import _check_feature_names, _check_sample_weight, check_is_fitted, validate_data
@@ -301,9 +301,18 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return any(name in vars(self) for name in PARAMETERS)
 
+    def _check_fitted(self) -> None:
+        """Raise NotFittedError without fitted attributes, ValueError where somebody has set some and left out others that belong to them."""
+        check_is_fitted(self)
+        first, second = ("coefs_", "intercepts_") if {"coefs_", "intercepts_"} & vars(self).keys() else ("coef_", "intercept_")
+        needed = (first, second, "classes_") if is_classifier(self) else (first, second)
+        for name in needed:
+            if name not in vars(self):
+                raise ValueError(f"{type(self).__name__} has fitted attributes, but no {name}; set it, too, or call fit")
+
     def _model(self, dtype: str) -> ScoreInput:
         """The fitted model for rows of that dtype, as the user gave them."""
-        check_is_fitted(self)
+        self._check_fitted()
         if self._n_columns != self._n_features:
             name = "coefs_[0]" if "coefs_" in vars(self) else "coef_"
             raise ValueError(f"{name} is for {self._n_columns} columns, but {type(self).__name__} was fitted on {self._n_features}")
@@ -312,7 +321,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _predict(self, X: Any, kind: str) -> Any:
         """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""
-        check_is_fitted(self)
+        self._check_fitted()
         if isinstance(X, Dataset):
             self._check_features(X.n_columns, X.columns)
             X = X.X

@@ -172,13 +172,16 @@ class ClusterExecutor(Executor):
 
     @contextmanager
     def _watched(self, dataset: Dataset) -> Iterator[None]:
-        """`watched`; rows that went down with their scheduler are forgotten, for what stands for them here would keep the client."""
+        """`watched`; rows that went down with their scheduler are forgotten, for what stands for them here would keep the client, and nobody
+        asks for a first worker any more."""
         try:
             with watched(self.client):
                 yield
         except SchedulerLostError:
             self.release(dataset)
             raise
+        finally:
+            self.workers.end_demand()
 
     # -- where the rows are ----------------------------------------------------------------------------------------------------------
 

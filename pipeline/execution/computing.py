@@ -26,8 +26,12 @@ def compute(collections: Sequence[Any], outside: Outside) -> list[Any]:
         return list(dask.compute(*collections))
     client, workers = executor.client, executor.workers
     with thread_given_back(), watched(client):
-        workers.threads()
-        await_held(client, workers, outside)
+        try:
+            workers.threads()
+            await_held(client, workers, outside)
+        except BaseException:
+            workers.end_demand()
+            raise
         futures = client.compute(list(collections))
         try:
             workers.wait(futures)
