@@ -64,8 +64,8 @@ def standardise(gradient: Float64, layout: Layout) -> None:
 def noise_of(loss: float, layout: Layout, parameters: Float64, *, standardised: bool) -> float:
     """How far rounding in the raw predictions can move the mean loss of a linear model.
 
-    About their error times the mean |derivative| of the loss, which is at most twice the loss for logistic losses, and its root times that of
-    twice the number of outputs for squared ones. standardised: whether the rows were, when they met the parameters.
+    About their error times the mean |derivative| of the loss, which is at most twice the loss for logistic losses, and the root of the loss
+    times twice the number of outputs for squared ones. standardised: whether the rows were, when they met the parameters.
     """
     if layout.standard is None:
         return 0.0

@@ -302,7 +302,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         return any(name in vars(self) for name in PARAMETERS)
 
     def _check_fitted(self) -> None:
-        """Raise NotFittedError without fitted attributes, ValueError where somebody has set some and left out others that belong to them."""
+        """Raise NotFittedError without fitted attributes, ValueError where somebody has set some of those and left out others."""
         check_is_fitted(self)
         first, second = ("coefs_", "intercepts_") if {"coefs_", "intercepts_"} & vars(self).keys() else ("coef_", "intercept_")
         needed = (first, second, "classes_") if is_classifier(self) else (first, second)

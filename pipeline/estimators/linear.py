@@ -66,7 +66,7 @@ class LinearModel(GradientModel):
         """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
 
     def _tolerance(self, schema: Schema) -> float:
-        """tol as the strategies take it: absolute, about gradients by coefficients of standardised columns, not less than rounding leaves."""
+        """tol as strategies take it: absolute, of gradients by coefficients of standardised columns, not below what rounding leaves."""
         return max(self.tol, ROUNDING)
 
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
