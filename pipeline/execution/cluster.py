@@ -172,7 +172,7 @@ class ClusterExecutor(Executor):
 
     @contextmanager
     def _watched(self, dataset: Dataset) -> Iterator[None]:
-        """`watched`; rows that went down with their scheduler are forgotten, for what stands for them here would keep the client. At the end
+        """`watched`; rows that went down with their scheduler are forgotten: what stands for them here would keep the client. At the end
         nobody asks for a first worker any more."""
         try:
             with watched(self.client):
