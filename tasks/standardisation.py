@@ -60,7 +60,7 @@ class Standardisation(NamedTuple):
 def standardisation(mean: Float64, size: Float64, curvature: float, strength: float, *, common: bool = False) -> Standardisation:
     """Which shift and factor suit columns of that mean and size (p,), standard deviations where they are centred.
 
-    The size of a column includes what the penalty, ½ strength coef², adds to the curvature of the objective along its coefficient, at most
+    The size of a column includes what the penalty, ½ strength coef², adds to the curvature of the objective along its coefficient, some
     `curvature` size² from the losses: a small column that is heavily penalised is not made large. common: one factor for all, where
     sizes are within COMMON_RANGE, so that the least norm among many solutions is that of the user's coefficients.
     """

@@ -18,15 +18,12 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, SetUp, parameter
 from pipeline.estimators.kinds import Regressor, require_numbers
-from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose
-from pipeline.estimators.step_sizes import CURVATURES
+from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose, takes_common_units
 from pipeline.history import digest
 from tasks.losses import SquaredLoss
 from tasks.objectives import LinearObjective
 from tasks.penalties import L2, Penalty
-from tasks.standardisation import EPSILON, Standardisation, standardisation, target_standardisation
-from tasks.strategies.base import Strategy
-from tasks.strategies.newton_cg import NewtonCG
+from tasks.standardisation import CONSTANT, EPSILON, Standardisation, standardisation, target_standardisation
 from tasks.typing import Array
 
 THREADS_CURE = (
@@ -36,6 +33,8 @@ THREADS_CURE = (
 
 ROUNDING: Final = 16 * EPSILON
 """What tells nothing of a gradient, as a share of what is added up for it."""
+USUAL_CURVATURE: Final = 0.0025
+"""The second derivative of a logistic loss, on average over rows that are mostly predicted well; at most it is 1/4."""
 
 
 class LinearModel(GradientModel):
@@ -65,24 +64,32 @@ class LinearModel(GradientModel):
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
 
-    def _tolerance(self, schema: Schema) -> float:
-        """tol as strategies take it: absolute, of gradients by coefficients of standardised columns, not below what rounding leaves."""
-        return max(self.tol, ROUNDING)
+    def _tolerance(self, schema: Schema, standard: Standardisation) -> float:
+        """tol as strategies take it: absolute, about the gradient by a coefficient of the largest standardised column, which a heavy
+        penalty may leave small, and not below what rounding leaves.
+
+        Without an intercept, columns that are far from zero stand in for one, and what they say beside that is their deviation's share."""
+        spread = schema.spread
+        _, size = spread.about(the_mean=self.fit_intercept)
+        share = float(np.max(size * standard.factor, initial=0.0)) or 1.0
+        if not self.fit_intercept:
+            varies = spread.deviation > CONSTANT * size
+            share *= float(np.min(spread.deviation[varies] / size[varies], initial=1.0))
+        return max(self.tol * share, ROUNDING)
 
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         objective = self._objective(schema)
         penalty = self._penalty(schema, objective)
         assert isinstance(penalty, L2)
         problem = Problem(objective.loss, objective.layout.size, schema.n_rows)
-        strategy, choice = choose(self.solver, problem, self._tolerance(schema), self.max_iter)
-        standard = self._standardisation(schema, objective, penalty, strategy)
+        standard = self._standardisation(schema, objective, penalty, takes_common_units(self.solver, problem))
+        strategy, choice = choose(self.solver, problem, self._tolerance(schema, standard), self.max_iter)
         return SetUp(replace(objective, standard=standard), standard.penalty(penalty, objective.n_outputs), strategy, choice)
 
-    def _standardisation(self, schema: Schema, objective: LinearObjective, penalty: L2, strategy: Strategy) -> Standardisation:
-        """How the solver sees the columns. Conjugate gradients from zero find the solution of least norm in the units that they see."""
-        strength, curvature = float(np.min(penalty.strength)), CURVATURES.get(objective.loss.name, 1.0)
-        common = isinstance(strategy, NewtonCG) and strength == 0
-        return standardisation(*schema.spread.about(the_mean=self.fit_intercept), curvature, strength, common=common)
+    def _standardisation(self, schema: Schema, objective: LinearObjective, penalty: L2, common: bool) -> Standardisation:
+        """How the solver sees the columns; common: whether it needs them in common units to find the least norm."""
+        strength, curvature = float(np.min(penalty.strength)), 1.0 if objective.loss.name == "squared" else USUAL_CURVATURE
+        return standardisation(*schema.spread.about(the_mean=self.fit_intercept), curvature, strength, common=common and strength == 0)
 
     def _start(self, objective: LinearObjective) -> Array:
         return np.zeros(objective.layout.size)
@@ -132,11 +139,11 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
         targets = target_standardisation(*schema.target_spread.about(the_mean=self.fit_intercept))
         return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept, targets=targets)
 
-    def _tolerance(self, schema: Schema) -> float:
+    def _tolerance(self, schema: Schema, standard: Standardisation) -> float:
         """In units of y; any positive number will do where y is constant."""
         assert schema.target_spread is not None
-        _, size = schema.target_spread.about(the_mean=self.fit_intercept)
-        return super()._tolerance(schema) * (float(np.max(size)) or 1.0)
+        unit = float(np.max(schema.target_spread.deviation)) or float(np.max(schema.target_spread.root_mean_square)) or 1.0
+        return super()._tolerance(schema, standard) * unit
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         in_columns = dataset.schema.target_kind == "multioutput"

@@ -53,6 +53,17 @@ def choose(solver: str | Any, problem: Problem, tol: float, max_iter: int | None
         if not isinstance(solver, Strategy):
             raise TypeError(f"solver must be a name or a strategy (powers, init, request, update), got {solver!r}")
         return solver, Choice(type(solver).__name__, "given as a strategy")
+    name, reason = resolved(solver, problem)
+    return make(name, problem, tol, max_iter), Choice(name, reason)
+
+
+def takes_common_units(solver: str | Any, problem: Problem) -> bool:
+    """Whether `solver` means conjugate gradients, which from zero find the solution of least norm in the units that they see."""
+    return isinstance(solver, NewtonCG) if not isinstance(solver, str) else resolved(solver, problem)[0] == "newton-cg"
+
+
+def resolved(solver: str, problem: Problem) -> tuple[str, str]:
+    """The name of the strategy that a name means here, and why. Raises ValueError for one that means nothing."""
     name = SCIKIT_LEARN_NAMES.get(solver, solver)
     reason = "asked for" if name == solver else f"asked for as {solver}"
     if name == "auto":
@@ -62,7 +73,7 @@ def choose(solver: str | Any, problem: Problem, tol: float, max_iter: int | None
     if name not in SOLVERS:
         known = ", ".join(map(repr, [*SOLVERS, *SCIKIT_LEARN_NAMES]))
         raise ValueError(f"solver={solver!r} is not available; use one of {known}, or pass a strategy")
-    return make(name, problem, tol, max_iter), Choice(name, reason)
+    return name, reason
 
 
 def automatic(problem: Problem) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy import linalg
@@ -152,6 +152,9 @@ def solve_newton(hessian: Float64, gradient: Float64, n_free: int, units: Float6
     return np.concatenate([step, corner_inverse @ (gradient[n:] - cross.T @ step)])
 
 
+RANGE: Final = 2.0**-20
+
+
 def generalised_inverse(matrix: Float64) -> Float64:
     """Some inverse (n, n) of a symmetric positive semidefinite matrix on its range; of its rank as `solve_least_norm` decides on that."""
     diagonal = np.diagonal(matrix)
@@ -202,7 +205,9 @@ def least_norm(step: Float64, scale: Float64, vectors: Float64, n_free: int, uni
     """Of all x with the same products vectors[:, n_free:].T @ (x / scale) as step (n,), the one for which units x has the least norm.
 
     vectors (n, n) are orthonormal. By least squares in the smaller of the two spaces; what is solved never moves but along the free one.
+    Units count as at least RANGE of the largest: along elements that a norm does not see, rounding would go anywhere.
     """
+    units = np.maximum(units, RANGE * np.max(units))
     free, kept = vectors[:, :n_free], vectors[:, n_free:]
     if n_free <= len(step) // 2:
         along = scale[:, None] * free
