@@ -75,10 +75,17 @@ def _decreases(start: Point, trial: Point) -> bool:
     return trial.value <= start.value + SUFFICIENT_DECREASE * trial.step * start.slope
 
 
+def _level(search: Search, *points: Point) -> bool:
+    """Whether the values of these points, beside that of the start, are rounding."""
+    return all(abs(point.value - search.start.value) <= search.rounding for point in points)
+
+
 def _bracket(search: Search, trial: Point) -> Search:
     low = search.low
     if not np.isfinite(trial.value) or not np.isfinite(trial.slope):  # overstepped the domain: come back a long way
         return search._replace(step=low.step + 0.1 * (trial.step - low.step))
+    if _level(search, low, trial):  # slopes tell on which side of the minimum they are
+        return _interpolate(search._replace(high=trial)) if trial.slope >= 0 else search._replace(low=trial, step=4.0 * trial.step)
     if not _decreases(search.start, trial) or (trial.value >= low.value and search.trials > 1):
         return _interpolate(search._replace(low=low, high=trial))
     if trial.slope >= 0:
@@ -89,6 +96,9 @@ def _bracket(search: Search, trial: Point) -> Search:
 def _zoom(search: Search, trial: Point) -> Search:
     low, high = search.low, search.high
     assert high is not None
+    if _level(search, low, trial) and np.isfinite(trial.slope):
+        beyond = trial.slope * (high.step - low.step) >= 0
+        return _interpolate(search._replace(high=trial) if beyond else search._replace(low=trial))
     if not np.isfinite(trial.value) or not _decreases(search.start, trial) or trial.value >= low.value:
         return _interpolate(search._replace(high=trial))
     if trial.slope * (high.step - low.step) >= 0:
@@ -97,12 +107,16 @@ def _zoom(search: Search, trial: Point) -> Search:
 
 
 def _interpolate(search: Search) -> Search:
-    """The minimum of the cubic through the bracket (Nocedal and Wright, eq. 3.59), kept 10 % off its ends."""
+    """The minimum of the cubic through the bracket (Nocedal and Wright, eq. 3.59), or the zero of the line through its slopes where values
+    are rounding, kept 10 % off its ends."""
     low, high = search.low, search.high
     assert high is not None
     width = high.step - low.step
     step = low.step + 0.5 * width
-    if np.isfinite(high.value) and np.isfinite(high.slope):
+    if _level(search, low, high):
+        if np.isfinite(high.slope) and high.slope != low.slope:
+            step = low.step - low.slope * width / (high.slope - low.slope)
+    elif np.isfinite(high.value) and np.isfinite(high.slope):
         d1 = low.slope + high.slope - 3 * (low.value - high.value) / (low.step - high.step)
         square = d1 * d1 - low.slope * high.slope
         if square >= 0:

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn import linear_model
+from sklearn import datasets, linear_model
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
@@ -239,3 +239,53 @@ def test_a_strategy_finds_the_least_norm_that_its_name_finds() -> None:
     expected = LinearRegression(solver="newton").fit(X, y).coef_
     for solver in ("newton-cg", NewtonCG(tol=1e-10)):
         np.testing.assert_allclose(LinearRegression(solver=solver).fit(X, y).coef_, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_columns_far_from_zero_without_an_intercept(solver: str) -> None:
+    """They stand in for one. Whoever says "converged" has what they say beside that, too; against scikit-learn on differences of columns,
+    which span the same."""
+    random = np.random.default_rng(0)
+    base = random.normal(size=(300, 4))
+    y = base @ [1.0, -1.0, 0.5, 2.0] + random.logistic(size=300) > 0
+    same = np.column_stack([base[:, :3] - base[:, 3:], 1 + base[:, 3] / 1e4])
+    wanted = linear_model.LogisticRegression(C=np.inf, tol=1e-10, fit_intercept=False).fit(same, y).decision_function(same)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(C=np.inf, solver=solver, fit_intercept=False, max_iter=1000).fit(base + 1e4, y)
+    if model.status_.kind == "converged":
+        close(model.decision_function(base + 1e4), wanted, 1e-2)
+    assert model.status_.kind == "converged" or solver in ("lbfgs", "gradient-descent", "nesterov", "sampled-newton")
+
+
+@every_solver
+def test_a_heavy_penalty_leaves_digits(solver: str) -> None:
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 4))
+    y = X @ [1.0, 2.0, 3.0, 4.0] + random.normal(size=200)
+    exact = linear_model.Ridge(alpha=1e12, solver="svd").fit(X, y).coef_
+    np.testing.assert_allclose(Ridge(alpha=1e12, solver=solver, max_iter=STEPS).fit(X, y).coef_, exact, rtol=1e-3)
+
+
+def test_nanoseconds_of_three_classes() -> None:
+    """Softmax does not see what all classes have in common, and a norm hardly sees the coefficients of 1e18: predictions do."""
+    random = np.random.default_rng(0)
+    rows = np.arange(300)
+    base = random.normal(size=(300, 3))
+    y = np.digitize((rows - 150) / 43 + base[:, 0] + random.logistic(size=300), [-1.5, 1.5])
+    X = np.column_stack([1.7e18 + rows * 6e10, base])
+    near = np.column_stack([(rows - 150) / 87, base])
+    wanted = linear_model.LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(near, y).predict_proba(near)
+    for solver in ("auto", "newton", "sampled-newton"):
+        np.testing.assert_allclose(LogisticRegression(C=np.inf, solver=solver).fit(X, y).predict_proba(X), wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("load", [datasets.load_iris, datasets.load_wine, datasets.load_breast_cancer, datasets.load_digits])
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
+def test_ordinary_data_needs_no_scaling(load: Any, solver: str) -> None:
+    """With default parameters: no warning, and the classes that scikit-learn finds on standardised columns."""
+    X, y = load(return_X_y=True)
+    scaled = (X - X.mean(axis=0)) / np.maximum(X.std(axis=0), 1e-9)
+    model = LogisticRegression(solver=solver).fit(X, y)
+    assert model.status_.kind == "converged"
+    assert model.score(X, y) >= linear_model.LogisticRegression(max_iter=1000).fit(scaled, y).score(scaled, y) - 0.03

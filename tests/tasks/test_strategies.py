@@ -320,3 +320,15 @@ def test_what_the_hessian_cannot_see_is_no_convergence() -> None:
     state, _ = run(Newton(tol=1e-6), half_seen, np.ones(2))
     assert state.status.kind == "stalled"
     assert "0.001" in state.status.reason
+
+
+def test_lbfgs_goes_on_where_values_are_rounding() -> None:
+    """By the slopes alone: a constant beside the values hides all that is left to gain."""
+
+    def beside_a_constant(w: Float64) -> tuple[float, Float64, Float64]:
+        value, gradient, hessian = Quadratic()(w)
+        return value + 1e3, gradient, hessian
+
+    state, _ = run(LBFGS(tol=1e-12, max_iter=300), beside_a_constant, np.zeros(12))
+    assert state.status.kind == "converged", state.status
+    np.testing.assert_allclose(state.accepted.parameters, Quadratic().solution, rtol=1e-9)
