@@ -11,6 +11,8 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d
 
+from pipeline.data.collections import NAMES
+from pipeline.data.inputs import as_rows
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, lives_in_partitions
 from tasks.checking import MAX_CLASSES
@@ -33,7 +35,7 @@ class Regressor(RegressorMixin, GradientModel):
         """The coefficient of determination R², averaged over targets; computed where the data lives for Dask input and datasets."""
         if lives_in_partitions(X):
             return r2(self._score_sums(X, y, sample_weight))
-        return float(super().score(X, y, sample_weight))
+        return float(super().score(*map(as_rows, NAMES, (X, y, sample_weight))))
 
 
 class Classifier(ClassifierMixin, GradientModel):
@@ -59,7 +61,7 @@ class Classifier(ClassifierMixin, GradientModel):
         """Accuracy; computed where the data lives for Dask input and datasets."""
         if lives_in_partitions(X):
             return accuracy(self._score_sums(X, y, sample_weight))
-        return float(super().score(X, y, sample_weight))
+        return float(super().score(*map(as_rows, NAMES, (X, y, sample_weight))))
 
 
 class ProbabilisticClassifier(Classifier):

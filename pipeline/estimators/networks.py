@@ -276,7 +276,8 @@ class Network(MiniBatchModel):
         coefs = list(pairwise(objective.layer_sizes))
         arrays = {}
         for name, kind, shapes in (("coefs_", "weight", coefs), ("intercepts_", "bias", [(n_out,) for _, n_out in coefs])):
-            found = vars(self).get(name, ())
+            found = vars(self).get(name)
+            found = () if found is None else found
             if [np.shape(array) for array in found] != shapes:
                 raise ValueError(
                     f"{name} has arrays of shapes {[np.shape(array) for array in found]}, but this data and"

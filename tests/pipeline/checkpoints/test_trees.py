@@ -81,7 +81,7 @@ def test_an_array_that_stands_twice_is_kept_once() -> None:
 
 
 def test_states_of_tasks_come_back_as_their_classes() -> None:
-    search = begin(2.0, -1.0, 0.5)
+    search = begin(Accepted(np.zeros(1), 2.0, np.zeros(1)), -1.0, 0.5)
     assert there_and_back([search, None]) == [search, None]
 
 
