@@ -397,7 +397,7 @@ def parameter(name: str, value: Any, *shapes: tuple[int, ...]) -> Float64:
             raise TypeError("it holds complex numbers")
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must hold real numbers, an array of shape {shapes[0]}: {error}") from error
+        raise ValueError(f"{name} must hold numbers, an array of shape {shapes[0]}: {error}") from error
     if array.shape not in shapes:
         raise ValueError(
             f"{name} has shape {array.shape}, but this model needs {shapes[0]}; set it to an array of that shape, or begin anew: call fit"
