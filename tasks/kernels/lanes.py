@@ -130,6 +130,17 @@ def load_part(context: Any, array: Any, index: Any, count: Any) -> Any:
 
 
 @_operation
+def store(context: Any, array: Any, index: Any, value: Any) -> Any:
+    """store(array, index, value): the lanes to elements index .. index + 7 of a float64 array; where masked stores are slow, this is not."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], _address(context, builder, array, args[0], args[1], _f64), align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, lanes), codegen
+
+
+@_operation
 def store_part(context: Any, array: Any, index: Any, value: Any, count: Any) -> Any:
     """store_part(array, index, value, count): the first `count` lanes to elements index .. index + count - 1 of a float64 array."""
 

@@ -17,7 +17,7 @@ from numba.extending import overload
 from tasks.kernels.compiling import compiled, compiled_leaf
 from tasks.kernels.csr import Csr
 from tasks.kernels.dense import sum_of
-from tasks.kernels.lanes import LANES, fma, larger, load, load_part, splat, store_part
+from tasks.kernels.lanes import LANES, fma, larger, load, load_part, splat, store, store_part
 from tasks.kernels.tree import new_stack
 from tasks.typing import Array, Float64, Int64
 
@@ -125,15 +125,24 @@ def _add_rows(
             s = s + wd
             q = fma(wd, d, q)
             most = larger(x, most)
-        store_part(sums, low, s, n)
-        store_part(squares, low, q, n)
-        store_part(largest, low, most, n)
+        store_some(sums, low, s, n)
+        store_some(squares, low, q, n)
+        store_some(largest, low, most, n)
 
 
 @compiled_leaf
 def load_some(array: Array, index: int, n: int) -> Any:
     """Eight elements, or the first n."""
     return load(array, index) if n >= LANES else load_part(array, index, n)
+
+
+@compiled_leaf
+def store_some(array: Float64, index: int, value: Any, n: int) -> None:
+    """The reverse of `load_some`."""
+    if n >= LANES:
+        store(array, index, value)
+    else:
+        store_part(array, index, value, n)
 
 
 @compiled_leaf
