@@ -228,6 +228,7 @@ def test_a_column_that_is_too_far_from_zero_is_said() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model = LinearRegression(solver=solver).fit(X, y)
+        assert model.status_.kind == "converged" or solver not in ("auto", "newton"), model.status_
         if model.status_.kind == "converged":
             close(model.predict(X) - y.mean(), LinearRegression().fit(X - far, y).predict(X - far) - y.mean(), 1e-2)
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from tasks.partition import Block, make_group
-from tasks.statistics import add_moments, moments
+from tasks.statistics import add_moments, add_spreads, moments, spread
 
 
 def found(X: Any, cuts: list[int]) -> Any:
@@ -44,3 +44,39 @@ def test_sums_beyond_float32() -> None:
 def test_one_row_and_none() -> None:
     assert found(np.ones((1, 2)), []).scatter.tolist() == [[0, 0], [0, 0]]
     assert found(np.ones((0, 2)), []).n_rows == 0
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_spread_of_columns(sparse: bool, dtype: Any, weighted: bool) -> None:
+    """Against NumPy on columns that are centred first, so that it loses nothing; and the same bits however partitions are grouped."""
+    random = np.random.default_rng(0)
+    X = (random.normal(size=(500, 11)) * 10.0 ** np.arange(11) + np.where(np.arange(11) % 2, 1e3, 0.0)).astype(dtype)
+    X[:, 3] = 7.25  # constant
+    if sparse:
+        X[random.random(X.shape) < 0.6] = 0.0
+        X[:, 3] = 7.25
+    weight = random.random(500) if weighted else None
+    if weight is not None:
+        weight[:30] = 0.0
+        X[:30] *= 1e6  # which counts for nothing
+    offsets = np.array([0, 1, 1, 90, 200, 350, 351, 500])
+    rows = sp.csr_array(X) if sparse else X
+    found = spread(rows, weight, offsets)
+    w = np.ones(500) if weight is None else weight
+    wide = X.astype(np.float64)
+    centre = wide[-1]
+    mean = centre + w @ (wide - centre) / w.sum()
+    assert found.weight == pytest.approx(w.sum())
+    size = np.sqrt(w @ (wide - mean) ** 2 / w.sum())
+    np.testing.assert_allclose((found.mean - mean) / np.maximum(size, 1.0), 0.0, atol=1e-12)
+    np.testing.assert_allclose(found.scatter, w @ (wide - mean) ** 2, rtol=1e-9, atol=1e-12)
+    assert found.scatter[3] == 0.0
+    assert np.array_equal(found.largest, np.abs(wide).max(axis=0))
+    parts = [
+        spread(rows[a:b], None if weight is None else weight[a:b], offsets[i : j + 1] - a)
+        for i, j, a, b in ((0, 4, 0, 200), (4, 7, 200, 500))
+    ]
+    together = add_spreads(*parts)
+    assert all(np.array_equal(one, other) for one, other in zip(together, found, strict=True))
