@@ -168,7 +168,9 @@ class LinearObjective:
         """y as the loss wants it: see `encoded_target`; (n, n_outputs) of 0.0 and 1.0 for one-vs-rest."""
         if self.targets is not None:
             shift, factor = self.targets
-            return group.derived(("standardised", *shift.tolist(), *factor.tolist()), lambda g: (float_target(g) - shift) * factor)
+            shape = group.n_rows, self.n_outputs  # of a group without rows, y may be anything
+            key = ("standardised", *shift.tolist(), *factor.tolist())
+            return group.derived(key, lambda g: (float_target(g).reshape(shape) - shift) * factor)
         if self.one_vs_rest:
             return group.derived(("one-vs-rest", self._labels), lambda g: one_hot(encode(g.y, self.classes), self.n_outputs))
         return encoded_target(group, self.classes, self._labels, self.n_outputs)

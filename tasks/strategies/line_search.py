@@ -85,12 +85,17 @@ def _bracket(search: Search, trial: Point) -> Search:
     if not np.isfinite(trial.value) or not np.isfinite(trial.slope):  # overstepped the domain: come back a long way
         return search._replace(step=low.step + 0.1 * (trial.step - low.step))
     if _level(search, low, trial):  # slopes tell on which side of the minimum they are
-        return _interpolate(search._replace(high=trial)) if trial.slope >= 0 else search._replace(low=trial, step=4.0 * trial.step)
+        return _interpolate(search._replace(high=trial)) if trial.slope >= 0 else _farther(search, trial)
     if not _decreases(search.start, trial) or (trial.value >= low.value and search.trials > 1):
         return _interpolate(search._replace(low=low, high=trial))
     if trial.slope >= 0:
         return _interpolate(search._replace(low=trial, high=low))
-    return search._replace(low=trial, step=4.0 * trial.step)
+    return _farther(search, trial)
+
+
+def _farther(search: Search, trial: Point) -> Search:
+    """The next trial beyond one that is not far enough: ever farther, for the units of the first one may have been far too small."""
+    return search._replace(low=trial, step=4.0**search.trials * trial.step)
 
 
 def _zoom(search: Search, trial: Point) -> Search:
