@@ -171,8 +171,8 @@ class LinearRegression(LeastSquares):
     the standardised coefficients where sizes of columns differ by more than a thousand); others find one that predicts the same.
     Parameters as `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton", "newton-cg", "lbfgs", "gradient-descent",
     "nesterov" or a strategy; max_iter: steps at most, None for the strategy's own limit. Converged when the largest |gradient| of the mean
-    loss by the coefficients of the standardised columns is at most tol times the standard deviation of y (without an intercept: its root
-    mean square), or when a Newton step would gain less than rounding does.
+    loss by the coefficients of the standardised columns is at most tol times the standard deviation of y, or when a Newton step would gain
+    less than rounding does.
     """
 
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
