@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.frames import frame_values, is_frame, is_series
+from tasks.frames import frame_dtypes, frame_values, is_frame, is_series
 from tasks.partition import Block, normalise
 from tasks.quarantine import text_of
 from tasks.rows import split_rows, take
@@ -114,7 +114,7 @@ def count_rows(rows: Any) -> int:
 def as_design(X: Any, dtype: str) -> Design:
     """X as a C-ordered aligned array or CSR of `dtype`, (n, p); the caller's own rows are never changed."""
     if is_frame(X):
-        X = frame_values(X, dtype)
+        X = frame_values(X, row_dtype(*frame_dtypes(X)) if dtype == "float32" else dtype)  # see _require_same_values
     if sp.issparse(X):
         return _csr(X, dtype)
     if np.ma.is_masked(X):
@@ -131,16 +131,31 @@ def as_design(X: Any, dtype: str) -> Design:
     if X.dtype.kind == "O":
         import pandas as pd
 
-        X = frame_values(pd.DataFrame(X), dtype)
+        X = frame_values(pd.DataFrame(X), "float64")
     with np.errstate(over="ignore"):  # what overflows is infinite, and the check finds it
-        return np.require(X, dtype=dtype, requirements=["C", "A"])
+        rows = np.require(X, dtype=dtype, requirements=["C", "A"])
+    _require_same_values(X, rows)
+    return rows
+
+
+def _require_same_values(given: Any, rows: Any) -> None:
+    """Raise ValueError where `rows` are float32, since the dtype that was declared for all partitions is, and do not hold the values given."""
+    if rows.dtype != np.float32 or np.can_cast(given.dtype, np.float32):
+        return
+    if not np.array_equal(given, rows, equal_nan=given.dtype.kind == "f"):
+        raise ValueError(
+            f"X holds {given.dtype} values, which float32 would round, but is declared in a dtype of 16 bits or as float32; "
+            f"declare what it holds (dtype={given.dtype.name!r}, meta=), or round it with X.astype('float32')"
+        )
 
 
 def _csr(X: Any, dtype: str) -> sp.csr_array:
     if X.ndim != 2:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
     require_real(X.dtype)
-    csr: Any = sp.csr_array(X).astype(dtype, copy=False)  # before equal places are added up, which narrow integers cannot hold
+    given = sp.csr_array(X)
+    csr: Any = given.astype(dtype, copy=False)  # before equal places are added up, which narrow integers cannot hold
+    _require_same_values(given.data, csr.data)
     if not csr.has_canonical_format:
         csr = csr.copy() if np.shares_memory(csr.data, getattr(X, "data", csr.data)) else csr
         csr.sum_duplicates()

@@ -220,6 +220,7 @@ def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, 
         return NO_CLASSES
     if left.classes.dtype == right.classes.dtype and np.array_equal(left.classes, right.classes):
         return left.classes, left.class_rows + right.class_rows, left.class_weights + right.class_weights
+    _require_common_dtype(left.classes, right.classes)
     classes = np.union1d(left.classes, right.classes)
     if len(classes) > MAX_CLASSES:
         return NO_CLASSES
@@ -229,3 +230,15 @@ def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, 
         rows[positions] += side.class_rows
         weights[positions] += side.class_weights
     return classes, rows, weights
+
+
+def _require_common_dtype(left: Array, right: Array) -> None:
+    """Raise ValueError where labels of integers and other numbers meet in a dtype that does not hold them all: two could become one."""
+    common = np.result_type(left, right)
+    for known, others in ((left, right), (right, left)):
+        whole = known.tolist() if common.kind == "f" and known.dtype.kind in "iu" else []
+        rounded = [value for value in whole if int(float(value)) != value]
+        if rounded:
+            raise ValueError(
+                f"y holds {rounded[0]} as {known.dtype} in some partitions and {others.dtype} labels in others; make them one dtype"
+            )

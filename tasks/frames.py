@@ -44,6 +44,13 @@ def holds_numbers(dtype: Any) -> bool:
     return (is_numeric_dtype(dtype) or is_bool_dtype(dtype)) and not is_complex_dtype(dtype)
 
 
+def frame_dtypes(frame: Any) -> set[np.dtype[Any]]:
+    """The dtypes of the columns of a frame, a lazy one too, as NumPy has them."""
+    import pandas as pd
+
+    return {pd.array([], dtype=dtype).to_numpy().dtype for dtype in set(frame.dtypes)}
+
+
 def frame_values(frame: pd.DataFrame, dtype: str) -> Any:
     """The values of a frame, missing ones as NaN. Raises ValueError naming the first column that holds something else."""
     require_numeric(frame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from tasks.frames import is_frame, is_series, series_values
 from tasks.partition import Block, Group, normalise
-from tasks.typing import Array
+from tasks.typing import Array, Float64
 
 NUMBERS: Final = "biuf"
 """The kinds of NumPy's dtypes whose values can be regressed on: booleans, integers, floats."""
@@ -90,7 +90,8 @@ def _values(y: Any) -> Array:
 
 
 def _labels(y: Array) -> Array:
-    """Objects as strings or numbers, float64 for those that NumPy has no dtype for. Raises TypeError where they are of several types."""
+    """Objects as strings or numbers, float64 for those that NumPy has no dtype for. Raises TypeError where they are of several types,
+    ValueError for whole numbers that no dtype holds."""
     import pandas as pd
 
     missing = pd.isna(y)
@@ -106,7 +107,17 @@ def _labels(y: Array) -> Array:
     if not kinds:
         return y
     values = np.array(y.tolist()).reshape(y.shape)
-    return values.astype(np.float64) if values.dtype.kind == "O" else values
+    values = values.astype(np.float64) if values.dtype.kind == "O" else values
+    if values.dtype.kind == "f":
+        _require_whole(y.ravel(), values.ravel())
+    return values
+
+
+def _require_whole(y: Array, values: Float64) -> None:
+    """Raise ValueError where float64 `values` are not the whole numbers that y holds: two labels could become one."""
+    for given, value in zip(y, values, strict=True):
+        if isinstance(given, Integral) and not (np.isfinite(value) and int(value) == given):
+            raise ValueError(f"y holds {given}, a whole number that neither 64 bits nor float64 hold; pass labels as text, {str(given)!r}")
 
 
 def _kind(value: Any) -> str:

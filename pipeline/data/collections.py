@@ -36,7 +36,7 @@ from tasks.blocks import (
     row_dtype,
     unpack_block,
 )
-from tasks.frames import require_numeric
+from tasks.frames import frame_dtypes, require_numeric
 from tasks.readers import CsvRows
 from tasks.targets import NUMBERS, as_target
 
@@ -284,7 +284,7 @@ def require_count(n_partitions: Any) -> None:
 def numpy_dtypes(X: Any) -> set[np.dtype[Any]]:
     """The dtypes of the columns of a frame, or of an array, lazy or sparse ones too, as NumPy has them; none where X is neither."""
     if isinstance(X, pd.DataFrame | dd.DataFrame):
-        found = {pd.array([], dtype=dtype).to_numpy().dtype for dtype in set(X.dtypes)}
+        found = frame_dtypes(X)
     else:
         array: Any = X
         found = {array.dtype} if isinstance(X, np.ndarray | da.Array) or sp.issparse(X) else set()

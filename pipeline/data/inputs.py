@@ -22,6 +22,8 @@ from tasks.blocks import require_real
 LAZY: Final = (da.Array, dd.DataFrame, dd.Series)
 PATHS: Final = (str, bytes, os.PathLike)
 OPTIONS: Final = {"y": "target", "sample_weight": "sample_weight"}
+COLLECT: Final = {"polars": "collect()", "duckdb": "df()", "pyspark": "toPandas()", "sqlframe": "toPandas()"}
+"""What makes a frame in memory of a lazy one, where that is not to_pandas()."""
 READERS: Final = "Dataset.read_csv, read_parquet, read_npy, read_zarr or read_hdf5"
 
 
@@ -48,7 +50,8 @@ def as_rows(name: str, value: Any) -> Any:
         return value
     frame: Any = nw.from_native(value, pass_through=True)
     if isinstance(frame, nw.LazyFrame):
-        raise TypeError(f"{name} is a lazy {kind_of(value)}: use {name}.collect()")
+        package = kind_of(value).split()[0]
+        raise TypeError(f"{name} is a lazy {kind_of(value)}: use {name}.{COLLECT.get(package, 'to_pandas()')}")
     return frame.to_pandas() if isinstance(frame, nw.DataFrame) else value
 
 

@@ -209,3 +209,61 @@ def test_dtypes_of_functions_are_checked() -> None:
     for dtype in ("complex64", "datetime64[s]", "str", "object"):
         with pytest.raises(ValueError, match="dtype must be one of real numbers or booleans, got"):
             Dataset.from_function(lambda i: (COUNTS, Y), n_partitions=1, n_columns=3, dtype=dtype)
+
+
+LYING: dict[str, Callable[[Any], Dataset]] = {
+    "Dask array": lambda X: Dataset.from_dask(da.from_array(X, chunks=(50, 3)).map_blocks(lambda a: a, dtype="int16"), da.from_array(Y, 50)),
+    "float32": lambda X: Dataset.from_dask(da.from_array(X, chunks=(50, 3)).map_blocks(lambda a: a, dtype="float32"), da.from_array(Y, 50)),
+    "Dask frame": lambda X: Dataset.from_dataframe(
+        lazy_frame(COUNTS).map_partitions(
+            lambda frame: frame.assign(a=X[frame.index, 0]),
+            meta=lazy_frame(COUNTS.astype("int16"))._meta,
+            enforce_metadata=False,
+        ),
+        target="t",
+    ),
+    "function": lambda X: Dataset.from_function(
+        lambda i: (X[50 * i : 50 * i + 50], Y[50 * i : 50 * i + 50]), n_partitions=4, n_columns=3, dtype="uint8"
+    ),
+    "sparse": lambda X: Dataset.from_function(
+        lambda i: (sp.csr_array(X[50 * i : 50 * i + 50]), Y[50 * i : 50 * i + 50]), n_partitions=4, n_columns=3, dtype="bool"
+    ),
+    "objects": lambda X: Dataset.from_function(
+        lambda i: (X[50 * i : 50 * i + 50].astype(object), Y[50 * i : 50 * i + 50]), n_partitions=4, n_columns=3, dtype="uint8"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LYING)
+def test_rows_that_are_not_what_was_declared(name: str) -> None:
+    """Values that the declared dtype holds are taken as they are; others would be rounded without a word."""
+    same = Ridge().fit(Dataset.from_arrays(COUNTS, Y, n_partitions=4))
+    assert Ridge().fit(LYING[name](COUNTS.astype(float))).parameters_sha256_ == same.parameters_sha256_
+    with pytest.raises(ValueError, match=r"partition \d .*X holds float64 values, which float32 would round, but is declared in a dtype"):
+        Ridge().fit(LYING[name](COUNTS + 0.1))
+
+
+def test_labels_beyond_64_bits_are_refused() -> None:
+    """Two of them could become one."""
+    ids = [2**70 + int(label) for label in LABELS]
+    for y in (ids, np.array(ids, dtype=object), [2**63 + 1 if label else -1 for label in LABELS]):
+        with pytest.raises(ValueError, match="a whole number that neither 64 bits nor float64 hold; pass labels as text"):
+            LogisticRegression().fit(COUNTS, y)
+    exact = LogisticRegression().fit(COUNTS, [2**63 + int(label) for label in LABELS])
+    assert exact.classes_.tolist() == [2**63, 2**63 + 1]
+    assert Ridge().fit(COUNTS, [2**70 * int(label) for label in LABELS]).coef_.shape == (3,)  # float64 holds these
+
+
+def test_labels_that_partitions_hold_in_dtypes_of_no_common_one() -> None:
+    """int64 and uint64 meet in float64 alone, which holds whole numbers up to 2^53."""
+
+    def dataset(first: Any, second: Any) -> Dataset:
+        half = np.arange(100) % 2
+        return Dataset.from_function(
+            lambda i: (COUNTS[:100], [first, second][i] + half.astype([first, second][i].dtype)), n_partitions=2, n_columns=3
+        )
+
+    small = LogisticRegression().fit(dataset(np.int64(1), np.uint64(1)))
+    assert small.classes_.tolist() == [1, 2]
+    with pytest.raises(ValueError, match="y holds 9007199254740993 as int64 in some partitions and uint64 labels in others"):
+        LogisticRegression().fit(dataset(np.int64(2**53), np.uint64(1)))
