@@ -1,0 +1,5 @@
+"""Write the digests of the table of fits."""
+
+from tests.golden.digests import write
+
+write()

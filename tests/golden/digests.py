@@ -1,0 +1,35 @@
+"""The file of digests: what each fit gave, by kind of machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from dask.config import set as configured
+
+from tasks.fingerprint import numeric_digest
+from tests.golden.fits import CASES, PARTITIONS, Outcome, run
+
+FILE: Final = Path(__file__).with_name("digests.json")
+
+
+def machine() -> str:
+    """What bits hang on beside the data: kernels of BLAS and NumPy."""
+    return numeric_digest()[:16]
+
+
+def write() -> None:
+    """Run all fits in this process, and store what they gave for machines of this kind."""
+    found: dict[str, dict[str, Outcome]] = {}
+    with configured(scheduler="threads"):
+        for case in CASES:
+            found[case] = {str(n): run(case, n) for n in PARTITIONS}
+    known: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
+    FILE.write_text(json.dumps(known | {machine(): found}, indent=1) + "\n")
+
+
+def expected() -> dict[str, dict[str, Outcome]]:
+    """By case and number of partitions; empty for machines of a kind that nobody has written."""
+    found: dict[str, dict[str, Outcome]] = json.loads(FILE.read_text()).get(machine(), {})
+    return found
