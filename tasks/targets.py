@@ -81,8 +81,8 @@ def _values(y: Any) -> Array:
         return series_values(y)
     try:
         values = np.asarray(y)
-        text = isinstance(y, list | tuple) and values.dtype.kind in "US"
-        return np.array(y, dtype=object) if text else values  # where numbers among strings are still numbers
+        lossy = values.dtype.kind in "US" or (values.dtype.kind == "f" and np.any(np.abs(values) >= 2.0**53))
+        return np.array(y, dtype=object) if lossy and isinstance(y, list | tuple) else values  # as they were: numbers among strings, say
     except ValueError as error:
         raise ValueError(
             f"y must be 1-D (rows,) or 2-D (rows, targets), but is neither: {error}; make all its rows of one length"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 
 from pipeline import (
     Checkpoint,
@@ -164,7 +164,8 @@ def continued(name: str, n_partitions: int) -> Outcome:
     kind, estimator = ESTIMATORS[name]
     rows_of = dataset(kind, n_partitions)
     model = clone(estimator).set_params(warm_start=True)
-    model.partial_fit(rows_of)
+    first = {"classes": np.unique(rows(kind)[1])} if is_classifier(model) else {}
+    model.partial_fit(rows_of, **first)
     model.partial_fit(rows_of)
     return outcome(model.fit(rows_of), kind, n_partitions)
 
