@@ -139,7 +139,7 @@ def as_design(X: Any, dtype: str) -> Design:
 
 
 def _require_same_values(given: Any, rows: Any) -> None:
-    """Raise ValueError where `rows` are float32, since the dtype that was declared for all partitions is, and do not hold the values given."""
+    """Raise ValueError where `rows` are float32, as what was declared for all partitions, and do not hold the values given."""
     if rows.dtype != np.float32 or np.can_cast(given.dtype, np.float32):
         return
     if not np.array_equal(given, rows, equal_nan=given.dtype.kind == "f"):

@@ -10,7 +10,11 @@ from tests.golden.digests import expected
 from tests.golden.fits import CASES, PARTITIONS, run
 
 GOLDEN = expected()
-pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(not GOLDEN, reason="tests/golden/digests.json has no machine of this kind")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(not GOLDEN, reason="tests/golden/digests.json has no machine of this kind"),
+]
 
 
 def test_the_file_has_all_cases() -> None:

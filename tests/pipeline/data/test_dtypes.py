@@ -211,11 +211,16 @@ def test_dtypes_of_functions_are_checked() -> None:
             Dataset.from_function(lambda i: (COUNTS, Y), n_partitions=1, n_columns=3, dtype=dtype)
 
 
+def declared(X: Any, dtype: str) -> Dataset:
+    """Dask arrays of X that say they are of that dtype."""
+    return Dataset.from_dask(da.from_array(X, chunks=(50, 3)).map_blocks(lambda a: a, dtype=dtype), da.from_array(Y, 50))
+
+
 LYING: dict[str, Callable[[Any], Dataset]] = {
     "Dask array": lambda X: Dataset.from_dask(
         da.from_array(X, chunks=(50, 3)).map_blocks(lambda a: a, dtype="int16"), da.from_array(Y, 50)
     ),
-    "float32": lambda X: Dataset.from_dask(da.from_array(X, chunks=(50, 3)).map_blocks(lambda a: a, dtype="float32"), da.from_array(Y, 50)),
+    "float32": lambda X: declared(X, "float32"),
     "Dask frame": lambda X: Dataset.from_dataframe(
         lazy_frame(COUNTS).map_partitions(
             lambda frame: frame.assign(a=X[frame.index, 0]),
