@@ -15,24 +15,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from pipeline.checkpoints.keeper import checkpoints_in
-from pipeline.checkpoints.termination import OUT_OF_TIME, Terminated
-from pipeline.cluster.identity import VersionMismatchError
+from pipeline.cluster.code.identity import VersionMismatchError
 from pipeline.cluster.interrupts import imports_done
-from pipeline.cluster.queue_options import parse_memory
-from pipeline.cluster.systems import SYSTEMS
-from pipeline.config import bundled_jobs, read_job
-from pipeline.data.errors import PartitionError
+from pipeline.cluster.queue.queue_options import parse_memory
+from pipeline.cluster.queue.systems import SYSTEMS
+from pipeline.jobs.job import bundled_jobs, read_job
 from pipeline.jobs.pixels import Format, make_pixels
 from pipeline.models.model_files import MODEL_FILE, load_model
 from pipeline.models.predictions import predict_files
 from pipeline.planning import make_plan, plan_text
-from pipeline.progress import RoundProgress
-from pipeline.runs import CHECKPOINTS, Metrics, run_job
+from pipeline.runs.metrics import Metrics
+from pipeline.runs.run import CHECKPOINTS, run_job
+from pipeline.runs.verify import verify
+from pipeline.sources.errors import PartitionError
 from pipeline.submission.commands import ADD_COMMANDS
 from pipeline.submission.status import find_directory
-from pipeline.training import INTERRUPTED
-from pipeline.verification.verify import verify
+from pipeline.training.checkpoints.keeper import checkpoints_in
+from pipeline.training.checkpoints.termination import OUT_OF_TIME, Terminated
+from pipeline.training.loop import INTERRUPTED
+from pipeline.training.progress import RoundProgress
 
 DATA_MAKERS: Final = {"pixels": make_pixels}
 OF_JOBS: Final = {

@@ -13,7 +13,7 @@ import pytest
 from sklearn.exceptions import DataConversionWarning
 
 from pipeline import Dataset, LogisticRegression, Ridge
-from tasks.blocks import Split
+from tasks.loading.blocks import Split
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 
 import tasks
 from pipeline import Dataset, LogisticRegression
-from pipeline.cluster.code import VersionMismatchError
+from pipeline.cluster.code.code import VersionMismatchError
 from pipeline.cluster.workers import WAIT_FOR_WORKERS, WorkersUnavailableError
 
 pytestmark = pytest.mark.timeout(60)

@@ -30,15 +30,16 @@ from pipeline import (
 )
 from pipeline.estimators.base import GradientModel
 from pipeline.estimators.solvers import SOLVERS
+from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import Executor, ThreadExecutor
-from pipeline.training import train
-from tasks.evaluation import evaluate
-from tasks.losses import LOSSES, EpsilonInsensitiveLoss, HuberLoss, Loss, SquaredEpsilonInsensitiveLoss
-from tasks.objectives import LinearObjective
-from tasks.partition import Group
-from tasks.penalties import L2, ElasticNet, Penalty, soft_threshold
-from tasks.rounds import REDUCTIONS, RoundInput
+from pipeline.execution.threads import ThreadExecutor
+from pipeline.training.loop import train
+from tasks.objectives.evaluation import evaluate
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LOSSES, EpsilonInsensitiveLoss, HuberLoss, Loss, SquaredEpsilonInsensitiveLoss
+from tasks.objectives.penalties import L2, ElasticNet, Penalty, soft_threshold
+from tasks.rounds.oracles import REDUCTIONS, RoundInput
+from tasks.rows.partition import Group
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
 from tests.data import breast_cancer, diabetes, largest_relative, uneven, weights, wine
@@ -99,7 +100,7 @@ def test_loss_gradient_equals_finite_differences(loss: Loss, c: int) -> None:
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
 @every_loss
 def test_sums_equal_the_definition(loss: Loss, c: int, sparse: bool, fit_intercept: bool) -> None:
-    """The hot loops against tasks.losses, row by row."""
+    """The hot loops against tasks.objectives.losses, row by row."""
     model, group = objective(loss, c, fit_intercept), rows(loss, c, sparse)
     parameters = np.random.default_rng(2).normal(size=(1, model.layout.size))
     partial = model.loss_and_gradient(group, parameters)
@@ -380,7 +381,7 @@ def test_executor_reductions(executor: Executor, power: Any) -> None:
     ]
     while len(parts) > 1:
         parts = [reduction.combine(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
-    found = executor.map_reduce(Dataset.from_arrays(X, y, partition_rows=pieces), reduction, shared)
+    found = executor.map_reduce(Dataset.from_arrays(X, y, partition_rows=pieces).rows, reduction, shared)
     assert bits(found) == bits(parts[0])
 
 
@@ -389,7 +390,7 @@ def test_executors_pass_on_what_a_task_raises(executor: Executor) -> None:
     wrong = LinearObjective(LOSSES["multinomial"], X.shape[1] + 1, 3, True, np.arange(3))
     shared = RoundInput(wrong, "loss_and_gradient", np.zeros((1, wrong.layout.size)), None, 1)
     with pytest.raises((ValueError, AssertionError)):
-        executor.map_reduce(Dataset.from_arrays(X, y, n_partitions=5), REDUCTIONS["loss_and_gradient"], shared)
+        executor.map_reduce(Dataset.from_arrays(X, y, n_partitions=5).rows, REDUCTIONS["loss_and_gradient"], shared)
 
 
 @pytest.mark.parametrize("strategy", [LBFGS(tol=1e-9, max_iter=500), Newton(tol=1e-9)], ids=["lbfgs", "newton"])

@@ -15,7 +15,7 @@ from scipy.optimize import check_grad
 
 import pipeline
 from pipeline import Dataset, minimise
-from tasks.partition import Block, make_group
+from tasks.rows.partition import Block, make_group
 from tasks.strategies.newton import Newton
 
 DOCS = Path(__file__).parents[1] / "docs"

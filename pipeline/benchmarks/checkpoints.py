@@ -15,14 +15,14 @@ import scipy.sparse as sp
 
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
-from pipeline.checkpoints.files import SUFFIX
-from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
-from pipeline.history import Row
-from pipeline.minimise import minimise
-from tasks.losses import LogisticLoss
-from tasks.objectives import LinearObjective
-from tasks.penalties import L2
+from pipeline.training.checkpoints.files import SUFFIX
+from pipeline.training.checkpoints.keeper import Checkpoint
+from pipeline.training.history import Row
+from pipeline.training.minimise import minimise
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
+from tasks.objectives.penalties import L2
 from tasks.strategies.lbfgs import LBFGS
 
 N_COLUMNS: Final = 1_000_000

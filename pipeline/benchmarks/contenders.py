@@ -13,8 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.benchmarks.data import Problem
 from pipeline.estimators.logistic import LogisticRegression
-from pipeline.history import share_read
-from tasks.local_models import MAX_STEPS
+from pipeline.training.history import share_read
+from tasks.rounds.local_models import MAX_STEPS
 from tasks.typing import Array, Float64
 
 OURS = "dask-descent"

@@ -17,8 +17,9 @@ from sklearn.exceptions import ConvergenceWarning
 from pipeline import MLPClassifier
 from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN
 from pipeline.data.dataset import Dataset
+from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import Executor, default_threads
+from pipeline.execution.threads import default_threads
 from tasks.typing import Array, Int64
 
 PYTORCH: Final = "PyTorch"

@@ -21,7 +21,7 @@ from pipeline.benchmarks.data import Problem
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.rss import PeakMemory
 from pipeline.benchmarks.settings import Settings
-from pipeline.config import Job
+from pipeline.jobs.job import Job
 from pipeline.planning import make_plan
 
 TIME_ERROR: Final = 0.3

@@ -15,12 +15,12 @@ from distributed.security import Security
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
 from pipeline.data.dataset import Dataset
+from pipeline.execution.base import one_round
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import one_round
-from tasks.fitting import Fit
-from tasks.losses import LogisticLoss
-from tasks.objectives import LinearObjective
-from tasks.penalties import L2
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
+from tasks.objectives.penalties import L2
+from tasks.rounds.fitting import Fit
 from tasks.strategies.steps import Steps
 
 N_COLUMNS: Final = 50
@@ -139,7 +139,7 @@ class Timed:
             self._last_round(0.0)
             before = self.executor.sessions.rounds
             start = time.perf_counter()
-            self.states, reports = self.executor.advance(self.dataset, self.fit, self.states, 1 << 30)
+            self.states, reports = self.executor.advance(self.dataset.rows, self.fit, self.states, 1 << 30)
             taken = time.perf_counter() - start
             if self.executor.sessions.rounds == before + len(reports):
                 return taken / len(reports)
@@ -149,7 +149,7 @@ class Timed:
         start = time.perf_counter()
         for _ in range(3):
             self._last_round(last_round)
-            self.states, _ = one_round(self.executor, self.dataset, self.fit, self.states)
+            self.states, _ = one_round(self.executor, self.dataset.rows, self.fit, self.states)
         return (time.perf_counter() - start) / 3
 
     def _last_round(self, seconds: float) -> None:

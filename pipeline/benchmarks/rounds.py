@@ -20,10 +20,11 @@ from pipeline.benchmarks.data import Problem
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
 from pipeline.data.dataset import Dataset
-from pipeline.execution.executors import Executor, ThreadExecutor, default_threads
-from tasks.losses import LogisticLoss
-from tasks.objectives import LinearObjective
-from tasks.rounds import REDUCTIONS, RoundInput
+from pipeline.execution.base import Executor
+from pipeline.execution.threads import ThreadExecutor, default_threads
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
+from tasks.rounds.oracles import REDUCTIONS, RoundInput
 from tasks.typing import Array, Float64
 
 MAX_GROWTH: Final = 1.3
@@ -53,7 +54,7 @@ def gradient_round(executor: Executor, dataset: Dataset) -> Callable[[], Any]:
     objective = LinearObjective(LogisticLoss(), dataset.n_columns, 1, fit_intercept=True, classes=dataset.schema.classes)
     parameters = np.full((1, objective.layout.size), 0.01)
     shared = RoundInput(objective, "loss_and_gradient", parameters, None, 1)
-    return lambda: executor.map_reduce(dataset, REDUCTIONS[shared.power], shared)
+    return lambda: executor.map_reduce(dataset.rows, REDUCTIONS[shared.power], shared)
 
 
 def overhead(report: Report, settings: Settings) -> None:

@@ -21,7 +21,7 @@ from pipeline.benchmarks.race import Racer, Standing, patience, turns
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
 from pipeline.data.dataset import Dataset
-from pipeline.history import share_read
+from pipeline.training.history import share_read
 from tasks.typing import Array
 
 ALPHA: Final = 1e-4

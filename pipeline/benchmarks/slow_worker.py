@@ -22,11 +22,11 @@ from pipeline.benchmarks.data import Problem
 from pipeline.benchmarks.report import Report, Table, Target
 from pipeline.benchmarks.settings import Settings
 from pipeline.data.dataset import Dataset
-from pipeline.execution.executors import ThreadExecutor
-from tasks.losses import LogisticLoss
-from tasks.objectives import LinearObjective
-from tasks.reductions import reduce_on_worker
-from tasks.rounds import REDUCTIONS, RoundInput
+from pipeline.execution.threads import ThreadExecutor
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
+from tasks.reductions.reduction import reduce_on_worker
+from tasks.rounds.oracles import REDUCTIONS, RoundInput
 
 SHARES: Final = (0.1, 0.4, 0.4, 0.4)
 """Of a core, for each worker: the first has a quarter of the others', and all together fit on two cores."""
@@ -44,11 +44,11 @@ def slow_worker(report: Report, settings: Settings) -> None:
     objective = LinearObjective(LogisticLoss(), problem.n_columns, 1, fit_intercept=True, classes=np.arange(2))
     shared = RoundInput(objective, "hessian", np.full((1, objective.layout.size), 0.01), None, 1)
     reduction = REDUCTIONS["hessian"]
-    expected = digest(ThreadExecutor().map_reduce(here, reduction, shared))
+    expected = digest(ThreadExecutor().map_reduce(here.rows, reduction, shared))
     digests = set()
     with LocalCluster(n_workers=len(SHARES), threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         executor = there.executor()
-        executor.map_reduce(there, reduction, shared)
+        executor.map_reduce(there.rows, reduction, shared)
         begun = pieces(client, there)
         pids = client.run(os.getpid)
         seconds = []
@@ -56,7 +56,7 @@ def slow_worker(report: Report, settings: Settings) -> None:
             alone = speeds_alone(client, there, cloudpickle.dumps((reduction, shared)), settings.repeats)
             for _ in range(SETTLING + settings.repeats):
                 start = time.perf_counter()
-                digests.add(digest(executor.map_reduce(there, reduction, shared)))
+                digests.add(digest(executor.map_reduce(there.rows, reduction, shared)))
                 seconds.append(time.perf_counter() - start)
         ended = pieces(client, there)
     after, total = median(seconds[SETTLING:]), sum(alone)

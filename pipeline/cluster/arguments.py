@@ -13,7 +13,7 @@ from distributed import Client, Security
 from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.deploy import Cluster
 
-from pipeline.cluster.queue_options import QueueOptions
+from pipeline.cluster.queue.queue_options import QueueOptions
 from pipeline.sections import rules, unknown
 
 Tls: TypeAlias = Security | str | Path | bool | None

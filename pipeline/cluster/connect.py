@@ -20,12 +20,12 @@ from pipeline.cluster.connection import Connection, scheduler_address  # noqa: E
 from pipeline.cluster.gpus import local_gpus  # noqa: E402
 from pipeline.cluster.in_process import IN_PROCESS  # noqa: E402
 from pipeline.cluster.pulse import worker_ttl  # noqa: E402
-from pipeline.cluster.queue_options import LOCALHOST, JobPlan, QueueOptions  # noqa: E402
-from pipeline.cluster.queues import queue_security, start_queue  # noqa: E402
+from pipeline.cluster.queue.queue_options import LOCALHOST, JobPlan, QueueOptions  # noqa: E402
+from pipeline.cluster.queue.queues import queue_security, start_queue  # noqa: E402
+from pipeline.cluster.queue.systems import find_system  # noqa: E402
 from pipeline.cluster.schedulers import ClosingClient, check_secure, open_client, read_scheduler_file  # noqa: E402
 from pipeline.cluster.security import as_security  # noqa: E402
-from pipeline.cluster.systems import find_system  # noqa: E402
-from tasks.devices import VARIABLE  # noqa: E402
+from tasks.machine.devices import VARIABLE  # noqa: E402
 
 QUEUE_TIMEOUT: Final = 600.0
 TIMEOUT: Final = 10.0
@@ -51,7 +51,7 @@ def connect(
     "oar", "moab" or "htcondor".
 
     Without any of these the work stays in this process, whatever client is current. Objects that were given stay open.
-    job: of a queue's jobs: jobs, cores, memory, walltime and so on, see `pipeline.cluster.queue_options.QueueOptions`.
+    job: of a queue's jobs: jobs, cores, memory, walltime and so on, see `pipeline.cluster.queue.queue_options.QueueOptions`.
     gpu: one worker, of one thread, for each GPU of this machine or of each job.
     tls: a distributed.Security, a directory of `python -m pipeline certificates`, or True for temporary keys of workers that are started
     here. None: what Dask's configuration says; a queue= is encrypted then too, and with False is not. require_tls: refuse what is plain.
@@ -120,7 +120,7 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
                 f"n_workers={n_workers} with gpu=True, and this machine has {len(devices)} GPUs; leave n_workers out for one each"
             )
         n_workers = n_workers or len(devices)
-        options |= {"preload": ["tasks.devices"], "env": {VARIABLE: ",".join(devices)}}
+        options |= {"preload": ["tasks.machine.devices"], "env": {VARIABLE: ",".join(devices)}}
     opening.enter_context(dask.config.set({LOST_WORKER_TIMEOUT: "1 day"}))
     with spared_interrupts():  # one that is waiting comes when this ends, so the cluster must be somebody's by then
         cluster = LocalCluster(

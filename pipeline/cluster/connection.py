@@ -19,8 +19,8 @@ from distributed.utils import format_dashboard_link
 
 from pipeline.cluster.interrupts import quiet_logs
 from pipeline.cluster.network import answers, is_here
-from pipeline.cluster.queue_jobs import Queue
-from pipeline.cluster.queues import scale_jobs
+from pipeline.cluster.queue.queue_jobs import Queue
+from pipeline.cluster.queue.queues import scale_jobs
 from pipeline.cluster.schedulers import SECURE
 
 

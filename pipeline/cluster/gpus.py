@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 
-from tasks.devices import VARIABLE
+from tasks.machine.devices import VARIABLE
 
 
 def local_gpus() -> list[str]:

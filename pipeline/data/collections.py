@@ -21,10 +21,10 @@ from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
-from pipeline.data.graphs import futures_in, outside_of
 from pipeline.data.inputs import LAZY, as_rows
-from pipeline.data.places import Places, array_places, call_places, frame_places
-from tasks.blocks import (
+from pipeline.sources.graphs import futures_in, outside_of
+from pipeline.sources.places import Places, array_places, call_places, frame_places
+from tasks.loading.blocks import (
     BlockSpec,
     as_design,
     as_weight,
@@ -36,9 +36,9 @@ from tasks.blocks import (
     row_dtype,
     unpack_block,
 )
-from tasks.frames import frame_dtypes, require_numeric
-from tasks.readers import CsvRows
-from tasks.targets import NUMBERS, as_target
+from tasks.loading.readers import CsvRows
+from tasks.rows.frames import frame_dtypes, require_numeric
+from tasks.rows.targets import NUMBERS, as_target
 
 MAX_PARTITIONS = 1_000_000
 NAMES = ("X", "y", "sample_weight")
@@ -214,7 +214,7 @@ def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
 
 def with_known_rows(arrays: Sequence[Any]) -> list[Any]:
     """The same arrays with their row chunks counted, all in one computation."""
-    from pipeline.execution.computing import compute  # which imports sources
+    from pipeline.execution.current import compute  # which imports sources
 
     columns = [a if a.ndim == 1 else a[:, :1] for a in arrays if isinstance(a, da.Array) and np.isnan(a.shape[0])]
     count = delayed(count_rows, pure=True)

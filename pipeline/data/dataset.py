@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -15,16 +14,18 @@ from dask.delayed import delayed
 
 from pipeline.cluster.task_threads import exclusive
 from pipeline.data import collections, readers
-from pipeline.data.errors import Quarantined, source_changed, warn_of_quarantine
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.schema import Description, Schema, column_names, fault_text, make_description, make_schema
-from pipeline.data.sources import ArraySource, GraphSource, Source
-from pipeline.execution.executors import Executor, current_executor
-from tasks.blocks import BlockSpec, Split, make_block, part_X, part_y
-from tasks.checking import CHECK, CONTENTS, Fault
-from tasks.partition import Block, nbytes
-from tasks.quarantine import Screen
-from tasks.statistics import MOMENTS
+from pipeline.execution.base import Executor
+from pipeline.execution.current import current_executor
+from pipeline.sources.errors import Quarantined, warn_of_quarantine
+from pipeline.sources.rows import Rows
+from pipeline.sources.sources import ArraySource, GraphSource, Source
+from tasks.loading.blocks import BlockSpec, Split, make_block, part_X, part_y
+from tasks.loading.checking import CHECK, CONTENTS, Fault
+from tasks.loading.quarantine import Screen
+from tasks.loading.statistics import MOMENTS
+from tasks.rows.partition import Block, nbytes
 from tasks.typing import UInt64
 
 OnError: TypeAlias = Literal["raise", "quarantine"]
@@ -65,8 +66,8 @@ class Dataset:
         self.parameter_dtype = dtype if parameter_dtype is None else parameter_dtype
         self.n_columns = n_columns
         self.part = part
-        self._origin: Dataset | None = None
         self._schema: Schema | None = None
+        self._version = 0  # of the source, when it was checked
         self._contents: UInt64 | None = None
 
     @classmethod
@@ -269,10 +270,7 @@ class Dataset:
 
     def release(self) -> None:
         """Free the rows of this dataset, and of the other part of its split, wherever they are resident; the next use reads them again."""
-        resident = self.source.resident
-        while resident:
-            _, rows = resident.popitem()
-            rows.release()
+        self.source.release()
 
     @property
     def schema(self) -> Schema:
@@ -281,16 +279,23 @@ class Dataset:
         Raises ValueError, naming partition, row and column, for values that are not finite or too large, and for negative, missing or
         all-zero weights.
         """
-        schema = self._schema
+        schema = self._known
         if schema is None:
             executor = self.executor()
             with executor.waiting(), exclusive(self.source.lock):
-                schema = self._schema
+                schema = self._known
                 if schema is None:
-                    summary = executor.map_reduce(self, CHECK, None)
+                    version = self.source.version
+                    summary = executor.map_reduce(self.rows, CHECK, None)
                     warn_of_quarantine(self._quarantined(summary.poison), self.n_partitions)
-                    schema = self._schema = make_schema(summary, self.columns, self.dtype, self.place_of_row)
+                    schema = make_schema(summary, self.columns, self.dtype, self.place_of_row)
+                    self._schema, self._version = schema, version
         return schema
+
+    @property
+    def _known(self) -> Schema | None:
+        """The schema, if the rows have been checked, and were not found to be others since."""
+        return self._schema if self._version == self.source.version else None
 
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
@@ -306,11 +311,11 @@ class Dataset:
         return tuple(Quarantined(partition, self.source.place(partition), reason(why)) for partition, why in poison)
 
     @property
-    def content(self) -> int | None:
-        """What the digests of all rows add up to, once they have been checked; None before, and for rows in this process, which nobody
-        reads again. See `tasks.digests`."""
-        schema = self._schema
-        return None if schema is None or self.source.in_client else schema.content_sum
+    def rows(self) -> Rows:
+        """What executors work on: with the digests of the check, if that has run."""
+        schema = self._known
+        contents = None if schema is None or self.source.in_client else schema.content
+        return Rows(self.source, self.part, self.n_columns, contents)
 
     @property
     def contents(self) -> UInt64:
@@ -320,25 +325,8 @@ class Dataset:
             return schema.content
         contents = self._contents
         if contents is None:
-            contents = self._contents = self.executor().map_reduce(self, CONTENTS, None)
+            contents = self._contents = self.executor().map_reduce(self.rows, CONTENTS, None)
         return contents
-
-    def require_content(self, found: UInt64) -> None:
-        """Raise SourceChangedError, naming the partitions, when their digests (n_partitions,) are not those of the check. What was read is
-        forgotten then, and the next use begins anew."""
-        changed = np.flatnonzero(found != self.schema.content)
-        if len(changed):
-            self.release()
-            origin = self if self._origin is None else self._origin
-            origin._schema = None
-            raise source_changed([int(partition) for partition in changed], self.source.place)
-
-    def as_checked(self) -> Dataset:
-        """The same rows for one fit, which holds on to the check that it began with: another fit may find that the source has changed, and
-        have this dataset begin anew."""
-        checked = copy.copy(self)
-        checked._origin = self
-        return checked
 
     def place_of_row(self, partition: int, row: int) -> str:
         """Where a row of a partition comes from: the place of the partition, where rows are counted after a split."""
@@ -347,7 +335,7 @@ class Dataset:
     def describe(self) -> Description:
         """Means, variances, covariance and class balance, computed where the rows are."""
         schema = self.schema
-        return make_description(schema, self.executor().map_reduce(self, MOMENTS, None))
+        return make_description(schema, self.executor().map_reduce(self.rows, MOMENTS, None))
 
     def split(self, test_size: float = 0.25, seed: int = 0) -> tuple[Dataset, Dataset]:
         """(train, test): rows drawn by seed inside each partition, so that none crosses the network; one read serves both.
@@ -400,7 +388,7 @@ class Dataset:
         return da.concatenate(chunks)
 
     def _chunk_sizes(self) -> Sequence[float]:
-        schema = self._schema
+        schema = self._known
         if schema is not None:
             return [int(n) for n in schema.partition_rows]
         rows = self.source.partition_rows

@@ -17,7 +17,7 @@ from dask.bag import Bag
 from dask.delayed import Delayed
 
 from pipeline.execution.gathering import FUTURES
-from tasks.blocks import require_real
+from tasks.loading.blocks import require_real
 
 LAZY: Final = (da.Array, dd.DataFrame, dd.Series)
 PATHS: Final = (str, bytes, os.PathLike)

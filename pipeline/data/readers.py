@@ -23,9 +23,9 @@ from dask.utils import natural_sort_key
 from fsspec.utils import infer_compression
 
 from pipeline.data.collections import Table, from_dask
-from pipeline.data.places import RowPlaces
-from tasks.hdf5 import Hdf5Rows
-from tasks.readers import CsvRows, npy_header, read_npy_rows
+from pipeline.sources.places import RowPlaces
+from tasks.loading.hdf5 import Hdf5Rows
+from tasks.loading.readers import CsvRows, npy_header, read_npy_rows
 
 CSV_BLOCK = 32 << 20
 ROW_CHUNK = 16 << 20

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from tasks.checking import LARGEST_VALUE, Fault, Summary
-from tasks.digests import total
-from tasks.statistics import Moments, Spread
+from tasks.loading.checking import LARGEST_VALUE, Fault, Summary
+from tasks.loading.statistics import Moments, Spread
+from tasks.rows.digests import total
 from tasks.typing import Array, Float64, Int64, UInt64
 
 RowPlace: TypeAlias = Callable[[int, int], str]

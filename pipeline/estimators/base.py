@@ -20,25 +20,26 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils.validation import _check_feature_names, _check_sample_weight, check_is_fitted, validate_data
 
-from pipeline.callbacks import RoundCallbacks
-from pipeline.checkpoints.files import Problem
-from pipeline.checkpoints.identity import identity, is_own
-from pipeline.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.data.collections import NAMES, design_dtype, feature_names, parameter_dtype
 from pipeline.data.dataset import Dataset
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
-from pipeline.execution.computing import compute
-from pipeline.execution.executors import Executor
-from pipeline.training import INTERRUPTED, Result, run
-from pipeline.verification.records import Record
-from tasks.blocks import as_weight
-from tasks.fitting import Fit
-from tasks.frames import require_numeric
-from tasks.penalties import Penalty
-from tasks.reductions import Tree
-from tasks.scoring import SCORE, Predictor, ScoreInput, ScoreSums, predict_block, score_sums
+from pipeline.execution.base import Executor
+from pipeline.execution.current import compute
+from pipeline.training.callbacks import RoundCallbacks
+from pipeline.training.checkpoints.files import Problem
+from pipeline.training.checkpoints.identity import identity, is_own
+from pipeline.training.checkpoints.keeper import Checkpoint, Keeper
+from pipeline.training.history import Row
+from pipeline.training.loop import INTERRUPTED, Result, run
+from pipeline.training.observers import Record
+from tasks.loading.blocks import as_weight
+from tasks.objectives.penalties import Penalty
+from tasks.objectives.scoring import SCORE, Predictor, ScoreInput, ScoreSums, predict_block, score_sums
+from tasks.reductions.tree import Tree
+from tasks.rounds.fitting import Fit
+from tasks.rows.frames import require_numeric
 from tasks.strategies.base import Strategy
 from tasks.typing import Array, Float64
 
@@ -65,8 +66,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     """A model trained on partitions by rounds.
 
     Fitted attributes: n_features_in_, feature_names_in_, n_iter_, solver_ (name and reason), status_ (kind and reason), history_ (a row per
-    round: see `pipeline.history.Row`), n_rounds_, resumed_from_ (the round of the checkpoint that the fit went on from, 0 without),
-    bytes_per_round_ (numbers to and from one worker), tasks_per_round_ (tasks, or calls of
+    round: see `pipeline.training.history.Row`), n_rounds_, resumed_from_ (the round of the checkpoint that the fit went on from, 0
+    without), bytes_per_round_ (numbers to and from one worker), tasks_per_round_ (tasks, or calls of
     workers), and parameters_sha256_, the digest of the flat parameters as float64.
     """
 
@@ -105,6 +106,10 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     @property
     def _drawn_seed(self) -> int | None:
         """The seed that `_begin` drew, if there is one."""
+        return None
+
+    def _share_of_epochs(self, row: Row) -> float | None:
+        """Which share of the epochs that a fit makes at most a round was; None where there are no epochs."""
         return None
 
     def _take_seed(self, seed: int | None) -> None:
@@ -174,7 +179,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
                     setup, result, callbacks = self._train(executor, dataset, keeper, X, y)
             finally:
                 if dataset is not X:
-                    executor.release(dataset)
+                    executor.release(dataset.rows)
         if not result.history and result.statuses[0].reason == INTERRUPTED:
             raise KeyboardInterrupt  # there is nothing to keep
         self.solver_ = setup.choice
@@ -370,7 +375,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         if isinstance(X, Dataset):
             if dataset.schema.target_kind == "none":  # the check of these rows, too, if they were not checked yet
                 raise ValueError("a score needs y, and this dataset has none")
-            sums: ScoreSums = dataset.executor().map_reduce(dataset, SCORE, model)
+            sums: ScoreSums = dataset.executor().map_reduce(dataset.rows, SCORE, model)
             return sums
         if y is None:
             raise ValueError("a score needs y: score(X, y)")

@@ -15,9 +15,9 @@ from pipeline.data.collections import NAMES
 from pipeline.data.inputs import as_rows
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, lives_in_partitions
-from tasks.checking import MAX_CLASSES
-from tasks.scoring import accuracy, r2
-from tasks.targets import as_target
+from tasks.loading.checking import MAX_CLASSES
+from tasks.objectives.scoring import accuracy, r2
+from tasks.rows.targets import as_target
 from tasks.typing import Array, Float64
 
 

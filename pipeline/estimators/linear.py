@@ -13,17 +13,17 @@ import numpy as np
 from sklearn.base import MultiOutputMixin
 from sklearn.utils._param_validation import Interval
 
-from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, SetUp, parameter
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose, takes_common_units
-from pipeline.history import digest
-from tasks.losses import SquaredLoss
-from tasks.objectives import LinearObjective
-from tasks.penalties import L2, Penalty
-from tasks.standardisation import CONSTANT, EPSILON, Standardisation, standardisation, target_standardisation
+from pipeline.training.checkpoints.keeper import Checkpoint
+from pipeline.training.history import digest
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import SquaredLoss
+from tasks.objectives.penalties import L2, Penalty
+from tasks.objectives.standardisation import CONSTANT, EPSILON, Standardisation, standardisation, target_standardisation
 from tasks.typing import Array
 
 THREADS_CURE = (
@@ -166,13 +166,13 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
 class LinearRegression(LeastSquares):
     """Ordinary least squares: minimise ½ Σ s_i (y_i - coef @ x_i - intercept)² / Σ s_i.
 
-    Solvers see the columns standardised, so that neither what they find nor when they end hangs on units (`tasks.standardisation`).
-    Where the columns are dependent, "newton" and "newton-cg" find the solution of least norm, as scikit-learn's ("newton-cg" in the norm of
-    the standardised coefficients where sizes of columns differ by more than a thousand); others find one that predicts the same.
-    Parameters as `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton", "newton-cg", "lbfgs", "gradient-descent",
-    "nesterov" or a strategy; max_iter: steps at most, None for the strategy's own limit. Converged when the largest |gradient| of the mean
-    loss by the coefficients of the standardised columns is at most tol times the standard deviation of y, or when a Newton step would gain
-    less than rounding does.
+    Solvers see the columns standardised, so that neither what they find nor when they end hangs on units
+    (`tasks.objectives.standardisation`). Where the columns are dependent, "newton" and "newton-cg" find the solution of least norm, as
+    scikit-learn's ("newton-cg" in the norm of the standardised coefficients where sizes of columns differ by more than a thousand);
+    others find one that predicts the same. Parameters as `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton",
+    "newton-cg", "lbfgs", "gradient-descent", "nesterov" or a strategy; max_iter: steps at most, None for the strategy's own limit.
+    Converged when the largest |gradient| of the mean loss by the coefficients of the standardised columns is at most tol times the
+    standard deviation of y, or when a Newton step would gain less than rounding does.
     """
 
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp
@@ -18,14 +17,15 @@ from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.estimators.optimizer_choice import named_optimizer
 from pipeline.estimators.solvers import Choice
 from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, stable_step, survey
-from pipeline.execution.executors import Executor
-from pipeline.history import Row
-from pipeline.sampling import Batches
-from tasks.batches import ROWS_A_LANE
-from tasks.objectives import LinearObjective
-from tasks.optimizers import OPTIMIZERS, Optimizer
-from tasks.penalties import ElasticNet
-from tasks.schedules import Schedule
+from pipeline.execution.base import Executor
+from pipeline.training.checkpoints.keeper import Checkpoint
+from pipeline.training.history import Row
+from pipeline.training.sampling import Batches
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.penalties import ElasticNet
+from tasks.rows.batches import ROWS_A_LANE
+from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
+from tasks.strategies.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 

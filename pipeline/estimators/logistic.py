@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.kinds import ProbabilisticClassifier, class_weights, require_class_weight, require_classes
 from pipeline.estimators.linear import THREADS_CURE, LinearModel
-from tasks.losses import LogisticLoss, Loss, MultinomialLoss
-from tasks.objectives import LinearObjective
-from tasks.penalties import L2
+from pipeline.training.checkpoints.keeper import Checkpoint
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss, Loss, MultinomialLoss
+from tasks.objectives.penalties import L2
 from tasks.typing import Array
 
 
@@ -26,9 +26,10 @@ class LogisticRegression(ProbabilisticClassifier, LinearModel):
     The loss is log(1 + exp(raw)) - y raw for two classes (coef_ is (1, p)) and the symmetric softmax cross-entropy for more (coef_ is
     (n_classes, p)). C=inf fits without penalty. Parameters as `sklearn.linear_model.LogisticRegression`'s; solver: "auto", "lbfgs",
     "newton" (= scikit-learn's "newton-cholesky"), "newton-cg", "sampled-newton", "gradient-descent", "nesterov" or a strategy. Solvers see
-    the columns standardised, so that neither what they find nor when they end hangs on units (`tasks.standardisation`); the penalty is on
-    the user's coefficients. Inside, the objective is divided by C Σ s_i: converged when the largest |gradient| of that, by the coefficients
-    of the standardised columns, is at most tol, or when a Newton step would gain less than rounding does; max_iter counts steps.
+    the columns standardised, so that neither what they find nor when they end hangs on units (`tasks.objectives.standardisation`); the
+    penalty is on the user's coefficients. Inside, the objective is divided by C Σ s_i: converged when the largest |gradient| of that, by
+    the coefficients of the standardised columns, is at most tol, or when a Newton step would gain less than rounding does; max_iter
+    counts steps.
     """
 
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {

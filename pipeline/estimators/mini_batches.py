@@ -13,11 +13,11 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, described
 from pipeline.estimators.kinds import ProbabilisticClassifier, require_classes, require_labels
-from pipeline.history import Row, share_read
-from pipeline.sampling import Batches, batches_of
-from pipeline.training import Result
-from tasks.fitting import Fit
-from tasks.optimizers import Optimizer
+from pipeline.training.history import Row, share_read
+from pipeline.training.loop import Result
+from pipeline.training.sampling import Batches, batches_of
+from tasks.rounds.fitting import Fit
+from tasks.strategies.optimizers import Optimizer
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
 from tasks.typing import Array
 
@@ -64,7 +64,8 @@ class MiniBatchModel(GradientModel):
         """By parameter, what the state of a fit hangs on: with another one, no other fit can go on from it."""
 
     def _batches(self, schema: Schema, n_groups: int, batch_size: int, **options: Any) -> Batches:
-        """How rows are drawn. options: further ones of `pipeline.sampling.batches_of`. Raises ValueError for too few rows to hold out."""
+        """How rows are drawn. options: further ones of `pipeline.training.sampling.batches_of`. Raises ValueError for too few rows to
+        hold out."""
         held_out = schema.n_rows * self._held_out
         if self.early_stopping and (held_out < 2 or schema.n_rows - held_out < 1):
             raise ValueError(
@@ -139,6 +140,11 @@ class MiniBatchModel(GradientModel):
     def _is_batch(self, row: Row) -> bool:
         """Whether a round of a fit by epochs was about a batch, and not about all rows or those held out."""
         return row["power"] != "score"
+
+    def _share_of_epochs(self, row: Row) -> float | None:
+        if not self._by_epochs:
+            return None
+        return 1.0 / (row["row_step"] * self._max_epochs) if self._is_batch(row) else 0.0
 
     @property
     def _max_epochs(self) -> int:

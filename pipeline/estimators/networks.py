@@ -12,24 +12,24 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
-from pipeline.checkpoints.keeper import Checkpoint
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.estimators.optimizer_choice import OF_SGD, Epochs, choose_optimizer, choose_schedule
 from pipeline.estimators.solvers import Choice
-from pipeline.history import digest
-from pipeline.training import Result
-from tasks.activations import ACTIVATIONS
-from tasks.batches import Sampling
-from tasks.losses import Loss
-from tasks.networks import NetworkObjective
-from tasks.optimizers import OPTIMIZERS, Optimizer
-from tasks.penalties import L2
-from tasks.schedules import Schedule
+from pipeline.training.checkpoints.keeper import Checkpoint
+from pipeline.training.history import digest
+from pipeline.training.loop import Result
+from tasks.objectives.activations import ACTIVATIONS
+from tasks.objectives.losses import Loss
+from tasks.objectives.networks import NetworkObjective
+from tasks.objectives.penalties import L2
+from tasks.rows.batches import Sampling
 from tasks.strategies.base import Strategy
 from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
+from tasks.strategies.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 
@@ -40,8 +40,9 @@ ONE_EPOCH: Final = Epochs(1, 1, 1)
 class Network(MiniBatchModel):
     """coefs_ and intercepts_, layer by layer, found by a `solver`.
 
-    solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of tasks.optimizers.OPTIMIZERS,
-                        an Optimizer; or in full passes "lbfgs", or a strategy that asks for gradients alone
+    solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of
+                        tasks.strategies.optimizers.OPTIMIZERS, an Optimizer; or in full passes "lbfgs", or a strategy that asks for
+                        gradients alone
     batch_size          rows of one round over all partitions; "auto" is min(200, rows)
     alpha               the penalty is ½ alpha Σ coef² divided by the weight of a batch, in full passes by that of all rows
     learning_rate       "constant"; "invscaling" and "adaptive", as in scikit-learn of no effect with "adam"; "step": halved ten times in

@@ -13,7 +13,7 @@ from pipeline.data.schema import Schema
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.mini_batches import MiniBatchClassifier
 from pipeline.estimators.networks import Network, makes_mini_batches
-from tasks.losses import LogisticLoss, Loss, MultinomialLoss, SquaredLoss
+from tasks.objectives.losses import LogisticLoss, Loss, MultinomialLoss, SquaredLoss
 from tasks.typing import Array
 
 

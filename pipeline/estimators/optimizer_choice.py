@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from tasks.optimizers import OPTIMIZERS, Adam, AdamW, Momentum, Nesterov, Optimizer
-from tasks.schedules import Constant, Cosine, InverseScaling, Schedule, StepDecay, WarmUp
+from tasks.strategies.optimizers import OPTIMIZERS, Adam, AdamW, Momentum, Nesterov, Optimizer
+from tasks.strategies.schedules import Constant, Cosine, InverseScaling, Schedule, StepDecay, WarmUp
 
 LEARNING_RATES: Final = ("constant", "invscaling", "adaptive", "step", "cosine")
 OF_SGD: Final = ("invscaling", "adaptive")

@@ -22,9 +22,9 @@ from pipeline.estimators.kinds import (
 from pipeline.estimators.linear import THREADS_CURE
 from pipeline.estimators.linear_mini_batches import LinearMiniBatchModel
 from pipeline.estimators.mini_batches import MiniBatchClassifier
-from tasks import losses
-from tasks.losses import Loss
-from tasks.objectives import LinearObjective
+from tasks.objectives import losses
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import Loss
 from tasks.typing import Array
 
 VERBOSE_CURE: Final = "use set_callbacks(sklearn.callback.ProgressBar())"
@@ -52,10 +52,10 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
     Parameters as `sklearn.linear_model.SGDClassifier`'s, the losses for numbers aside; max_iter counts epochs, tol=None makes all of them.
     loss: "hinge", "log_loss", "modified_huber", "squared_hinge" or "perceptron".
 
-    Further: batch_size; optimizer, a name of `tasks.optimizers.OPTIMIZERS` or an Optimizer, with momentum and weight_decay where it is
-    named; learning_rate "step", "cosine" or a Schedule; warm_up: updates over which step sizes rise; clip_norm: of gradients; accumulate:
-    batches an update; variance_reduction="svrg"; importance="norm": rows are drawn by their norm. See `LinearMiniBatchModel` for batches
-    and step sizes, and `tasks.strategies.stochastic_gradient` for sources.
+    Further: batch_size; optimizer, a name of `tasks.strategies.optimizers.OPTIMIZERS` or an Optimizer, with momentum and weight_decay
+    where it is named; learning_rate "step", "cosine" or a Schedule; warm_up: updates over which step sizes rise; clip_norm: of gradients;
+    accumulate: batches an update; variance_reduction="svrg"; importance="norm": rows are drawn by their norm. See `LinearMiniBatchModel`
+    for batches and step sizes, and `tasks.strategies.stochastic_gradient` for sources.
     """
 
     _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {

@@ -9,15 +9,15 @@ import numpy as np
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
-from pipeline.execution.executors import Executor
-from pipeline.training import run
-from tasks.fitting import Fit
-from tasks.losses import LogisticLoss, SquaredLoss
-from tasks.objectives import LinearObjective
-from tasks.optimizers import SGD, Momentum, Nesterov, Optimizer
-from tasks.penalties import L2
-from tasks.schedules import Constant, Cosine, InverseScaling, OfRows, Optimal, Schedule, StepDecay, WarmUp
+from pipeline.execution.base import Executor
+from pipeline.training.loop import run
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss, SquaredLoss
+from tasks.objectives.penalties import L2
+from tasks.rounds.fitting import Fit
 from tasks.strategies.largest_curvature import LargestCurvature
+from tasks.strategies.optimizers import SGD, Momentum, Nesterov, Optimizer
+from tasks.strategies.schedules import Constant, Cosine, InverseScaling, OfRows, Optimal, Schedule, StepDecay, WarmUp
 
 CURVATURES: Final = {"logistic": 0.25, "squared_hinge": 2.0, "modified_huber": 2.0, "squared_epsilon_insensitive": 2.0}
 """The largest second derivative of each loss, where it is not 1. Losses with kinks have none: 1 stands for what many rows' kinks make."""

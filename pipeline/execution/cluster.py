@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import distributed
 import numpy as np
@@ -18,32 +18,31 @@ from distributed import Client
 from distributed.comm import CommClosedError
 
 from pipeline.cluster.asking import forget_frames
-from pipeline.cluster.code import require_found, send_users_modules, usable_workers
-from pipeline.cluster.identity import VersionMismatchError
-from pipeline.cluster.modules import dumps
+from pipeline.cluster.code.code import require_found, send_users_modules, usable_workers
+from pipeline.cluster.code.identity import VersionMismatchError
+from pipeline.cluster.code.modules import dumps
 from pipeline.cluster.pulse import SchedulerLostError, pulse, watched
 from pipeline.cluster.task_threads import exclusive, in_task, is_of_worker, thread_given_back
 from pipeline.cluster.workers import STUCK, StuckError, Workers
-from pipeline.data.sources import Source
-from pipeline.execution.direct import call_workers, can_call
-from pipeline.execution.executors import Advance, Executor, one_round
-from pipeline.execution.failures import Losses, killers_named
+from pipeline.execution.base import Advance, Executor, one_round
+from pipeline.execution.calls import call_workers, can_call
 from pipeline.execution.gathering import gather
-from pipeline.execution.loader import Loader
-from pipeline.execution.loading_errors import failed_load, loading_error, missing_package
-from pipeline.execution.moving import move
 from pipeline.execution.opaque import call, value
-from pipeline.execution.resident import Resident, Work
-from pipeline.execution.sessions import Rows, Sessions
-from tasks.checking import CONTENTS
-from tasks.fitting import Fit
-from tasks.memory import merged
-from tasks.participants import round_too_large
-from tasks.reductions import Reduction, Sums, merge_sums, reduce_on_worker, result_of
-from tasks.threads import single_blas_thread
-
-if TYPE_CHECKING:
-    from pipeline.data.dataset import Dataset
+from pipeline.execution.residency.failures import Losses, killers_named
+from pipeline.execution.residency.loader import Loader
+from pipeline.execution.residency.loading_errors import failed_load, loading_error, missing_package
+from pipeline.execution.residency.moving import move
+from pipeline.execution.residency.resident import Resident, Work
+from pipeline.execution.sessions import SessionRows, Sessions
+from pipeline.sources.rows import Rows
+from pipeline.sources.sources import Source
+from tasks.loading.checking import CONTENTS
+from tasks.machine.threads import single_blas_thread
+from tasks.reductions.memory import merged
+from tasks.reductions.reduction import Reduction, Sums, merge_sums, reduce_on_worker
+from tasks.reductions.tree import result_of
+from tasks.rounds.fitting import Fit
+from tasks.workers.participants import round_too_large
 
 logger = logging.getLogger("dask-descent")
 
@@ -110,51 +109,51 @@ class ClusterExecutor(Executor):
                         resident.let_apart(level)
                 self._together.clear()
 
-    def advance(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance:
-        done = self._in_session(dataset, fit, states, limit) if limit > 1 else None
-        return one_round(self, dataset, fit, states) if done is None else done
+    def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance:
+        done = self._in_session(rows, fit, states, limit) if limit > 1 else None
+        return one_round(self, rows, fit, states) if done is None else done
 
-    def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
-        source = dataset.source
+    def map_reduce(self, rows: Rows, reduction: Reduction, shared: Any) -> Any:
+        source = rows.source
         stuck, losses = 0, Losses()
         for attempt in range(MAX_RELOADS):
-            with thread_given_back(), self._watched(dataset):
+            with thread_given_back(), self._watched(rows):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
-                    return self._checked_round(resident, dataset, reduction, shared)
+                    return self._checked_round(resident, rows, reduction, shared)
                 except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they
                     waited = isinstance(error, StuckError)  # are made again
                     failed = failed_load(resident)
                     if failed is not None:  # and the other pieces wait for workers that it killed
-                        self._raise_named(failed, dataset, resident)
+                        self._raise_named(failed, rows, resident)
                     forget_frames(error)
                     stuck += not losses.note(resident, set(self.workers.threads())) and waited
                 except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
-                    self._raise_named(error, dataset, resident, reduction.name)
+                    self._raise_named(error, rows, resident, reduction.name)
                 if (waited or any(future.cancelled() for future in resident.futures)) and not source.in_client:
-                    self.release(dataset)
+                    self.release(rows)
                 if stuck > MAX_STUCK or losses.times > MAX_DEATHS:
                     break
         if stuck > MAX_STUCK:
             raise ConnectionError(STUCK)
         raise losses.error(reduction.name, source, resident)
 
-    def _checked_round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Any:
+    def _checked_round(self, resident: Resident, rows: Rows, reduction: Reduction, shared: Any) -> Any:
         """The partial of a round, of the rows that were checked. Raises SourceChangedError for others."""
         self._keep_together(resident, reduction.level(shared))
         self._follow(resident)
-        sums = self._round(resident, dataset, reduction, shared)
-        if dataset.content in (None, sums.content):
+        sums = self._round(resident, rows, reduction, shared)
+        if rows.content in (None, sums.content):
             return result_of(sums.nodes, resident.n_groups)
-        found = self._round(resident, dataset, CONTENTS, None)
-        dataset.require_content(result_of(found.nodes, resident.n_groups))
+        found = self._round(resident, rows, CONTENTS, None)
+        rows.require_contents(result_of(found.nodes, resident.n_groups))
         raise CancelledError  # what was lost meanwhile has been made again, as it was at first
 
-    def _raise_named(self, error: BaseException, dataset: Dataset, resident: Resident, name: str = "") -> NoReturn:
+    def _raise_named(self, error: BaseException, rows: Rows, resident: Resident, name: str = "") -> NoReturn:
         """What is known of an error. name: of the reduction that it came in."""
-        known = loading_error(error, dataset.source, resident, self.workers.limits)
+        known = loading_error(error, rows.source, resident, self.workers.limits)
         if not name or any(future.status == "error" for future in resident.futures):
-            self.release(dataset)  # what could not be read now may be readable later
+            self.release(rows)  # what could not be read now may be readable later
         if (package := missing_package(error)) is not None:
             try:
                 require_found(self.client, self.workers.threads(), [package])
@@ -165,20 +164,20 @@ class ClusterExecutor(Executor):
     def waiting(self) -> AbstractContextManager[None]:
         return thread_given_back()
 
-    def release(self, dataset: Dataset) -> None:
-        resident: Resident | None = dataset.source.resident.pop(self.client.id, None)
+    def release(self, rows: Rows) -> None:
+        resident: Resident | None = rows.source.resident.pop(self.client.id, None)
         if resident is not None:
             resident.release()
 
     @contextmanager
-    def _watched(self, dataset: Dataset) -> Iterator[None]:
+    def _watched(self, rows: Rows) -> Iterator[None]:
         """`watched`; rows that went down with their scheduler are forgotten: what stands for them here would keep the client. At the end
         nobody asks for a first worker any more."""
         try:
             with watched(self.client):
                 yield
         except SchedulerLostError:
-            self.release(dataset)
+            self.release(rows)
             raise
         finally:
             self.workers.end_demand()
@@ -272,22 +271,22 @@ class ClusterExecutor(Executor):
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
 
-    def _round(self, resident: Resident, dataset: Dataset, reduction: Reduction, shared: Any) -> Sums:
+    def _round(self, resident: Resident, rows: Rows, reduction: Reduction, shared: Any) -> Sums:
         start = time.monotonic()
         with resident.lock:
             work, n_partials = resident.work, resident.n_partials
-        n_floats = reduction.floats(shared, dataset.n_columns) * n_partials
+        n_floats = reduction.floats(shared, rows.n_columns) * n_partials
         results = None
         if self._callable(resident, work, 8 * (floats(shared) * len(work) + n_floats)):
             packed, needs = dumps((reduction, shared))
             self._send_modules(needs)
-            results = call_workers(self.client, work, dataset.part, resident.n_groups, packed)
+            results = call_workers(self.client, work, rows.subset, resident.n_groups, packed)
             self._tasks = max(self._tasks, len(work))
             if results is None:
                 with resident.lock:
                     resident.located = False
         if results is None:
-            results = self._by_tasks(resident, work, dataset, reduction, shared, 8 * n_floats)
+            results = self._by_tasks(resident, work, rows, reduction, shared, 8 * n_floats)
         with single_blas_thread():
             sums = merging(reduction, resident.n_groups)(results)
         resident.last_round = time.monotonic() - start
@@ -295,14 +294,14 @@ class ClusterExecutor(Executor):
             resident.measure(work, sums.seconds)
         return sums
 
-    def _in_session(self, dataset: Dataset, fit: Fit, states: list[Any], limit: int) -> Advance | None:
+    def _in_session(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance | None:
         """Some rounds that the workers run by themselves; None if they cannot, or have failed to: a round from here will say why."""
-        resident: Resident | None = dataset.source.resident.get(self.client.id)
+        resident: Resident | None = rows.source.resident.get(self.client.id)
         if resident is None or not resident.located or self.inside or not self.sessions.due():
             return None
         asked = fit.ask(states)
         assert asked is not None
-        with self._watched(dataset):
+        with self._watched(rows):
             try:
                 self._keep_together(resident, asked.reduction.level(asked.shared))
                 self._follow(resident)
@@ -312,11 +311,11 @@ class ClusterExecutor(Executor):
             with resident.lock:
                 work, n_partials, level = resident.work, resident.n_partials, resident.level
             short = resident.located and resident.last_round <= SESSION_ROUND
-            if not short or round_too_large(asked, dataset.n_columns, n_partials / len(work)):
+            if not short or round_too_large(asked, rows.n_columns, n_partials / len(work)):
                 return None
             try:
-                rows = Rows(work, dataset.part, resident.n_groups, dataset.n_columns, level, dataset.content)
-                done = self.sessions.advance(rows, fit, states, limit, self._send_modules)
+                pieces = SessionRows(work, rows.subset, resident.n_groups, rows.n_columns, level, rows.content)
+                done = self.sessions.advance(pieces, fit, states, limit, self._send_modules)
             except TimeoutError as error:
                 forget_frames(error)
                 done, resident.last_round = None, np.inf  # a task waits as long as need be
@@ -338,9 +337,9 @@ class ClusterExecutor(Executor):
         return short and resident.located and not self.inside and can_call(self.client)
 
     def _by_tasks(
-        self, resident: Resident, work: list[Work], dataset: Dataset, reduction: Reduction, shared: Any, result_bytes: int
+        self, resident: Resident, work: list[Work], rows: Rows, reduction: Reduction, shared: Any, result_bytes: int
     ) -> list[Sums]:
-        n_groups = dataset.source.n_groups
+        n_groups = rows.source.n_groups
         token = uuid.uuid4().hex
         graph: dict[Any, Any] = {}
         needs: set[str] = set()
@@ -354,12 +353,12 @@ class ClusterExecutor(Executor):
         for slot, _, keys in work:
             name = (f"{reduction.name}-{token}", slot)
             pieces = List(*map(TaskRef, keys))
-            graph[name] = call(name, reduce_on_worker, pieces, slot, dataset.part, n_groups, packed, *large, needs=needs)
+            graph[name] = call(name, reduce_on_worker, pieces, slot, rows.subset, n_groups, packed, *large, needs=needs)
             names.append(name)
         if len(names) > 1 and result_bytes > CLIENT_COMBINE_BYTES:
             names = self._combine_on_cluster(graph, names, n_groups, reduction, token)
         self._tasks = max(self._tasks, len(graph))
-        with killers_named(reduction.name, graph, dataset.source, resident):
+        with killers_named(reduction.name, graph, rows.source, resident):
             return self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
 
     def _send_modules(self, names: Set[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from dask.task_spec import DataNode, List, Task
 from dask.utils import apply
 
-from pipeline.cluster.modules import dumps
+from pipeline.cluster.code.modules import dumps
 
 
 def call(name: Any, function: Any, *arguments: Any, needs: set[str]) -> Task:

@@ -1,4 +1,4 @@
-"""The client's side of resident rounds (`tasks/participants.py`): it opens a session, orders rounds, and watches."""
+"""The client's side of resident rounds (`tasks/workers/participants.py`): it opens a session, orders rounds, and watches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from distributed import Client
 from distributed.protocol.serialize import ToPickle
 
 from pipeline.cluster.asking import forget_frames
-from pipeline.cluster.modules import dumps
-from pipeline.execution.direct import can_call, count_call
-from pipeline.execution.resident import Work
-from tasks.fitting import Fit
-from tasks.messages import Link, Message, packed, unpacked
-from tasks.participants import OPERATION, Done, Duty, Order, Plan
+from pipeline.cluster.code.modules import dumps
+from pipeline.execution.calls import can_call, count_call
+from pipeline.execution.residency.resident import Work
+from tasks.rounds.fitting import Fit
+from tasks.workers.messages import Link, Message, packed, unpacked
+from tasks.workers.participants import OPERATION, Done, Duty, Order, Plan
 
 PATIENCE: Final = 2.0
 """Seconds beyond those that were ordered: whoever has not answered by then has stopped."""
@@ -31,9 +31,9 @@ BYTES_PER_SECOND: Final = 25e6
 """Of the slowest network that is waited for."""
 
 
-class Rows(NamedTuple):
+class SessionRows(NamedTuple):
     """What a session works on: part of a dataset with so many groups and columns, and which worker thread has which pieces, with lanes
-    up to `level` whole; content: see `tasks.participants.Plan`."""
+    up to `level` whole; content: see `tasks.workers.participants.Plan`."""
 
     work: list[Work]
     part: int
@@ -57,12 +57,12 @@ class Session:
     client: Client
     root: str
     link: Link
-    rows: Rows
+    rows: SessionRows
     fit: Fit
     states: list[Any] | None = None
     overhead: float = 0.0
 
-    def is_for(self, rows: Rows, fit: Fit) -> bool:
+    def is_for(self, rows: SessionRows, fit: Fit) -> bool:
         """Whether it can do rounds of this fit, with the pieces where they are now."""
         return self.fit is fit and self.rows.work is rows.work and self.rows.part == rows.part
 
@@ -128,7 +128,7 @@ class Sessions:
         self._wait -= 1
         return self._wait < 0 and can_call(self.client)
 
-    def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int, send_modules: Callable[[Set[str]], None]) -> Done | None:
+    def advance(self, rows: SessionRows, fit: Fit, states: list[Any], limit: int, send_modules: Callable[[Set[str]], None]) -> Done | None:
         """At most `limit` rounds, or None if that failed; send_modules: those of the user's that a session needs. Raises TimeoutError when
         somebody does not answer."""
         try:
@@ -152,7 +152,7 @@ class Sessions:
             self.messages_per_round, self.hops_per_round = done.messages, done.hops
         return done
 
-    def _open(self, rows: Rows, fit: Fit, send_modules: Callable[[Set[str]], None]) -> Session:
+    def _open(self, rows: SessionRows, fit: Fit, send_modules: Callable[[Set[str]], None]) -> Session:
         duties = rows.duties()
         plan, modules = dumps(Plan(fit, rows.part, rows.n_groups, rows.n_columns, rows.level, duties, ToPickle, rows.content))
         send_modules(modules)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_sample_image
 
-from pipeline.models.files import write_beside
+from pipeline.files.whole import write_beside
 from tasks.typing import Array
 
 PHOTOGRAPHS: Final = ("china", "flower")

@@ -13,14 +13,14 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from pipeline.config import estimators
 from pipeline.estimators.base import GradientModel
-from pipeline.history import digest
-from pipeline.models.tensor_files import Kind, as_tensor, read_tensors, write_tensors
+from pipeline.estimators.registry import ESTIMATORS
+from pipeline.files.tensors import Kind, as_tensor, read_tensors, write_tensors
 from pipeline.sections import unknown
+from pipeline.training.history import digest
 from tasks.typing import Array
 
-MODEL: Final = Kind("dask-descent model", "model")
+MODEL: Final = Kind("dask-descent model", "model", version="1")
 MODEL_FILE: Final = "model.safetensors"
 
 
@@ -71,11 +71,11 @@ def load_model(path: str | Path) -> GradientModel:
 
 def rebuild(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> GradientModel:
     """The estimator from what was read."""
-    if metadata["estimator"] not in estimators():
-        raise unknown(metadata["estimator"], estimators(), f"{path}: estimator", "estimators")
+    if metadata["estimator"] not in ESTIMATORS:
+        raise unknown(metadata["estimator"], ESTIMATORS, f"{path}: estimator", "estimators")
     parameters = {name: from_plain(value) for name, value in json.loads(metadata["parameters"]).items()}
     try:
-        model = estimators()[metadata["estimator"]](**parameters)
+        model = ESTIMATORS[metadata["estimator"]](**parameters)
     except TypeError as error:
         raise ValueError(f"{path}: {error}; read it with the version that wrote it, {metadata['version']}") from error
     labels = json.loads(metadata["classes"])

@@ -17,14 +17,14 @@ from sklearn.base import ClassifierMixin
 
 from pipeline.data import readers
 from pipeline.data.collections import first_file
-from pipeline.data.places import frame_places
 from pipeline.estimators.base import GradientModel
-from pipeline.execution.executors import default_threads
-from pipeline.models.files import write_beside
-from pipeline.progress import RoundProgress
-from tasks.blocks import as_design
-from tasks.frames import holds_numbers
-from tasks.quarantine import text_of
+from pipeline.execution.threads import default_threads
+from pipeline.files.whole import write_beside
+from pipeline.sources.places import frame_places
+from pipeline.training.progress import RoundProgress
+from tasks.loading.blocks import as_design
+from tasks.loading.quarantine import text_of
+from tasks.rows.frames import holds_numbers
 
 Format = Literal["csv", "parquet"]
 SUFFIXES: Final[dict[str, Format]] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from pipeline.cluster.queue_options import LEAST_MEMORY, parse_memory
-from pipeline.config import Job
+from pipeline.cluster.queue.queue_options import LEAST_MEMORY, parse_memory
+from pipeline.jobs.job import Job
 from pipeline.planning.probe import Probe, probe
 from pipeline.planning.shares import (
     Memory,

@@ -18,25 +18,26 @@ import psutil
 
 from pipeline.cluster.connect import connect
 from pipeline.cluster.interrupts import spared_interrupts
-from pipeline.config import Job
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.solvers import Choice
-from pipeline.execution.executors import ThreadExecutor, default_threads
-from pipeline.history import Row
+from pipeline.execution.threads import ThreadExecutor, default_threads
+from pipeline.jobs.job import Job
 from pipeline.planning.sample import Sample, plan_load, take_sample
-from pipeline.training import CUT_OFF, run, train
-from tasks.fitting import Fit, round_bytes
-from tasks.objectives import Partial
-from tasks.partition import Shard
-from tasks.reductions import Reduction, reduce_shards
-from tasks.rounds import REDUCTIONS, RoundInput
+from pipeline.sources.rows import Rows
+from pipeline.training.history import Row
+from pipeline.training.loop import CUT_OFF, run, train
+from tasks.machine.threads import single_blas_thread
+from tasks.objectives.base import Partial
+from tasks.reductions.reduction import Reduction, reduce_shards
+from tasks.rounds.fitting import Fit, round_bytes
+from tasks.rounds.oracles import REDUCTIONS, RoundInput
+from tasks.rows.partition import Shard
 from tasks.strategies.base import Power, Strategy
 from tasks.strategies.stochastic_gradient import StochasticGradient
-from tasks.threads import single_blas_thread
-from tasks.timing import timed_load, timed_reduce
 from tasks.typing import Array
+from tasks.workers.timing import timed_load, timed_reduce
 
 FIT_SECONDS: Final = 3.0
 """All fits of the sample end after so long: three fits, or one that is cut off."""
@@ -127,8 +128,8 @@ class Recorder(ThreadExecutor):
         self._kind = Kind("loss_and_gradient", 1)
         self._returned = 0.0
 
-    def map_reduce(self, dataset: Dataset, reduction: Reduction, shared: RoundInput) -> Any:
-        sums = super().map_reduce(dataset, reduction, shared)
+    def map_reduce(self, rows: Rows, reduction: Reduction, shared: RoundInput) -> Any:
+        sums = super().map_reduce(rows, reduction, shared)
         self._kind = kind_of(shared)
         self.last[self._kind] = shared, sums
         self._returned = time.thread_time()
@@ -190,7 +191,7 @@ def compile_kernels(sample: Sample, setup: SetUp, start: Array) -> None:
     dataset = few_rows(sample, 1)
     for power in setup.strategy.powers:
         shared = RoundInput(setup.objective, power, start, start, 1, (setup.penalty,))
-        ThreadExecutor(1).map_reduce(dataset, REDUCTIONS[power], shared)
+        ThreadExecutor(1).map_reduce(dataset.rows, REDUCTIONS[power], shared)
 
 
 class Fitted(NamedTuple):
@@ -328,7 +329,7 @@ def batch_seconds(one: Dataset, fit: Fit, strategy: StochasticGradient, start: A
 def median_round(dataset: Dataset, shared: RoundInput) -> tuple[float, int]:
     """Seconds of a round on the current cluster, and its messages."""
     executor = dataset.executor()
-    seconds = repeated(lambda: executor.map_reduce(dataset, REDUCTIONS[shared.power], shared), MESSAGE_ROUNDS)
+    seconds = repeated(lambda: executor.map_reduce(dataset.rows, REDUCTIONS[shared.power], shared), MESSAGE_ROUNDS)
     return median(seconds), executor.tasks_per_round
 
 

@@ -12,14 +12,14 @@ import dask
 import numpy as np
 
 from pipeline.data.dataset import Dataset
-from pipeline.data.errors import places_named
 from pipeline.data.schema import Schema, make_schema
-from pipeline.data.sources import Source
-from pipeline.execution.executors import Executor
-from tasks.checking import CHECK
-from tasks.loading import ShardLoad, load_on_worker
-from tasks.partition import Group, Shard
-from tasks.threads import single_blas_thread
+from pipeline.execution.base import Executor
+from pipeline.sources.errors import places_named
+from pipeline.sources.sources import Source
+from tasks.loading.checking import CHECK
+from tasks.loading.shards import ShardLoad, load_on_worker
+from tasks.machine.threads import single_blas_thread
+from tasks.rows.partition import Group, Shard
 
 SAMPLE_BYTES: Final = 128 << 20
 """Far more than a processor's caches hold, so that rounds on the sample read memory as rounds on all rows do."""
@@ -75,7 +75,7 @@ class Sample:
         """That of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the first
         thing that is wrong in the sampled rows."""
         dataset = self.dataset
-        found = make_schema(executor.map_reduce(dataset, CHECK, None), dataset.columns, dataset.dtype, dataset.place_of_row)
+        found = make_schema(executor.map_reduce(dataset.rows, CHECK, None), dataset.columns, dataset.dtype, dataset.place_of_row)
         factor = 1.0 if self.whole else float(self.group_rows().sum()) / self.n_rows
         return replace(
             found,

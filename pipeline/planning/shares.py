@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import dask
 
-from pipeline.execution.placement import place
+from pipeline.execution.residency.placement import place
 from pipeline.planning.probe import Cost, Probe
-from tasks.reductions import n_nodes
+from tasks.reductions.tree import n_nodes
 
 
 class Shares(NamedTuple):

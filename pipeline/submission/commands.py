@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from pipeline.cluster.queue_options import parse_memory, seconds
+from pipeline.cluster.queue.queue_options import parse_memory, seconds
 from pipeline.cluster.security import make_certificates
-from pipeline.config import Job, read_job
+from pipeline.jobs.job import Job, read_job
 from pipeline.submission.records import SCHEDULER_FILE, SUBMITTED_FILE, Log, log_file
 from pipeline.submission.script import MAX_JOBS, BatchJob, Resources, slurm_script
 from pipeline.submission.status import ACTIVE, find_directory, find_runs, run_status

@@ -1,4 +1,4 @@
-"""What a submitted run's directory holds besides what `pipeline.runs` writes.
+"""What a submitted run's directory holds besides what `pipeline.runs.run` writes.
 
 submit.sh        the batch script
 submitted.json   what `Submission` holds
@@ -16,7 +16,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias
 
-from pipeline.models.files import replace_file
+from pipeline.files.whole import replace_file
 
 SCRIPT_FILE: Final = "submit.sh"
 SCHEDULER_FILE: Final = "scheduler.json"

@@ -9,12 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from pipeline.checkpoints.files import SUFFIX
 from pipeline.cluster.pulse import worker_ttl
+from pipeline.cluster.queue.systems import clock
 from pipeline.cluster.security import tls_environment
-from pipeline.cluster.systems import clock
-from pipeline.runs import CHECKPOINTS
+from pipeline.runs.run import CHECKPOINTS
 from pipeline.submission.records import SCHEDULER_FILE, TLS_DIRECTORY, log_file
+from pipeline.training.checkpoints.files import SUFFIX
 
 MIB: Final = 2**20
 LEAST_MEMORY: Final = 512 * MIB  # what the scheduler and the training need beside a single worker

@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pipeline.cluster import slurm
-from pipeline.cluster.queue_jobs import JobRefusedError
-from pipeline.config import Job
-from pipeline.models.files import replace_file
+from pipeline.cluster.queue import slurm
+from pipeline.cluster.queue.queue_jobs import JobRefusedError
+from pipeline.files.whole import replace_file
+from pipeline.jobs.job import Job
 from pipeline.submission.records import SCRIPT_FILE, SUBMITTED_FILE, Submission, log_file, submitted
 from pipeline.submission.script import BatchJob, slurm_script
 

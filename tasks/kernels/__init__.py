@@ -76,7 +76,7 @@ def loss_and_gradient(
     logistic     log(1 + exp(raw_i)) - y_i raw_i
     multinomial  log Σ_a exp(raw_ia) - raw_i,y_i        with raw = X @ coef.T + intercept
 
-    or what tasks.losses says of the others.
+    or what tasks.objectives.losses says of the others.
     """
     if not isinstance(X, np.ndarray | sp.csr_array):
         return array_api.loss_and_gradient(loss, parameter, X, y, weight, offsets, coef, intercept, n_models, positive_weight)

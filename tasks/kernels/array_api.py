@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL, SQUARED, is_margin_loss, pieces
-from tasks.namespaces import device_of, namespace_of, on_host
+from tasks.machine.namespaces import device_of, namespace_of, on_host
 from tasks.typing import Float64, Int64
 
 Sums = list[Any]

@@ -1,4 +1,4 @@
-"""One pass over flat vectors: how the optimizers of tasks.optimizers move parameters, running means, norms.
+"""One pass over flat vectors: how the optimizers of tasks.strategies.optimizers move parameters, running means, norms.
 
 Every update is element-wise, in the dtype of the parameters (float32 or float64), and rounds after each operation, so its bits depend
 neither on the vector width nor on where a vector is cut. Numbers are cast to that dtype on the way in: numba would promote float32 times
@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from tasks import buffers
 from tasks.kernels.compiling import compiled
 from tasks.kernels.lanes import LANES, fma, load_part, splat, total
+from tasks.machine import buffers
 from tasks.typing import Array
 
 _TYPES: Final[dict[str, Any]] = {"f": types.float32, "d": types.float64}

@@ -9,14 +9,13 @@ rounds of that loop.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from tasks.batches import Batch
-from tasks.evaluation import Evaluation
-from tasks.objectives import HessianSums, HessianVectorSums, Objective, Scored
+from tasks.objectives.base import HessianSums, HessianVectorSums, Objective, Scored
+from tasks.objectives.evaluation import Evaluation
+from tasks.rows.batches import Batch
 from tasks.typing import Array, Float64
 
 Power: TypeAlias = Literal["loss_and_gradient", "gradient_difference", "hessian", "local_hessian", "hessian_vector", "score"]
@@ -34,8 +33,8 @@ class Round(NamedTuple):
     """One request: sums of what, at which parameters (n,), along which direction (n,); row_step > 1: over a sample; batch: over its rows;
     weight: what sums are divided by, where that is not the weight of the rows.
 
-    "local_hessian" asks for the quadratic models of `tasks.local_models`: their gradients and Hessians in place of those at `parameters`.
-    "gradient_difference" for the gradient less that at `direction`. "score" for accuracy or R² as the value.
+    "local_hessian" asks for the quadratic models of `tasks.rounds.local_models`: their gradients and Hessians in place of those at
+    `parameters`. "gradient_difference" for the gradient less that at `direction`. "score" for accuracy or R² as the value.
     """
 
     power: Power
@@ -142,22 +141,3 @@ def stalled(what: str, gradient: Float64, tol: float) -> Status:
 def rounding_level(value: float, noise: float = 0.0) -> float:
     """Differences of the objective below this are rounding: 16 units in the last place, and the noise of an `Evaluation`."""
     return 16 * float(np.finfo(np.float64).eps) * max(abs(value), float(np.finfo(np.float64).tiny)) + noise
-
-
-def as_number(value: Any) -> float:
-    """value, or NaN, which passes no comparison, when it is no number."""
-    return float(value) if isinstance(value, Real) else np.nan
-
-
-def check_counts(**counts: Any) -> None:
-    """Raises ValueError for a hyperparameter that is not a whole number of at least 1."""
-    for name, value in counts.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
-def check_tolerances(**tolerances: Any) -> None:
-    """Raises ValueError for a hyperparameter that is not a number of at least 0; NaN would never end a fit."""
-    for name, value in tolerances.items():
-        if not as_number(value) >= 0:
-            raise ValueError(f"{name} must be a number of at least 0, got {value!r}")

@@ -7,16 +7,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from tasks.evaluation import Evaluation
+from tasks.arguments import as_number, check_counts, check_tolerances
+from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
     Accepted,
     Power,
     Round,
     Status,
-    as_number,
-    check_counts,
-    check_tolerances,
     finite,
     not_finite_at_start,
     stalled,

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.evaluation import Evaluation
-from tasks.rows import generator
-from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, check_counts
+from tasks.arguments import check_counts
+from tasks.objectives.evaluation import Evaluation
+from tasks.rows.draws import generator
+from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status
 from tasks.typing import Array
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.evaluation import Evaluation
+from tasks.arguments import check_counts, check_tolerances
+from tasks.objectives.evaluation import Evaluation
 from tasks.strategies import line_search
 from tasks.strategies.base import (
     RUNNING,
@@ -15,8 +16,6 @@ from tasks.strategies.base import (
     Power,
     Round,
     Status,
-    check_counts,
-    check_tolerances,
     finite,
     not_finite_at_start,
     stalled,

@@ -8,15 +8,14 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy import linalg
 
-from tasks.evaluation import Evaluation
+from tasks.arguments import check_counts, check_tolerances
+from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
     Accepted,
     Power,
     Round,
     Status,
-    check_counts,
-    check_tolerances,
     finite,
     lost_in_rounding,
     not_finite_at_start,
@@ -51,7 +50,7 @@ class Newton:
     rounding and should not, for all that it leaves of the gradient; otherwise that is stalled.
     row_step > 1 works on every row_step-th row only, and decrement_tol > 0 also ends when the expected decrease
     ½ gradient' H^-1 gradient is below it, with that step ready to be taken (see `SampledNewton`). local_start=True takes the first step
-    by the quadratic models of `tasks.local_models`, and takes it back when it does not lower the objective.
+    by the quadratic models of `tasks.rounds.local_models`, and takes it back when it does not lower the objective.
 
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """

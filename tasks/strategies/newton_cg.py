@@ -7,15 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.evaluation import Evaluation
+from tasks.arguments import check_counts, check_tolerances
+from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
     Accepted,
     Power,
     Round,
     Status,
-    check_counts,
-    check_tolerances,
     finite,
     lost_in_rounding,
     not_finite_at_start,

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from tasks.evaluation import Evaluation
-from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, check_counts, check_tolerances
+from tasks.arguments import check_counts, check_tolerances
+from tasks.objectives.evaluation import Evaluation
+from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status
 from tasks.strategies.lbfgs import LBFGS, LBFGSState
 from tasks.strategies.newton import Newton, NewtonState, inverse_newton
 from tasks.typing import Float64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from tasks.evaluation import Evaluation
+from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, starting_point
 from tasks.typing import Array
 

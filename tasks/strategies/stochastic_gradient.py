@@ -8,12 +8,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tasks.batches import HELD_OUT, TRAINING, Batch, Sampling
-from tasks.evaluation import Evaluation
-from tasks.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm
-from tasks.penalties import soft_threshold
-from tasks.schedules import Constant, Schedule
-from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, as_number, check_counts, check_tolerances
+from tasks.arguments import as_number, check_counts, check_tolerances
+from tasks.objectives.evaluation import Evaluation
+from tasks.objectives.penalties import soft_threshold
+from tasks.rows.batches import HELD_OUT, TRAINING, Batch, Sampling
+from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status
+from tasks.strategies.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm
+from tasks.strategies.schedules import Constant, Schedule
 from tasks.typing import Array
 
 SMALLEST_SCALE: Final = 1e-6
@@ -91,7 +92,7 @@ class StochasticGradientState(NamedTuple):
 
 @dataclass(frozen=True)
 class StochasticGradient:
-    """Each round every group draws its next rows (`tasks.batches`), and the gradient of their mean loss moves the parameters once.
+    """Each round every group draws its next rows (`tasks.rows.batches`), and the gradient of their mean loss moves the parameters once.
 
     sampling            which rows a round draws, rounds an epoch, the held-out share
     optimizer, schedule how a gradient moves the parameters; the step size by number of the update

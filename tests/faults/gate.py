@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 import distributed
 import numpy as np
 
-from tasks import participants
-from tasks.objectives import LinearObjective
-from tasks.reductions import Reduction, Sums, merge_sums
+from tasks.objectives.linear import LinearObjective
+from tasks.reductions.reduction import Reduction, Sums, merge_sums
+from tasks.workers import participants
 
 Where = Literal["task", "call", "session"]
 LIMIT: Final = 50.0

@@ -12,8 +12,8 @@ import pipeline.estimators.base
 from pipeline import Dataset
 from pipeline.execution import cluster
 from pipeline.execution.sessions import Sessions
-from tasks.checking import CHECK
-from tasks.scoring import SCORE
+from tasks.loading.checking import CHECK
+from tasks.objectives.scoring import SCORE
 from tests.faults.gate import Gate, GatedMerge, Where, gated
 from tests.faults.scene import N_ROUNDS, arrays, fitted, made, model
 

@@ -16,11 +16,11 @@ import pytest
 import scipy.sparse as sp
 
 from pipeline import Checkpoint, Dataset, minimise
-from pipeline.checkpoints.files import SUFFIX, Problem, Saved, read_checkpoint
-from pipeline.checkpoints.keeper import Keeper
-from tasks.losses import LogisticLoss
-from tasks.objectives import LinearObjective
-from tasks.penalties import L2
+from pipeline.training.checkpoints.files import SUFFIX, Problem, Saved, read_checkpoint
+from pipeline.training.checkpoints.keeper import Keeper
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
+from tasks.objectives.penalties import L2
 from tasks.strategies.gradient_descent import GradientDescent
 
 N_COLUMNS = 200_000

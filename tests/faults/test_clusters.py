@@ -13,7 +13,7 @@ from distributed import Client
 
 from pipeline.execution import cluster
 from pipeline.execution.sessions import Sessions
-from tasks.fitting import Fit
+from tasks.rounds.fitting import Fit
 from tests.faults.gate import Gate
 from tests.faults.moments import from_here
 from tests.faults.moments import task as in_task

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
-from pipeline.execution.failures import WorkersKilledError
+from pipeline.execution.residency.failures import WorkersKilledError
 from tests.faults.gate import Gate
 from tests.faults.moments import MOMENTS, only_tasks
 from tests.faults.scene import arrays, at, fitted, made, model

@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 from pipeline.cluster.pulse import SchedulerLostError
-from tasks.checking import CHECK
+from tasks.loading.checking import CHECK
 from tests.faults.gate import Gate
 from tests.faults.moments import MOMENTS
 from tests.faults.processes import processes
@@ -66,7 +66,7 @@ def test_a_round_outside_of_fits_leaves_no_tasks(client: Client) -> None:
     """Even if an exception that was caught keeps its executor alive."""
     rows = arrays()
     executor = rows.executor()
-    executor.map_reduce(rows, CHECK, None)
+    executor.map_reduce(rows.rows, CHECK, None)
     n_pieces = len(rows.source.resident[client.id].futures)
     deadline = time.monotonic() + 5
     while n_tasks(client) > n_pieces and time.monotonic() < deadline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from distributed import Client
 
-from tasks.memory import OutOfMemoryError
+from tasks.reductions.memory import OutOfMemoryError
 from tests.faults.gate import Gate
 from tests.faults.moments import MOMENTS
 from tests.faults.scene import SIGNALS, Victim, at

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from dask.config import set as configured
 
-from tasks.fingerprint import numeric_digest
+from tasks.machine.fingerprint import numeric_digest
 from tests.golden.fits import CASES, PARTITIONS, Outcome, run
 
 FILE: Final = Path(__file__).with_name("digests.json")

@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, Ridge
-from tasks.local_models import FEWEST_ROWS
+from tasks.rounds.local_models import FEWEST_ROWS
 from tests.data import breast_cancer, diabetes, digits, uneven, weights
 from tests.rounds import AfterRounds
 

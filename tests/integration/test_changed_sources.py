@@ -20,7 +20,7 @@ import zarr
 from distributed import Client, LocalCluster
 
 from pipeline import Dataset, LogisticRegression, SourceChangedError
-from tasks import participants
+from tasks.workers import participants
 from tests.data import breast_cancer
 from tests.rounds import AfterRounds
 
@@ -129,7 +129,7 @@ def test_what_changed(changed: str) -> None:
     assert raised.value.partitions == expected
 
 
-@pytest.mark.filterwarnings("ignore:.* partitions are left out:pipeline.data.errors.QuarantineWarning")
+@pytest.mark.filterwarnings("ignore:.* partitions are left out:pipeline.sources.errors.QuarantineWarning")
 def test_a_partition_that_can_be_read_no_more_is_not_left_out_silently() -> None:
     X, y = breast_cancer()
     broken: set[int] = set()

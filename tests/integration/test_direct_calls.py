@@ -12,9 +12,9 @@ from distributed import Client, LocalCluster
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from pipeline import Dataset, LogisticRegression
-from pipeline.execution import direct
-from tasks.direct import OPERATION, prepare_worker
-from tasks.objectives import LinearObjective
+from pipeline.execution import calls as direct
+from tasks.objectives.linear import LinearObjective
+from tasks.workers.calls import OPERATION, prepare_worker
 from tests.data import breast_cancer
 from tests.rounds import AfterRounds
 

@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 from pipeline import Dataset, FatalPartitionError, LogisticRegression
-from pipeline.execution.loading_errors import loading_error, memory
+from pipeline.execution.residency.loading_errors import loading_error, memory
 from tests.data import breast_cancer
 
 pytestmark = pytest.mark.timeout(60)

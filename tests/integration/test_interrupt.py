@@ -58,7 +58,7 @@ IGNORING = """
 trap "" INT TERM
 exec "$0" -m pytest -q -p no:cacheprovider \
     tests/pipeline/test_cli.py::test_ctrl_c_during_the_imports_is_quiet \
-    tests/pipeline/checkpoints/test_termination.py::test_sigterm_is_raised_once_and_the_handler_goes
+    tests/pipeline/training/checkpoints/test_termination.py::test_sigterm_is_raised_once_and_the_handler_goes
 """
 
 

@@ -15,15 +15,15 @@ from distributed import Client, LocalCluster
 
 from pipeline import Dataset, LogisticRegression, MLPClassifier, SGDClassifier
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import ThreadExecutor
-from pipeline.training import Result, train
-from tasks.batches import Sampling
-from tasks.fitting import Fit
-from tasks.losses import LOSSES
-from tasks.objectives import LinearObjective
-from tasks.optimizers import OPTIMIZERS, SGD, Adam, Momentum
-from tasks.penalties import L2
-from tasks.schedules import Constant, InverseScaling
+from pipeline.execution.threads import ThreadExecutor
+from pipeline.training.loop import Result, train
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LOSSES
+from tasks.objectives.penalties import L2
+from tasks.rounds.fitting import Fit
+from tasks.rows.batches import Sampling
+from tasks.strategies.optimizers import OPTIMIZERS, SGD, Adam, Momentum
+from tasks.strategies.schedules import Constant, InverseScaling
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tests.data import breast_cancer, largest_relative, uneven, weights
 from tests.rounds import AfterRounds
@@ -123,7 +123,7 @@ def to_the_end(fit: Fit, states: list[Any], data: Dataset, pickled: bool = False
     while any(state.status.kind == "running" for state in states):
         if pickled:
             fit, states = pickle.loads(pickle.dumps((fit, states)))
-        states = executor.advance(data, fit, states, 1).states
+        states = executor.advance(data.rows, fit, states, 1).states
     return states
 
 

@@ -17,8 +17,8 @@ from distributed import Client, LocalCluster, wait
 
 from pipeline import Dataset, LogisticRegression
 from pipeline.execution import cluster as module
-from pipeline.execution.moving import move
-from tasks.objectives import LinearObjective
+from pipeline.execution.residency.moving import move
+from tasks.objectives.linear import LinearObjective
 from tests.rounds import AfterRounds
 
 pytestmark = pytest.mark.timeout(60)

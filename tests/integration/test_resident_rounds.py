@@ -18,16 +18,17 @@ from distributed import Client, LocalCluster
 from pipeline import Dataset, LogisticRegression
 from pipeline.cluster.connect import connect
 from pipeline.cluster.security import make_certificates, read_certificates
+from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import Executor, ThreadExecutor
-from pipeline.training import Result, train
-from tasks import participants
-from tasks.losses import LogisticLoss
-from tasks.messages import packed, unpacked
-from tasks.objectives import LinearObjective
-from tasks.participants import children
-from tasks.penalties import L2
+from pipeline.execution.threads import ThreadExecutor
+from pipeline.training.loop import Result, train
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
+from tasks.objectives.penalties import L2
 from tasks.strategies.steps import Steps
+from tasks.workers import participants
+from tasks.workers.messages import packed, unpacked
+from tasks.workers.participants import children
 from tests.data import breast_cancer
 from tests.pipeline.cluster.bare import command_line_cluster, make_bare_python
 
@@ -142,7 +143,7 @@ def test_workers_without_this_library(tmp_path: Path, digests: dict[str, str]) -
         assert client.run_on_scheduler(lambda: 0) == 0
 
         def led() -> int:
-            from tasks.participants import counted
+            from tasks.workers.participants import counted
 
             return int(counted["rounds"])
 

@@ -40,11 +40,11 @@ from pipeline import (
 from pipeline.estimators.base import GradientModel
 from pipeline.estimators.solvers import SOLVERS
 from pipeline.execution.sessions import Sessions
-from pipeline.training import INTERRUPTED
-from tasks.losses import LogisticLoss
-from tasks.objectives import LinearObjective
-from tasks.optimizers import Adam
+from pipeline.training.loop import INTERRUPTED
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
 from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.optimizers import Adam
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tests.data import breast_cancer, diabetes, uneven, weights
 from tests.rounds import AfterRounds

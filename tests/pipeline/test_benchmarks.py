@@ -47,8 +47,8 @@ from pipeline.benchmarks.sgd import ScikitLearn as TheirSGD
 from pipeline.benchmarks.sgd import targets as sgd_targets
 from pipeline.benchmarks.soak import WHAT, Lived
 from pipeline.benchmarks.soak import judge as judge_soak
-from pipeline.checkpoints.keeper import Keeper
-from pipeline.history import Row
+from pipeline.training.checkpoints.keeper import Keeper
+from pipeline.training.history import Row
 
 BINARY = Problem(n_rows=2_000, n_columns=5, n_partitions=3)
 MULTI = Problem(n_rows=2_000, n_columns=5, n_classes=4, n_partitions=3)

@@ -24,14 +24,14 @@ from sklearn.datasets import load_sample_image
 
 import pipeline
 from pipeline import Dataset, LogisticRegression, benchmarks
-from pipeline.checkpoints.termination import Terminated
 from pipeline.cli import main
-from pipeline.config import read_job
-from pipeline.data.errors import PartitionError, SourceChangedError
-from pipeline.data_sections import BundledData
+from pipeline.jobs.data import BundledData
+from pipeline.jobs.job import read_job
 from pipeline.jobs.pixels import make_pixels
 from pipeline.models.model_files import save_model
-from pipeline.progress import RoundProgress
+from pipeline.sources.errors import PartitionError, SourceChangedError
+from pipeline.training.checkpoints.termination import Terminated
+from pipeline.training.progress import RoundProgress
 from tests.data import digits
 from tests.rounds import AfterRounds
 

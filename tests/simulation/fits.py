@@ -15,21 +15,22 @@ import numpy as np
 from pipeline.cluster.workers import WorkersUnavailableError
 from pipeline.data import dataset as dataset_module
 from pipeline.data.dataset import Dataset
-from pipeline.data.errors import SourceChangedError
-from pipeline.data.sources import ArraySource, Persist
+from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import Executor, ThreadExecutor
-from pipeline.training import Result, train
-from tasks.batches import Sampling
-from tasks.loading import ShardLoad
-from tasks.losses import LogisticLoss
-from tasks.objectives import LinearObjective
-from tasks.optimizers import Momentum
-from tasks.partition import Shard
-from tasks.penalties import L2
-from tasks.schedules import Constant
+from pipeline.execution.threads import ThreadExecutor
+from pipeline.sources.errors import SourceChangedError
+from pipeline.sources.sources import ArraySource, Persist
+from pipeline.training.loop import Result, train
+from tasks.loading.shards import ShardLoad
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
+from tasks.objectives.penalties import L2
+from tasks.rows.batches import Sampling
+from tasks.rows.partition import Shard
 from tasks.strategies.base import Strategy
 from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.optimizers import Momentum
+from tasks.strategies.schedules import Constant
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tests.simulation.world import WORLDS, Schedule, World, executor_in, simulated
 

@@ -41,7 +41,7 @@ class Entry:
 
 class Scheduler:
     """Gives tasks to workers, and gives them again when workers die. `tasks`, `workers`, `gather_on_worker` and `delete_worker_data` are
-    distributed's, for `pipeline.execution.moving`."""
+    distributed's, for `pipeline.execution.residency.moving`."""
 
     def __init__(self, world: World) -> None:
         self.world = world

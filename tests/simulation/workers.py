@@ -10,9 +10,9 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.direct import prepare_worker
-from tasks.participants import OPERATION as SESSION
-from tasks.reductions import Sums
+from tasks.reductions.reduction import Sums
+from tasks.workers.calls import prepare_worker
+from tasks.workers.participants import OPERATION as SESSION
 from tests.simulation.loop import STRAND, Process, Strand, current_strand
 from tests.simulation.network import End, connection, decide, pause
 
@@ -30,7 +30,7 @@ def moved(value: Any) -> Any:
 
 
 class Worker:
-    """What a session, a call and a task need of a distributed.Worker, and the `tasks.transport.Transport` of its participants.
+    """What a session, a call and a task need of a distributed.Worker, and the `tasks.workers.transport.Transport` of its participants.
 
     slowness: how much longer than others it computes; twice: of its next computations, how many it does twice.
     """

@@ -16,10 +16,13 @@ from typing import Any, Final, Literal, NamedTuple
 from unittest.mock import patch
 
 from pipeline.cluster import workers as workers_module
-from pipeline.execution import cluster, direct, loader
+from pipeline.execution import calls as direct
+from pipeline.execution import cluster
 from pipeline.execution.cluster import ClusterExecutor
-from tasks import direct as direct_calls
-from tasks import messages, participants, reductions
+from pipeline.execution.residency import loader
+from tasks.reductions import reduction as reductions
+from tasks.workers import calls as direct_calls
+from tasks.workers import messages, participants
 from tests.simulation.client import Client
 from tests.simulation.loop import FOREVER, PROCESS, Clock, Loop, Process
 from tests.simulation.network import End

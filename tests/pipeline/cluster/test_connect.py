@@ -15,7 +15,8 @@ import pipeline.cluster.connect as module
 from pipeline import connect
 from pipeline.cluster.connection import tunnel
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import ThreadExecutor, current_executor
+from pipeline.execution.current import current_executor
+from pipeline.execution.threads import ThreadExecutor
 
 
 def test_work_stays_in_this_process_whatever_client_is_current(client: Client) -> None:

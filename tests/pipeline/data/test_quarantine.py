@@ -18,11 +18,11 @@ from dask import delayed
 from distributed import Client
 
 from pipeline import Dataset, LogisticRegression, MLPRegressor, PartitionError, QuarantineWarning, Ridge
-from pipeline.config import Job
-from pipeline.data.errors import PartitionTypeError, Quarantined
 from pipeline.estimators.base import GradientModel
-from pipeline.runs import run_job
-from tasks.loading import LoadError, load_error
+from pipeline.jobs.job import Job
+from pipeline.runs.run import run_job
+from pipeline.sources.errors import PartitionTypeError, Quarantined
+from tasks.loading.shards import LoadError, load_error
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -25,18 +25,18 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
 from pipeline import Dataset, MLPClassifier, MLPRegressor, SGDClassifier, mini_batches
-from pipeline.config import ConfigError, Job
 from pipeline.estimators.optimizer_choice import Epochs, choose_schedule
-from pipeline.execution.executors import ThreadExecutor
-from pipeline.history import digest
+from pipeline.execution.threads import ThreadExecutor
+from pipeline.jobs.job import ConfigError, Job
 from pipeline.models.model_files import load_model, save_model
-from pipeline.progress import RoundProgress
-from pipeline.runs import run_job
-from tasks.optimizers import RMSProp
-from tasks.schedules import Constant
+from pipeline.runs.run import run_job
+from pipeline.training.history import digest
+from pipeline.training.progress import RoundProgress
 from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
+from tasks.strategies.optimizers import RMSProp
+from tasks.strategies.schedules import Constant
 from tests.data import breast_cancer, diabetes, digits, largest_relative, uneven, weights, wine
 from tests.rounds import AfterRounds
 

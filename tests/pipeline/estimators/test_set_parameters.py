@@ -16,8 +16,8 @@ from sklearn import linear_model, neural_network
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, MLPClassifier, MLPRegressor, Ridge, SGDClassifier, SGDRegressor
 from pipeline.models.model_files import load_model, save_model
-from tasks.optimizers import Adam, Momentum
-from tasks.schedules import Constant
+from tasks.strategies.optimizers import Adam, Momentum
+from tasks.strategies.schedules import Constant
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 

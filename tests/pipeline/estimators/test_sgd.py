@@ -18,15 +18,15 @@ from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline import Dataset, LogisticRegression, MLPClassifier, SGDClassifier, SGDRegressor
-from pipeline.config import ConfigError, Estimator, Job
-from pipeline.execution.executors import ThreadExecutor
+from pipeline.execution.threads import ThreadExecutor
+from pipeline.jobs.job import ConfigError, Estimator, Job
 from pipeline.models.model_files import load_model, save_model
-from pipeline.runs import run_job
-from tasks.batches import Sampling
-from tasks.losses import LOSSES
-from tasks.optimizers import OPTIMIZERS, Adam
-from tasks.penalties import ElasticNet
-from tasks.schedules import Constant, OfRows, Optimal
+from pipeline.runs.run import run_job
+from tasks.objectives.losses import LOSSES
+from tasks.objectives.penalties import ElasticNet
+from tasks.rows.batches import Sampling
+from tasks.strategies.optimizers import OPTIMIZERS, Adam
+from tasks.strategies.schedules import Constant, OfRows, Optimal
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tests.data import breast_cancer, diabetes, largest_relative, standardised, uneven, weights, wine
 from tests.rounds import AfterRounds

@@ -22,7 +22,8 @@ from distributed import Client, LocalCluster
 
 from pipeline import Dataset, LinearRegression, LogisticRegression, SGDClassifier
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.executors import LaneQueue, ThreadExecutor, current_executor
+from pipeline.execution.current import current_executor
+from pipeline.execution.threads import LaneQueue, ThreadExecutor
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -30,7 +31,7 @@ several_cores = pytest.mark.skipif(cpu_count() == 1, reason="this process may us
 
 COUNTED = """
 import dask.system
-from pipeline.execution.executors import ThreadExecutor
+from pipeline.execution.threads import ThreadExecutor
 print(dask.system.cpu_count(), ThreadExecutor().n_threads)
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from pipeline.execution.resident import Resident
+from pipeline.execution.residency.resident import Resident
 
 
 class Held:

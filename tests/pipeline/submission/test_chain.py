@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster.slurm import QueueState
+from pipeline.cluster.queue.slurm import QueueState
 from pipeline.submission import status
 from pipeline.submission.records import CONTINUED_FILE, ENDED_FILE, SUBMITTED_FILE, Continued, Ended, Submission, submitted
 from pipeline.submission.script import BatchJob, Resources, slurm_script

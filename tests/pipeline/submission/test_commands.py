@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from pipeline.cluster.queue.slurm import QueueState, shown_state
 from pipeline.cluster.security import read_certificates
-from pipeline.cluster.slurm import QueueState, shown_state
 from pipeline.submission.records import SUBMITTED_FILE, Submission, last_line
 
 

@@ -16,7 +16,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.cli import main
-from pipeline.cluster.slurm import job_state
+from pipeline.cluster.queue.slurm import job_state
 from pipeline.submission.status import ACTIVE, run_status
 from tests.pipeline.submission.runs import ENDLESS, SMALL, TWO_WORKERS, changes, digest, ended, job_id, submit, until
 
@@ -29,7 +29,7 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.execution.sessions import Sessions
-from pipeline.progress import RoundLog
+from pipeline.training.progress import RoundLog
 
 before, of_round = float(sys.argv[1]), Path(sys.argv[2])
 add = RoundLog.on_fit_task_end

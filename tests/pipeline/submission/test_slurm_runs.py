@@ -21,8 +21,8 @@ import pytest
 from distributed import Client
 
 from pipeline.cli import main
+from pipeline.cluster.queue.slurm import job_state
 from pipeline.cluster.security import read_certificates
-from pipeline.cluster.slurm import job_state
 from pipeline.submission.records import SUBMITTED_FILE, Submission
 from pipeline.submission.status import run_status
 from tests.pipeline.submission.runs import ENDLESS, SMALL, digest, ended, job_id, submit, until

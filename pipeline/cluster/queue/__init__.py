@@ -1,0 +1,1 @@
+"""Clusters whose workers are jobs in a queue: SLURM and others."""

@@ -1,0 +1,177 @@
+"""The queueing systems of dask-jobqueue: how each spells what a job asks for, and which of its commands say how jobs are."""
+
+from __future__ import annotations
+
+import getpass
+import importlib
+import math
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final
+
+import dask
+
+from pipeline.cluster.queue.slurm import NEVER
+from pipeline.sections import unknown
+
+# What an option becomes: keywords of the dask-jobqueue class, and "directives", which are gathered.
+Keywords = dict[str, Any]
+
+
+def clock(seconds: int) -> str:
+    """HH:MM:SS."""
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def hours_minutes(seconds: int) -> str:
+    """H:MM, rounded up, as LSF wants it."""
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02}"
+
+
+def _mib(size: int) -> int:
+    return math.ceil(size / 2**20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """cluster: its class in dask_jobqueue. account, partition, walltime (seconds), disk: how it is told; None where it knows no such thing.
+    gpus: the same, of their number, the job's cores and its bytes of memory. listing: the command that lists the user's own jobs, an id in
+    each line; nothing: what it says, with an error, when there are none. status: the command that says how one job is. never:
+    words of the listing for jobs that were taken and can never run."""
+
+    name: str
+    cluster: str
+    account: Callable[[str], Keywords]
+    gpus: Callable[[int, int, int], Keywords]
+    listing: str
+    status: str
+    partition: Callable[[str], Keywords] | None = lambda name: {"queue": name}
+    walltime: Callable[[int], Keywords] = lambda seconds: {"walltime": clock(seconds)}
+    disk: Callable[[str], Keywords] | None = None
+    logs: Callable[[str], Keywords] = lambda directory: {}
+    nothing: str | None = None
+    never: frozenset[str] = frozenset()
+
+    def classes(self) -> tuple[Any, Any]:
+        """dask-jobqueue's cluster and job class. Raises ValueError without dask-jobqueue, FileNotFoundError without the queue's command."""
+        try:
+            cluster = vars(dask_jobqueue())[self.cluster]
+        except ModuleNotFoundError as error:
+            raise ValueError(f"queue={self.name!r} needs dask-jobqueue ({error}): pip install 'dask-descent[hpc]'") from error
+        command = cluster.job_cls.submit_command.split()[0]
+        if shutil.which(command) is None:
+            raise FileNotFoundError(
+                f"queue={self.name!r}: there is no {command} on this machine; connect from a login node, or choose another queue="
+            )
+        return cluster, cluster.job_cls
+
+    def list_command(self) -> list[str]:
+        """The words of `listing`."""
+        return self.listing.format(user=getpass.getuser()).split(" ")
+
+    def status_command(self, job_id: str) -> list[str]:
+        """The words of `status`."""
+        return self.status.format(id=job_id).split(" ")
+
+
+def dask_jobqueue() -> ModuleType:
+    """The package, with its defaults in Dask's configuration, also where a `with dask.config.set(...)` took them along.
+
+    Where Ctrl-C was a KeyboardInterrupt it stays one: the import would have it end Python, or a notebook's kernel.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        package = importlib.import_module("dask_jobqueue")
+    finally:
+        if before is not None and signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
+    if any("job-directives-skip" not in dask.config.get(f"jobqueue.{name}", {}) for name in SYSTEMS):
+        importlib.import_module("dask_jobqueue.config").reconfigure()
+    return package
+
+
+def _account(name: str) -> Keywords:
+    return {"account": name}
+
+
+def _project(name: str) -> Keywords:
+    return {"project": name}
+
+
+_SYSTEMS = (
+    System(
+        name="slurm",
+        cluster="SLURMCluster",
+        account=_account,
+        gpus=lambda n, cores, memory: {"directives": [f"--gres=gpu:{n}"]},
+        listing="squeue -h -u {user} -o %i|%T|%r",
+        status="squeue -h -j {id} -o %T:|%r",
+        never=NEVER,
+    ),
+    System(
+        name="pbs",
+        cluster="PBSCluster",
+        account=_account,
+        gpus=lambda n, cores, memory: {"resource_spec": f"select=1:ncpus={cores}:ngpus={n}:mem={_mib(memory)}MB"},
+        listing="qstat -u {user}",
+        status="qstat -s {id}",
+    ),
+    System(
+        name="moab",
+        cluster="MoabCluster",
+        account=_account,
+        gpus=lambda n, cores, memory: {"resource_spec": f"nodes=1:ppn={cores}:gpus={n},mem={_mib(memory)}MB"},
+        listing="showq -u {user}",
+        status="checkjob {id}",
+    ),
+    System(
+        name="lsf",
+        cluster="LSFCluster",
+        account=_project,
+        walltime=lambda seconds: {"walltime": hours_minutes(seconds)},
+        gpus=lambda n, cores, memory: {"directives": [f'-gpu "num={n}"']},
+        listing="bjobs -w -u {user}",
+        status="bjobs -p {id}",
+        nothing="No unfinished job",
+    ),
+    System(
+        name="sge",
+        cluster="SGECluster",
+        account=_project,
+        gpus=lambda n, cores, memory: {"directives": [f"-l gpu={n}"]},
+        listing="qstat -u {user}",
+        status="qstat -j {id}",
+    ),
+    System(
+        name="oar",
+        cluster="OARCluster",
+        account=_project,
+        gpus=lambda n, cores, memory: {"resource_spec": f"/nodes=1/gpu={n}"},
+        logs=lambda directory: {"directives": [f"-O {directory}/%jobname%-%jobid%.out", f"-E {directory}/%jobname%-%jobid%.err"]},
+        listing="oarstat -u {user}",
+        status="oarstat -f -j {id}",
+    ),
+    System(
+        name="htcondor",
+        cluster="HTCondorCluster",
+        account=lambda name: {"directives": [f"accounting_group = {name}"]},
+        partition=None,
+        walltime=lambda seconds: {"directives": [f"allowed_job_duration = {seconds}"]},
+        gpus=lambda n, cores, memory: {"directives": [f"request_gpus = {n}"]},
+        disk=lambda size: {"disk": size},
+        listing="condor_q -nobatch {user}",
+        status="condor_q -better-analyze {id}",
+    ),
+)
+SYSTEMS: Final[Mapping[str, System]] = {system.name: system for system in sorted(_SYSTEMS, key=lambda system: system.name)}
+
+
+def find_system(name: str) -> System:
+    """The system of this name. Raises ConfigError, a ValueError, with the nearest right one."""
+    if not isinstance(name, str) or name not in SYSTEMS:
+        raise unknown(name, SYSTEMS, "queue", "queueing systems")
+    return SYSTEMS[name]

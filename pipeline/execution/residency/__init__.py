@@ -1,0 +1,1 @@
+"""Which worker holds which rows, and how rows move."""

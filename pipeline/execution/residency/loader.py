@@ -1,0 +1,130 @@
+"""Making the rows of a source resident on a cluster, and again when they are lost."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from dask.task_spec import TaskRef
+from distributed import Client, Future
+
+from pipeline.cluster.code.code import require_packages, send_users_modules, usable_workers
+from pipeline.cluster.workers import Workers
+from pipeline.execution.opaque import call, modules_in
+from pipeline.execution.residency.held import await_held, held_bytes
+from pipeline.execution.residency.placement import pieces
+from pipeline.execution.residency.resident import Resident
+from pipeline.sources.sources import Source
+from tasks.loading.shards import load_on_worker
+from tasks.rows.partition import Shard
+
+# A client's messages leave at most every 10 ms; loads and the check that follows are several. What is idle sends nothing more often.
+MESSAGE_INTERVAL: Final = 0.002
+MAX_SENDS: Final = 5
+
+
+class Loader:
+    """Loads sources through one client."""
+
+    def __init__(self, client: Client, workers: Workers) -> None:
+        self.client = client
+        self.workers = workers
+
+    def load(self, source: Source, *, anywhere: bool = False) -> Resident:
+        """Ask for all pieces of a source; rows of this process are sent. anywhere: by whichever worker there is when the time comes: Dask
+        does not give what was meant for the dead to those that come after them, and so does not see, either, of what they die."""
+        threads = usable_workers(self.client, self.workers.threads())
+        messages: Any = self.client.scheduler_comm
+        messages.interval = min(messages.interval, MESSAGE_INTERVAL)
+        sizes = source.group_sizes
+        numbers, slots = pieces(sizes, threads, self._held_bytes(source))
+        assigned = [[i for i, own in enumerate(slots) if own == slot] for slot in range(len(threads))]
+        if source.in_client:
+            futures = self._send(source, numbers, slots, threads)
+        else:
+            futures = self._submit(source, numbers, slots, threads, anywhere=anywhere)
+        weights = [float(sum(sizes[number] for number in each)) for each in numbers]
+        return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
+
+    def _held_bytes(self, source: Source) -> list[dict[str, float]]:
+        """For each group, the bytes that workers hold of what it is made from."""
+        await_held(self.client, self.workers, source.outside)  # rows that are still being persisted, too: they are needed in any case
+        needed = source.held_keys
+        keys = sorted(set().union(*needed), key=str)
+        found = held_bytes(self.client, keys) if keys else {}
+        held: list[dict[str, float]] = [defaultdict(float) for _ in needed]
+        for bytes_of, group in zip(held, needed, strict=True):
+            for key in group:
+                for worker, n_bytes in found.get(key, {}).items():
+                    bytes_of[worker] += n_bytes
+        return held
+
+    def _submit(
+        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str], *, anywhere: bool
+    ) -> list[Future[Shard]]:
+        first: list[Future[Any]] = []  # held until the pieces that need them are asked for; then the scheduler knows how to remake them
+
+        def supply(names: set[str]) -> None:
+            require_packages(self.client, threads, names)
+            send_users_modules(self.client, names, anew=True)
+
+        def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
+            supply(modules_in(graph))
+            first.extend(self.client.get(graph, keys, sync=False))
+
+        name = f"load-{uuid.uuid4().hex}"
+        graphs: dict[int, dict[Any, Any]] = defaultdict(dict)
+        needs: set[str] = set()
+        for i, load in enumerate(source.load_plans(numbers, persist)):
+            given: Sequence[Any] = load.keys
+            key = (name, f"{i:06}")  # Dask runs what is alike in the order of the keys as texts
+            graphs[slots[i]][key] = call(key, partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
+        supply(needs)
+        futures: dict[Any, Future[Shard]] = {}
+        for slot, graph in graphs.items():
+            where: dict[str, Any] = {} if anywhere else {"workers": [threads[slot]], "allow_other_workers": True}
+            found = self.client.get(graph, list(graph), **where, sync=False)
+            futures.update(zip(graph, found, strict=True))
+        return [futures[name, f"{i:06}"] for i in range(len(numbers))]
+
+    def _send(
+        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str]
+    ) -> list[Future[Shard]]:
+        """The pieces of each worker thread in one message."""
+        loads = source.load_plans(numbers, lambda graph, keys: None)
+        sent: dict[int, Future[Shard]] = {}
+        for slot in sorted(set(slots)):
+            chosen = [i for i, own in enumerate(slots) if own == slot]
+            shards = [loads[i].function(*loads[i].arguments) for i in chosen]
+            futures = self._scatter(shards, threads[slot])
+            sent.update(zip(chosen, futures, strict=True))
+        return [sent[i] for i in range(len(numbers))]
+
+    def _scatter(self, shards: list[Shard], worker: str) -> list[Future[Shard]]:
+        """To this worker; to any other if it has just died."""
+        wanted: list[str] | None = [worker]
+        for _ in range(MAX_SENDS):
+            with suppress(OSError, KeyError):  # TimeoutError is an OSError
+                found: list[Future[Shard]] = self.client.scatter(shards, workers=wanted, hash=False)
+                return found
+            self.workers.threads()
+            wanted = None
+        return list(self.client.scatter(shards, hash=False))
+
+    def send_again(self, source: Source, resident: Resident) -> None:
+        """Rows that came from this process and went down with a worker; here they still are."""
+        threads = self.workers.threads()
+        holders: Mapping[Any, Any] = self.client.who_has([future for future in resident.futures if not future.cancelled()])
+        lost = [i for i, future in enumerate(resident.futures) if not holders.get(future.key)]
+        slots = [i % len(threads) for i in range(len(lost))]
+        futures = self._send(source, [resident.numbers[i] for i in lost], slots, threads)
+        with resident.lock:
+            for i, future in zip(lost, futures, strict=True):
+                resident.futures[i] = future
+            resident.assign(resident.assigned)
+            resident.located = False

@@ -1,0 +1,166 @@
+"""The [data] sections of job files: one dataclass for each kind of source."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pipeline.data.dataset import Dataset
+from pipeline.jobs.bundled import BUNDLED, load_bundled
+from pipeline.sections import ConfigError, Count, Counts, Paths, Section, Table, Text, Texts, Whole, one_of, unknown
+from tasks.loading.synthetic import LinearRows
+
+OnErrorName: TypeAlias = Annotated[Literal["raise", "quarantine"], one_of("raise", "quarantine")]
+"""What to do with partitions that cannot be used: see `Dataset`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Section):
+    """Where the rows are. Paths are relative to the directory that the command runs in."""
+
+    title: ClassVar[str] = "data"
+
+    @abstractmethod
+    def dataset(self) -> Dataset:
+        """The rows, lazy. Raises FileNotFoundError, ValueError or TypeError for what is not there or cannot be a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundledData(Data):
+    """A table that scikit-learn brings along, cut into n_partitions equal ones or into those of partition_rows rows."""
+
+    kind: ClassVar[str] = "bundled"
+    name: Text
+    n_partitions: Count | None = None
+    partition_rows: Counts | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name not in BUNDLED:
+            raise unknown(self.name, BUNDLED, "[data] name", "bundled tables")
+        if self.n_partitions is not None and self.partition_rows is not None:
+            raise ConfigError("[data] takes n_partitions or partition_rows, not both")
+
+    def dataset(self) -> Dataset:
+        X, y = load_bundled(self.name)
+        return Dataset.from_arrays(X, y, n_partitions=self.n_partitions, partition_rows=self.partition_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameData(Data):
+    """Files of named columns. columns: the features, by default all but target and sample_weight; options: Dask's own for the format;
+    made_by: the command that makes the files, for the error when they are missing."""
+
+    path: Paths
+    target: Text
+    sample_weight: Text | None = None
+    columns: Texts | None = None
+    on_error: OnErrorName = "raise"
+    options: Table = field(default_factory=dict)
+    made_by: Text | None = None
+
+    @abstractmethod
+    def _read(self, path: Any, **options: Any) -> Dataset: ...
+
+    def dataset(self) -> Dataset:
+        path = self.path if isinstance(self.path, str) else list(self.path)
+        names: dict[str, Any] = {
+            "target": self.target,
+            "sample_weight": self.sample_weight,
+            "columns": self.columns,
+            "on_error": self.on_error,
+        }
+        try:
+            return self._read(path, **names, **self.options)
+        except FileNotFoundError as error:
+            cure = f"; make the files with: {self.made_by}" if self.made_by else ""
+            raise FileNotFoundError(f"[data] path: {error}{cure}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvData(FrameData):
+    """options: dask.dataframe.read_csv's."""
+
+    kind: ClassVar[str] = "csv"
+
+    def _read(self, path: Any, **options: Any) -> Dataset:
+        return Dataset.read_csv(path, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetData(FrameData):
+    """options: dask.dataframe.read_parquet's."""
+
+    kind: ClassVar[str] = "parquet"
+
+    def _read(self, path: Any, **options: Any) -> Dataset:
+        return Dataset.read_parquet(path, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NpyData(Data):
+    """X, y, sample_weight: `.npy` files, globs or lists of them, or directories of dask's `to_npy_stack`."""
+
+    kind: ClassVar[str] = "npy"
+    X: Paths
+    y: Paths
+    sample_weight: Paths | None = None
+    n_partitions: Count | None = None
+    on_error: OnErrorName = "raise"
+
+    def dataset(self) -> Dataset:
+        return Dataset.read_npy(self.X, self.y, self.sample_weight, n_partitions=self.n_partitions, on_error=self.on_error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZarrData(Data):
+    """X, y, sample_weight: Zarr arrays."""
+
+    kind: ClassVar[str] = "zarr"
+    X: Text
+    y: Text
+    sample_weight: Text | None = None
+    n_partitions: Count | None = None
+    on_error: OnErrorName = "raise"
+
+    def dataset(self) -> Dataset:
+        return Dataset.read_zarr(self.X, self.y, self.sample_weight, n_partitions=self.n_partitions, on_error=self.on_error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hdf5Data(Data):
+    """X, y, sample_weight: names of the datasets inside each file."""
+
+    kind: ClassVar[str] = "hdf5"
+    path: Paths
+    X: Text
+    y: Text
+    sample_weight: Text | None = None
+    n_partitions: Count | None = None
+    on_error: OnErrorName = "raise"
+
+    def dataset(self) -> Dataset:
+        names: dict[str, Any] = {"X": self.X, "y": self.y, "sample_weight": self.sample_weight}
+        return Dataset.read_hdf5(self.path, **names, n_partitions=self.n_partitions, on_error=self.on_error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedData(Data):
+    """Rows drawn where they will live, partition by partition: see `tasks.loading.synthetic.LinearRows`."""
+
+    kind: ClassVar[str] = "generated"
+    model: Annotated[Literal["logistic", "linear"], one_of("logistic", "linear")] = "logistic"
+    n_partitions: Count
+    rows_per_partition: Count
+    n_columns: Count
+    dtype: Annotated[Literal["float32", "float64"], one_of("float32", "float64")] = "float64"
+    seed: Whole = 0
+
+    def dataset(self) -> Dataset:
+        make = LinearRows(self.model, self.rows_per_partition, self.n_columns, self.dtype, self.seed)
+        return Dataset.from_function(make, n_partitions=self.n_partitions, n_columns=self.n_columns, dtype=self.dtype)
+
+
+DATA: Mapping[str, type[Data]] = {cls.kind: cls for cls in (BundledData, CsvData, ParquetData, NpyData, ZarrData, Hdf5Data, GeneratedData)}

@@ -1,0 +1,166 @@
+"""Records of runs, and fits that are compared with them, round by round and group by group.
+
+digests.jsonl   a line about the rows ("seed", and "content": the digest of each partition), then one for each round: "round", "level"
+                and "marks" (see `tasks.reductions.stages.marks`), digests as 16 hexadecimal digits
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from pipeline.data.dataset import Dataset
+from pipeline.files.lines import LineFile
+from pipeline.files.whole import replace_file
+from tasks.reductions.stages.marks import Marks
+from tasks.typing import UInt64
+
+RECORD_FILE: Final = "digests.jsonl"
+UNFINISHED: Final = ".digests.jsonl.part"
+NO_RECORD: Final = "this run keeps no record, and cannot be verified"
+
+
+class RoundRecord:
+    """A context with the record of a run in its directory: one that goes on from a checkpoint goes on with the record, too."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / UNFINISHED
+        self._file: LineFile | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def begin(self, dataset: Dataset, seed: int | None, resumed_from: int) -> int | None:
+        """Cuts what is there to the rounds gone on from. Where they are not all there, a warning, and no record."""
+        rows = json.dumps({"seed": seed, "content": hexadecimal(dataset.contents)}) + "\n"
+        kept = lines_of(self._path)[: resumed_from + 1] if resumed_from else [rows]
+        if kept[:1] == [rows] and rounds_of(kept[1:]) == list(range(1, resumed_from + 1)):
+            self._file = LineFile(self._path, "".join(kept), NO_RECORD)
+        else:
+            self._path.unlink(missing_ok=True)
+            warnings.warn(f"{NO_RECORD}: that of the {resumed_from} rounds that it goes on from is not whole", stacklevel=2)
+        return None
+
+    def add(self, n_round: int, marks: Marks) -> None:
+        """The line is there before a checkpoint after the round is."""
+        if self._file is not None:
+            self._file.add(json.dumps({"round": n_round, "level": marks.level, "marks": hexadecimal(marks.values)}) + "\n")
+
+
+def lines_of(path: Path) -> list[str]:
+    """None where there is no file."""
+    try:
+        return path.read_text(errors="replace").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+
+
+def rounds_of(lines: Sequence[str]) -> list[int]:
+    """Numbers of the rounds that lines of a record are about, none for lines that are not."""
+    try:
+        return [json.loads(line)["round"] for line in lines]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def publish_record(directory: Path, n_rounds: int) -> None:
+    """The record of a run of so many rounds takes the place of an earlier one's; none does where it is not whole. What is unfinished stays,
+    for one that goes on."""
+    (directory / RECORD_FILE).unlink(missing_ok=True)
+    lines = lines_of(directory / UNFINISHED)
+    if len(lines) > n_rounds:  # there may be more, told before an interrupt
+        replace_file(directory / RECORD_FILE, "".join(lines[: n_rounds + 1]))
+
+
+def hexadecimal(values: UInt64) -> list[str]:
+    """Each as 16 digits."""
+    return [f"{value:016x}" for value in values.tolist()]
+
+
+class Difference(NamedTuple):
+    """The first one. round: 0 for the rows themselves; what: in words."""
+
+    n_round: int
+    what: str
+
+
+class FoundDifference(Exception):  # noqa: N818  nothing has failed
+    """Ends the fit that is compared. `difference`: the first one."""
+
+    def __init__(self, difference: Difference) -> None:
+        super().__init__(difference.what)
+        self.difference = difference
+
+
+class Comparison:
+    """Compares a fit with the record of a run of n_rounds rounds; interrupted: one that did not come to its end.
+
+    Raises FileNotFoundError without a record, ValueError for one that is none, or not whole.
+    """
+
+    def __init__(self, directory: Path, n_rounds: int, *, interrupted: bool = False) -> None:
+        path = directory / RECORD_FILE
+        self._interrupted = interrupted
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is not there; a run of `python -m pipeline train` or `submit` leaves a record, unless its earlier part was"
+                " lost; train the job again, without --resume"
+            )
+        try:
+            rows, *rounds = [json.loads(line) for line in path.read_text().splitlines()]
+            self._seed: int | None = rows["seed"]
+            self._content: list[str] = list(rows["content"])
+            self._rounds = {int(each["round"]): (int(each["level"]), list(each["marks"])) for each in rounds}
+            if not (self._seed is None or (isinstance(self._seed, int) and self._seed >= 0)):
+                raise ValueError(f"its seed is {self._seed!r}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no record of a run: {error}") from error
+        if list(self._rounds) != list(range(1, n_rounds + 1)):
+            raise ValueError(f"{path} is incomplete: it has {len(self._rounds)} of the run's {n_rounds} rounds; train the job again")
+        self.n_compared = 0
+
+    def begin(self, dataset: Dataset, seed: int | None, resumed_from: int) -> int | None:
+        self._dataset = dataset
+        here = hexadecimal(dataset.contents)
+        for partition, (then, now) in enumerate(zip_longest(self._content, here)):
+            if then != now:
+                n_then, n_now = len(self._content), len(here)
+                what = f"{n_now} partitions here, {n_then} then"
+                if n_then == n_now:
+                    what = f"the rows of partition {partition} ({dataset.source.place(partition)}) are not those of the run"
+                raise FoundDifference(Difference(0, what))
+        return self._seed
+
+    def add(self, n_round: int, marks: Marks) -> None:
+        if n_round not in self._rounds:
+            if self._interrupted:
+                return
+            raise FoundDifference(Difference(n_round, f"round {n_round}, which the run did not have"))
+        now, (level, then) = hexadecimal(marks.values), self._rounds[n_round]
+        if (marks.level, len(now)) != (level, len(then)):
+            raise FoundDifference(Difference(n_round, f"round {n_round} adds up {len(now)} lanes of groups here, {len(then)} then"))
+        for lane, (left, right) in enumerate(zip(then, now, strict=True)):
+            if left != right:
+                raise FoundDifference(Difference(n_round, f"round {n_round}, {self._groups(lane, marks.level)}"))
+        self.n_compared += 1
+
+    @property
+    def n_left(self) -> int:
+        """Rounds of the record that were not compared."""
+        return len(self._rounds) - self.n_compared
+
+    def _groups(self, lane: int, level: int) -> str:
+        """Which they are, of which partitions, and where those come from."""
+        source = self._dataset.source
+        first, last = lane << level, min((lane + 1) << level, source.n_groups) - 1
+        groups = f"group {first}" if first == last else f"groups {first} to {last}"
+        return f"{groups}: {source.places_of(source.group_starts[first], source.group_starts[last + 1] - 1)}"

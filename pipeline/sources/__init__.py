@@ -1,0 +1,1 @@
+"""Where partitions come from, and errors that say so."""

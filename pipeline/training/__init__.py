@@ -1,0 +1,1 @@
+"""The one loop of a fit, its history, and what watches it."""

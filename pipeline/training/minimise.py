@@ -1,0 +1,118 @@
+"""Models of your own: any objective, with any strategy that needs no more than it has (see docs/own-models.md)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipeline.data.dataset import Dataset
+from pipeline.training.checkpoints.files import Problem
+from pipeline.training.checkpoints.identity import identity
+from pipeline.training.checkpoints.keeper import Checkpoint, Keeper
+from pipeline.training.history import Row, digest
+from pipeline.training.loop import OnRound, train
+from pipeline.training.sampling import batches_of
+from tasks.arguments import as_number, check_counts
+from tasks.objectives.base import Objective
+from tasks.objectives.penalties import L2, Penalty
+from tasks.rows.batches import Sampling
+from tasks.strategies.base import Status, Strategy
+from tasks.typing import Array
+
+FREE = L2(0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum:
+    """Where a strategy ended: parameters (n,) in the dtype of the objective's layout, why it ended there, a row per round, and the SHA-256
+    of the parameters as float64."""
+
+    parameters: Array
+    status: Status
+    history: list[Row]
+    parameters_sha256: str
+
+
+def minimise(
+    objective: Objective,
+    dataset: Dataset,
+    strategy: Strategy,
+    start: Array,
+    *,
+    penalty: Penalty = FREE,
+    on_round: OnRound | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
+) -> Minimum:
+    """Minimise the mean loss of `objective` over the rows of `dataset`, plus `penalty`, from start (n,).
+
+    Runs where `Dataset.executor` says: on the current client's cluster, else on threads here. on_round is called with each round's row and
+    ends the fit by returning True. checkpoint: a directory, or a `pipeline.Checkpoint`, in which the fit saves what it has so far, and from
+    which it goes on. Ctrl-C ends it where it is; `status` of what is returned says how it ended. Raises TypeError for other
+    arguments than these, and when the objective lacks what the strategy asks for, ValueError for a start of the wrong size, for data that
+    is not finite, and for parameters that are not any more; any other end, divergence too, is in the status.
+    """
+    for argument, name, kind in ((objective, "objective", Objective), (dataset, "dataset", Dataset), (strategy, "strategy", Strategy)):
+        if isinstance(argument, type) or not isinstance(argument, kind):
+            raise TypeError(f"{name} must be an object that is a {kind.__name__}, got {argument!r}")
+    if isinstance(penalty, type) or not isinstance(penalty, Penalty):
+        raise TypeError(f"penalty must be L2, ElasticNet or an object like them, got {penalty!r}")
+    start = np.array(start, dtype=objective.layout.dtype)
+    if start.shape != (objective.layout.size,):
+        raise ValueError(f"start must be ({objective.layout.size},), as the layout of {type(objective).__name__} says, got {start.shape}")
+    options = Checkpoint.of(checkpoint)
+    executor = dataset.executor()
+    with ExitStack() as stack:
+        if options is not None:
+            stack.enter_context(options.prepared())
+        stack.enter_context(executor.span(f"minimise-{type(objective).__name__}"))
+        _ = dataset.schema  # the check of all rows
+        keeper = None
+        if options is not None:
+            keeper = stack.enter_context(Keeper(options, problem_of(objective, dataset, strategy, penalty, start)))
+            keeper.load()
+        result = train(executor, dataset, objective, [penalty], strategy, start[None], on_round, keep_on_interrupt=True, keeper=keeper)
+    (parameters,), (status,) = result.parameters, result.statuses
+    if not np.all(np.isfinite(parameters)):
+        raise ValueError(f"the fit diverged: {status.reason}")
+    return Minimum(parameters, status, result.history, digest(parameters))
+
+
+def problem_of(objective: Objective, dataset: Dataset, strategy: Strategy, penalty: Penalty, start: Array) -> Problem:
+    """What checkpoints of such a fit are of."""
+    parts = {"objective": objective, "strategy": strategy, "penalty": penalty}
+    words = {name: f"{type(part).__name__} {identity(part)}" for name, part in parts.items()}
+    words |= {"estimator": f"minimise-{type(objective).__name__}", "start": digest(start), "data": dataset.described()}
+    return Problem(words)
+
+
+def mini_batches(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    validation_fraction: float = 0.0,
+    importance: Literal["uniform", "norm"] = "uniform",
+) -> Sampling:
+    """About batch_size rows a round, drawn from all partitions, so that an epoch visits every row once; reads the dataset if it is not
+    resident. The other arguments: see `tasks.rows.batches.Sampling`. Raises TypeError for what is no Dataset, ValueError for a batch_size
+    that is no whole number of at least 1, or a seed of at least 0."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset must be a Dataset, got {type(dataset).__name__}; Dataset.from_arrays makes one")
+    check_counts(batch_size=batch_size)
+    if not as_number(seed) >= 0 or seed != int(seed):
+        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+    found = batches_of(
+        dataset.schema,
+        dataset.source.n_groups,
+        batch_size,
+        seed=int(seed),
+        shuffle=shuffle,
+        validation_fraction=validation_fraction,
+        importance=importance,
+    )
+    return found.sampling

@@ -1,0 +1,38 @@
+"""How mini-batches are drawn from a dataset: rounds of an epoch, rows of a round, lanes."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from pipeline.data.schema import Schema
+from tasks.rows.batches import ROWS_A_LANE, Sampling, lane_level
+
+
+class Batches(NamedTuple):
+    """sampling: which rows a round draws; n_rows: that an epoch visits, without those held out."""
+
+    sampling: Sampling
+    n_rows: int
+
+    @property
+    def batch_rows(self) -> float:
+        """Of a round, on average."""
+        return self.n_rows / self.sampling.n_rounds
+
+
+def batches_of(
+    schema: Schema,
+    n_groups: int,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    validation_fraction: float = 0.0,
+    importance: Literal["uniform", "norm"] = "uniform",
+    rows_a_lane: int = ROWS_A_LANE,
+) -> Batches:
+    """About batch_size rows a round, at least some rows_a_lane in one call, so that an epoch visits every row once. The other arguments:
+    see `tasks.rows.batches.Sampling`."""
+    n_rows = max(1, round(schema.n_rows * (1.0 - validation_fraction)))
+    level = lane_level(n_groups, schema.n_bytes, batch_size, rows_a_lane)
+    return Batches(Sampling(seed, -(-n_rows // batch_size), level, shuffle, validation_fraction, importance), n_rows)

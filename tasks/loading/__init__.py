@@ -1,0 +1,1 @@
+"""From users' partitions to shards of rows: reading, checking, statistics."""

@@ -1,0 +1,245 @@
+"""The one checking pass over resident rows: what is in X, y and sample_weight, and the first thing that is wrong."""
+
+from __future__ import annotations
+
+import operator
+from itertools import pairwise
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from tasks.loading.statistics import Spread, add_spreads, spread
+from tasks.reductions.reduction import Reduction, of_group
+from tasks.reductions.tree import tree_sum
+from tasks.rows.digests import partition_digests
+from tasks.rows.partition import Group, nbytes
+from tasks.rows.targets import NUMBERS, Form, form_of, require_same_form
+from tasks.typing import Array, Float64, Int64, UInt64
+
+MAX_CLASSES: Final = 10_000
+# Beyond this the square of a value, summed over rows, can leave float64.
+LARGEST_VALUE: Final = 1e140
+
+
+class Fault(NamedTuple):
+    """The first bad value: where is "X", "y" or "sample_weight"; row counts from the start of the partition."""
+
+    partition: int
+    row: int
+    where: Literal["X", "y", "sample_weight"]
+    column: int
+    value: float
+
+
+class Summary(NamedTuple):
+    """partition_rows (partitions of the group or subtree, in order); spread: of the columns of X; target_spread: of those of y, None where
+    they are no numbers; form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y;
+    classes: sorted distinct targets, None for continuous or missing targets, several columns of them, or more than MAX_CLASSES; class_rows,
+    class_weights: rows and summed weights of each class; first_partition: for messages; n_bytes: of X; content: the digest of each
+    partition (see `tasks.rows.digests`) that is not supplied; poison: (partition, why) of those that are left out."""
+
+    first_partition: int
+    partition_rows: Int64
+    weight_sum: float
+    spread: Spread
+    target_spread: Spread | None
+    fault: Fault | None
+    form: Form | None
+    target_dtype: np.dtype[Any] | None
+    classes: Array | None
+    class_rows: Int64
+    class_weights: Float64
+    n_bytes: int
+    content: UInt64
+    poison: tuple[tuple[int, Any], ...]
+
+
+def summary(group: Group, shared: Any = None) -> Summary:
+    """The summary of one group, made once where it lives; `shared` is not used."""
+    found: Summary = group.derived("summary", summarise)
+    return found
+
+
+def summarise(group: Group) -> Summary:
+    """The summary of one group, anew."""
+    columns = spread(group.X, group.sample_weight, group.offsets)
+    classes, rows, weights = _classes(group)
+    return Summary(
+        first_partition=group.first_partition,
+        partition_rows=np.diff(group.offsets),
+        weight_sum=_weight_sum(group),
+        spread=columns,
+        target_spread=_target_spread(group),
+        fault=_first_fault(group, columns.largest),
+        form=form_of(group) if group.n_rows else None,
+        target_dtype=group.y.dtype if group.n_rows and group.y is not None else None,
+        classes=classes,
+        class_rows=rows,
+        class_weights=weights,
+        n_bytes=nbytes(group.X),
+        content=np.zeros(0, np.uint64) if group.supplied else partition_digests(group),
+        poison=group.poison,
+    )
+
+
+def add_summaries(left: Summary, right: Summary) -> Summary:
+    """The summary of neighbouring rows. Raises ValueError where the two are not in the same form."""
+    if left.form is not None and right.form is not None:
+        names = (f"partitions from {side.first_partition} on" for side in (left, right))
+        require_same_form(left.form, right.form, *names)
+    classes, rows, weights = _merge_classes(left, right)
+    targets = [side.target_spread for side in (left, right) if side.target_spread is not None]
+    dtypes = [side.target_dtype for side in (left, right) if side.target_dtype is not None]
+    return Summary(
+        left.first_partition,
+        np.concatenate([left.partition_rows, right.partition_rows]),
+        left.weight_sum + right.weight_sum,
+        add_spreads(left.spread, right.spread),
+        add_spreads(*targets) if len(targets) == 2 else next(iter(targets), None),
+        left.fault or right.fault,
+        left.form or right.form,
+        np.result_type(*dtypes) if dtypes else None,
+        classes,
+        rows,
+        weights,
+        left.n_bytes + right.n_bytes,
+        np.concatenate([left.content, right.content]),
+        left.poison + right.poison,
+    )
+
+
+def contents(group: Group, shared: Any = None) -> UInt64:
+    """The digest of each partition of one group; `shared` is not used."""
+    return partition_digests(group)
+
+
+def both_contents(left: UInt64, right: UInt64) -> UInt64:
+    """Of neighbouring rows."""
+    return np.concatenate([left, right])
+
+
+CHECK: Final = Reduction("check", of_group(summary), add_summaries, lambda shared, n_columns: n_columns)
+CONTENTS: Final = Reduction("contents", of_group(contents), both_contents, lambda shared, n_columns: 1)
+
+
+def _target_spread(group: Group) -> Spread | None:
+    """The spread of y as numbers; None for labels that are text, and without y or rows."""
+    y = group.y
+    if y is None or not group.n_rows or y.dtype.kind not in NUMBERS:
+        return None
+    if y.dtype.kind != "f" or y.dtype.itemsize not in (4, 8):
+        y = y.astype(np.float64)
+    return spread(y.reshape(len(y), -1), group.sample_weight, group.offsets)
+
+
+def first_fault(group: Group) -> Fault | None:
+    """The first bad value of a group."""
+    return _first_fault(group, spread(group.X, group.sample_weight, group.offsets).largest)
+
+
+def _first_fault(group: Group, largest: Float64) -> Fault | None:
+    if group.n_rows and not np.all(np.isfinite(largest)):
+        return _fault(group, "X", *_first_not_finite(group.X))
+    y, weight = group.y, group.sample_weight
+    if y is not None and y.dtype.kind == "f" and not np.all(np.isfinite(y)):
+        return _fault(group, "y", *_first_not_finite(y.reshape(group.n_rows, -1)))
+    if y is not None and y.dtype.kind == "O" and group.n_rows:
+        missing = [value is None for value in y.ravel()]  # as tasks.rows.targets leaves them
+        if any(missing):
+            row, column = divmod(missing.index(True), y.size // group.n_rows)
+            return _fault(group, "y", row, column, np.nan)
+    if weight is not None and not np.all((weight >= 0) & np.isfinite(weight)):
+        row = int(np.argmin((weight >= 0) & np.isfinite(weight)))
+        return _fault(group, "sample_weight", row, 0, float(weight[row]))
+    return None
+
+
+def _first_not_finite(X: Any) -> tuple[int, int, float]:
+    """Row, column and value, row by row."""
+    if isinstance(X, sp.csr_array):
+        position = int(np.argmin(np.isfinite(X.data)))
+        row = int(np.searchsorted(X.indptr, position, side="right")) - 1
+        return row, int(X.indices[position]), float(X.data[position])
+    finite = np.isfinite(X) if isinstance(X, np.ndarray) else np.isfinite(X).get()  # CuPy
+    row, column = divmod(int(np.argmin(finite)), X.shape[1])
+    return row, column, float(X[row, column])
+
+
+def _fault(group: Group, where: Literal["X", "y", "sample_weight"], row: int, column: int, value: float) -> Fault:
+    partition = int(np.searchsorted(group.offsets, row, side="right")) - 1
+    return Fault(group.first_partition + partition, row - int(group.offsets[partition]), where, column, value)
+
+
+NO_CLASSES: Final = (None, np.zeros(0, np.int64), np.zeros(0))
+
+
+def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
+    if group.y is None or group.y.shape[1:] not in ((), (1,)):
+        return NO_CLASSES
+    y = group.y.reshape(-1)
+    if y.dtype.kind == "f" and not np.all(y == np.trunc(y)):
+        return NO_CLASSES
+    if y.dtype.kind == "O":  # some are missing: a fault, or nothing is there at all
+        return NO_CLASSES
+    values, codes = _encode(y)
+    rows = np.bincount(codes, minlength=len(values))
+    present = np.flatnonzero(rows)
+    if len(present) > MAX_CLASSES:
+        return NO_CLASSES
+    classes, rows = values[present], rows[present].astype(np.int64)
+    if group.sample_weight is None:
+        return classes, rows, rows.astype(np.float64)
+    weight = group.sample_weight
+    sums = [np.bincount(codes[a:b], weights=weight[a:b], minlength=len(values)) for a, b in pairwise(group.offsets)]
+    return classes, rows, tree_sum(sums, np.add)[present]
+
+
+def _encode(y: Array) -> tuple[Array, Int64]:
+    """Sorted values, every one of y among them, and the position of each row's; the rows are not sorted where values span little."""
+    if y.dtype.kind in "iuf" and y.dtype != np.uint64 and len(y):
+        span = y.max().item() - y.min().item()
+        if span <= MAX_CLASSES:
+            wide = np.float64 if y.dtype.kind == "f" else np.int64  # where a difference of narrow integers does not wrap
+            codes = np.subtract(y, y.min(), dtype=wide).astype(np.int64, copy=False)
+            return (np.arange(int(span) + 1) + y.min().astype(wide)).astype(y.dtype), codes
+    return np.unique(y, return_inverse=True)
+
+
+def _weight_sum(group: Group) -> float:
+    if group.sample_weight is None:
+        return float(group.n_rows)
+    return float(tree_sum([float(np.sum(group.sample_weight[a:b])) for a, b in pairwise(group.offsets)], operator.add))
+
+
+def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, Float64]:
+    if left.classes is None or right.classes is None:  # an empty side has no say
+        if left.partition_rows.sum() == 0:
+            return right.classes, right.class_rows, right.class_weights
+        if right.partition_rows.sum() == 0:
+            return left.classes, left.class_rows, left.class_weights
+        return NO_CLASSES
+    if left.classes.dtype == right.classes.dtype and np.array_equal(left.classes, right.classes):
+        return left.classes, left.class_rows + right.class_rows, left.class_weights + right.class_weights
+    _require_common_dtype(left.classes, right.classes)
+    classes = np.union1d(left.classes, right.classes)
+    if len(classes) > MAX_CLASSES:
+        return NO_CLASSES
+    rows, weights = np.zeros(len(classes), np.int64), np.zeros(len(classes))
+    for known, side in ((left.classes, left), (right.classes, right)):
+        positions = np.searchsorted(classes, known)
+        rows[positions] += side.class_rows
+        weights[positions] += side.class_weights
+    return classes, rows, weights
+
+
+def _require_common_dtype(left: Array, right: Array) -> None:
+    """Raise ValueError where labels of integers and other numbers meet in a dtype that does not hold them all: two could become one."""
+    common = np.result_type(left, right)
+    for known, others in ((left, right), (right, left)):
+        whole = known.tolist() if common.kind == "f" and known.dtype.kind in "iu" else []
+        rounded = [value for value in whole if int(float(value)) != value]
+        if rounded:
+            raise ValueError(
+                f"y holds {rounded[0]} as {known.dtype} in some partitions and {others.dtype} labels in others; make them one dtype"
+            )

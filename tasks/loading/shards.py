@@ -1,0 +1,121 @@
+"""Making a shard where it will live: partition after partition, so that the peak is the shard plus one group."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+from tasks.loading.blocks import Split, assemble
+from tasks.loading.checking import summary
+from tasks.loading.quarantine import text_of
+from tasks.machine.threads import single_blas_thread
+from tasks.rows.partition import Block, Shard, make_group
+
+
+class LoadError(Exception):
+    """A partition could not be made. Whoever knows where it comes from says so.
+
+    text: what was raised, as a text; of_types: whether that was a TypeError; original: what the source itself raised.
+    """
+
+    def __init__(self, partition: int, text: str, of_types: bool, original: Exception) -> None:
+        super().__init__(partition, text, of_types, original)  # all of it, so that it arrives elsewhere
+        self.partition = partition
+        self.text = text
+        self.of_types = of_types
+        self.original = original
+
+
+class Step(NamedTuple):
+    """One node of a source's graph: `run(values)` gives the value of `key`; `drop` are the keys nobody needs after it."""
+
+    key: Hashable
+    run: Callable[[dict[Hashable, Any]], Any]
+    drop: tuple[Hashable, ...]
+
+
+class GroupPlan(NamedTuple):
+    """How one group comes about: the steps to run, then the keys of its partitions' blocks, in order."""
+
+    first_partition: int
+    steps: tuple[Step, ...]
+    blocks: tuple[Hashable, ...]
+
+
+def load_shard(numbers: tuple[int, ...], plans: Sequence[GroupPlan], split: Split | None, given: Sequence[tuple[Hashable, Any]]) -> Shard:
+    """Run the plans of the groups of those numbers one after the other.
+
+    `given` are values made elsewhere (persisted blocks, a mean over all partitions). Raises LoadError for the partition whose turn it is
+    when a step does.
+    """
+    values = dict(given)
+    groups = []
+    for plan in plans:
+        failed = run_steps(plan, values)
+        if failed is not None:  # raised here, where nothing is handled: what was might be nothing that can be sent
+            raise failed
+        groups.append(group_parts([values[key] for key in plan.blocks], plan.first_partition, split))
+        for key in plan.blocks:
+            values.pop(key, None)
+    return shard_of(numbers, groups)
+
+
+def run_steps(plan: GroupPlan, values: dict[Hashable, Any]) -> LoadError | None:
+    """Add the values that the steps make, or say what the first one that failed was for."""
+    for step in plan.steps:
+        try:
+            values[step.key] = step.run(values)
+        except Exception as error:  # noqa: BLE001
+            turn = next(i for i, key in enumerate(plan.blocks) if key not in values)
+            return load_error(plan.first_partition + turn, error)
+        for key in step.drop:
+            values.pop(key, None)
+    return None
+
+
+def load_error(partition: int, error: Exception) -> LoadError:
+    """What is said of a partition for which `error` was raised."""
+    named = isinstance(error, ValueError | TypeError)  # by this library, mostly, with what was behind it as the cause
+    original = error.__cause__ if named and isinstance(error.__cause__, Exception) else error
+    text = text_of(error).removeprefix(f"partition {partition}: ")
+    return LoadError(partition, text, isinstance(error, TypeError), portable(original))
+
+
+def portable(error: Exception) -> Exception:
+    """The error itself, if it can be sent elsewhere."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001  whatever such a class does
+        return RuntimeError(text_of(error))
+    return error
+
+
+def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | None, *, supplied: bool = False) -> list[Any]:
+    """One group for each part; supplied: see `tasks.rows.partition.Group`."""
+    return [make_group(part, first_partition, supplied=supplied) for part in assemble(blocks, first_partition, split)]
+
+
+def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:
+    """Groups with their parts -> a shard's parts with their groups."""
+    return Shard(tuple(numbers), tuple(zip(*groups, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class ShardLoad:
+    """How to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster."""
+
+    function: Callable[..., Shard]
+    arguments: tuple[Any, ...]
+    keys: tuple[Hashable, ...] = ()
+
+
+def load_on_worker(load: ShardLoad, *values: Any) -> Shard:
+    """Task: make a shard, and check it while it is fresh. The source's own graph may call BLAS."""
+    with single_blas_thread():
+        shard = load.function(*load.arguments, list(zip(load.keys, values, strict=True)))
+    for group in chain(*shard.parts):
+        summary(group)
+    return shard

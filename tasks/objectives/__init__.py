@@ -1,0 +1,15 @@
+"""Objectives: losses, penalties, linear models, networks. The names here are those that a model of one's own needs (docs/own-models.md)."""
+
+from tasks.objectives.base import HessianSums, HessianVectorSums, Layout, Objective, Partial, Scored, add_partials
+from tasks.objectives.linear import LinearObjective
+
+__all__ = [
+    "HessianSums",
+    "HessianVectorSums",
+    "Layout",
+    "LinearObjective",
+    "Objective",
+    "Partial",
+    "Scored",
+    "add_partials",
+]

@@ -1,0 +1,120 @@
+"""What objectives have in common: the layout of parameters, sums that add up, and what an objective can be asked for.
+
+Parameters are one flat vector a model, with a leading model axis: (k, n). All k models share one pass over the rows.
+An objective returns *sums* and weights; they are divided once, at the root (`tasks.objectives.evaluation`), and the penalty is added there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from tasks.objectives.standardisation import Standardisation
+from tasks.rows.partition import Group
+from tasks.typing import Array, Design, Float64
+
+
+class Partial(NamedTuple):
+    """Sums over some rows for k models: they add up along the tree.
+
+    loss_sum (k,), weight_sum (a float), gradient_sum (k, n) in the dtype of the parameters, hessian_sum (k, n, n) or None. Of a
+    Hessian-vector round, gradient_sum holds the products and loss_sum is zero.
+    """
+
+    loss_sum: Float64
+    weight_sum: float
+    gradient_sum: Array
+    hessian_sum: Float64 | None = None
+
+
+def add_partials(left: Partial, right: Partial) -> Partial:
+    """left + right; the big arrays of `left` are used again for the sum."""
+    np.add(left.gradient_sum, right.gradient_sum, out=left.gradient_sum)
+    if left.hessian_sum is not None:
+        assert right.hessian_sum is not None
+        np.add(left.hessian_sum, right.hessian_sum, out=left.hessian_sum)
+    return Partial(left.loss_sum + right.loss_sum, left.weight_sum + right.weight_sum, left.gradient_sum, left.hessian_sum)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names -> slices of the flat vector (n,): first the arrays of `coef`, which penalties see, then those of `free`, which they do not.
+
+    coef, free: shapes by name, in order; dtype: of the vector, "float64" or "float32"; standard: how strategies see the columns, where the
+    vector is coef (c, p) and perhaps free (c,) of a linear model.
+    """
+
+    coef: Mapping[str, tuple[int, ...]]
+    free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dtype: str = "float64"
+    standard: Standardisation | None = None
+
+    @cached_property
+    def n_coef(self) -> int:
+        return sum(math.prod(shape) for shape in self.coef.values())
+
+    @cached_property
+    def size(self) -> int:
+        return self.n_coef + sum(math.prod(shape) for shape in self.free.values())
+
+    def split(self, parameters: Array) -> dict[str, Array]:
+        """(..., n) -> views (..., *shape) by name."""
+        views, start = {}, 0
+        for name, shape in [*self.coef.items(), *self.free.items()]:
+            stop = start + math.prod(shape)
+            views[name] = parameters[..., start:stop].reshape((*parameters.shape[:-1], *shape))
+            start = stop
+        return views
+
+    def join(self, arrays: Mapping[str, Array]) -> Array:
+        """The flat vector (n,) of one model, in the layout's dtype."""
+        return np.concatenate([np.ravel(arrays[name]) for name in [*self.coef, *self.free]]).astype(self.dtype)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What every strategy may ask for."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    def loss_and_gradient(self, group: Group, parameters: Array) -> Partial:
+        """Sums over the group for parameters (k, n)."""
+        ...
+
+    def predict(self, parameters: Array, X: Design) -> Array:
+        """Raw predictions (rows, n_outputs) of one model, parameters (n,)."""
+        ...
+
+
+@runtime_checkable
+class HessianSums(Protocol):
+    """A further power: the matrix of second derivatives."""
+
+    def hessian(self, group: Group, parameters: Float64) -> Partial:
+        """As loss_and_gradient, with hessian_sum."""
+        ...
+
+
+@runtime_checkable
+class HessianVectorSums(Protocol):
+    """A further power: the Hessian times a direction."""
+
+    def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Partial:
+        """The products for directions (k, n) at parameters (k, n), in gradient_sum."""
+        ...
+
+
+@runtime_checkable
+class Scored(Objective, Protocol):
+    """A further power: what its predictions mean."""
+
+    @property
+    def classes(self) -> Array | None:
+        """The labels in order; None for numbers."""
+        ...

@@ -1,0 +1,46 @@
+"""Targets and weights as losses take them, made once where the rows live."""
+
+from __future__ import annotations
+
+import operator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tasks.reductions.tree import tree_sum
+from tasks.rows.partition import Group
+from tasks.typing import Array, Float64, Int64
+
+
+def encoded_target(group: Group, classes: Array | None, labels: tuple[Any, ...], n_outputs: int) -> Array:
+    """y as losses want it: float64 values without classes, 0.0/1.0 for two of them (one output), int64 codes for more; once per group.
+    labels: the classes as a key."""
+    if classes is None:
+        return group.derived("float", float_target)
+    dtype = np.float64 if n_outputs == 1 else np.int64
+    return group.derived((dtype, labels), lambda g: encode(g.y, classes).astype(dtype))
+
+
+def float_target(group: Group) -> Float64:
+    """y as float64."""
+    assert group.y is not None
+    return np.ascontiguousarray(group.y, dtype=np.float64)
+
+
+def add_weights(weight: Float64 | None, offsets: Int64) -> float:
+    """Σ s_i, partition by partition along the fixed tree, so that no cut of groups shows in the bits."""
+    if weight is None:
+        return float(offsets[-1] - offsets[0])
+    return float(tree_sum([weight[start:stop].sum() for start, stop in pairwise(offsets)], operator.add))
+
+
+def encode(y: Any, classes: Any) -> Array:
+    """Labels (n,) or (n, 1), all of them in `classes`, which are sorted -> their positions, (n,)."""
+    y = y.reshape(-1)
+    return np.asarray(y == classes[1]) if len(classes) == 2 else np.searchsorted(classes, y)
+
+
+def one_hot(codes: Array, n_classes: int) -> Float64:
+    """Class codes (n,) -> (n, n_classes) with 1.0 in the column of each row's class."""
+    return np.asarray(codes[:, None] == np.arange(n_classes), dtype=np.float64)

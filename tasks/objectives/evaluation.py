@@ -1,0 +1,108 @@
+"""From sums to what a strategy learns: the one division, the penalty, and the columns' units."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.machine import buffers
+from tasks.objectives.base import Layout, Partial
+from tasks.objectives.penalties import Penalty
+from tasks.typing import Array, Float64
+
+
+class Evaluation(NamedTuple):
+    """The objective of one model at the parameters asked for, after the one division: mean loss plus penalty.
+
+    value, gradient (n,), hessian (n, n) or None, n_free: that many trailing parameters (the intercepts) are not penalised; weight: of the
+    rows together, 0 when there was none; noise: how far rounding in the raw predictions can move the value; units (n - n_free,): factors by
+    which the penalised parameters are multiplied to have the user's units, None where they have them.
+    """
+
+    value: float
+    gradient: Array
+    hessian: Float64 | None
+    n_free: int
+    weight: float = np.nan
+    noise: float = 0.0
+    units: Float64 | None = None
+
+
+def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array) -> Evaluation:
+    """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the partial, at parameters (n,).
+
+    Rows of no weight at all (they can make up a sample) give NaN, never an exception.
+    """
+    weight = partial.weight_sum or np.nan
+    coef = parameters[: layout.n_coef]
+    gradient = quotient(partial.gradient_sum[model], weight)
+    hessian = None
+    if partial.hessian_sum is not None:
+        hessian = partial.hessian_sum[model] / weight
+        diagonal = np.arange(layout.n_coef)
+        hessian[diagonal, diagonal] += penalty.curvature(coef)
+    elif layout.standard is not None:
+        standardise(gradient, layout)
+    gradient[: layout.n_coef] += penalty.gradient(coef)
+    loss = float(partial.loss_sum[model] / weight)
+    noise = noise_of(loss, layout, parameters, standardised=hessian is not None)
+    return Evaluation(
+        loss + penalty.value(coef), gradient, hessian, layout.size - layout.n_coef, partial.weight_sum, noise, units_of(layout)
+    )
+
+
+def standardise(gradient: Float64, layout: Layout) -> None:
+    """Turn a gradient (n,) by the coefficients of the user's columns into one by the parameters, in place."""
+    arrays = layout.split(gradient)
+    coef = arrays["coef"]
+    assert layout.standard is not None
+    coef[:] = layout.standard.gradient(coef, arrays.get("intercept", np.zeros(len(coef))))
+
+
+def noise_of(loss: float, layout: Layout, parameters: Float64, *, standardised: bool) -> float:
+    """How far rounding in the raw predictions can move the mean loss of a linear model.
+
+    About their error times the mean |derivative| of the loss, which is at most twice the loss for logistic losses, and the root of the loss
+    times twice the number of outputs for squared ones. standardised: whether the rows were, when they met the parameters.
+    """
+    if layout.standard is None:
+        return 0.0
+    arrays = layout.split(parameters)
+    coef, intercept = arrays["coef"], arrays.get("intercept", np.zeros(len(arrays["coef"])))
+    if standardised:
+        coef = np.zeros_like(coef)
+    else:
+        coef, intercept = layout.standard.in_units(coef, intercept)
+    return layout.standard.rounding(coef, intercept) * max(2 * loss, math.sqrt(2 * len(coef) * max(loss, 0.0)))
+
+
+def units_of(layout: Layout) -> Float64 | None:
+    """See `Evaluation`; 1 for coefficients of constant columns, which are zero."""
+    if layout.standard is None:
+        return None
+    factor = layout.standard.factor
+    return np.tile(np.where(factor > 0, factor, 1.0), layout.coef["coef"][0])
+
+
+def quotient(total: Array, weight: float) -> Array:
+    """total / weight in the dtype of total, in memory that is warm."""
+    return np.divide(total, weight, out=buffers.empty(total.shape, total.dtype))
+
+
+def evaluate_difference(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array, reference: Array) -> Evaluation:
+    """As `evaluate`, with the gradient less the gradient at `reference` (n,), of which the partial has the difference of the sums."""
+    found = evaluate(partial, model, layout, penalty, parameters)
+    found.gradient[: layout.n_coef] -= penalty.gradient(reference[: layout.n_coef])
+    return found
+
+
+def evaluate_product(partial: Partial, model: int, layout: Layout, penalty: Penalty, direction: Float64) -> Evaluation:
+    """The Hessian of the objective times direction (n,), in `gradient`; the value is NaN."""
+    product = partial.gradient_sum[model] / (partial.weight_sum or np.nan)
+    if layout.standard is not None:
+        standardise(product, layout)
+    coef = direction[: layout.n_coef]
+    product[: layout.n_coef] += penalty.curvature(coef) * coef
+    return Evaluation(np.nan, product, None, layout.size - layout.n_coef)

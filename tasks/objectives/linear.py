@@ -1,0 +1,179 @@
+"""A model as the workers see it: a layout of its parameters, sums of loss and derivatives over a group, predictions.
+
+Parameters are one flat vector a model, with a leading model axis: (k, n). All k models share one pass over the rows.
+An objective returns *sums* and weights; the client divides once (`evaluate`) and adds the penalty there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tasks import kernels
+from tasks.objectives.base import Layout, Partial
+from tasks.objectives.encoding import add_weights, encode, encoded_target, float_target, one_hot
+from tasks.objectives.losses import BinaryLoss, Loss, MultinomialLoss
+from tasks.objectives.standardisation import Standardisation
+from tasks.rows.partition import Group
+from tasks.typing import Array, Design, Float64
+
+
+@dataclass(frozen=True, eq=False)
+class LinearObjective:
+    """Σ_i s_i loss(y_i, coef @ x_i + intercept), the loss being any of tasks.objectives.losses.
+
+    classes       the labels in order, for classification: y is encoded against them where it lives
+    class_weight  (n_classes,) factor of each row's weight by its class, or None; in one-vs-rest it is the factor of the rows of class a
+                  in the problem of class a alone, where all others keep their weight, as in scikit-learn's SGDClassifier
+    standard      parameters are coefficients of the columns standardised by this; None: of the user's
+    targets       parameters are those for y standardised by this; None: for y as it is
+    Sums of gradients are by the coefficients of the user's columns all the same, and `evaluate` converts them once, at the root, so that no
+    cut of groups shows in the bits; those of `hessian` are by the parameters, because its rows are standardised before they are squared.
+    """
+
+    loss: Loss
+    n_columns: int
+    n_outputs: int
+    fit_intercept: bool
+    classes: Array | None = None
+    class_weight: Float64 | None = None
+    standard: Standardisation | None = None
+    targets: Standardisation | None = None
+
+    @cached_property
+    def layout(self) -> Layout:
+        free: dict[str, tuple[int, ...]] = {"intercept": (self.n_outputs,)} if self.fit_intercept else {}
+        return Layout({"coef": (self.n_outputs, self.n_columns)}, free, standard=self.standard)
+
+    def split(self, parameters: Float64) -> tuple[Float64, Float64]:
+        """(..., n) -> coef (..., n_outputs, n_columns), intercept (..., n_outputs), zeros when none is fitted."""
+        arrays = self.layout.split(parameters)
+        return arrays["coef"], arrays.get("intercept", np.zeros((*parameters.shape[:-1], self.n_outputs)))
+
+    def join(self, coef: Array, intercept: Array) -> Float64:
+        """The flat vector (n,) of one model."""
+        return self.layout.join({"coef": coef, "intercept": intercept})
+
+    @cached_property
+    def _labels(self) -> tuple[Any, ...]:
+        return () if self.classes is None else tuple(self.classes.tolist())
+
+    @property
+    def one_vs_rest(self) -> bool:
+        """Whether each output is a binary problem: one class against all others."""
+        return isinstance(self.loss, BinaryLoss) and self.n_outputs > 1
+
+    @property
+    def _positive_weight(self) -> Float64 | None:
+        return self.class_weight if self.one_vs_rest else None
+
+    def target(self, group: Group) -> Array:
+        """y as the loss wants it: see `encoded_target`; (n, n_outputs) of 0.0 and 1.0 for one-vs-rest."""
+        if self.targets is not None:
+            shift, factor = self.targets
+            shape = group.n_rows, self.n_outputs  # of a group without rows, y may be anything
+            key = ("standardised", *shift.tolist(), *factor.tolist())
+            return group.derived(key, lambda g: (float_target(g).reshape(shape) - shift) * factor)
+        if self.one_vs_rest:
+            return group.derived(("one-vs-rest", self._labels), lambda g: one_hot(encode(g.y, self.classes), self.n_outputs))
+        return encoded_target(group, self.classes, self._labels, self.n_outputs)
+
+    def weight(self, group: Group) -> Float64 | None:
+        """Row weights (n,) with the class weights in (without them for one-vs-rest), or None for ones."""
+        if self.class_weight is None or self.one_vs_rest:
+            return group.sample_weight
+        by_class = self.class_weight[self.target(group).astype(np.int64)]
+        return by_class if group.sample_weight is None else by_class * group.sample_weight
+
+    def weight_sum(self, group: Group) -> float:
+        """The sum of the row weights, which Hessian-vector passes do not form; once per group, not once per round."""
+        by_class = () if self.class_weight is None or self.one_vs_rest else tuple(self.class_weight.tolist())
+        return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
+
+    def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
+        coef, intercept = self._stacked(*self._of_columns(parameters))
+        loss, weight, coef_sum, intercept_sum = kernels.loss_and_gradient(
+            self.loss.code,
+            self.loss.parameter,
+            group.X,
+            self.target(group),
+            self.weight(group),
+            group.offsets,
+            coef,
+            intercept,
+            len(parameters),
+            self._positive_weight,
+        )
+        return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)))
+
+    def hessian(self, group: Group, parameters: Float64) -> Partial:
+        coef, intercept = self._stacked(*self.split(parameters))
+        loss, weight, coef_sum, intercept_sum, hessian = kernels.hessian(
+            self.loss.code,
+            self.loss.parameter,
+            group.X,
+            self.target(group),
+            self.weight(group),
+            group.offsets,
+            coef,
+            intercept,
+            len(parameters),
+            self.fit_intercept,
+            self._positive_weight,
+            self.standard,
+        )
+        return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)), hessian)
+
+    def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Partial:
+        k = len(parameters)
+        coef_sum, intercept_sum = kernels.hessian_vector(
+            self.loss.code,
+            self.loss.parameter,
+            group.X,
+            self.target(group),
+            self.weight(group),
+            group.offsets,
+            *self._stacked(*self._of_columns(parameters)),
+            k,
+            *self._stacked(*self._of_columns(direction)),
+            self._positive_weight,
+        )
+        return Partial(np.zeros(k), self.weight_sum(group), self._flat(coef_sum, intercept_sum, k))
+
+    def predict(self, parameters: Float64, X: Design) -> Float64:
+        coef, intercept = self.in_units(parameters)
+        return kernels.raw_prediction(X, coef, intercept)
+
+    def in_units(self, parameters: Float64) -> tuple[Float64, Float64]:
+        """coef (n_outputs, n_columns) and intercept (n_outputs,) in the units of the user's columns and targets, from parameters (n,)."""
+        coef, intercept = self._of_columns(parameters)
+        if self.targets is None:
+            return coef, intercept
+        return coef / self.targets.factor[:, None], intercept / self.targets.factor + self.targets.shift
+
+    def from_units(self, coef: Float64, intercept: Float64) -> Float64:
+        """The inverse of `in_units`."""
+        if self.targets is not None:
+            coef, intercept = coef * self.targets.factor[:, None], (intercept - self.targets.shift) * self.targets.factor
+        return self.join(coef, intercept) if self.standard is None else self.join(*self.standard.from_units(coef, intercept))
+
+    def _of_columns(self, parameters: Float64) -> tuple[Float64, Float64]:
+        """coef (..., n_outputs, n_columns) and intercept (..., n_outputs) of the user's columns, from parameters (..., n)."""
+        coef, intercept = self.split(parameters)
+        return (coef, intercept) if self.standard is None else self.standard.in_units(coef, intercept)
+
+    def centred(self, intercept: Float64) -> Float64:
+        """Of all intercepts (n_outputs,) that predict the same, the ones that are reported: those of softmax add up to zero."""
+        softmax = isinstance(self.loss, MultinomialLoss) and self.fit_intercept
+        return intercept - intercept.mean() if softmax else intercept
+
+    def _stacked(self, coef: Float64, intercept: Float64) -> tuple[Float64, Float64]:
+        """coef (k, c, p), intercept (k, c) -> (k c, p), (k c,): the rows of all models one below the other."""
+        return coef.reshape(-1, self.n_columns), intercept.reshape(-1)
+
+    def _flat(self, coef: Float64, intercept: Float64, k: int) -> Float64:
+        flat = coef.reshape(k, -1)
+        return np.concatenate([flat, intercept.reshape(k, -1)], axis=1) if self.fit_intercept else flat

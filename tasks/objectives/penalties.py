@@ -1,0 +1,92 @@
+"""Penalties on the coefficients: value, gradient, curvature, prox. Intercepts are never penalised.
+
+Coefficients may be float32 or float64, and what is of their shape comes back in their dtype; values are summed in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from tasks.kernels.updates import squared_norm
+from tasks.machine import buffers
+from tasks.typing import Array, Float64
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """A smooth part, by its derivatives, and perhaps one with kinks, by its prox."""
+
+    def value(self, coef: Array) -> float:
+        """Of both parts."""
+        ...
+
+    def gradient(self, coef: Array) -> Array:
+        """Of the smooth part, shape of coef."""
+        ...
+
+    def curvature(self, coef: Array) -> Array:
+        """Diagonal of the Hessian of the smooth part, shape of coef."""
+        ...
+
+    def prox(self, coef: Array, step: float) -> Array:
+        """argmin_u ½ |u - coef|² + step value(u), both parts, shape of coef."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class L2:
+    """½ Σ_j strength_j coef_j², with one strength or one per coefficient (targets with penalties of their own); all of it is smooth.
+
+    strength: float, or float64 of the coefficients' flat length.
+    """
+
+    strength: float | Float64 = 0.0
+
+    def value(self, coef: Array) -> float:
+        if np.ndim(self.strength) == 0:  # in one pass and without temporaries, which for a network's mini-batches counts
+            return 0.5 * float(self.strength) * squared_norm(np.require(coef.ravel(), requirements=("C", "A")))
+        return float(0.5 * np.sum(np.asarray(self.strength) * coef * coef))
+
+    def gradient(self, coef: Array) -> Array:
+        return np.multiply(np.asarray(self.strength, dtype=coef.dtype), coef, out=buffers.empty(coef.shape, coef.dtype))
+
+    def curvature(self, coef: Array) -> Array:
+        return np.broadcast_to(np.asarray(self.strength, dtype=coef.dtype), coef.shape)
+
+    def prox(self, coef: Array, step: float) -> Array:
+        """coef / (1 + step strength)."""
+        return np.asarray(coef / np.asarray(1.0 + step * np.asarray(self.strength), dtype=coef.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class ElasticNet:
+    """Σ_j l1_j |coef_j| + ½ Σ_j l2_j coef_j², with one strength of each or one per coefficient; l2 = 0 is the lasso's penalty.
+
+    gradient and curvature are those of the smooth part, l2, alone; prox has both.
+
+    l1, l2: float, or float64 of the coefficients' flat length; not negative.
+    """
+
+    l1: float | Float64 = 0.0
+    l2: float | Float64 = 0.0
+
+    def value(self, coef: Array) -> float:
+        return L2(self.l2).value(coef) + float(np.sum(np.asarray(self.l1) * np.abs(coef)))
+
+    def gradient(self, coef: Array) -> Array:
+        return L2(self.l2).gradient(coef)
+
+    def curvature(self, coef: Array) -> Array:
+        return L2(self.l2).curvature(coef)
+
+    def prox(self, coef: Array, step: float) -> Array:
+        """soft_threshold(coef, step l1) / (1 + step l2) (Parikh & Boyd 2014, Proximal Algorithms, section 6.5.3)."""
+        return L2(self.l2).prox(soft_threshold(coef, step * np.asarray(self.l1)), step)
+
+
+def soft_threshold(coef: Array, threshold: float | Array) -> Array:
+    """sign(coef) max(|coef| - threshold, 0) in the dtype of coef: the prox of threshold |coef|; threshold: a number, or one for each."""
+    return np.asarray(np.sign(coef) * np.maximum(np.abs(coef) - np.asarray(threshold, dtype=coef.dtype), 0))

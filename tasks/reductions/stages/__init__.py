@@ -1,0 +1,1 @@
+"""Stages: functions from a reduction to a reduction."""

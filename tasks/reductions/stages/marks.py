@@ -1,0 +1,51 @@
+"""Marks of rounds: a digest of each lane's sums, by which two runs of one fit are compared round by round and group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tasks.reductions.reduction import Reduction
+from tasks.rows.digests import bits_digest
+from tasks.rows.partition import Group
+from tasks.typing import Array, UInt64
+
+
+class Marked(NamedTuple):
+    """Sums, and the marks (lanes,) of the lanes that they are the sums of, in order."""
+
+    sums: Any
+    marks: UInt64
+
+
+class Marks(NamedTuple):
+    """Of one round: values (lanes,), where a lane is a subtree of 2^level groups."""
+
+    level: int
+    values: UInt64
+
+
+def marked(reduction: Reduction) -> Reduction:
+    """The same, with marks. Whoever has the sums does not matter: lanes are marked before anything is added to them."""
+    return reduction._replace(map=partial(_map, reduction.map), combine=partial(_combine, reduction.combine))
+
+
+def _map(map_lane: Callable[[Sequence[Group], Any], Any], groups: Sequence[Group], shared: Any) -> Marked:
+    sums = map_lane(groups, shared)
+    return Marked(sums, np.array([bits_digest(arrays_in(sums))], np.uint64))
+
+
+def _combine(combine: Callable[[Any, Any], Any], left: Marked, right: Marked) -> Marked:
+    return Marked(combine(left.sums, right.sums), np.concatenate([left.marks, right.marks]))
+
+
+def arrays_in(sums: Any) -> Iterator[Array]:
+    """The arrays and numbers of sums, which are tuples of them and of None."""
+    if isinstance(sums, tuple):
+        for each in sums:
+            yield from arrays_in(each)
+    elif sums is not None:
+        yield np.atleast_1d(np.asarray(sums))

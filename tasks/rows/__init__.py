@@ -1,0 +1,1 @@
+"""Rows where they live: groups of partitions, targets, digests, batches."""

@@ -1,0 +1,115 @@
+"""What rows are, as a number: a digest of each partition, by which it is known whether rows that are read again are the same.
+
+No cryptography: it tells a file that was written anew, not a forgery.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from math import gcd
+from typing import Any, Final
+
+import numpy as np
+import scipy.sparse as sp
+from numba import njit
+
+from tasks.rows.partition import Group, Shard
+from tasks.typing import Array, Int64, UInt64
+
+MODULUS: Final = 1 << 64
+ODD: Final = np.uint64(0x9E3779B185EBCA87)  # of xxHash
+LEFT, RIGHT = np.uint64(29), np.uint64(35)
+
+
+@njit(inline="always", cache=True)
+def _mix(digest: Any, word: Any) -> Any:
+    """Another digest for every other word, and for every other digest before: one word that differs is never missed."""
+    digest = (digest ^ np.uint64(word)) * ODD
+    return (digest << LEFT) | (digest >> RIGHT)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _fold(words: Any, bounds: Any, digests: Any) -> None:
+    """digests[k] takes in words[bounds[k]:bounds[k + 1]] and how many they are, along eight lanes, since a product waits for the last."""
+    for k in range(len(digests)):
+        own = words[bounds[k] : bounds[k + 1]]
+        last = len(own) - len(own) % 8
+        first = _mix(digests[k], len(own))
+        a, b, c, d = _mix(first, 1), _mix(first, 2), _mix(first, 3), _mix(first, 4)
+        e, f, g, h = _mix(first, 5), _mix(first, 6), _mix(first, 7), _mix(first, 8)
+        for i in range(0, last, 8):
+            a, b, c, d = _mix(a, own[i]), _mix(b, own[i + 1]), _mix(c, own[i + 2]), _mix(d, own[i + 3])
+            e, f, g, h = _mix(e, own[i + 4]), _mix(f, own[i + 5]), _mix(g, own[i + 6]), _mix(h, own[i + 7])
+        for i in range(last, len(own)):
+            a = _mix(a, own[i])
+        digests[k] = _mix(_mix(_mix(_mix(_mix(_mix(_mix(_mix(first, a), b), c), d), e), f), g), h)
+
+
+def partition_digests(group: Group) -> UInt64:
+    """(q,): of each partition its number, and dtype, shape, bits and order of its rows; made once where the group lives.
+
+    CSR and dense rows of the same values differ, as do 0.0 and -0.0, and y in another dtype.
+    """
+    found: UInt64 = group.derived("digests", _partition_digests)
+    return found
+
+
+def _partition_digests(group: Group) -> UInt64:
+    X = group.X
+    digests = np.arange(group.first_partition, group.first_partition + len(group.offsets) - 1).astype(np.uint64)
+    if isinstance(X, sp.csr_array):
+        entries = X.indptr[group.offsets].astype(np.int64)
+        _take_in("entries", np.diff(X.indptr), group.offsets, digests)
+        _take_in("columns", X.indices, entries, digests)
+        _take_in(f"values of {X.shape[1]}", X.data, entries, digests)
+    else:
+        _take_in("X", X if isinstance(X, np.ndarray) else X.get(), group.offsets, digests)  # CuPy
+    if group.y is not None:
+        _take_in("y", group.y if group.y.dtype.kind in "biuf" else _text_digests(group.y), group.offsets, digests)
+    if group.sample_weight is not None:
+        _take_in("sample_weight", group.sample_weight, group.offsets, digests)
+    return digests
+
+
+def _text_digests(y: Array) -> UInt64:
+    """Of each label, in the shape of y: how wide strings are stored depends on the other partitions of the group."""
+    import pandas as pd
+
+    hashes: UInt64 = pd.util.hash_array(y.ravel().astype(object)).reshape(y.shape)
+    return hashes
+
+
+def _take_in(name: str, array: Array, offsets: Int64, digests: UInt64) -> None:
+    """Rows offsets[k]:offsets[k + 1] of a C-ordered array (n, ...) into digests[k]."""
+    row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+    unit = gcd(row_bytes, 8)
+    words = array.reshape(-1).view(f"u{unit}")
+    words.flags.writeable = False  # of the view: one compiled function for rows of all origins
+    digests ^= np.uint64(zlib.crc32(f"{name} {array.dtype.str} {array.shape[1:]}".encode()))
+    _fold(words, offsets * (row_bytes // unit), digests)
+
+
+def bits_digest(arrays: Iterable[Array]) -> np.uint64:
+    """Of the bits of arrays of numbers, one after the other."""
+    digest = np.zeros(1, np.uint64)
+    for array in arrays:
+        words = np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}")
+        words.flags.writeable = False
+        _fold(words, np.array([0, len(words)]), digest)
+    return digest[0]
+
+
+def shard_digest(shard: Shard, part: int) -> int:
+    """The sum of the digests of all partitions of a part that are not supplied, modulo 2^64; made once where the shard lives."""
+
+    def add_up(whole: Shard) -> int:
+        read = [partition_digests(group) for group in whole.parts[part] if not group.supplied]
+        return total(np.concatenate([np.zeros(0, np.uint64), *read]))
+
+    return int(shard.derived(("digest", part), add_up))
+
+
+def total(digests: UInt64) -> int:
+    """Their sum modulo 2^64."""
+    return int(np.sum(digests, dtype=np.uint64))

@@ -1,0 +1,214 @@
+"""Rows where they live: a group of partitions, and the shard of groups that lives, and moves, as one piece of what a worker has."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import scipy.sparse as sp
+
+from tasks.typing import Array, Design, Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The rows of one partition as a source delivers them: X (n, p), y (n,) or (n, t) or None, sample_weight (n,) or None.
+
+    poison: why these are no rows, of a partition that is left out; see `tasks.loading.quarantine`.
+    """
+
+    X: Design
+    y: Array | None = None
+    sample_weight: Array | None = None
+    poison: Any = None
+
+
+def normalise(X: Any) -> Any:
+    """The same rows as a C-ordered, *aligned* array (or canonical CSR) in native byte order.
+
+    Arrays that arrive over a network can start at an address that is no multiple of their item size; NumPy and BLAS then take
+    other code paths and give other bits, and `np.ascontiguousarray` does not cure it.
+    """
+    if isinstance(X, sp.csr_array):
+        data, indices, indptr = (np.require(a, requirements=["C", "A"]) for a in (X.data, X.indices, X.indptr))
+        if data is X.data and indices is X.indices and indptr is X.indptr:
+            return X
+        return sp.csr_array((data, indices, indptr), shape=X.shape)
+    if isinstance(X, np.ndarray):
+        return np.require(X, dtype=X.dtype.newbyteorder("="), requirements=["C", "A"])
+    return X
+
+
+@dataclass(eq=False)
+class Group:
+    """Neighbouring partitions that form a whole subtree: the unit of work, of movement and of whatever a strategy remembers.
+
+    X             (n, p) float32 or float64, C-ordered, or CSR
+    y             (n,) or (n, t), in the user's own dtype (labels stay labels), or None
+    sample_weight (n,) float64, or None for ones
+    offsets       (q + 1,) int64: partition `first_partition + j` is rows offsets[j]:offsets[j + 1]
+    draw          counters that key random numbers of this batch (seed, epoch, round, first partition), empty outside of mini-batches
+    poison        (partition, why) of those that are left out, and have no rows here
+    supplied      whether the rows came from the client's memory: nobody reads them again, so nobody compares what is read
+    """
+
+    X: Design
+    y: Array | None
+    sample_weight: Array | None
+    offsets: Int64
+    first_partition: int
+    draw: tuple[int, ...] = ()
+    poison: tuple[tuple[int, Any], ...] = ()
+    supplied: bool = False
+    _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.X.shape[0])
+
+    def partition(self, index: int, start: int, stop: int) -> Group:
+        """One partition of this group by itself: number `index`, rows start:stop."""
+        y = None if self.y is None else self.y[start:stop]
+        weight = None if self.sample_weight is None else self.sample_weight[start:stop]
+        return Group(self.X[start:stop], y, weight, np.array([0, stop - start]), self.first_partition + index, self.draw)
+
+    def derived(self, key: Any, make: Callable[[Group], Any]) -> Any:
+        """`make(self)`, computed once where the group lives (encoded labels, say); recomputed, never sent, when the group moves."""
+        if key not in self._derived:
+            self._derived[key] = make(self)
+        return self._derived[key]
+
+    def latest(self, name: str, key: Any, make: Callable[[Group], Any]) -> Any:
+        """As `derived`, but of one name only the values of the last two keys are kept: those of two fits that take turns
+        (of a single one, where the key changes with the epoch, those of the last two epochs)."""
+        kept = self._derived.get(name, ())
+        found = next((pair for pair in kept if pair[0] == key), None) or (key, make(self))
+        self._derived[name] = (found, *(pair for pair in kept if pair[0] != key))[:2]
+        return found[1]
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a value here until it is handed out, once."""
+        self._derived[name] = value
+
+    def handed_out(self, name: str) -> Any:
+        """What was kept under that name, and is not any more; None without."""
+        return self._derived.pop(name, None)
+
+    @property
+    def derived_nbytes(self) -> int:
+        """Bytes of the arrays that are kept here, each counted once, beside the group's own."""
+        own = {id(array) for array in (self.X, self.y, self.sample_weight, self.offsets)}
+        found = {id(array): array for array in arrays_of(tuple(self._derived.values()))}
+        return sum(nbytes(array) for key, array in found.items() if key not in own)
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """The group's own, and what is kept here."""
+        return self.X, self.y, self.sample_weight, self.offsets, tuple(self._derived.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_derived": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in ("X", "y", "sample_weight", "offsets"):
+            state[name] = normalise(state[name])
+        self.__dict__.update(state)
+
+    def __sizeof__(self) -> int:
+        return sum(nbytes(a) for a in (self.X, self.y, self.sample_weight, self.offsets))
+
+
+@runtime_checkable
+class Holder(Protocol):
+    """What a group keeps, if its arrays are to count as memory."""
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Arrays, or holders, or tuples of them."""
+
+
+def arrays_of(value: Any) -> list[Any]:
+    """The arrays in holders and plain tuples."""
+    if isinstance(value, np.ndarray | sp.csr_array):
+        return [value]
+    members = value.arrays if isinstance(value, Holder) else value if type(value) is tuple else ()
+    return [array for member in members for array in arrays_of(member)]
+
+
+@dataclass(eq=False)
+class Shard:
+    """Groups that live, are made again and move together: a piece of what a worker thread has. numbers: which they are of all groups,
+    ascending; mostly neighbours, but whatever was there.
+
+    `parts[0]` are the groups of the dataset itself; a split dataset has its training groups in `parts[0]` and its test groups in
+    `parts[1]`, made in one read of the source and without a second copy of the rows.
+    """
+
+    numbers: tuple[int, ...]
+    parts: tuple[tuple[Group, ...], ...]
+    _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def derived(self, key: Any, make: Callable[[Shard], Any]) -> Any:
+        """`make(self)`, as `Group.derived`."""
+        if key not in self._derived:
+            self._derived[key] = make(self)
+        return self._derived[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_derived": {}}
+
+    def release(self) -> None:
+        """Let go of the rows."""
+        self.parts = tuple(() for _ in self.parts)
+
+    def __sizeof__(self) -> int:  # what Dask's memory limits and spilling see
+        return sum(sys.getsizeof(group) for part in self.parts for group in part)
+
+
+def nbytes(X: Any) -> int:
+    """Bytes held by an array, a CSR matrix, or 0 for None."""
+    if X is None:
+        return 0
+    if isinstance(X, sp.csr_array):
+        return int(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
+    return int(X.nbytes)
+
+
+def stack_rows(pieces: Sequence[Any]) -> Any:
+    """Pieces of rows one below the other; a single piece is passed on without a copy, None if the pieces are None."""
+    if any(piece is None for piece in pieces):
+        return None
+    if len(pieces) == 1:
+        return normalise(pieces[0])
+    if isinstance(pieces[0], sp.csr_array):
+        return normalise(sp.vstack(pieces, format="csr"))
+    return normalise(np.concatenate(pieces))
+
+
+def make_group(blocks: Sequence[Block], first_partition: int, *, supplied: bool = False) -> Group:
+    """A group from the blocks of its partitions, in order."""
+    sizes = [block.X.shape[0] for block in blocks]
+    return Group(
+        X=stack_rows([block.X for block in blocks]),
+        y=stack_rows([block.y for block in blocks]),
+        sample_weight=stack_rows([block.sample_weight for block in blocks]),
+        offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        first_partition=first_partition,
+        poison=tuple((i, block.poison) for i, block in enumerate(blocks, first_partition) if block.poison is not None),
+        supplied=supplied,
+    )
+
+
+def join_groups(left: Group, right: Group) -> Group:
+    """Two neighbours as one group. One without rows may not know what the other's look like."""
+    filled = [side for side in (left, right) if side.n_rows] or [left]
+    return Group(
+        X=stack_rows([side.X for side in filled]),
+        y=stack_rows([side.y for side in filled]),
+        sample_weight=stack_rows([side.sample_weight for side in filled]),
+        offsets=np.concatenate([left.offsets, left.offsets[-1] + right.offsets[1:]]),
+        first_partition=left.first_partition,
+    )

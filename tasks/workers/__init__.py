@@ -1,0 +1,1 @@
+"""What runs on workers beside tasks: calls, and rounds that need no client."""

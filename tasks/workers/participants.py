@@ -1,0 +1,325 @@
+"""Resident rounds: a fit's loop on the workers themselves, beside the rows.
+
+The participants of a *session* are the workers that hold the rows. Participant 0, the root, runs the loop of `tasks.rounds.fitting.Fit`;
+the input of a round goes down a binomial tree over the participants, in which the parent of r is r & (r - 1), and the partial sums come up.
+Sums are merged by their nodes in the fixed tree of `tasks.reductions.reduction`, so the bits are those of every other way of running
+rounds.
+
+A session lives as long as its connections: whoever ends, or dies, closes its own, and so all do within milliseconds. The client's
+connection to the root is one of them. What has failed is not told: the client repeats the round in another way, which raises
+errors and makes lost rows again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from itertools import chain, pairwise
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from tasks.machine.threads import single_blas_thread
+from tasks.objectives.linear import LinearObjective
+from tasks.reductions.reduction import Sums, content_of, joined, prepare_shards, reduce_joined, reduce_shards
+from tasks.reductions.tree import Node, Tree, result_of
+from tasks.rounds.fitting import Asked, Fit, Report
+from tasks.rounds.oracles import RoundInput, reduction_of
+from tasks.rows.digests import MODULUS
+from tasks.rows.partition import Shard
+from tasks.workers.messages import Link, Message, Wire, packed, unpacked
+from tasks.workers.transport import Transport
+
+logger = logging.getLogger("dask-descent")
+
+OPERATION: Final = "dask_descent_session"
+INLINE: Final = 0.5e-3
+"""Seconds: what takes no longer in all is done in one thread, because further ones would take a tenth of that to begin and end."""
+JOINED_BYTES: Final = 1 << 20
+"""Rows of a thread that are copied together: calls for small groups take longer than their arithmetic."""
+LOOK_EVERY: Final = 0.25
+SILENCE: Final = 60.0
+"""Seconds without a word from the client end a session: a client that hangs must not hold rows."""
+ROUND_BYTES: Final = 64 << 20
+"""What a participant may receive and return in a round; more goes from worker to worker by tasks."""
+
+live: Final[set[Participant]] = set()
+counted: Final[Counter[str]] = Counter()
+"""Of this process: sessions that run, and rounds that ended here, for whoever wants to know whether there are any."""
+
+
+class Duty(NamedTuple):
+    """What a participant does: the address of its worker, and the number and the pieces of each of its threads."""
+
+    worker: str
+    slots: tuple[tuple[int, tuple[Any, ...]], ...]
+
+
+class Plan(NamedTuple):
+    """A session. part: of the dataset; n_columns: of the rows; level: of the largest lanes that threads have whole; duties: by rank;
+    envelope: see `tasks.workers.messages.Link`; content: what the digests of all rows should add up to, None where that is not known."""
+
+    fit: Fit
+    part: int
+    n_groups: int
+    n_columns: int
+    level: int
+    duties: Sequence[Duty]
+    envelope: Callable[[Message], Any]
+    content: int | None = None
+
+
+class Order(NamedTuple):
+    """What the client asks of the root: some rounds, at most n_rounds, and no further one after so many seconds. states: None for those
+    that the last order left."""
+
+    n_rounds: int
+    seconds: float
+    states: list[Any] | None
+
+
+class Done(NamedTuple):
+    """The root's answer. round_seconds: of a round, the median; seconds: of the last round, by the number of the thread; messages, hops:
+    of the last round, as counted on the way."""
+
+    states: list[Any]
+    reports: list[Report]
+    elapsed: float
+    round_seconds: float
+    seconds: dict[int, float]
+    messages: int
+    hops: int
+
+
+class Answer(NamedTuple):
+    """What goes up the tree: the sums of a participant and of those below it; how many messages these took, and the longest way; content:
+    what the digests of these rows add up to, see `tasks.reductions.reduction.Sums`."""
+
+    nodes: dict[Node, Any]
+    seconds: dict[int, float]
+    messages: int
+    hops: int
+    content: int = 0
+
+
+class OtherRowsError(Exception):
+    """The rows here are not those that the client knows. The round that follows the session says where."""
+
+
+def children(rank: int, n: int) -> list[int]:
+    """In the binomial tree over n participants, largest subtrees first."""
+    steps = [1 << k for k in range(n.bit_length()) if not rank or 1 << k < rank & -rank]
+    return [rank + step for step in reversed(steps) if rank + step < n]
+
+
+def round_too_large(asked: Asked, n_columns: int, n_partials: float) -> bool:
+    """Whether a round moves more than participants should. n_partials: that one of them returns."""
+    floats = asked.reduction.floats(asked.shared, n_columns) * n_partials + asked.shared.parameters.size
+    return 8 * floats > ROUND_BYTES
+
+
+async def take_part(dask_worker: Any, transport: Transport, comm: Any, plan: bytes, rank: int) -> None:
+    """Until the session ends, by whatever: `comm` leads to the parent, or to the client."""
+    try:
+        found: Plan = await transport.in_own_thread(partial(pickle.loads, plan))
+        participant = Participant(dask_worker, found, rank)
+        members = Members(participant, transport, Link(comm, found.envelope))
+        try:
+            await members.enter(plan)
+            await (members.lead() if rank == 0 else members.follow())
+        finally:
+            members.leave()
+    except Exception as error:
+        if not isinstance(error, OSError):
+            logger.debug("a session ends", exc_info=True)
+    finally:
+        comm.abort()
+
+
+class Members:
+    """A participant's place among the others: connections, and the end of all when one ends. Lives on the worker's event loop."""
+
+    def __init__(self, participant: Participant, transport: Transport, parent: Link) -> None:
+        self.participant = participant
+        self.transport = transport
+        self.parent = parent
+        self.below: list[tuple[str, Any]] = []
+        self.watch = asyncio.ensure_future(self._watch())
+        live.add(participant)
+
+    async def enter(self, plan: bytes) -> None:
+        """Bring in those below, and tell the parent when all are there."""
+        own = self.participant
+        for rank in children(own.rank, len(own.plan.duties)):
+            address = own.plan.duties[rank].worker
+            self.below.append((address, await self.transport.connect(address)))
+            await self.below[-1][1].write({"op": OPERATION, "reply": False, "plan": plan, "rank": rank})
+        for _, comm in self.below:
+            await comm.read()
+            own.children.append(Wire(self.transport.stream(comm)))
+        await self.parent.send(packed(True))
+
+    async def follow(self) -> None:
+        """Take part in rounds, for ever."""
+        self.participant.parent = Wire(self.transport.stream(self.parent.comm))
+        await self.transport.in_own_thread(self.participant.follow)
+
+    async def lead(self) -> None:
+        """Do what the client orders, for ever."""
+        states: list[Any] = []
+        while True:
+            order: Order = unpacked(await self.parent.receive())
+            self.participant.heard = time.monotonic()
+            states = states if order.states is None else order.states
+            done: Done = await self.transport.in_own_thread(partial(self.participant.advance, order, states))
+            states = done.states
+            await self.parent.send(packed(done))
+
+    def leave(self) -> None:
+        """End all connections, and with them the session. May be repeated."""
+        own = self.participant
+        live.discard(own)
+        self.watch.cancel()
+        own.leave()
+        self.parent.comm.abort()
+        while self.below:
+            self.transport.release(*self.below.pop())
+
+    async def _watch(self) -> None:
+        """Who waits for a child does not see that the parent is gone, or that nobody wants anything any more."""
+        own = self.participant
+        while own.worker.status.name == "running" and time.monotonic() < own.heard + SILENCE:
+            if self.parent.comm.closed() or not (own.parent is None or own.parent.stream.is_open()):
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        self.leave()
+
+
+class Participant:
+    """What one worker does in one session. Rounds have a thread of their own, which mostly waits."""
+
+    def __init__(self, dask_worker: Any, plan: Plan, rank: int) -> None:
+        self.worker = dask_worker
+        self.plan = plan
+        self.rank = rank
+        self.slots: list[tuple[int, list[Shard]]] = [
+            (slot, [dask_worker.data[key] for key in keys]) for slot, keys in plan.duties[rank].slots
+        ]
+        self.joined = {
+            slot: joined(shards, plan.part, plan.n_groups)
+            for slot, shards in self.slots
+            if type(plan.fit.objective) is LinearObjective and not plan.fit.marked and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
+        }
+        self.parent: Wire | None = None
+        self.children: list[Wire] = []
+        self.took: dict[Any, float] = {}
+        self.heard = time.monotonic()
+        self.ended = False
+
+    @cached_property
+    def content(self) -> int:
+        """Of the rows here, which stay the same as long as the session lasts."""
+        return 0 if self.plan.content is None else content_of(chain.from_iterable(shards for _, shards in self.slots), self.plan.part)
+
+    def leave(self) -> None:
+        """Let go of the rows, and of whoever waits."""
+        self.ended = True
+        for wire in (self.parent, *self.children):
+            if wire is not None:
+                wire.stream.end()
+        self.slots.clear()  # last: sums without them must reach nobody
+        self.joined.clear()
+
+    def follow(self) -> None:
+        """Answer the parent, until it is gone."""
+        assert self.parent is not None
+        while not self.ended:
+            message = self.parent.receive()
+            self.heard = time.monotonic()
+            shared = RoundInput(self.plan.fit.objective, *unpacked(message))
+            self.parent.send(packed(tuple(self._round(message, shared, nothing))))
+            if not self.children:
+                self._prepare(shared)
+
+    def advance(self, order: Order, states: list[Any]) -> Done:
+        """Some rounds, led from here."""
+        fit = self.plan.fit
+        start = time.perf_counter()
+        ends = [0.0]
+        reports: list[Report] = []
+        last = Answer({}, {}, 0, 0)
+        tell = nothing
+        with single_blas_thread():
+            while len(ends) <= order.n_rounds and ends[-1] < order.seconds and not self.ended:
+                asked = fit.ask(states)
+                if asked is None or round_too_large(asked, self.plan.n_columns, 1 + len(last.nodes)):
+                    break
+                if asked.reduction.level(asked.shared) > self.plan.level:
+                    break
+                last = self._round(packed(sent(asked.shared)), asked.shared, tell)
+                if self.plan.content not in (None, last.content):
+                    raise OtherRowsError
+                whole = result_of(last.nodes, self.plan.n_groups)
+                states = fit.update(states, asked, whole)
+                ends.append(time.perf_counter() - start)
+                tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), asked, whole, states, ends[-1])
+                counted["rounds"] += 1
+            tell()
+        lengths = [after - before for before, after in pairwise(ends)]
+        return Done(states, reports, time.perf_counter() - start, median(lengths or [0.0]), last.seconds, last.messages, last.hops)
+
+    def _round(self, message: Message, shared: RoundInput, meanwhile: Callable[[], Any]) -> Answer:
+        """The sums of this participant and of those below it; meanwhile: for the time that they take to arrive."""
+        for child in self.children:
+            child.send(message)
+        kind = (shared.power, shared.row_step, shared.batch is None or shared.batch.number < 0, shared.parameters.shape)
+        work = [self._work(slot, shards, shared) for slot, shards in self.slots]
+        if len(work) > 1 and self.took.get(kind, np.inf) > INLINE:
+            others = [self.worker.executors["default"].submit(each) for each in work[1:]]
+            own = [work[0](), *(other.result() for other in others)]
+        else:
+            own = [each() for each in work]
+        self.took[kind] = sum(seconds for sums in own for seconds in sums.seconds.values())
+        meanwhile()
+        if self.children:
+            self._prepare(shared)
+        return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], reduction_of(shared).combine)
+
+    def _prepare(self, shared: RoundInput) -> None:
+        """The next round, while the others' sums or its input are awaited; what several threads compute is not for one to prepare."""
+        if len(self.slots) == 1:
+            ((_, shards),) = self.slots
+            prepare_shards(shards, self.plan.part, self.plan.n_groups, reduction_of(shared), shared)
+
+    def _work(self, slot: int, shards: list[Shard], shared: RoundInput) -> Callable[[], Sums]:
+        plan, reduction = self.plan, reduction_of(shared)
+        if shared.batch is None and slot in self.joined:
+            return partial(reduce_joined, self.joined[slot], slot, plan.n_groups, reduction, shared)
+        return partial(reduce_shards, shards, slot, plan.part, plan.n_groups, reduction, shared)
+
+    def _merged(self, own: list[Sums], below: list[Answer], combine: Callable[[Any, Any], Any]) -> Answer:
+        """All these sums are new, of this round alone, and may be added in place."""
+        tree = Tree(self.plan.n_groups, combine)
+        seconds: dict[int, float] = {}
+        for sums in [*own, *(Sums(each.nodes, each.seconds) for each in below)]:
+            tree.merge(sums.nodes)
+            seconds |= sums.seconds
+        messages = len(self.children) + (self.rank > 0) + sum(each.messages for each in below)
+        hops = max((each.hops + 2 for each in below), default=0)
+        return Answer(tree.nodes, seconds, messages, hops, (self.content + sum(each.content for each in below)) % MODULUS)
+
+
+def sent(shared: RoundInput) -> tuple[Any, ...]:
+    """What goes down the tree of a round's input: all have the objective already, and few rounds need the penalties."""
+    return tuple(shared if shared.power == "local_hessian" else shared._replace(penalties=()))[1:]
+
+
+def nothing() -> None:
+    """Before the first round there is nothing to do meanwhile."""

@@ -1,0 +1,315 @@
+"""Plans beside what is known otherwise: closed forms, real fits, and the cures that refusals name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.cluster.queue.queue_options import parse_memory
+from pipeline.execution.threads import ThreadExecutor
+from pipeline.jobs.job import Job
+from pipeline.planning import PlanError, make_plan, plan_text
+from pipeline.planning import plan as planning
+from pipeline.planning import probe as probing
+from pipeline.planning import sample as sampling
+from pipeline.planning.plan import duration, round_up, scaling, size
+from pipeline.planning.probe import Cost, Fitted, Kind, Probe, Recorder, Worker, counts, probe, runs_of_lanes, set_up
+from pipeline.planning.sample import spread, take_sample
+from pipeline.planning.shares import makespan, memory_of, share_out, tree_depth
+from pipeline.training.loop import run
+from tasks.rows.batches import Sampling
+from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.stochastic_gradient import StochasticGradient
+
+GB = 10**9
+
+
+def make_job(estimator: dict[str, Any] | None = None, test_size: float = 0.25, **data: Any) -> Job:
+    rows = {"kind": "generated", "n_partitions": 16, "rows_per_partition": 1_000, "n_columns": 10, **data}
+    return Job.read(
+        {"data": rows, "split": {"test_size": test_size}, "estimator": {"name": "LogisticRegression", **(estimator or {})}}, "a-job"
+    )
+
+
+@pytest.fixture(scope="module")
+def found() -> Probe:
+    """Of 1 GB of rows in 64 partitions, few of which are read."""
+    return probe(make_job(n_partitions=64, rows_per_partition=20_000, n_columns=100), 1)
+
+
+def with_costs(found: Probe, **cost: float) -> Probe:
+    """The probe with one kind of round of that cost."""
+    kind = Kind("loss_and_gradient", 1)
+    nothing = Cost(kind, 1, 0.0, 800, 800)
+    return replace(found, worker=Worker((replace(nothing, **cost),), 1e-6, 200_000_000))
+
+
+@pytest.mark.parametrize("solver", ["newton", "lbfgs", "newton-cg"])
+def test_a_small_job_is_planned_as_it_is_fitted(solver: str) -> None:
+    job = make_job({"solver": solver})
+    plan = make_plan(job, 2, 4 * GB)
+    train, _ = job.split.parts(job.data.dataset())
+    model = job.estimator.build().fit(train)
+    assert plan.sent_bytes + plan.returned_bytes == model.bytes_per_round_
+    assert plan.n_rounds == model.n_rounds_ == sum(kind.count for kind in plan.kinds)
+    assert plan.n_train_rows == train.schema.n_rows
+    assert (plan.n_rows, plan.rows_known, plan.n_partitions, plan.n_columns) == (16_000, True, 16, 10)
+    assert plan.n_parameters == 11
+    assert 0 < plan.round_seconds < plan.total_seconds
+    assert plan.core_hours == pytest.approx(plan.total_seconds * 2 / 3600)
+    # two threads hold a whole subtree each, so that each sends one sum
+    assert plan.cluster_bytes == 2 * model.bytes_per_round_
+    assert "16,000 (known)" in plan_text(plan)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_memory_is_that_of_the_arrays(dtype: str) -> None:
+    job = make_job({"solver": "lbfgs"}, rows_per_partition=5_000, n_columns=40, dtype=dtype)
+    whole, half = (make_plan(job, jobs, 4 * GB).memory for jobs in (1, 2))
+    X, y = 80_000 * 40 * np.dtype(dtype).itemsize, 80_000  # labels are int8
+    assert whole.rows == pytest.approx(X + y, rel=0.001)
+    assert half.rows == pytest.approx((X + y) / 2, rel=0.001)
+    assert whole.loading == pytest.approx((X + y) / 16, rel=0.001)
+    assert whole.derived == pytest.approx(0.75 * 80_000 * 8, rel=0.01)  # labels as float64, of the rows to train on
+    assert whole.peak == pytest.approx(whole.process + whole.rows + max(whole.loading, whole.derived + whole.scratch), abs=10)
+    assert whole.needed == pytest.approx(max(whole.peak / 0.7, whole.rows / 0.6), abs=10)
+    assert 50e6 < whole.process < 1e9
+
+
+def test_a_large_job_is_estimated_from_a_few_partitions(found: Probe) -> None:
+    sample = found.sample
+    assert 0 < sample.n_partitions < 32
+    assert sample.group_rows().sum() == 64 * 20_000
+    assert found.schema.n_rows == pytest.approx(0.75 * 64 * 20_000, rel=0.01)
+    assert found.schema.class_weights.sum() == pytest.approx(found.schema.n_rows)
+    assert found.schema.n_bytes == pytest.approx(found.schema.n_rows * 100 * 8)
+    memory = memory_of(found, share_out(sample.group_rows().tolist(), 1, 1), 1)
+    assert memory.rows == pytest.approx(64 * 20_000 * (100 * 8 + 1), rel=0.001)
+
+
+BATCHES = {
+    "early": {"name": "SGDClassifier", "early_stopping": True, "batch_size": 4_000},
+    "svrg": {"name": "SGDClassifier", "loss": "log_loss", "variance_reduction": "svrg", "batch_size": 4_000},
+    "network": {"name": "MLPClassifier", "hidden_layer_sizes": [32], "batch_size": 1_000, "max_iter": 5},
+}
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_rounds_of_mini_batches_are_those_of_a_fit(name: str, cores: int) -> None:
+    job = make_job({**BATCHES[name], "random_state": 0}, rows_per_partition=5_000, n_columns=50)
+    plan = make_plan(job, 1, 4 * GB, cores)
+    train, _ = job.split.parts(job.data.dataset())
+    executor, model = ThreadExecutor(cores), job.estimator.build()
+    model._survey(executor, train)
+    setup = model._set_up(train.schema, train.source.n_groups)
+    history = run(executor, train, setup.fit, model._first_states(setup.fit), None).history
+    assert plan.rounds_known and plan.n_rounds == len(history)
+    expected = Counter((row["power"], row["row_step"]) for row in history)
+    assert sorted(kind.count for kind in plan.kinds) == sorted(expected.values())
+    batches = max(plan.kinds, key=lambda kind: kind.count)
+    assert batches.what.endswith("of a batch") and batches.count % setup.strategy.sampling.n_rounds == 0
+    assert plan.round_seconds > 0
+    assert " x loss and gradient of a batch " in plan_text(plan) or name == "svrg"
+
+
+@pytest.mark.parametrize("name", ["SGDRegressor", "MLPRegressor"])
+def test_batches_of_a_sample_say_how_many_rounds_all_rows_take(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "SAMPLE_BYTES", 1)
+    monkeypatch.setattr(probing, "FIT_SECONDS", 0.5)
+    random = np.random.default_rng(0)
+    X = random.normal(size=(64_000, 8)).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", (X @ np.arange(8.0)))
+    files = {"kind": "npy", "X": f"{tmp_path}/X.npy", "y": f"{tmp_path}/y.npy", "n_partitions": 32}
+    options = {"name": name, "batch_size": 1_000, "tol": 0.0, "max_iter": 1_000}
+    job = Job.read({"data": files, "split": {"test_size": 0}, "estimator": options}, "batches")
+    found = probe(job, 2)
+    assert 1 < len(found.sample.numbers) < 32
+    (cost,) = found.worker.costs
+    assert cost.kind.n_batches == 64 and cost.count % 64 == 0
+    n_lanes = found.sample.dataset.source.n_groups >> found.level
+    assert found.level and found.lane_rows().tolist() == [64_000 / n_lanes] * n_lanes
+    assert cost.row_seconds > 0
+
+
+def test_threads_have_whole_lanes() -> None:
+    assert [list(run) for run in runs_of_lanes(7, 1, 3)] == [[0, 1, 2, 3], [4, 5], [6]]
+    assert [list(run) for run in runs_of_lanes(7, 3, 3)] == [[*range(7)]]
+    assert [list(run) for run in runs_of_lanes(4, 0, 2)] == [[0, 1], [2, 3]]
+
+
+def test_epochs_that_were_cut_off_are_completed() -> None:
+    batch, full, score = Kind("gradient_difference", 1, 10), Kind("loss_and_gradient", 1), Kind("score", 1)
+    recorder = Recorder(1, 0.0)
+    recorder.updates = {full: [0.0] * 2, batch: [0.0] * 25, score: [0.0] * 2}
+    endless = StochasticGradient(Sampling(0, 10), max_epochs=50, tol=-math.inf)
+    assert counts(Fitted(recorder, True), endless) == {full: 2, batch: 25, score: 2}
+    assert counts(Fitted(recorder, False), endless) == {full: 40, batch: 500, score: 40}
+    assert counts(Fitted(recorder, False), replace(endless, tol=1e-3)) == {full: 2, batch: 30, score: 2}
+    assert counts(Fitted(recorder, False), LBFGS()) == {full: 2, batch: 25, score: 2}
+    assert str(batch) == "gradient difference of a batch"
+
+
+def test_a_refusal_names_what_fits(found: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "probe", lambda job, cores: found)
+    job, limit = make_job(), 800_000_000
+    with pytest.raises(PlanError, match=r"^a-job does not fit 1 job of 800MB: each needs") as refused:
+        make_plan(job, 1, limit)
+    jobs, memory = re.search(r"use --jobs (\d+), or --memory (\S+)$", str(refused.value)).groups()  # type: ignore[union-attr]
+    assert make_plan(job, int(jobs), limit).memory.needed <= limit
+    assert make_plan(job, 1, parse_memory(memory)).memory.needed <= parse_memory(memory)
+    monkeypatch.setattr(planning, "MARGIN", 1.0)
+    with pytest.raises(PlanError):
+        make_plan(job, planning.least_jobs(found, planning.Asked(1, 1, limit)) - 1, limit)  # type: ignore[operator]
+
+
+def test_the_cure_of_a_refusal_passes_another_probe() -> None:
+    job = make_job(n_partitions=32, rows_per_partition=10_000, n_columns=100)
+    with pytest.raises(PlanError) as refused:
+        make_plan(job, 1, 600_000_000)
+    jobs = int(re.search(r"--jobs (\d+)", str(refused.value)).group(1))  # type: ignore[union-attr]
+    assert make_plan(job, jobs, 600_000_000).memory.needed <= 600_000_000
+
+
+def test_where_a_partition_is_too_large_smaller_ones_are_the_cure(found: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "probe", lambda job, cores: replace(found, worker=found.worker._replace(n_bytes=100_000_000)))
+    with pytest.raises(
+        PlanError, match=r"more jobs do not help, for a single partition holds 16MB; use --memory .*, or smaller partitions$"
+    ):
+        make_plan(make_job(), 2, 160_000_000)
+    with pytest.raises(PlanError, match=r"or smaller partitions, or fewer cores a job$"):
+        make_plan(make_job(), 2, 160_000_000, cores=2)
+    with pytest.raises(PlanError, match=r"the process alone is larger, so use --memory"):
+        make_plan(make_job(), 2, 80_000_000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, GB, 1), "jobs must be at least 1, got 0"),
+        ((1, 0, 1), "memory must be at least 1, got 0"),
+        ((1, GB, 0), "cores must be at least 1, got 0"),
+        ((1, 64 * 2**20 - 1, 1), "memory, of each job, must be at least 64MiB, got 67.1MB"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_measured(
+    arguments: tuple[int, int, int], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "probe", lambda job, cores: pytest.fail("measured"))
+    with pytest.raises(ValueError, match=message):
+        make_plan(make_job(), *arguments)
+
+
+@pytest.mark.timeout(60)
+def test_jobs_beyond_the_groups_are_idle(found: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "probe", lambda job, cores: found)
+    enough = make_plan(make_job(), 64, 4 * GB)
+    plan = make_plan(make_job(), 100_000_000_000, 4 * GB)
+    assert plan == replace(enough, jobs=plan.jobs, core_hours=plan.core_hours)
+    assert plan.core_hours == pytest.approx(enough.core_hours * plan.jobs / 64)
+    assert "100000000000 x 1 thread, 4GB each; 99,999,999,936 idle" in plan_text(plan) and "idle" not in plan_text(enough)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("jobs", [1, 3, 8, 20])
+def test_threads_beyond_the_groups_change_nothing(jobs: int) -> None:
+    rows = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
+    assert share_out(rows, jobs, 10**11) == share_out(rows, jobs, 8)
+    assert share_out(rows, 8, 1) == share_out(rows, 8 * jobs, 1)
+
+
+def test_rows_that_cannot_be_used_are_the_usual_error(tmp_path: Path) -> None:
+    X = np.zeros((10, 2))
+    X[3, 1] = np.nan
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", np.arange(10) % 2)
+    files = {"kind": "npy", "X": f"{tmp_path}/X.npy", "y": f"{tmp_path}/y.npy"}
+    job = Job.read({"data": files, "split": {"test_size": 0}, "estimator": {"name": "LogisticRegression"}}, "bad")
+    with pytest.raises(ValueError, match=r"Input X contains NaN: column 'x1' of X, row 3 of partition 0"):
+        make_plan(job, 1, GB)
+    with pytest.raises(FileNotFoundError):
+        make_plan(replace(job, data=replace(job.data, X=f"{tmp_path}/Z.npy")), 1, GB)
+
+
+def test_partitions_of_one_class_each_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "SAMPLE_BYTES", 1)
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(80, 2)))
+    np.save(tmp_path / "y.npy", np.arange(80) // 40)
+    files = {"kind": "npy", "X": f"{tmp_path}/X.npy", "y": f"{tmp_path}/y.npy", "n_partitions": 4}
+    job = Job.read({"data": files, "split": {"test_size": 0}, "estimator": {"name": "LogisticRegression"}}, "sorted")
+    sample = take_sample(job.data.dataset(), 1)
+    assert sample.numbers == (0,)
+    with pytest.raises(ValueError, match=r"1 of 4 partitions were read, and they cannot be fitted by themselves.*only one class.*shuffle"):
+        set_up(job, sample, sample.schema(ThreadExecutor(1)))
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 37, 1000])
+def test_the_tree_has_log2_levels(n: int) -> None:
+    assert tree_depth(n) == math.ceil(math.log2(n))
+    assert sorted(spread(n)) == list(range(n))
+
+
+def test_the_first_groups_of_a_sample_lie_all_over() -> None:
+    assert list(spread(8))[:4] == [0, 4, 2, 6]
+
+
+def test_shares_follow_the_rows() -> None:
+    even = share_out([10.0] * 16, 2, 2)
+    assert even == (40.0, 80.0, 4, 4)
+    assert share_out([10.0] * 3, 8, 1) == (10.0, 10.0, 3, 3)
+    lumpy = share_out([100.0, *[1.0] * 15], 4, 1)
+    assert lumpy.slowest_rows >= 100.0
+    assert makespan([3.0, 3.0, 2.0], 2) == 5.0
+
+
+def test_scaling_ends_where_groups_do(found: Probe) -> None:
+    jobs, why = scaling(with_costs(found, row_seconds=1e-6), 1)
+    assert jobs == 64 and "64 groups of partitions cannot be cut further" in why
+    assert scaling(with_costs(found, row_seconds=1e-6), 4)[0] == 16
+    ten = _with_source(found, replace(found.sample.dataset.source, n_partitions=10))
+    jobs, why = scaling(replace(with_costs(found, row_seconds=1e-6), sample=replace(found.sample, dataset=ten)), 1)
+    assert jobs == 16 and "10 groups" in why  # eight jobs would have two groups on some
+
+
+def test_scaling_ends_where_something_else_takes_as_long(found: Probe) -> None:
+    alone = found.schema.n_rows * 1e-6  # seconds of one job; below, the rounds of 1, 2, 4 ... jobs as shares of it
+    jobs, why = scaling(with_costs(found, row_seconds=1e-6, update_seconds=alone / 4), 1)
+    assert jobs == 8 and "the client's own update takes 240 ms" in why  # 1.25, 0.75, 0.5, 0.375, 0.3125
+    jobs, why = scaling(with_costs(found, row_seconds=1e-6, delay_seconds=alone), 1)
+    assert jobs == 2 and "a message to a worker and back takes 960 ms" in why  # 2, 1.5, 1.25
+    jobs, why = scaling(with_costs(found, row_seconds=1e-6, message_seconds=alone / 16), 1)
+    assert jobs == 4 and re.match(r"8 messages a round take", why)  # 1, 0.5625, 0.4375, 0.5625
+
+
+def test_the_largest_group_is_named(found: Probe) -> None:
+    sizes = [1_000] * 63 + [100_000]
+    source = replace(found.sample.dataset.source, sizes=sizes)
+    uneven = replace(with_costs(found, row_seconds=1e-6), sample=replace(found.sample, dataset=_with_source(found, source)))
+    jobs, why = scaling(uneven, 1)
+    assert jobs <= 2 and "the largest group has 100,000 rows, others" in why
+
+
+def _with_source(found: Probe, source: Any) -> Any:
+    dataset = found.sample.dataset
+    return type(dataset)(source, columns=dataset.columns, dtype=dataset.dtype, n_columns=dataset.n_columns, part=dataset.part)
+
+
+def test_sizes_and_durations_are_readable() -> None:
+    assert [size(n) for n in (12, 1_234, 5_678_901, 4 * GB)] == ["12B", "1.23kB", "5.68MB", "4GB"]
+    assert parse_memory("4GB") == 4 * GB and parse_memory("512MiB") == 512 << 20
+    assert round_up(1_234_567) == 1_300_000 and parse_memory(size(round_up(987_654_321))) >= 987_654_321
+    assert [duration(s) for s in (0.00123, 2.5, 90, 7200)] == ["1.23 ms", "2.5 s", "1.5 min", "2 h"]
+    with pytest.raises(ValueError, match="memory must be a size such as 4GB or 512MiB, got 'much'"):
+        parse_memory("much")

@@ -1,0 +1,449 @@
+"""The hot loops against plain NumPy formulas, finite differences, each other, and themselves bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import array_api_strict
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy.special import log_softmax, softmax
+
+from tasks import kernels
+from tasks.kernels import (
+    EPSILON_INSENSITIVE,
+    HINGE,
+    HUBER,
+    LOGISTIC,
+    MODIFIED_HUBER,
+    MULTINOMIAL,
+    SQUARED,
+    SQUARED_EPSILON_INSENSITIVE,
+    SQUARED_HINGE,
+)
+from tasks.machine.threads import single_blas_thread
+from tasks.typing import Array, Float64
+
+#        loss, outputs of a model, models
+CASES = [
+    (SQUARED, 1, 1),
+    (SQUARED, 3, 1),
+    (SQUARED, 2, 2),
+    (LOGISTIC, 1, 1),
+    (LOGISTIC, 1, 3),
+    (MULTINOMIAL, 3, 1),
+    (MULTINOMIAL, 4, 2),
+    (LOGISTIC, 3, 2),  # one-vs-rest
+    (HINGE, 1, 1),
+    (SQUARED_HINGE, 3, 2),
+    (MODIFIED_HUBER, 3, 1),
+    (HUBER, 1, 1),
+    (EPSILON_INSENSITIVE, 2, 1),
+    (SQUARED_EPSILON_INSENSITIVE, 1, 2),
+]
+MARGIN_LOSSES = (HINGE, SQUARED_HINGE, MODIFIED_HUBER)
+PARAMETER = 0.6  # threshold, epsilon
+WIDTHS = [1, 5, 28, 130]  # below, between and above the lanes; several panels of the Gram matrix
+KINDS = ["float64", "float32", "csr64", "csr32"]
+
+
+@pytest.fixture(autouse=True)
+def _one_blas_thread() -> Iterator[None]:
+    with single_blas_thread():
+        yield
+
+
+class Problem(NamedTuple):
+    loss: int
+    X: Float64
+    y: Array
+    weight: Float64
+    offsets: Array
+    coef: Float64
+    intercept: Float64
+    k: int
+
+    @property
+    def c(self) -> int:
+        return len(self.coef) // self.k
+
+
+def make(loss: int, c: int, k: int, p: int, sizes: list[int], seed: int = 0) -> Problem:
+    """Sparse rows whose values float32 holds exactly."""
+    rng = np.random.default_rng(seed)
+    n, m = sum(sizes), k * c
+    X = (rng.normal(size=(n, p)) * (rng.random((n, p)) < 0.5)).astype(np.float32).astype(np.float64)
+    if loss == MULTINOMIAL:
+        y: Array = rng.integers(0, c, n)
+    elif loss == LOGISTIC or loss in MARGIN_LOSSES:
+        y = (rng.random((n, c) if c > 1 else n) < 0.5).astype(np.float64)
+    else:
+        y = rng.normal(size=(n, c) if c > 1 else n)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    coef, intercept = 0.3 * rng.normal(size=(m, p)), rng.normal(size=m)
+    return Problem(loss, X, y, rng.random(n), offsets, coef, intercept, k)
+
+
+def as_kind(X: Float64, kind: str) -> Any:
+    X = X.astype(np.float32) if kind.endswith("32") else X
+    return sp.csr_array(X) if kind.startswith("csr") else X
+
+
+def each_output(loss: int, raw: Float64, y: Float64) -> tuple[Float64, Float64, Float64]:
+    """Value and two derivatives of the losses that add up over the outputs."""
+    sign, error, t = 2 * y - 1, raw - y, PARAMETER
+    margin, size, side = sign * raw, np.abs(error), np.sign(error)
+    if loss == SQUARED:
+        return 0.5 * error**2, error, np.ones_like(raw)
+    if loss == LOGISTIC:
+        mean = 1 / (1 + np.exp(-raw))
+        return np.logaddexp(0, raw) - y * raw, mean - y, mean * (1 - mean)
+    if loss == HINGE:
+        return np.maximum(t - margin, 0), np.where(margin <= t, -sign, 0.0), np.zeros_like(raw)
+    if loss == SQUARED_HINGE:
+        gap = np.maximum(1 - margin, 0)
+        return gap**2, -2 * sign * gap, np.where(margin <= 1, 2.0, 0.0)
+    if loss == MODIFIED_HUBER:
+        steep, gap = margin < -1, np.maximum(1 - margin, 0)
+        slope = np.where(steep, -4 * sign, -2 * sign * gap)
+        return np.where(steep, -4 * margin, gap**2), slope, np.where((margin <= 1) & ~steep, 2.0, 0.0)
+    if loss == HUBER:
+        near = size <= t
+        return np.where(near, 0.5 * error**2, t * (size - 0.5 * t)), np.where(near, error, t * side), near.astype(float)
+    gap = np.maximum(size - t, 0)
+    if loss == EPSILON_INSENSITIVE:
+        return gap, np.where(gap > 0, side, 0.0), np.zeros_like(raw)
+    assert loss == SQUARED_EPSILON_INSENSITIVE
+    return gap**2, 2 * side * gap, np.where(size >= t, 2.0, 0.0)
+
+
+def reference(q: Problem, weight: Float64, rows: Any = slice(None)) -> tuple[Float64, float, Float64, Float64, Float64]:
+    """What `hessian` promises, with intercept, in plain NumPy."""
+    X, y, w, c = q.X[rows], q.y[rows], weight[rows], q.c
+    n, p = X.shape
+    losses, gradients, intercepts, hessians = [], [], [], []
+    augmented = np.column_stack([X, np.ones(n)])
+    for model in range(q.k):
+        outputs = slice(model * c, (model + 1) * c)
+        raw = X @ q.coef[outputs].T + q.intercept[outputs]
+        if q.loss == MULTINOMIAL:
+            mean = softmax(raw, axis=1)
+            value = -log_softmax(raw, axis=1)[np.arange(n), y]
+            residual = mean - np.eye(c)[y]
+            curvature = np.einsum("ia,ab->iab", mean, np.eye(c)) - np.einsum("ia,ib->iab", mean, mean)
+        else:
+            values, residual, diagonal = each_output(q.loss, raw, y.reshape(n, c))
+            value = values.sum(axis=1)
+            curvature = diagonal[:, :, None] * np.eye(c)
+        losses.append(w @ value)
+        gradients.append((w[:, None] * residual).T @ X)
+        intercepts.append(w @ residual)
+        full = np.einsum("i,iab,ij,il->ajbl", w, curvature, augmented, augmented, optimize=True)
+        order = [a * (p + 1) + j for a in range(c) for j in range(p)] + [a * (p + 1) + p for a in range(c)]
+        hessians.append(full.reshape(c * (p + 1), -1)[np.ix_(order, order)])
+    return np.array(losses), w.sum(), np.concatenate(gradients), np.concatenate(intercepts), np.array(hessians)
+
+
+def close(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        a, e = np.asarray(a), np.asarray(e)
+        assert a.shape == e.shape and a.dtype == e.dtype == np.float64
+        np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance * (1 + np.abs(e).max(initial=0.0)))
+
+
+def same_bits(actual: Any, expected: Any) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(a).view(np.int64), np.asarray(e).view(np.int64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("p", WIDTHS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_plain_formulas(case: tuple[int, int, int], p: int, kind: str) -> None:
+    q = make(*case, p, [40, 0, 600, 13])
+    X = as_kind(q.X, kind)
+    for weight in (None, q.weight):
+        expected = reference(q, np.ones(len(q.X)) if weight is None else weight)
+        rest = (q.y, weight, q.offsets, q.coef, q.intercept, q.k)
+        close(kernels.loss_and_gradient(q.loss, PARAMETER, X, *rest), expected[:4])
+        result = kernels.hessian(q.loss, PARAMETER, X, *rest, True)
+        close(result, expected)
+        np.testing.assert_array_equal(result[4], result[4].transpose(0, 2, 1))
+        n_coef = q.c * p
+        close(kernels.hessian(q.loss, PARAMETER, X, *rest, False), [*expected[:4], expected[4][:, :n_coef, :n_coef]])
+        direction = np.random.default_rng(1).normal(size=(len(q.coef), p + 1))
+        flat = np.concatenate([direction[:, :p].reshape(q.k, -1), direction[:, p].reshape(q.k, -1)], axis=1)
+        product = np.einsum("kij,kj->ki", expected[4], flat)
+        close(
+            kernels.hessian_vector(q.loss, PARAMETER, X, *rest, direction[:, :p], direction[:, p]),
+            [product[:, :n_coef].reshape(-1, p), product[:, n_coef:].reshape(-1)],
+        )
+    np.testing.assert_allclose(kernels.raw_prediction(X, q.coef, q.intercept), q.X @ q.coef.T + q.intercept, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_finite_differences(case: tuple[int, int, int]) -> None:
+    q = make(*case, 3, [5, 8])
+    rng, step = np.random.default_rng(2), 1e-5
+    D, d = rng.normal(size=q.coef.shape), rng.normal(size=q.intercept.shape)
+
+    def at(t: float) -> Any:
+        return kernels.loss_and_gradient(q.loss, PARAMETER, q.X, q.y, q.weight, q.offsets, q.coef + t * D, q.intercept + t * d, q.k)
+
+    _, _, coef_sum, intercept_sum = at(0.0)
+    slope = (coef_sum * D).reshape(q.k, -1).sum(axis=1) + (intercept_sum * d).reshape(q.k, -1).sum(axis=1)
+    up, down = at(step), at(-step)
+    np.testing.assert_allclose((up[0] - down[0]) / (2 * step), slope, rtol=1e-7, atol=1e-7)
+    product = kernels.hessian_vector(q.loss, PARAMETER, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k, D, d)
+    np.testing.assert_allclose((up[2] - down[2]) / (2 * step), product[0], rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose((up[3] - down[3]) / (2 * step), product[1], rtol=1e-7, atol=1e-7)
+
+
+def passes(q: Problem, X: Any, y: Array, weight: Float64 | None, offsets: Array) -> list[tuple[Any, ...]]:
+    """All results of all functions that sum over rows."""
+    rest = (q.loss, PARAMETER, X, y, weight, offsets, q.coef, q.intercept, q.k)
+    D, d = np.cos(q.coef), np.cos(q.intercept)
+    return [
+        kernels.loss_and_gradient(*rest),
+        kernels.hessian(*rest, True),
+        kernels.hessian(*rest, False),
+        kernels.hessian_vector(*rest, D, d),
+    ]
+
+
+def elsewhere(X: Any) -> Any:
+    """A read-only copy at an address that is a multiple of the item size and of nothing more."""
+    if isinstance(X, sp.csr_array):
+        data, indices, indptr = (elsewhere(a) for a in (X.data, X.indices, X.indptr))
+        return sp.csr_array((data, indices, indptr), shape=X.shape)
+    buffer = np.empty(X.size + 9, X.dtype)
+    shift = 1 + (-(buffer.ctypes.data // X.itemsize) % 8)
+    copy = buffer[shift : shift + X.size].reshape(X.shape)
+    copy[...] = X
+    copy.flags.writeable = False
+    return copy
+
+
+def along_tree(leaves: list[Any]) -> Any:
+    """The definition: siblings added level by level."""
+    while len(leaves) > 1:
+        leaves = [
+            [tuple(np.add(a, b) for a, b in zip(left, right, strict=True)) for left, right in zip(*pair, strict=True)]
+            if len(pair) == 2
+            else pair[0]
+            for pair in (leaves[i : i + 2] for i in range(0, len(leaves), 2))
+        ]
+    return leaves[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_partitions", [1, 2, 3, 5, 7, 8, 13, 37])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_of_the_tree(case: tuple[int, int, int], n_partitions: int, kind: str) -> None:
+    rng = np.random.default_rng(n_partitions)
+    sizes = (rng.integers(0, 90, n_partitions) * (rng.random(n_partitions) < 0.8)).tolist()
+    sizes[-1] += 530
+    sizes[n_partitions // 3] += int(rng.choice([0, 256, 300, 512, 530]))  # longer than a block, or just one, with small ones after it
+    q = make(*case, [3, 11, 29, 100][n_partitions % 4], sizes)
+    X = as_kind(q.X, kind)
+    for weight in (None, q.weight):
+        leaves = [
+            passes(
+                q,
+                elsewhere(X[a:b]),
+                elsewhere(q.y[a:b]),
+                None if weight is None else elsewhere(weight[a:b]),
+                np.array([0, b - a]),
+            )
+            for a, b in zip(q.offsets[:-1], q.offsets[1:], strict=True)
+        ]
+        for actual, expected in zip(passes(q, X, q.y, weight, q.offsets), along_tree(leaves), strict=True):
+            same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_no_partitions_give_zeros(case: tuple[int, int, int]) -> None:
+    q = make(*case, 4, [])
+    for result in passes(q, q.X, q.y, None, q.offsets):
+        assert not any(np.any(part) for part in result)
+
+
+@pytest.mark.parametrize("kind", ["float64", "csr64"])
+def test_narrow_is_wide(kind: str) -> None:
+    """float32 rows that hold the same numbers: the same bits for one model, where no BLAS is involved."""
+    q = make(LOGISTIC, 1, 1, 37, [300, 41])
+    X = as_kind(q.X, kind)
+    wide, narrow = passes(q, X, q.y, q.weight, q.offsets), passes(q, X.astype(np.float32), q.y, q.weight, q.offsets)
+    for a, b in zip(wide, narrow, strict=True):
+        same_bits(a, b)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_weights_are_repeats(case: tuple[int, int, int]) -> None:
+    q = make(*case, 6, [31, 50])
+    repeats = np.random.default_rng(3).integers(0, 4, len(q.X))
+    offsets = np.concatenate([[0], np.cumsum([repeats[:31].sum(), repeats[31:].sum()])])
+    repeated = passes(q, np.repeat(q.X, repeats, axis=0), np.repeat(q.y, repeats, axis=0), None, offsets)
+    weighted = passes(q, q.X, q.y, repeats.astype(np.float64), q.offsets)
+    for found, expected in zip(weighted, repeated, strict=True):
+        close(found, expected)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[2] > 1], ids=str)
+def test_models_share_a_pass(case: tuple[int, int, int]) -> None:
+    q = make(*case, 9, [64, 20])
+    together = passes(q, q.X, q.y, q.weight, q.offsets)
+    alone = []
+    for model in range(q.k):
+        outputs = slice(model * q.c, (model + 1) * q.c)
+        single = q._replace(coef=q.coef[outputs], intercept=q.intercept[outputs], k=1)
+        alone.append(passes(single, q.X, q.y, q.weight, q.offsets))
+    for i in (0, 1, 2):
+        weight_sum = alone[0][i][1]
+        columns = [np.concatenate(column) if np.ndim(column[0]) else weight_sum for column in zip(*(a[i] for a in alone), strict=True)]
+        close(together[i], columns)
+    close(together[3], [np.concatenate(column) for column in zip(*(a[3] for a in alone), strict=True)])
+
+
+def one_row(loss: int, raw: list[float], y: Any, kind: str = "float64") -> tuple[Any, Any]:
+    """Loss and gradients, and Hessian, of one row whose only feature is 1."""
+    X = as_kind(np.ones((1, 1)), kind)
+    coef = np.array(raw)[:, None]
+    rest = (loss, PARAMETER, X, np.array([y]), None, np.array([0, 1]), coef, np.zeros(len(raw)), 1)
+    return kernels.loss_and_gradient(*rest), kernels.hessian(*rest, True)
+
+
+def test_huge_margins() -> None:
+    for raw in (1e4, -1e4, 1e300, -1e300):
+        for y in (0.0, 1.0):
+            (loss, _, gradient, _), (*_, hessian) = one_row(LOGISTIC, [raw], y)
+            assert loss[0] == max(raw, 0.0) - y * raw
+            assert gradient[0, 0] == float(raw > 0) - y
+            assert np.all(hessian == 0.0)
+            (loss, _, gradient, _), _ = one_row(HINGE, [raw], y)
+            assert loss[0] == max(PARAMETER - (2 * y - 1) * raw, 0.0)
+            assert gradient[0, 0] == (1 - 2 * y) * (loss[0] > 0)
+            (loss, _, gradient, _), (*_, hessian) = one_row(MODIFIED_HUBER, [raw], y)
+            assert loss[0] == max(-4 * (2 * y - 1) * raw, 0.0)
+            assert gradient[0, 0] == 4 * (1 - 2 * y) * (loss[0] > 0)
+            assert np.all(hessian == 0.0)
+        (loss, _, gradient, _), _ = one_row(HUBER, [raw], 0.0)
+        assert loss[0] == pytest.approx(PARAMETER * abs(raw), rel=1e-4)
+        assert gradient[0, 0] == math.copysign(PARAMETER, raw)
+    for y in (0, 1, 2):
+        raws = [1e4, -1e4, 0.0]
+        (loss, _, gradient, _), (*_, hessian) = one_row(MULTINOMIAL, raws, y)
+        assert loss[0] == 1e4 - raws[y]
+        assert gradient[:, 0].tolist() == [1.0 - (y == 0), 0.0 - (y == 1), 0.0 - (y == 2)]
+        assert np.all(hessian == 0.0)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("kind", ["float64", "csr64"])
+def test_non_finite_is_never_hidden(bad: float, kind: str) -> None:
+    binary = [(loss, [bad], y) for loss in (LOGISTIC, *MARGIN_LOSSES) for y in (0.0, 1.0)]
+    errors = [(loss, [bad], 0.5) for loss in (HUBER, EPSILON_INSENSITIVE, SQUARED_EPSILON_INSENSITIVE)]
+    for loss, raw, y in [*binary, *errors, (MULTINOMIAL, [bad, 0.0], 0), (MULTINOMIAL, [0.0, bad], 0)]:
+        (value, _, gradient, intercepts), (*_, hessian) = one_row(loss, raw, y, kind)
+        assert not np.isfinite(value).any()
+        assert not np.isfinite(gradient).any() and not np.isfinite(intercepts).any()
+        assert not np.isfinite(hessian).any()
+    q = make(LOGISTIC, 1, 1, 12, [70, 30])
+    for row, column in [(0, 0), (99, 11), (69, 8)]:
+        X = q.X.copy()
+        X[row, column] = bad
+        for result in passes(q, as_kind(X, kind), q.y, None, q.offsets)[:2]:
+            assert not np.isfinite(result[0]).any() and not np.isfinite(result[2][0, column])
+
+
+def test_exp_and_log1p_to_two_ulp() -> None:
+    """loss(y=0) = log1p(exp(raw)) for negative raw, and curvature sums, against exact references in extended precision."""
+    raw = np.concatenate([-np.geomspace(1e-12, 700.0, 4000), [0.0], np.geomspace(1e-12, 700.0, 4000)])
+    worst = 0.0
+    for y in (0.0, 1.0):
+        for value in raw[::7]:
+            (loss, _, gradient, _), _ = one_row(LOGISTIC, [value], y)
+            wide = np.longdouble(value)
+            exact = np.log1p(np.exp(-abs(wide))) + max(wide, np.longdouble(0)) - np.longdouble(y) * wide
+            scale = max(abs(float(exact)), abs(value) if y * value > 0 else 0.0)
+            worst = max(worst, abs(float(loss[0] - exact)) / np.spacing(scale))
+            mean = 1 / (1 + np.exp(-wide))
+            assert abs(float(gradient[0, 0] - (mean - np.longdouble(y)))) <= 2 * np.finfo(float).eps
+    assert worst <= 2.0
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_array_api_is_numpy(case: tuple[int, int, int]) -> None:
+    q = make(*case, 11, [40, 0, 33, 7, 60])
+    D, d = np.cos(q.coef), np.cos(q.intercept)
+    for weight in (None, q.weight):
+        for dtype in (np.float64, np.float32):
+            X, y = array_api_strict.asarray(q.X.astype(dtype)), array_api_strict.asarray(q.y)
+            targets: tuple[Any, ...] = (y, q.y)
+            for target in targets:
+                rest = (weight, q.offsets, q.coef, q.intercept, q.k)
+                close(
+                    kernels.loss_and_gradient(q.loss, PARAMETER, X, target, *rest),
+                    kernels.loss_and_gradient(q.loss, PARAMETER, q.X, q.y, *rest),
+                )
+                close(
+                    kernels.hessian_vector(q.loss, PARAMETER, X, target, *rest, D, d),
+                    kernels.hessian_vector(q.loss, PARAMETER, q.X, q.y, *rest, D, d),
+                )
+    close([kernels.raw_prediction(array_api_strict.asarray(q.X), q.coef, q.intercept)], [kernels.raw_prediction(q.X, q.coef, q.intercept)])
+    with pytest.raises(TypeError, match="Hessian"):
+        kernels.hessian(q.loss, PARAMETER, array_api_strict.asarray(q.X), q.y, None, q.offsets, q.coef, q.intercept, q.k, True)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "array api"])
+@pytest.mark.parametrize("case", [(LOGISTIC, 3, 1), (LOGISTIC, 3, 2), (HINGE, 3, 1), (MODIFIED_HUBER, 4, 2)], ids=str)
+def test_outputs_are_problems_of_their_own(case: tuple[int, int, int], kind: str) -> None:
+    """Several outputs, and the weights of their positive rows, against one output at a time with row weights."""
+    q = make(*case, 7, [64, 0, 20])
+    X = array_api_strict.asarray(q.X) if kind == "array api" else as_kind(q.X, kind)
+    D, d = np.cos(q.coef), np.cos(q.intercept)
+    factors = np.linspace(0.25, 2.0, q.c)
+
+    def sums(y: Array, weight: Float64 | None, outputs: Any, k: int, factors: Float64 | None) -> list[Any]:
+        rest = (q.loss, PARAMETER, X, y, weight, q.offsets, q.coef[outputs], q.intercept[outputs], k)
+        loss, weight_sum, *gradient = kernels.loss_and_gradient(*rest, factors)
+        found = [loss, weight_sum, *gradient, *kernels.hessian_vector(*rest, D[outputs], d[outputs], factors)]
+        if kind != "array api":
+            hessian = kernels.hessian(*rest, False, factors)
+            close(hessian[:4], found[:4])
+            found.append(hessian[4])
+        return found
+
+    for weight, positive in [(None, None), (q.weight, None), (None, factors), (q.weight, factors)]:
+        together = sums(q.y, weight, slice(None), q.k, positive)
+        row_weight = np.ones(len(q.y)) if weight is None else weight
+        close(together[1:2], [row_weight.sum()])
+        loss = np.zeros(q.k)
+        for model in range(q.k):
+            for a in range(q.c):
+                j, y = model * q.c + a, np.ascontiguousarray(q.y[:, a])
+                alone = sums(
+                    y, row_weight if positive is None else row_weight * np.where(y == 1, positive[a], 1.0), slice(j, j + 1), 1, None
+                )
+                loss[model] += alone[0][0]
+                close([part[j : j + 1] for part in together[2:6]], alone[2:6])
+                if kind != "array api":
+                    own = slice(a * 7, (a + 1) * 7)
+                    close([together[6][model, own, own]], [alone[6][0]])
+                    assert not np.any(together[6][model, own, (a + 1) * 7 :])
+        close([together[0]], [loss])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cupy_is_numpy(case: tuple[int, int, int]) -> None:
+    """The same sums from rows on a device."""
+    import cupy
+
+    q = make(*case, 12, [70, 0, 30])
+    X, y = cupy.asarray(q.X), cupy.asarray(q.y)
+    found = kernels.loss_and_gradient(q.loss, PARAMETER, X, y, cupy.asarray(q.weight), q.offsets, q.coef, q.intercept, q.k)
+    close(found, kernels.loss_and_gradient(q.loss, PARAMETER, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k))

@@ -1,0 +1,62 @@
+"""What a worker does with a round's input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.objectives.base import Layout, Partial
+from tasks.rounds.oracles import RoundInput, compute_partial, compute_scores
+from tasks.rows.partition import Group
+from tasks.strategies.base import Power
+
+GROUP = Group(np.ones((3, 2)), np.zeros(3), None, np.array([0, 3]), 0)
+
+
+def misaligned(values: Any) -> Any:
+    """The same numbers one byte further on, as a network may deliver them."""
+    found = np.frombuffer(b"0" + np.asarray(values).tobytes(), np.uint8)[1:].view(np.asarray(values).dtype).reshape(np.shape(values))
+    assert not found.flags.aligned
+    return found
+
+
+class Recorder:
+    """An objective that looks at what it gets."""
+
+    classes = None
+    layout = Layout({"coef": (2,)}, {})
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def loss_and_gradient(self, group: Group, parameters: Any) -> Partial:
+        self.seen.append(parameters)
+        return Partial(np.zeros(len(parameters)), 3.0, np.zeros(parameters.shape))
+
+    def hessian(self, group: Group, parameters: Any) -> Partial:
+        return self.loss_and_gradient(group, parameters)
+
+    def hessian_vector(self, group: Group, parameters: Any, direction: Any) -> Partial:
+        self.seen.append(direction)
+        return self.loss_and_gradient(group, parameters)
+
+    def predict(self, parameters: Any, X: Any) -> Any:
+        self.seen.append(parameters)
+        return X @ parameters[:, None]
+
+
+@pytest.mark.parametrize("power", ["loss_and_gradient", "gradient_difference", "hessian", "hessian_vector", "score"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_objectives_get_aligned_parameters(power: Power, dtype: Any) -> None:
+    objective, at, along = Recorder(), np.array([[1.0, 2.0], [3.0, 4.0]], dtype), np.array([[5.0, 6.0], [7.0, 8.0]], dtype)
+    shared = RoundInput(objective, power, misaligned(at), misaligned(along), 1)
+    if power == "score":
+        compute_scores([GROUP], shared)
+        expected: list[Any] = list(at)
+    else:
+        compute_partial([GROUP], shared)
+        expected = {"gradient_difference": [np.concatenate([at, along])], "hessian_vector": [along, at]}.get(power, [at])
+    assert all(array.flags.aligned and array.flags.c_contiguous for array in objective.seen)
+    np.testing.assert_array_equal(objective.seen, expected)

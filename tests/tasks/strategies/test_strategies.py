@@ -1,0 +1,335 @@
+"""Strategies as pure functions, on problems with known answers; no Dask here."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.optimize import rosen, rosen_der, rosen_hess
+
+from tasks.objectives.base import add_partials
+from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_product
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LOSSES
+from tasks.objectives.penalties import L2
+from tasks.rows.partition import Group
+from tasks.strategies.base import Round, Strategy, rounding_level
+from tasks.strategies.gradient_descent import GradientDescent
+from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.line_search import Point, acceptable
+from tasks.strategies.newton import Newton, solve_least_norm, solve_newton
+from tasks.strategies.newton_cg import NewtonCG
+from tasks.strategies.sampled_newton import SampledNewton
+
+Float64 = NDArray[np.float64]
+
+
+class Quadratic:
+    """½ (w - solution)' A (w - solution) with eigenvalues from 0.1 to 10."""
+
+    def __init__(self, n: int = 12) -> None:
+        random = np.random.default_rng(0)
+        basis, _ = np.linalg.qr(random.normal(size=(n, n)))
+        self.A = basis @ np.diag(np.geomspace(0.1, 10, n)) @ basis.T
+        self.solution = random.normal(size=n)
+
+    def __call__(self, w: Float64) -> tuple[float, Float64, Float64]:
+        d = w - self.solution
+        return 0.5 * float(d @ self.A @ d), self.A @ d, self.A
+
+
+def rosenbrock(w: Float64) -> tuple[float, Float64, Float64]:
+    return float(rosen(w)), rosen_der(w), rosen_hess(w)
+
+
+def answer(function: Any, request: Round) -> Evaluation:
+    value, gradient, hessian = function(request.parameters)
+    if request.power == "hessian_vector":
+        return Evaluation(np.nan, hessian @ request.direction, None, 0)
+    return Evaluation(value, gradient, hessian if "hessian" in request.power else None, 0)
+
+
+def run(strategy: Strategy, function: Any, start: Float64, limit: int = 5000) -> tuple[Any, int]:
+    """The final state and the rounds taken."""
+    state = strategy.init(start)
+    rounds = 0
+    while state.status.kind == "running":
+        state = strategy.update(state, answer(function, strategy.request(state)))
+        rounds += 1
+        assert rounds < limit, state.status
+    return state, rounds
+
+
+ALL = {
+    "gradient-descent": GradientDescent(tol=1e-10, max_iter=4000),
+    "fixed step": GradientDescent(step_size=0.1, tol=1e-10, max_iter=4000),
+    "momentum": GradientDescent(step_size=0.1, momentum=0.8, tol=1e-10, max_iter=4000),
+    "nesterov": GradientDescent(nesterov=True, tol=1e-10, max_iter=4000),
+    "nesterov, fixed step": GradientDescent(step_size=0.1, nesterov=True, tol=1e-10, max_iter=4000),
+    "lbfgs": LBFGS(tol=1e-10),
+    "newton": Newton(tol=1e-10),
+    "newton-cg": NewtonCG(tol=1e-10),
+    "sampled-newton": SampledNewton(tol=1e-10),
+}
+
+
+@pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
+def test_quadratic(strategy: Strategy) -> None:
+    quadratic = Quadratic()
+    state, _ = run(strategy, quadratic, np.zeros(12))
+    assert state.status.kind == "converged"
+    np.testing.assert_allclose(state.accepted.parameters, quadratic.solution, atol=2e-9)
+
+
+def test_newton_needs_one_step_for_a_quadratic() -> None:
+    state, rounds = run(Newton(tol=1e-10), Quadratic(), np.zeros(12))
+    assert (state.iteration, rounds) == (1, 2)
+
+
+def test_momentum_and_nesterov_take_fewer_steps_than_plain_descent() -> None:
+    plain, momentum, nesterov = (run(ALL[name], Quadratic(), np.zeros(12))[0].iteration for name in ("fixed step", "momentum", "nesterov"))
+    assert momentum < plain / 3
+    assert nesterov < plain / 2
+
+
+@pytest.mark.parametrize("strategy", [LBFGS(tol=1e-8, max_iter=500), Newton(tol=1e-8)], ids=["lbfgs", "newton"])
+def test_rosenbrock(strategy: Strategy) -> None:
+    """Not convex: the line searches have work to do."""
+    state, _ = run(strategy, rosenbrock, np.array([-1.2, 1.0]))
+    np.testing.assert_allclose(state.accepted.parameters, 1.0, atol=1e-6)
+
+
+def test_lbfgs_steps_satisfy_the_strong_wolfe_conditions() -> None:
+    strategy, state = LBFGS(tol=1e-8, max_iter=500), LBFGS().init(np.array([-1.2, 1.0]))
+    while state.status.kind == "running":
+        request = strategy.request(state)
+        value, gradient, _ = rosenbrock(request.parameters)
+        new = strategy.update(state, Evaluation(value, gradient, None, 0))
+        if new.iteration > state.iteration:
+            start = state.accepted
+            slope, end = float(start.gradient @ state.direction), float(gradient @ state.direction)
+            assert value <= start.value + 1e-4 * state.search.step * slope + 1e-12
+            assert abs(end) <= 0.9 * abs(slope) + 1e-12
+        state = new
+    assert state.iteration > 10
+
+
+def test_a_value_that_is_not_finite_is_never_acceptable() -> None:
+    start = Point(0.0, 1.0, -1.0)
+    assert not acceptable(start, Point(1.0, np.nan, -0.1), 0.0)
+    assert not acceptable(start, Point(1.0, -np.inf, np.nan), 0.0)
+    assert acceptable(start, Point(1.0, 0.5, -0.1), 0.0)
+
+
+def test_divergence_and_running_out_say_why() -> None:
+    state, _ = run(GradientDescent(step_size=1e3), Quadratic(), np.zeros(12))
+    assert state.status.kind == "diverged"
+    assert "step_size" in state.status.reason
+    state, _ = run(LBFGS(max_iter=2, tol=0.0), Quadratic(), np.zeros(12))
+    assert state.status.kind == "out of rounds"
+    assert "max_iter=2" in state.status.reason
+
+
+def test_a_start_that_is_not_finite_ends_at_once() -> None:
+    def overflowing(w: Float64) -> tuple[float, Float64, Float64]:
+        return np.inf, w * np.nan, np.eye(len(w))
+
+    for strategy in ALL.values():
+        state, rounds = run(strategy, overflowing, np.ones(3))
+        assert state.status.kind == "diverged"
+        assert rounds <= 2
+
+
+@pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
+def test_the_accepted_point_has_its_own_value_and_gradient(strategy: Strategy) -> None:
+    """Whenever a callback may look, or stop the fit."""
+    quadratic = Quadratic()
+    state = strategy.init(np.zeros(12))
+    while state.status.kind == "running":
+        state = strategy.update(state, answer(quadratic, strategy.request(state)))
+        value, gradient, _ = quadratic(state.accepted.parameters)
+        assert state.accepted.value == value
+        np.testing.assert_array_equal(state.accepted.gradient, gradient)
+
+
+def test_a_sample_of_rows_speaks_until_all_rows_have_been_evaluated() -> None:
+    strategy, quadratic = SampledNewton(tol=1e-10), Quadratic()
+    state = strategy.init(np.zeros(12))
+    while state.full is None:
+        state = strategy.update(state, answer(quadratic, strategy.request(state)))
+    assert state.accepted is state.sample.accepted
+    request = strategy.request(state)
+    state = strategy.update(state, answer(quadratic, request))
+    np.testing.assert_array_equal(state.accepted.parameters, request.parameters)
+
+
+# -- the state is all that a fit remembers -------------------------------------------------------------------------------------------
+
+
+def some_rows(start: int = 0, stop: int = 8) -> tuple[LinearObjective, Group]:
+    """Partitions start to stop of 8, weighted by row and by class."""
+    random = np.random.default_rng(3)
+    X, y, weight = random.normal(size=(400, 6)) * np.geomspace(0.1, 10, 6), random.integers(0, 2, 400), random.random(400)
+    offsets = np.array([0, 31, 31, 100, 170, 171, 250, 333, 400])
+    rows = slice(offsets[start], offsets[stop])
+    objective = LinearObjective(LOSSES["logistic"], 6, 1, True, np.arange(2), np.array([0.3, 1.7]))
+    return objective, Group(X[rows], y[rows], weight[rows], offsets[start : stop + 1] - offsets[start], start)
+
+
+def one_round(strategy: Strategy, state: Any) -> Any:
+    objective, group = some_rows()
+    request, layout = strategy.request(state), objective.layout
+    parameters = request.parameters[None]
+    if request.power == "hessian_vector":
+        assert request.direction is not None
+        partial = objective.hessian_vector(group, parameters, request.direction[None])
+        return strategy.update(state, evaluate_product(partial, 0, layout, L2(0.01), request.direction))
+    partial = objective.hessian(group, parameters) if "hessian" in request.power else objective.loss_and_gradient(group, parameters)
+    return strategy.update(state, evaluate(partial, 0, layout, L2(0.01), request.parameters))
+
+
+def to_the_end(strategy: Strategy, state: Any) -> Any:
+    while state.status.kind == "running":
+        state = one_round(strategy, state)
+    return state
+
+
+def test_a_fit_goes_on_from_a_state_saved_in_the_middle_of_an_inner_solve() -> None:
+    strategy = NewtonCG(tol=1e-9)
+    state = strategy.init(np.zeros(7))
+    while state.iteration < 2 or state.solve is None or state.solve.products < 2:
+        state = one_round(strategy, state)
+    saved = pickle.dumps(state)
+    end, resumed = to_the_end(strategy, state), to_the_end(strategy, pickle.loads(saved))
+    assert end.status.kind == "converged"
+    assert resumed.iteration == end.iteration > state.iteration
+    assert resumed.accepted.parameters.tobytes() == end.accepted.parameters.tobytes()
+
+
+def test_product_rounds_bring_the_weight_of_their_rows_however_groups_are_cut() -> None:
+    objective, whole = some_rows()
+    at, direction = np.random.default_rng(4).normal(size=(2, 1, 7))
+    found = objective.hessian_vector(whole, at, direction)
+    halves = [objective.hessian_vector(some_rows(a, b)[1], at, direction) for a, b in ((0, 4), (4, 8))]
+    assert add_partials(*halves).weight_sum == found.weight_sum
+    assert found.weight_sum == pytest.approx(objective.loss_and_gradient(whole, at).weight_sum, rel=1e-14)
+    unweighted = LinearObjective(LOSSES["logistic"], 6, 1, True, np.arange(2), np.array([1.0, 0.0]))
+    assert unweighted.hessian_vector(whole, at, direction).weight_sum == pytest.approx(whole.sample_weight[whole.y == 0].sum())  # type: ignore[index]
+
+
+# -- hyperparameters -----------------------------------------------------------------------------------------------------------------
+
+
+IMPOSSIBLE: list[tuple[type, str, Any]] = [
+    *[(kind, "tol", tol) for kind in (GradientDescent, LBFGS, Newton, NewtonCG, SampledNewton) for tol in (-1e-9, np.nan, "small")],
+    *[(kind, "max_iter", count) for kind in (GradientDescent, LBFGS, Newton, NewtonCG, SampledNewton) for count in (0, 2.5, None)],
+    *[(kind, "memory", count) for kind in (LBFGS, SampledNewton) for count in (0, -1)],
+    *[(kind, "row_step", count) for kind in (Newton, SampledNewton) for count in (0, 1.5)],
+    (Newton, "decrement_tol", np.nan),
+    (NewtonCG, "max_products", 0),
+    (SampledNewton, "sample_tol", -1.0),
+    *[(GradientDescent, "step_size", step) for step in (0.0, -1.0, np.nan, np.inf, "fixed")],
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), IMPOSSIBLE, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_impossible_hyperparameters(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got "):
+        kind(**{name: value})
+
+
+def test_impossible_momentum() -> None:
+    for wrong in ({"momentum": 1.0, "step_size": 0.1}, {"momentum": 0.5}):
+        with pytest.raises(ValueError, match="momentum"):
+            GradientDescent(**wrong)
+
+
+@pytest.mark.parametrize("n_free", [0, 1, 3])
+def test_solve_newton_against_numpy(n_free: int) -> None:
+    random = np.random.default_rng(1)
+    rows = random.normal(size=(50, 8)) * np.geomspace(1e-3, 1e3, 8)
+    hessian, gradient = rows.T @ rows, random.normal(size=8)
+    np.testing.assert_allclose(hessian @ solve_newton(hessian, gradient, n_free), gradient, rtol=1e-8, atol=1e-8)
+
+
+def test_singular_systems_give_the_least_norm() -> None:
+    random = np.random.default_rng(2)
+    rows = random.normal(size=(50, 5))
+    rows = np.hstack([rows, rows[:, :2] + rows[:, 2:4], np.zeros((50, 1))])
+    matrix = rows.T @ rows
+    right = matrix @ random.normal(size=8)
+    np.testing.assert_allclose(solve_least_norm(matrix, right), np.linalg.lstsq(matrix, right, rcond=1e-12)[0], atol=1e-10)
+
+
+# -- certificates --------------------------------------------------------------------------------------------------------------------
+
+
+def wrong_sign(w: Float64) -> tuple[float, Float64, Float64]:
+    """Its gradient points downhill."""
+    value, gradient, hessian = Quadratic()(w)
+    return value, -gradient, hessian
+
+
+def always_higher() -> Any:
+    """Each evaluation gives a higher value than all before."""
+    values = itertools.count(1.0)
+    return lambda w: (next(values), np.linspace(1.0, 2.0, len(w)), np.eye(len(w)))
+
+
+def steep(w: Float64) -> tuple[float, Float64, Float64]:
+    """A quadratic in units that make its gradient 1e8, and its steps 1e-10."""
+    value, gradient, hessian = Quadratic()(w * 1e9)
+    return value, gradient * 1e9, hessian * 1e18
+
+
+@pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("function", [wrong_sign, always_higher], ids=["wrong sign", "always higher"])
+def test_a_failed_search_is_no_convergence(strategy: Strategy, function: Any) -> None:
+    state, _ = run(strategy, function if function is wrong_sign else function(), np.zeros(12))
+    assert state.status.kind != "converged", state.status
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "newton", "newton-cg", "sampled-newton"])
+def test_steps_of_any_size_are_found(name: str) -> None:
+    state, _ = run(dataclasses.replace(ALL[name], tol=0.1), steep, np.zeros(12))
+    assert state.status.kind == "converged", state.status
+    np.testing.assert_allclose(1e9 * state.accepted.parameters, Quadratic().solution, atol=2e-9)
+
+
+@pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
+def test_convergence_has_a_certificate(strategy: Strategy) -> None:
+    """With a tolerance below what rounding leaves: either the gradient is as small all the same, or a Newton step would gain nothing."""
+    strict = dataclasses.replace(strategy, tol=1e-300)
+    state, _ = run(strict, Quadratic(), np.full(12, 3.0))
+    value, gradient, hessian = Quadratic()(state.accepted.parameters)
+    if state.status.kind == "converged" and np.max(np.abs(gradient)) > 1e-300:
+        assert 0.5 * gradient @ np.linalg.solve(hessian, gradient) <= rounding_level(value)
+        assert isinstance(strategy, Newton | NewtonCG)
+
+
+def test_what_the_hessian_cannot_see_is_no_convergence() -> None:
+    """The gradient has a part along which the Hessian is zero: no Newton step lowers that."""
+
+    def half_seen(w: Float64) -> tuple[float, Float64, Float64]:
+        return 0.5 * float(w[0] ** 2) + 1e-3 * float(w[1]) + 1e6, np.array([w[0], 1e-3]), np.diag([1.0, 0.0])
+
+    state, _ = run(Newton(tol=1e-6), half_seen, np.ones(2))
+    assert state.status.kind == "stalled"
+    assert "0.001" in state.status.reason
+
+
+def test_lbfgs_goes_on_where_values_are_rounding() -> None:
+    """By the slopes alone: a constant beside the values hides all that is left to gain."""
+
+    def beside_a_constant(w: Float64) -> tuple[float, Float64, Float64]:
+        value, gradient, hessian = Quadratic()(w)
+        return value + 1e3, gradient, hessian
+
+    state, _ = run(LBFGS(tol=1e-12, max_iter=300), beside_a_constant, np.zeros(12))
+    assert state.status.kind == "converged", state.status
+    np.testing.assert_allclose(state.accepted.parameters, Quadratic().solution, rtol=1e-9)
