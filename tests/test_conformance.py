@@ -38,7 +38,7 @@ from tasks.objectives.evaluation import evaluate
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES, EpsilonInsensitiveLoss, HuberLoss, Loss, SquaredEpsilonInsensitiveLoss
 from tasks.objectives.penalties import L2, ElasticNet, Penalty, soft_threshold
-from tasks.rounds.oracles import REDUCTIONS, RoundInput
+from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.rows.partition import Group
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
@@ -282,9 +282,18 @@ def test_penalty_derivatives_equal_finite_differences(penalty: Penalty) -> None:
     np.testing.assert_allclose(penalty.curvature(coef), numeric, atol=1e-5)
 
 
+@pytest.mark.parametrize("strength", [-1.0, np.nan, np.array([1.0, -1e-300])], ids=str)
+def test_penalties_refuse_strengths_that_are_none(strength: Any) -> None:
+    for make in (L2, lambda l1: ElasticNet(l1=l1), lambda l2: ElasticNet(l2=l2)):
+        with pytest.raises(ValueError, match="must be a number of at least 0, or one for each coefficient"):
+            make(strength)
+
+
 @every_penalty
 @pytest.mark.parametrize("step", [0.4, 3.0])
 def test_penalty_prox_is_the_minimiser(penalty: Penalty, step: float) -> None:
+    """Of the part with kinks, which penalties without one leave alone."""
+    assert penalty.kinks == isinstance(penalty, ElasticNet)
     for coef in (np.array([0.3, -2.0, 5.0]), np.array([0.1, -0.2, 0.0]), np.array([-0.12, 0.8, -0.9])):
         prox = penalty.prox(coef, step)
         for j in range(3):
@@ -292,7 +301,8 @@ def test_penalty_prox_is_the_minimiser(penalty: Penalty, step: float) -> None:
             def at(u: float, j: int = j, coef: Array = coef) -> float:
                 moved = np.zeros(3)  # the value is a sum over coefficients, so one can be minimised alone
                 moved[j] = u
-                return 0.5 * (u - coef[j]) ** 2 + step * penalty.value(moved)
+                smooth = L2(penalty.l2 if isinstance(penalty, ElasticNet) else penalty.strength).value(moved)  # type: ignore[attr-defined]
+                return 0.5 * (u - coef[j]) ** 2 + step * (penalty.value(moved) - smooth)
 
             found = minimize_scalar(at, bounds=(-6.0, 6.0), method="bounded", options={"xatol": 1e-10})
             assert prox[j] == pytest.approx(found.x, abs=2e-7)
@@ -365,32 +375,32 @@ def bits(partial: Any) -> Any:
     return tuple(map(bits, partial)) if isinstance(partial, tuple) else None if partial is None else np.asarray(partial).tobytes()
 
 
-@pytest.mark.parametrize("power", REDUCTIONS)
-def test_executor_reductions(executor: Executor, power: Any) -> None:
+@pytest.mark.parametrize("oracle", ORACLES)
+def test_executor_reductions(executor: Executor, oracle: str) -> None:
     """Bitwise the tree over partitions computed one by one."""
     X, y = wine()
     model = LinearObjective(LOSSES["multinomial"], X.shape[1], 3, True, np.arange(3))
     pieces = uneven(len(X), 11)
     random = np.random.default_rng(0)
     parameters, direction = random.normal(size=(2, 1, model.layout.size))
-    shared = RoundInput(model, power, parameters, direction if power in ("hessian_vector", "gradient_difference") else None, 1)
-    reduction = REDUCTIONS[power]
+    broadcast = Broadcast(model, oracle, parameters, direction if oracle in ("hessian_vector", "gradient_difference") else None, 1, (L2(),))
+    reduction = reduction_of(broadcast)
     bounds = np.concatenate([[0], np.cumsum(pieces)])
     parts = [
-        reduction.map([Group(X[a:b].copy(), y[a:b], None, np.array([0, b - a]), i)], shared) for i, (a, b) in enumerate(pairwise(bounds))
+        reduction.map([Group(X[a:b].copy(), y[a:b], None, np.array([0, b - a]), i)], broadcast) for i, (a, b) in enumerate(pairwise(bounds))
     ]
     while len(parts) > 1:
         parts = [reduction.combine(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
-    found = executor.map_reduce(Dataset.from_arrays(X, y, partition_rows=pieces).rows, reduction, shared)
+    found = executor.map_reduce(Dataset.from_arrays(X, y, partition_rows=pieces).rows, reduction, broadcast)
     assert bits(found) == bits(parts[0])
 
 
 def test_executors_pass_on_what_a_task_raises(executor: Executor) -> None:
     X, y = wine()
     wrong = LinearObjective(LOSSES["multinomial"], X.shape[1] + 1, 3, True, np.arange(3))
-    shared = RoundInput(wrong, "loss_and_gradient", np.zeros((1, wrong.layout.size)), None, 1)
+    broadcast = Broadcast(wrong, "loss_and_gradient", np.zeros((1, wrong.layout.size)), None, 1)
     with pytest.raises((ValueError, AssertionError)):
-        executor.map_reduce(Dataset.from_arrays(X, y, n_partitions=5).rows, REDUCTIONS["loss_and_gradient"], shared)
+        executor.map_reduce(Dataset.from_arrays(X, y, n_partitions=5).rows, reduction_of(broadcast), broadcast)
 
 
 @pytest.mark.parametrize("strategy", [LBFGS(tol=1e-9, max_iter=500), Newton(tol=1e-9)], ids=["lbfgs", "newton"])

@@ -24,7 +24,7 @@ from pipeline.execution.base import Executor
 from pipeline.execution.threads import ThreadExecutor, default_threads
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
-from tasks.rounds.oracles import REDUCTIONS, RoundInput
+from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.typing import Array, Float64
 
 MAX_GROWTH: Final = 1.3
@@ -53,8 +53,8 @@ def gradient_round(executor: Executor, dataset: Dataset) -> Callable[[], Any]:
     """One loss and gradient of the logistic loss over the dataset, which is made resident and checked here."""
     objective = LinearObjective(LogisticLoss(), dataset.n_columns, 1, fit_intercept=True, classes=dataset.schema.classes)
     parameters = np.full((1, objective.layout.size), 0.01)
-    shared = RoundInput(objective, "loss_and_gradient", parameters, None, 1)
-    return lambda: executor.map_reduce(dataset.rows, REDUCTIONS[shared.power], shared)
+    broadcast = Broadcast(objective, "loss_and_gradient", parameters, None, 1)
+    return lambda: executor.map_reduce(dataset.rows, reduction_of(broadcast), broadcast)
 
 
 def overhead(report: Report, settings: Settings) -> None:

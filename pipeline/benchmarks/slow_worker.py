@@ -26,7 +26,7 @@ from pipeline.execution.threads import ThreadExecutor
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.reductions.reduction import reduce_on_worker
-from tasks.rounds.oracles import REDUCTIONS, RoundInput
+from tasks.rounds.oracles import Broadcast, reduction_of
 
 SHARES: Final = (0.1, 0.4, 0.4, 0.4)
 """Of a core, for each worker: the first has a quarter of the others', and all together fit on two cores."""
@@ -42,21 +42,21 @@ def slow_worker(report: Report, settings: Settings) -> None:
     here = Dataset.from_arrays(X, y, n_partitions=problem.n_partitions)
     there = Dataset.from_arrays(X, y, n_partitions=problem.n_partitions)
     objective = LinearObjective(LogisticLoss(), problem.n_columns, 1, fit_intercept=True, classes=np.arange(2))
-    shared = RoundInput(objective, "hessian", np.full((1, objective.layout.size), 0.01), None, 1)
-    reduction = REDUCTIONS["hessian"]
-    expected = digest(ThreadExecutor().map_reduce(here.rows, reduction, shared))
+    broadcast = Broadcast(objective, "hessian", np.full((1, objective.layout.size), 0.01), None, 1)
+    reduction = reduction_of(broadcast)
+    expected = digest(ThreadExecutor().map_reduce(here.rows, reduction, broadcast))
     digests = set()
     with LocalCluster(n_workers=len(SHARES), threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         executor = there.executor()
-        executor.map_reduce(there.rows, reduction, shared)
+        executor.map_reduce(there.rows, reduction, broadcast)
         begun = pieces(client, there)
         pids = client.run(os.getpid)
         seconds = []
         with held_back([pids[worker] for worker in sorted(pids)], SHARES):
-            alone = speeds_alone(client, there, cloudpickle.dumps((reduction, shared)), settings.repeats)
+            alone = speeds_alone(client, there, cloudpickle.dumps((reduction, broadcast)), settings.repeats)
             for _ in range(SETTLING + settings.repeats):
                 start = time.perf_counter()
-                digests.add(digest(executor.map_reduce(there.rows, reduction, shared)))
+                digests.add(digest(executor.map_reduce(there.rows, reduction, broadcast)))
                 seconds.append(time.perf_counter() - start)
         ended = pieces(client, there)
     after, total = median(seconds[SETTLING:]), sum(alone)

@@ -193,7 +193,6 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
             decay=HALF if self._rate_is("optimal", "invscaling") and isinstance(optimizer, PLAIN) else 1.0,
             clip_norm=self.clip_norm,
             accumulate=self.accumulate,
-            l1=float(penalty.l1),
             average_from=int(np.ceil(self.average / rows)),
             variance_reduction=self.variance_reduction == "svrg",
         )

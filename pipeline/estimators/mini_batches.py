@@ -17,6 +17,7 @@ from pipeline.training.history import Row, share_read
 from pipeline.training.loop import Result
 from pipeline.training.sampling import Batches, batches_of
 from tasks.rounds.fitting import Fit
+from tasks.rounds.oracles import ORACLES
 from tasks.strategies.optimizers import Optimizer
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
 from tasks.typing import Array
@@ -139,7 +140,7 @@ class MiniBatchModel(GradientModel):
 
     def _is_batch(self, row: Row) -> bool:
         """Whether a round of a fit by epochs was about a batch, and not about all rows or those held out."""
-        return row["power"] != "score"
+        return ORACLES[row["power"]].subset == "training"
 
     def _share_of_epochs(self, row: Row) -> float | None:
         if not self._by_epochs:

@@ -235,7 +235,7 @@ class Network(MiniBatchModel):
             return LBFGS(tol=self.tol, max_iter=self.max_iter), self._choice()
         if not isinstance(self.solver, Strategy):
             raise TypeError(f"solver must be a name, an optimizer or a strategy, got {self.solver!r}")
-        if self.solver.powers != ("loss_and_gradient",) or isinstance(self.solver, StochasticGradient):
+        if self.solver.oracles != ("loss_and_gradient",) or isinstance(self.solver, StochasticGradient):
             name = type(self.solver).__name__
             raise TypeError(f"solver={name} is not for networks: use a strategy that asks for full gradients alone, such as LBFGS()")
         return self.solver, self._choice()

@@ -51,7 +51,7 @@ def choose(solver: str | Any, problem: Problem, tol: float, max_iter: int | None
     """
     if not isinstance(solver, str):
         if not isinstance(solver, Strategy):
-            raise TypeError(f"solver must be a name or a strategy (powers, init, request, update), got {solver!r}")
+            raise TypeError(f"solver must be a name or a strategy (oracles, takes_kinks, init, request, update), got {solver!r}")
         return solver, Choice(type(solver).__name__, "given as a strategy")
     name, reason = resolved(solver, problem)
     return make(name, problem, tol, max_iter), Choice(name, reason)

@@ -1,4 +1,4 @@
-"""What an executor does: one reduction in, the partial of the whole dataset out."""
+"""What an executor does: one reduction in, the finished sums of all rows out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Advance(NamedTuple):
 
 
 class Executor(ABC):
-    """Runs rounds on a dataset that it makes resident first, once. Same tree whatever the executor, hence the same bits."""
+    """Runs rounds on rows that it makes resident first, once. The tree is the same whatever the executor, hence the bits are."""
 
     @abstractmethod
-    def map_reduce(self, rows: Rows, reduction: Reduction, shared: Any) -> Any:
-        """One barrier round: the reduction's partial over all groups of the dataset."""
+    def map_reduce(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Any:
+        """One barrier round: the reduction's finished sums over all groups of the rows."""
 
     @abstractmethod
     def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance:
@@ -40,7 +40,7 @@ class Executor(ABC):
 
     @abstractmethod
     def release(self, rows: Rows) -> None:
-        """Forget what is resident of the dataset."""
+        """Forget what is resident of the rows' source."""
 
     @property
     @abstractmethod
@@ -51,8 +51,8 @@ class Executor(ABC):
 def one_round(executor: Executor, rows: Rows, fit: Fit, states: list[Any]) -> Advance:
     """The next round, moved on from here."""
     start = time.perf_counter()
-    asked = fit.ask(states)
-    assert asked is not None
-    partial = executor.map_reduce(rows, asked.reduction, asked.shared)
-    states = fit.update(states, asked, partial)
-    return Advance(states, [fit.report(asked, partial, states, time.perf_counter() - start)])
+    this = fit.ask(states)
+    assert this is not None
+    sums = executor.map_reduce(rows, this.reduction, this.broadcast)
+    states = fit.update(states, this, sums)
+    return Advance(states, [fit.report(this, sums, states, time.perf_counter() - start)])

@@ -40,13 +40,12 @@ from tasks.loading.checking import CONTENTS
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.memory import merged
 from tasks.reductions.reduction import Reduction, Sums, merge_sums, reduce_on_worker
-from tasks.reductions.tree import result_of
 from tasks.rounds.fitting import Fit
 from tasks.workers.participants import round_too_large
 
 logger = logging.getLogger("dask-descent")
 
-INLINE_FLOATS: Final = 1000
+INLINE_BYTES: Final = 8000
 CLIENT_COMBINE_BYTES: Final = 1 << 20
 FAN_IN: Final = 8
 MAX_RELOADS: Final = 10
@@ -113,14 +112,14 @@ class ClusterExecutor(Executor):
         done = self._in_session(rows, fit, states, limit) if limit > 1 else None
         return one_round(self, rows, fit, states) if done is None else done
 
-    def map_reduce(self, rows: Rows, reduction: Reduction, shared: Any) -> Any:
+    def map_reduce(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Any:
         source = rows.source
         stuck, losses = 0, Losses()
         for attempt in range(MAX_RELOADS):
             with thread_given_back(), self._watched(rows):
                 resident = self._resident(source, mend=attempt > 0)
                 try:
-                    return self._checked_round(resident, rows, reduction, shared)
+                    return self._checked_round(resident, rows, reduction, broadcast)
                 except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they
                     waited = isinstance(error, StuckError)  # are made again
                     failed = failed_load(resident)
@@ -138,15 +137,15 @@ class ClusterExecutor(Executor):
             raise ConnectionError(STUCK)
         raise losses.error(reduction.name, source, resident)
 
-    def _checked_round(self, resident: Resident, rows: Rows, reduction: Reduction, shared: Any) -> Any:
-        """The partial of a round, of the rows that were checked. Raises SourceChangedError for others."""
-        self._keep_together(resident, reduction.level(shared))
+    def _checked_round(self, resident: Resident, rows: Rows, reduction: Reduction, broadcast: Any) -> Any:
+        """The finished sums of a round, of the rows that were checked. Raises SourceChangedError for others."""
+        self._keep_together(resident, reduction.level(broadcast))
         self._follow(resident)
-        sums = self._round(resident, rows, reduction, shared)
+        sums = self._round(resident, rows, reduction, broadcast)
         if rows.content in (None, sums.content):
-            return result_of(sums.nodes, resident.n_groups)
+            return reduction.whole(sums.nodes, resident.n_groups, broadcast)
         found = self._round(resident, rows, CONTENTS, None)
-        rows.require_contents(result_of(found.nodes, resident.n_groups))
+        rows.require_contents(CONTENTS.whole(found.nodes, resident.n_groups, None))
         raise CancelledError  # what was lost meanwhile has been made again, as it was at first
 
     def _raise_named(self, error: BaseException, rows: Rows, resident: Resident, name: str = "") -> NoReturn:
@@ -271,14 +270,14 @@ class ClusterExecutor(Executor):
 
     # -- rounds ----------------------------------------------------------------------------------------------------------------------
 
-    def _round(self, resident: Resident, rows: Rows, reduction: Reduction, shared: Any) -> Sums:
+    def _round(self, resident: Resident, rows: Rows, reduction: Reduction, broadcast: Any) -> Sums:
         start = time.monotonic()
         with resident.lock:
             work, n_partials = resident.work, resident.n_partials
-        n_floats = reduction.floats(shared, rows.n_columns) * n_partials
+        n_bytes = reduction.n_bytes(broadcast, rows.n_columns) * n_partials
         results = None
-        if self._callable(resident, work, 8 * (floats(shared) * len(work) + n_floats)):
-            packed, needs = dumps((reduction, shared))
+        if self._callable(resident, work, bytes_of(broadcast) * len(work) + n_bytes):
+            packed, needs = dumps((reduction, broadcast))
             self._send_modules(needs)
             results = call_workers(self.client, work, rows.subset, resident.n_groups, packed)
             self._tasks = max(self._tasks, len(work))
@@ -286,7 +285,7 @@ class ClusterExecutor(Executor):
                 with resident.lock:
                     resident.located = False
         if results is None:
-            results = self._by_tasks(resident, work, rows, reduction, shared, 8 * n_floats)
+            results = self._by_tasks(resident, work, rows, reduction, broadcast, n_bytes)
         with single_blas_thread():
             sums = merging(reduction, resident.n_groups)(results)
         resident.last_round = time.monotonic() - start
@@ -299,11 +298,11 @@ class ClusterExecutor(Executor):
         resident: Resident | None = rows.source.resident.get(self.client.id)
         if resident is None or not resident.located or self.inside or not self.sessions.due():
             return None
-        asked = fit.ask(states)
-        assert asked is not None
+        this = fit.ask(states)
+        assert this is not None
         with self._watched(rows):
             try:
-                self._keep_together(resident, asked.reduction.level(asked.shared))
+                self._keep_together(resident, this.reduction.level(this.broadcast))
                 self._follow(resident)
             except Exception as error:  # noqa: BLE001  the round from here will meet it, too, and knows what to do
                 forget_frames(error)
@@ -311,7 +310,7 @@ class ClusterExecutor(Executor):
             with resident.lock:
                 work, n_partials, level = resident.work, resident.n_partials, resident.level
             short = resident.located and resident.last_round <= SESSION_ROUND
-            if not short or round_too_large(asked, rows.n_columns, n_partials / len(work)):
+            if not short or round_too_large(this, rows.n_columns, n_partials / len(work)):
                 return None
             try:
                 pieces = SessionRows(work, rows.subset, resident.n_groups, rows.n_columns, level, rows.content)
@@ -337,17 +336,17 @@ class ClusterExecutor(Executor):
         return short and resident.located and not self.inside and can_call(self.client)
 
     def _by_tasks(
-        self, resident: Resident, work: list[Work], rows: Rows, reduction: Reduction, shared: Any, result_bytes: int
+        self, resident: Resident, work: list[Work], rows: Rows, reduction: Reduction, broadcast: Any, result_bytes: int
     ) -> list[Sums]:
         n_groups = rows.source.n_groups
         token = uuid.uuid4().hex
         graph: dict[Any, Any] = {}
         needs: set[str] = set()
         large = []
-        if floats(shared) > INLINE_FLOATS:  # one copy to the cluster, from where each worker fetches it once
-            graph[f"parameters-{token}"] = value(f"parameters-{token}", shared, needs=needs)
+        if bytes_of(broadcast) > INLINE_BYTES:  # one copy to the cluster, from where each worker fetches it once
+            graph[f"parameters-{token}"] = value(f"parameters-{token}", broadcast, needs=needs)
             large = [TaskRef(f"parameters-{token}")]
-        packed, modules = dumps((reduction, None if large else shared))
+        packed, modules = dumps((reduction, None if large else broadcast))
         self._send_modules(needs | modules)
         names = []
         for slot, _, keys in work:
@@ -404,7 +403,7 @@ def merging(reduction: Reduction, n_groups: int) -> Callable[[Sequence[Sums]], S
     return partial(merged, reduction.name, partial(merge_sums, n_groups=n_groups, combine=reduction.combine))
 
 
-def floats(shared: Any) -> int:
-    """About how many floats a round's input holds."""
-    arrays = [a for a in shared if isinstance(a, np.ndarray)] if isinstance(shared, tuple) else []
-    return sum(a.size for a in arrays)
+def bytes_of(broadcast: Any) -> int:
+    """About how many bytes a broadcast has."""
+    arrays = [a for a in broadcast if isinstance(a, np.ndarray)] if isinstance(broadcast, tuple) else []
+    return sum(a.nbytes for a in arrays)

@@ -61,14 +61,14 @@ class ThreadExecutor(Executor):
     def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance:
         return one_round(self, rows, fit, states)
 
-    def map_reduce(self, rows: Rows, reduction: Reduction, shared: Any) -> Any:
+    def map_reduce(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Any:
         self._last.set()
         shard = self._resident(rows)
         groups = shard.parts[rows.subset]
         if rows.content not in (None, shard_digest(shard, rows.subset)):
             rows.require_contents(np.concatenate(list(map(partition_digests, groups))))
-        run = LaneQueue(groups, Tree(len(groups), reduction.combine), reduction, shared)
-        n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(shared)))
+        run = LaneQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast)
+        n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(broadcast)))
         with single_blas_thread():
             others = [helpers(n_threads - 1).submit(run.drain) for _ in range(n_threads - 1)]
             try:
@@ -77,11 +77,11 @@ class ThreadExecutor(Executor):
                 concurrent.futures.wait(others)
             for other in others:
                 other.result()
-        prepare = reduction.ahead(shared)
+        prepare = reduction.ahead(broadcast)
         if prepare is not None and n_threads > 1:
             self._last = threading.Event()
-            helpers(n_threads - 1).submit(prepare_lanes, groups, reduction.level(shared), prepare, self._last)
-        return run.tree.result()
+            helpers(n_threads - 1).submit(prepare_lanes, groups, reduction.level(broadcast), prepare, self._last)
+        return reduction.whole(run.tree.nodes, len(groups), broadcast)
 
     def _resident(self, rows: Rows) -> Shard:
         source = rows.source
@@ -107,11 +107,11 @@ def prepare_lanes(groups: Sequence[Group], level: int, prepare: Prepare, enough:
 class LaneQueue:
     """Lanes of groups that several threads take one by one, and the tree that their partials go into."""
 
-    def __init__(self, groups: tuple[Group, ...], tree: Tree, reduction: Reduction, shared: Any) -> None:
-        self.waiting = lanes(enumerate(groups), len(groups), reduction.level(shared))
+    def __init__(self, groups: tuple[Group, ...], tree: Tree, reduction: Reduction, broadcast: Any) -> None:
+        self.waiting = lanes(enumerate(groups), len(groups), reduction.level(broadcast))
         self.tree = tree
         self.reduction = reduction
-        self.shared = shared
+        self.broadcast = broadcast
         self.lock = threading.Lock()
         self.stopped = False
 
@@ -123,7 +123,7 @@ class LaneQueue:
                     node, lane = next(self.waiting, ((-1, -1), []))
                 if not lane:
                     return
-                partial = mapped(self.reduction.name, self.reduction.map, lane, self.shared)
+                partial = mapped(self.reduction.name, self.reduction.map, lane, self.broadcast)
                 with self.lock:
                     self.tree.add(node, partial)
         except BaseException:

@@ -32,9 +32,9 @@ from tasks.machine.threads import single_blas_thread
 from tasks.objectives.base import Partial
 from tasks.reductions.reduction import Reduction, reduce_shards
 from tasks.rounds.fitting import Fit, round_bytes
-from tasks.rounds.oracles import REDUCTIONS, RoundInput
+from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.rows.partition import Shard
-from tasks.strategies.base import Power, Strategy
+from tasks.strategies.base import Strategy
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 from tasks.workers.timing import timed_load, timed_reduce
@@ -55,16 +55,16 @@ WARM_UP: Final = 2
 
 
 class Kind(NamedTuple):
-    """What a round asks for: see `tasks.strategies.base.Round`."""
+    """What a round asks for: see `tasks.strategies.base.Request`."""
 
-    power: Power
+    oracle: str
     row_step: int
     n_batches: int = 0  # of an epoch, for a round about one of them
 
     def __str__(self) -> str:
         if self.n_batches:
-            return f"{self.power} of a batch".replace("_", " ")
-        return self.power.replace("_", " ") + (f" of every {self.row_step}th row" if self.row_step > 1 else "")
+            return f"{self.oracle} of a batch".replace("_", " ")
+        return self.oracle.replace("_", " ") + (f" of every {self.row_step}th row" if self.row_step > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,15 @@ class Recorder(ThreadExecutor):
     def __init__(self, n_threads: int, limit: float) -> None:
         super().__init__(n_threads)
         self.updates: dict[Kind, list[float]] = {}
-        self.last: dict[Kind, tuple[RoundInput, Partial]] = {}
+        self.last: dict[Kind, tuple[Broadcast, Partial]] = {}
         self._stop = time.perf_counter() + limit
         self._kind = Kind("loss_and_gradient", 1)
         self._returned = 0.0
 
-    def map_reduce(self, rows: Rows, reduction: Reduction, shared: RoundInput) -> Any:
-        sums = super().map_reduce(rows, reduction, shared)
-        self._kind = kind_of(shared)
-        self.last[self._kind] = shared, sums
+    def map_reduce(self, rows: Rows, reduction: Reduction, broadcast: Broadcast) -> Any:
+        sums = super().map_reduce(rows, reduction, broadcast)
+        self._kind = kind_of(broadcast)
+        self.last[self._kind] = broadcast, sums
         self._returned = time.thread_time()
         return sums
 
@@ -141,10 +141,10 @@ class Recorder(ThreadExecutor):
         return time.perf_counter() > self._stop
 
 
-def kind_of(shared: RoundInput) -> Kind:
+def kind_of(broadcast: Broadcast) -> Kind:
     """A full pass before epochs of batches is of another kind than they are."""
-    batch = shared.batch
-    return Kind(shared.power, shared.row_step, batch.sampling.n_rounds if batch is not None and batch.number >= 0 else 0)
+    batch = broadcast.batch
+    return Kind(broadcast.oracle, broadcast.row_step, batch.sampling.n_rounds if batch is not None and batch.number >= 0 else 0)
 
 
 def probe(job: Job, cores: int) -> Probe:
@@ -166,7 +166,7 @@ def probe(job: Job, cores: int) -> Probe:
         n_parameters=setup.objective.layout.size,
         worker=worker,
         finished=fits[0].finished or (isinstance(setup.strategy, StochasticGradient) and makes_all_epochs(setup.strategy)),
-        level=max(level_of(shared) for _, shared in kinds),
+        level=max(level_of(broadcast) for _, broadcast in kinds),
     )
 
 
@@ -189,9 +189,9 @@ def set_up(job: Job, sample: Sample, schema: Schema) -> tuple[SetUp, Array]:
 def compile_kernels(sample: Sample, setup: SetUp, start: Array) -> None:
     """On a machine's first run that takes longer than the whole probe."""
     dataset = few_rows(sample, 1)
-    for power in setup.strategy.powers:
-        shared = RoundInput(setup.objective, power, start, start, 1, (setup.penalty,))
-        ThreadExecutor(1).map_reduce(dataset.rows, REDUCTIONS[power], shared)
+    for oracle in setup.strategy.oracles:
+        broadcast = Broadcast(setup.objective, oracle, start, start, 1, (setup.penalty,))
+        ThreadExecutor(1).map_reduce(dataset.rows, reduction_of(broadcast), broadcast)
 
 
 class Fitted(NamedTuple):
@@ -213,20 +213,20 @@ def fit_repeatedly(sample: Sample, setup: SetUp, start: Array, n_threads: int) -
     return fits
 
 
-def kinds_of(fits: Sequence[Fitted], strategy: Strategy) -> list[tuple[Cost, RoundInput]]:
+def kinds_of(fits: Sequence[Fitted], strategy: Strategy) -> list[tuple[Cost, Broadcast]]:
     """Each kind of round, with its last input, and what the fits say of its cost: how long computing and messages take is not known yet."""
     found = []
     for kind, count in counts(fits[0], strategy).items():
-        shared, sums = fits[0].rounds.last[kind]
-        sent = shared.parameters.nbytes + (0 if shared.direction is None else shared.direction.nbytes)
+        broadcast, sums = fits[0].rounds.last[kind]
+        sent = broadcast.parameters.nbytes + (0 if broadcast.direction is None else broadcast.direction.nbytes)
         cost = Cost(
             kind=kind,
             count=count,
             update_seconds=median(update for fit in fits for update in fit.rounds.updates.get(kind, ())),
             sent_bytes=sent,
-            returned_bytes=round_bytes(shared, sums) - sent,
+            returned_bytes=round_bytes(broadcast, sums) - sent,
         )
-        found.append((cost, shared))
+        found.append((cost, broadcast))
     return found
 
 
@@ -248,15 +248,15 @@ def makes_all_epochs(strategy: StochasticGradient) -> bool:
     return strategy.tol == -math.inf
 
 
-def level_of(shared: RoundInput) -> int:
+def level_of(broadcast: Broadcast) -> int:
     """Subtrees of 2^level groups compute such a round together."""
-    return REDUCTIONS[shared.power].level(shared)
+    return reduction_of(broadcast).level(broadcast)
 
 
 # -- on a worker -----------------------------------------------------------------------------------------------------------------------
 
 
-def measure_on_worker(sample: Sample, setup: SetUp, start: Array, kinds: Sequence[tuple[Cost, RoundInput]], n_threads: int) -> Worker:
+def measure_on_worker(sample: Sample, setup: SetUp, start: Array, kinds: Sequence[tuple[Cost, Broadcast]], n_threads: int) -> Worker:
     """What a worker takes to load, to compute and to answer.
 
     Computing is measured there, and not in this process, because Dask's workers give memory back at once, and get it anew for each large
@@ -270,7 +270,7 @@ def measure_on_worker(sample: Sample, setup: SetUp, start: Array, kinds: Sequenc
         assert client is not None
         load = load_seconds(client, sample)
         one, many = (few_rows(sample, n) for n in (1, MESSAGES))
-        delays = [message_seconds(one, many, shared) for _, shared in kinds]
+        delays = [message_seconds(one, many, broadcast) for _, broadcast in kinds]
         if isinstance(setup.strategy, StochasticGradient):
             delay = batch_seconds(one, setup.fit, setup.strategy, start)
             delays = [
@@ -278,7 +278,7 @@ def measure_on_worker(sample: Sample, setup: SetUp, start: Array, kinds: Sequenc
             ]
         (pid,) = client.run(os.getpid).values()
         n_bytes = psutil.Process(pid).memory_info().rss
-        rows = [row_seconds(client, sample, shared, n_threads) for _, shared in kinds]
+        rows = [row_seconds(client, sample, broadcast, n_threads) for _, broadcast in kinds]
     found = zip(kinds, rows, delays, strict=True)
     costs = tuple(replace(cost, row_seconds=row, delay_seconds=delay, message_seconds=each) for (cost, _), row, (delay, each) in found)
     return Worker(costs, load, n_bytes)
@@ -307,12 +307,12 @@ def few_rows(sample: Sample, n_partitions: int) -> Dataset:
     return Dataset.from_arrays(group.X[rows], None if group.y is None else group.y[rows], n_partitions=n_partitions)
 
 
-def message_seconds(one: Dataset, many: Dataset, shared: RoundInput) -> tuple[float, float]:
+def message_seconds(one: Dataset, many: Dataset, broadcast: Broadcast) -> tuple[float, float]:
     """Of a round of one message that computes next to nothing, and of each further message."""
-    if shared.batch is not None:  # about all rows, and as many messages as partitions
-        shared = shared._replace(batch=shared.batch._replace(sampling=shared.batch.sampling._replace(level=0)))
-    first, n_first = median_round(one, shared)
-    all_of_them, n_all = median_round(many, shared)
+    if broadcast.batch is not None:  # about all rows, and as many messages as partitions
+        broadcast = broadcast._replace(batch=broadcast.batch._replace(sampling=broadcast.batch.sampling._replace(level=0)))
+    first, n_first = median_round(one, broadcast)
+    all_of_them, n_all = median_round(many, broadcast)
     return first, max(0.0, all_of_them - first) / max(1, n_all - n_first)
 
 
@@ -326,20 +326,20 @@ def batch_seconds(one: Dataset, fit: Fit, strategy: StochasticGradient, start: A
     return float(np.median(np.diff([row["seconds"] for row in rows])))
 
 
-def median_round(dataset: Dataset, shared: RoundInput) -> tuple[float, int]:
+def median_round(dataset: Dataset, broadcast: Broadcast) -> tuple[float, int]:
     """Seconds of a round on the current cluster, and its messages."""
     executor = dataset.executor()
-    seconds = repeated(lambda: executor.map_reduce(dataset.rows, REDUCTIONS[shared.power], shared), MESSAGE_ROUNDS)
+    seconds = repeated(lambda: executor.map_reduce(dataset.rows, reduction_of(broadcast), broadcast), MESSAGE_ROUNDS)
     return median(seconds), executor.tasks_per_round
 
 
-def row_seconds(client: Any, sample: Sample, shared: RoundInput, n_threads: int) -> float:
+def row_seconds(client: Any, sample: Sample, broadcast: Broadcast, n_threads: int) -> float:
     """Of a worker thread for each training row, while n_threads of them compute."""
-    if kind_of(shared).n_batches:
-        return row_seconds_of_batches(sample, shared, n_threads)
+    if kind_of(broadcast).n_batches:
+        return row_seconds_of_batches(sample, broadcast, n_threads)
     n_groups = len(sample.groups)
     held = client.scatter(shards_of(sample, 0, n_threads), hash=False)
-    packed = cloudpickle.dumps((REDUCTIONS[shared.power], shared))
+    packed = cloudpickle.dumps((reduction_of(broadcast), broadcast))
     seconds: list[float] = []
     repeated(
         lambda: seconds.append(sum(client.gather(client.map(timed_reduce, held, part=0, n_groups=n_groups, packed=packed, pure=False)))),
@@ -348,14 +348,14 @@ def row_seconds(client: Any, sample: Sample, shared: RoundInput, n_threads: int)
     return median(seconds[WARM_UP:]) / sample.n_train_rows
 
 
-def row_seconds_of_batches(sample: Sample, shared: RoundInput, n_threads: int) -> float:
+def row_seconds_of_batches(sample: Sample, broadcast: Broadcast, n_threads: int) -> float:
     """As `row_seconds`, for each training row, whether a batch has it or not. In this process: on workers batches follow each other without
     tasks, and receiving one takes longer than computing a batch; they take little memory."""
-    reduction, shards = REDUCTIONS[shared.power], shards_of(sample, level_of(shared), n_threads)
+    reduction, shards = reduction_of(broadcast), shards_of(sample, level_of(broadcast), n_threads)
 
     def compute(number: int, shard: Shard) -> float:
         start = time.thread_time()
-        reduce_shards([shard], 0, 0, len(sample.groups), reduction, later(shared, number))
+        reduce_shards([shard], 0, 0, len(sample.groups), reduction, later(broadcast, number))
         return time.thread_time() - start
 
     seconds: list[float] = []
@@ -365,7 +365,7 @@ def row_seconds_of_batches(sample: Sample, shared: RoundInput, n_threads: int) -
 
 
 def shards_of(sample: Sample, level: int, n_threads: int) -> list[Shard]:
-    """The sampled rows to train on, shared out over threads."""
+    """The sampled rows to train on, broadcast out over threads."""
     runs = runs_of_lanes(len(sample.groups), level, n_threads)
     return [Shard(tuple(run), (tuple(sample.groups[i] for i in run),)) for run in runs]
 
@@ -377,11 +377,11 @@ def runs_of_lanes(n_groups: int, level: int, n_threads: int) -> list[range]:
     return [range(int(run[0]) << level, min(int(run[-1]) + 1 << level, n_groups)) for run in runs]
 
 
-def later(shared: RoundInput, further: int) -> RoundInput:
+def later(broadcast: Broadcast, further: int) -> Broadcast:
     """The round about another batch of its epoch: rows that no cache holds."""
-    batch = shared.batch
+    batch = broadcast.batch
     assert batch is not None
-    return shared._replace(batch=batch._replace(number=further % batch.sampling.n_rounds))
+    return broadcast._replace(batch=batch._replace(number=further % batch.sampling.n_rounds))
 
 
 def repeated(run: Callable[[], Any], most: int) -> list[float]:

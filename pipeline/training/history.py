@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from tasks.rounds.fitting import Report
-from tasks.strategies.base import Power
+from tasks.rounds.oracles import ORACLES
 from tasks.typing import Float64
 
 
@@ -22,7 +22,7 @@ class Row(TypedDict):
     the batch; by the parameters that the strategy sees, see `tasks.objectives.standardisation`), seconds since the fit began."""
 
     round: int
-    power: Power
+    power: str
     row_step: int
     iteration: int
     objective: float
@@ -32,7 +32,7 @@ class Row(TypedDict):
 
 def share_read(row: Row, held_out: float = 0.0) -> float:
     """Which share of all rows a round read. held_out: the share that scores read, and nothing else."""
-    return held_out if row["power"] == "score" else (1.0 - held_out) / row["row_step"]
+    return held_out if ORACLES[row["power"]].subset == "held out" else (1.0 - held_out) / row["row_step"]
 
 
 class History:
@@ -47,7 +47,7 @@ class History:
         return [
             Row(
                 round=n_round,
-                power=report.power,
+                power=report.oracle,
                 row_step=report.row_step,
                 iteration=report.iteration,
                 objective=report.objective,

@@ -60,7 +60,8 @@ def train(
 
     on_round is called after every round and ends the fit by returning True. keep_on_interrupt: Ctrl-C ends the fit where it is, as
     on_round would, instead of being raised. keeper: of the fit's checkpoints; with a saved one the fit goes on from there. Raises
-    TypeError when the objective lacks a power that the strategy asks for, or when checkpoints cannot hold the strategy's states.
+    TypeError when the objective lacks what an oracle of the strategy needs, or when checkpoints cannot hold the strategy's states,
+    ValueError for a penalty with kinks that the strategy cannot do.
     """
     fit = Fit(objective, tuple(penalties), strategy)
     return run(executor, dataset, fit, fit.init(parameters), on_round, keep_on_interrupt=keep_on_interrupt, keeper=keeper)

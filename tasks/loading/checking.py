@@ -55,8 +55,8 @@ class Summary(NamedTuple):
     poison: tuple[tuple[int, Any], ...]
 
 
-def summary(group: Group, shared: Any = None) -> Summary:
-    """The summary of one group, made once where it lives; `shared` is not used."""
+def summary(group: Group, broadcast: Any = None) -> Summary:
+    """The summary of one group, made once where it lives; `broadcast` is not used."""
     found: Summary = group.derived("summary", summarise)
     return found
 
@@ -109,8 +109,8 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
     )
 
 
-def contents(group: Group, shared: Any = None) -> UInt64:
-    """The digest of each partition of one group; `shared` is not used."""
+def contents(group: Group, broadcast: Any = None) -> UInt64:
+    """The digest of each partition of one group; `broadcast` is not used."""
     return partition_digests(group)
 
 
@@ -119,8 +119,8 @@ def both_contents(left: UInt64, right: UInt64) -> UInt64:
     return np.concatenate([left, right])
 
 
-CHECK: Final = Reduction("check", of_group(summary), add_summaries, lambda shared, n_columns: n_columns)
-CONTENTS: Final = Reduction("contents", of_group(contents), both_contents, lambda shared, n_columns: 1)
+CHECK: Final = Reduction("check", of_group(summary), add_summaries, lambda broadcast, n_columns: 8 * n_columns)
+CONTENTS: Final = Reduction("contents", of_group(contents), both_contents, lambda broadcast, n_columns: 8)
 
 
 def _target_spread(group: Group) -> Spread | None:

@@ -23,8 +23,8 @@ class Moments(NamedTuple):
     scatter: Float64
 
 
-def moments(group: Group, shared: Any) -> Moments:
-    """Moments of one group's rows, its partitions added along the tree; `shared` is not used."""
+def moments(group: Group, broadcast: Any) -> Moments:
+    """Moments of one group's rows, its partitions added along the tree; `broadcast` is not used."""
     return tree_sum([_partition_moments(group.X[a:b]) for a, b in pairwise(group.offsets)], add_moments)
 
 
@@ -52,7 +52,7 @@ def add_moments(left: Moments, right: Moments) -> Moments:
     )
 
 
-MOMENTS: Final = Reduction("moments", of_group(moments), add_moments, lambda shared, n_columns: n_columns * n_columns)
+MOMENTS: Final = Reduction("moments", of_group(moments), add_moments, lambda broadcast, n_columns: 8 * n_columns * n_columns)
 
 
 class Spread(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from tasks.machine import buffers
 from tasks.objectives.base import Layout, Partial
-from tasks.objectives.penalties import Penalty
+from tasks.objectives.penalties import L2, Penalty
 from tasks.typing import Array, Float64
 
 
@@ -18,7 +18,8 @@ class Evaluation(NamedTuple):
 
     value, gradient (n,), hessian (n, n) or None, n_free: that many trailing parameters (the intercepts) are not penalised; weight: of the
     rows together, 0 when there was none; noise: how far rounding in the raw predictions can move the value; units (n - n_free,): factors by
-    which the penalised parameters are multiplied to have the user's units, None where they have them.
+    which the penalised parameters are multiplied to have the user's units, None where they have them; penalty: of the first parameters, all
+    but n_free, whose prox is for strategies that take kinks.
     """
 
     value: float
@@ -28,6 +29,7 @@ class Evaluation(NamedTuple):
     weight: float = np.nan
     noise: float = 0.0
     units: Float64 | None = None
+    penalty: Penalty = L2()
 
 
 def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array) -> Evaluation:
@@ -49,7 +51,7 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, par
     loss = float(partial.loss_sum[model] / weight)
     noise = noise_of(loss, layout, parameters, standardised=hessian is not None)
     return Evaluation(
-        loss + penalty.value(coef), gradient, hessian, layout.size - layout.n_coef, partial.weight_sum, noise, units_of(layout)
+        loss + penalty.value(coef), gradient, hessian, layout.size - layout.n_coef, partial.weight_sum, noise, units_of(layout), penalty
     )
 
 

@@ -17,22 +17,27 @@ from tasks.typing import Array, Float64
 
 @runtime_checkable
 class Penalty(Protocol):
-    """A smooth part, by its derivatives, and perhaps one with kinks, by its prox."""
+    """A penalty: a smooth part, by its derivatives, and perhaps a part with kinks, by its prox."""
+
+    @property
+    def kinks(self) -> bool:
+        """Whether there is a part with kinks."""
+        ...
 
     def value(self, coef: Array) -> float:
-        """Of both parts."""
+        """The value of both parts."""
         ...
 
     def gradient(self, coef: Array) -> Array:
-        """Of the smooth part, shape of coef."""
+        """The gradient of the smooth part, shape of coef."""
         ...
 
     def curvature(self, coef: Array) -> Array:
-        """Diagonal of the Hessian of the smooth part, shape of coef."""
+        """The diagonal of the Hessian of the smooth part, shape of coef."""
         ...
 
     def prox(self, coef: Array, step: float) -> Array:
-        """argmin_u ½ |u - coef|² + step value(u), both parts, shape of coef."""
+        """argmin_u ½ |u - coef|² + step k(u), where k is the part with kinks, shape of coef; coef itself without one."""
         ...
 
 
@@ -40,10 +45,13 @@ class Penalty(Protocol):
 class L2:
     """½ Σ_j strength_j coef_j², with one strength or one per coefficient (targets with penalties of their own); all of it is smooth.
 
-    strength: float, or float64 of the coefficients' flat length.
+    strength: float, or float64 of the coefficients' flat length. Raises ValueError for what is negative, or no number.
     """
 
     strength: float | Float64 = 0.0
+
+    def __post_init__(self) -> None:
+        require_strength("strength", self.strength)
 
     def value(self, coef: Array) -> float:
         if np.ndim(self.strength) == 0:  # in one pass and without temporaries, which for a network's mini-batches counts
@@ -56,22 +64,29 @@ class L2:
     def curvature(self, coef: Array) -> Array:
         return np.broadcast_to(np.asarray(self.strength, dtype=coef.dtype), coef.shape)
 
+    @property
+    def kinks(self) -> bool:
+        return False
+
     def prox(self, coef: Array, step: float) -> Array:
-        """coef / (1 + step strength)."""
-        return np.asarray(coef / np.asarray(1.0 + step * np.asarray(self.strength), dtype=coef.dtype))
+        return coef
 
 
 @dataclass(frozen=True, eq=False)
 class ElasticNet:
     """Σ_j l1_j |coef_j| + ½ Σ_j l2_j coef_j², with one strength of each or one per coefficient; l2 = 0 is the lasso's penalty.
 
-    gradient and curvature are those of the smooth part, l2, alone; prox has both.
+    gradient and curvature are those of the smooth part, l2, alone; prox is that of l1.
 
-    l1, l2: float, or float64 of the coefficients' flat length; not negative.
+    l1, l2: float, or float64 of the coefficients' flat length. Raises ValueError for what is negative, or no number.
     """
 
     l1: float | Float64 = 0.0
     l2: float | Float64 = 0.0
+
+    def __post_init__(self) -> None:
+        require_strength("l1", self.l1)
+        require_strength("l2", self.l2)
 
     def value(self, coef: Array) -> float:
         return L2(self.l2).value(coef) + float(np.sum(np.asarray(self.l1) * np.abs(coef)))
@@ -82,11 +97,21 @@ class ElasticNet:
     def curvature(self, coef: Array) -> Array:
         return L2(self.l2).curvature(coef)
 
+    @property
+    def kinks(self) -> bool:
+        return bool(np.any(self.l1))
+
     def prox(self, coef: Array, step: float) -> Array:
-        """soft_threshold(coef, step l1) / (1 + step l2) (Parikh & Boyd 2014, Proximal Algorithms, section 6.5.3)."""
-        return L2(self.l2).prox(soft_threshold(coef, step * np.asarray(self.l1)), step)
+        """soft_threshold(coef, step l1) (Parikh & Boyd 2014, Proximal Algorithms, section 6.5.2)."""
+        return soft_threshold(coef, step * np.asarray(self.l1))
 
 
 def soft_threshold(coef: Array, threshold: float | Array) -> Array:
     """sign(coef) max(|coef| - threshold, 0) in the dtype of coef: the prox of threshold |coef|; threshold: a number, or one for each."""
     return np.asarray(np.sign(coef) * np.maximum(np.abs(coef) - np.asarray(threshold, dtype=coef.dtype), 0))
+
+
+def require_strength(name: str, strength: float | Float64) -> None:
+    """Raise ValueError for a strength that is negative, or no number."""
+    if not np.all(np.asarray(strength) >= 0):
+        raise ValueError(f"{name} must be a number of at least 0, or one for each coefficient, got {strength!r}")

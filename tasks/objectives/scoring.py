@@ -42,24 +42,24 @@ class ScoreSums(NamedTuple):
     scatter: Float64
 
 
-def score_sums(rows: Group | Block, shared: ScoreInput) -> ScoreSums:
+def score_sums(rows: Group | Block, broadcast: ScoreInput) -> ScoreSums:
     """Of one group or block. Raises ValueError for rows that cannot be scored."""
-    require_scorable(rows, shared)
-    raw = finite_predictions(shared, normalise(rows.X))
+    require_scorable(rows, broadcast)
+    raw = finite_predictions(broadcast, normalise(rows.X))
     weight = np.ones(raw.shape[0]) if rows.sample_weight is None else normalise(rows.sample_weight)
     total = float(weight.sum())
     assert rows.y is not None
-    if shared.objective.classes is not None:
-        correct = float(weight[predicted_classes(raw, shared.objective.classes) == rows.y.reshape(-1)].sum())
+    if broadcast.objective.classes is not None:
+        correct = float(weight[predicted_classes(raw, broadcast.objective.classes) == rows.y.reshape(-1)].sum())
         return ScoreSums(total, correct, *(np.zeros(1),) * 3)
     y = normalise(rows.y).reshape(len(raw), raw.shape[1]).astype(np.float64)
     mean = weight @ y / total if total else np.zeros(y.shape[1])
     return ScoreSums(total, 0.0, weight @ (y - raw) ** 2, mean, weight @ (y - mean) ** 2)
 
 
-def require_scorable(rows: Group | Block, shared: ScoreInput) -> None:
+def require_scorable(rows: Group | Block, broadcast: ScoreInput) -> None:
     """What a fit would have refused in y and sample_weight, a score refuses too."""
-    y, weight, classes = rows.y, rows.sample_weight, shared.objective.classes
+    y, weight, classes = rows.y, rows.sample_weight, broadcast.objective.classes
     assert y is not None
     if classes is not None and y.shape[1:] not in ((), (1,)):
         raise ValueError(f"y must be (rows,), a label a row, got shape (rows, {y.shape[1]}); use y[:, 0]")
@@ -84,7 +84,7 @@ def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
     return ScoreSums(weight, left.correct + right.correct, left.residual + right.residual, mean, scatter)
 
 
-SCORE: Final = Reduction("score", of_group(score_sums), add_scores, lambda shared, n_columns: 0)
+SCORE: Final = Reduction("score", of_group(score_sums), add_scores, lambda broadcast, n_columns: 0)
 
 
 def predicted_classes(raw: Float64, classes: Array) -> Array:
@@ -113,31 +113,31 @@ def counted(sums: ScoreSums) -> float:
     return sums.weight
 
 
-def predict_block(X: Any, shared: ScoreInput, kind: str, block_id: tuple[int, ...] | None = None) -> Array:
+def predict_block(X: Any, broadcast: ScoreInput, kind: str, block_id: tuple[int, ...] | None = None) -> Array:
     """Predictions for the rows of one partition; kind: "raw", "mean" (probabilities) or "label"; block_id: Dask's, for messages.
 
     Raises ValueError when one is not finite.
     """
     place = "" if block_id is None else f" of block {block_id[0]}"
-    raw = finite_predictions(shared, as_design(X, row_dtype(X.dtype)), place)
+    raw = finite_predictions(broadcast, as_design(X, row_dtype(X.dtype)), place)
     if kind == "mean":
-        return probabilities(raw, shared.objective)
-    if kind == "label" and shared.objective.classes is not None:
-        return predicted_classes(raw, shared.objective.classes)
+        return probabilities(raw, broadcast.objective)
+    if kind == "label" and broadcast.objective.classes is not None:
+        return predicted_classes(raw, broadcast.objective.classes)
     return raw[:, 0] if raw.shape[1] == 1 else raw
 
 
-def finite_predictions(shared: ScoreInput, X: Design, place: str = "") -> Float64:
+def finite_predictions(broadcast: ScoreInput, X: Design, place: str = "") -> Float64:
     """Raw predictions (n, c). Raises ValueError, naming row and column, when one is not finite; place: where these rows are."""
     with single_blas_thread():
-        raw = shared.objective.predict(np.require(shared.parameters, requirements=["C", "A"]), X)  # they came over a network
+        raw = broadcast.objective.predict(np.require(broadcast.parameters, requirements=["C", "A"]), X)  # they came over a network
     if not np.all(np.isfinite(raw)):
         row = int(np.argmin(np.isfinite(raw).all(axis=1)))
         values = X[[row]].toarray()[0] if isinstance(X, sp.csr_array) else X[row]
         bad = np.flatnonzero(~np.isfinite(values))
         if not len(bad):
             raise ValueError(f"the prediction for row {row}{place} overflows; scale X as it was for the fit")
-        name = f"x{bad[0]}" if shared.columns is None else shared.columns[bad[0]]
+        name = f"x{bad[0]}" if broadcast.columns is None else broadcast.columns[bad[0]]
         what = "NaN" if np.isnan(values[bad[0]]) else "infinity"
         raise ValueError(f"Input X contains {what}: column {name!r} of X, row {row}{place}; drop or impute such rows")
     return raw

@@ -19,10 +19,10 @@ class OutOfMemoryError(MemoryError):
     """A round asked for more memory than there was; the message names it, and the partitions that it was at, if not at sums."""
 
 
-def mapped(name: str, map_lane: Callable[[Sequence[Group], Any], Any], lane: Sequence[Group], shared: Any) -> Any:
-    """map_lane(lane, shared), of the reduction of that name. Raises OutOfMemoryError instead of MemoryError."""
+def mapped(name: str, map_lane: Callable[[Sequence[Group], Any], Any], lane: Sequence[Group], broadcast: Any) -> Any:
+    """map_lane(lane, broadcast), of the reduction of that name. Raises OutOfMemoryError instead of MemoryError."""
     try:
-        return map_lane(lane, shared)
+        return map_lane(lane, broadcast)
     except MemoryError as error:
         if isinstance(error, OutOfMemoryError):
             raise

@@ -1,9 +1,4 @@
-"""Partial results that add up, and the one fixed tree along which they do.
-
-Floating-point addition is not associative, so the order of a sum is part of its result. Here the order depends on the data alone:
-the leaves are groups of partitions, node (level, i) is the sum of nodes (level - 1, 2i) and (level - 1, 2i + 1), and a node whose
-right sibling does not exist passes up unchanged. Whoever computes a leaf, and whenever it arrives, the bits are the same.
-"""
+"""Reductions: what to compute where the rows live, and how it adds up along the one fixed tree (`tasks.reductions.tree`)."""
 
 from __future__ import annotations
 
@@ -18,40 +13,55 @@ from typing import Any, NamedTuple
 
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.memory import mapped
-from tasks.reductions.tree import Node, Tree
+from tasks.reductions.tree import Node, Tree, result_of
 from tasks.rows.digests import MODULUS, shard_digest
 from tasks.rows.partition import Group, Shard, join_groups
 
 Prepare = Callable[[Sequence[Group]], None]
 
 
-def single_groups(shared: Any) -> int:
+def single_groups(broadcast: Any) -> int:
     """The level of lanes that are groups."""
     return 0
 
 
-def nothing_ahead(shared: Any) -> None:
-    """Of rounds that cannot be prepared."""
+def nothing_ahead(broadcast: Any) -> None:
+    """Prepare nothing for the next round."""
     return
 
 
+def as_they_are(sums: Any, broadcast: Any) -> Any:
+    """The sums themselves, of a reduction without a last step."""
+    return sums
+
+
 class Reduction(NamedTuple):
-    """What to compute on each group and how partial results add up.
+    """What to compute on each subtree of groups and how partial sums add up. Sums are what it says: arrays, tuples, any objects.
 
     name     what the dashboard shows, e.g. "gradient"
-    map      (groups, shared) -> partial, a pure function of one lane: a whole subtree of groups, mostly a single one
-    combine  (left, right) -> partial, plain addition wherever it can be; may reuse the memory of `left`
-    floats   (shared, n_columns) -> about how many floats a partial holds: large ones meet on the cluster, not in the client
-    level    (shared) -> lanes are subtrees of 2^level groups, which one worker thread has together
-    ahead    (shared) -> what can be prepared for each lane's next round while sums are on their way, or None
+    map      (groups, broadcast) -> sums, a pure function of one lane: a whole subtree of groups, mostly a single one
+    combine  (left, right) -> sums, plain addition wherever it can be; may reuse the memory of `left`
+    n_bytes  (broadcast, n_columns) -> about how many bytes sums have: large ones meet on the cluster, not in the client
+    level    (broadcast) -> lanes are subtrees of 2^level groups, which one worker thread has together
+    ahead    (broadcast) -> what can be prepared for each lane's next round while sums are on their way, or None
+    finish   (sums, broadcast) -> sums, the last step, once, at the root: what a stage puts on in `map` it takes off here
     """
 
     name: str
     map: Callable[[Sequence[Group], Any], Any]
     combine: Callable[[Any, Any], Any]
-    floats: Callable[[Any, int], int]
+    n_bytes: Callable[[Any, int], int]
     level: Callable[[Any], int] = single_groups
     ahead: Callable[[Any], Prepare | None] = nothing_ahead
+    finish: Callable[[Any, Any], Any] = as_they_are
+
+    def whole(self, nodes: Mapping[Node, Any], n_groups: int, broadcast: Any) -> Any:
+        """The finished sums of all groups, from the node that has them all. Raises ValueError where some are missing."""
+        return self.finish(result_of(nodes, n_groups), broadcast)
+
+
+Stage = Callable[[Reduction], Reduction]
+"""Puts something on the sums of a reduction: marks, ..."""
 
 
 def of_group(function: Callable[[Group, Any], Any]) -> Callable[[Sequence[Group], Any], Any]:
@@ -59,9 +69,9 @@ def of_group(function: Callable[[Group, Any], Any]) -> Callable[[Sequence[Group]
     return partial(_map_group, function)
 
 
-def _map_group(function: Callable[[Group, Any], Any], groups: Sequence[Group], shared: Any) -> Any:
+def _map_group(function: Callable[[Group, Any], Any], groups: Sequence[Group], broadcast: Any) -> Any:
     (group,) = groups
-    return function(group, shared)
+    return function(group, broadcast)
 
 
 def lanes(groups: Iterable[tuple[int, Group]], n_groups: int, level: int) -> Iterator[tuple[Node, list[Group]]]:
@@ -72,11 +82,11 @@ def lanes(groups: Iterable[tuple[int, Group]], n_groups: int, level: int) -> Ite
         yield (level, index), lane
 
 
-def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction: Reduction, shared: Any) -> dict[Node, Any]:
+def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction: Reduction, broadcast: Any) -> dict[Node, Any]:
     """Map the numbered groups, ascending, and add them up as far as they are whole subtrees."""
     tree = Tree(n_groups, reduction.combine)
-    for node, lane in lanes(groups, n_groups, reduction.level(shared)):
-        tree.add(node, mapped(reduction.name, reduction.map, lane, shared))
+    for node, lane in lanes(groups, n_groups, reduction.level(broadcast)):
+        tree.add(node, mapped(reduction.name, reduction.map, lane, broadcast))
     return tree.nodes
 
 
@@ -89,14 +99,14 @@ class Sums(NamedTuple):
     content: int = 0
 
 
-def reduce_on_worker(shards: Sequence[Shard], slot: int, part: int, n_groups: int, packed: bytes, shared: Any = None) -> Sums:
+def reduce_on_worker(shards: Sequence[Shard], slot: int, part: int, n_groups: int, packed: bytes, broadcast: Any = None) -> Sums:
     """Task: `reduce_shards`, with the digest of the rows.
 
-    packed: a pickle of the reduction and of what is shared. As objects, the client and the scheduler would search, hash and pickle them
-    anew for each task, which costs more than a short round computes. None is packed for what comes as `shared`, from another task.
+    packed: a pickle of the reduction and of the broadcast. As objects, the client and the scheduler would search, hash and pickle them
+    anew for each task, which costs more than a short round computes. None is packed for what comes as `broadcast`, from another task.
     """
     reduction, here = pickle.loads(packed)
-    sums = reduce_shards(shards, slot, part, n_groups, reduction, shared if here is None else here)
+    sums = reduce_shards(shards, slot, part, n_groups, reduction, broadcast if here is None else here)
     return sums._replace(content=content_of(shards, part))
 
 
@@ -105,11 +115,11 @@ def content_of(shards: Iterable[Shard], part: int) -> int:
     return sum(shard_digest(shard, part) for shard in shards) % MODULUS
 
 
-def reduce_shards(shards: Sequence[Shard], slot: int, part: int, n_groups: int, reduction: Reduction, shared: Any) -> Sums:
+def reduce_shards(shards: Sequence[Shard], slot: int, part: int, n_groups: int, reduction: Reduction, broadcast: Any) -> Sums:
     """The partials of the largest whole subtrees that these shards hold together. slot: the number of the worker thread."""
     start = time.perf_counter()
     with single_blas_thread():
-        nodes = reduce_groups(in_order(shards, part), n_groups, reduction, shared)
+        nodes = reduce_groups(in_order(shards, part), n_groups, reduction, broadcast)
     return Sums(nodes, {slot: time.perf_counter() - start})
 
 
@@ -119,11 +129,11 @@ def in_order(shards: Sequence[Shard], part: int) -> Iterator[tuple[int, Group]]:
     return chain.from_iterable(zip(shard.numbers, shard.parts[part], strict=True) for shard in ascending)
 
 
-def prepare_shards(shards: Sequence[Shard], part: int, n_groups: int, reduction: Reduction, shared: Any) -> None:
+def prepare_shards(shards: Sequence[Shard], part: int, n_groups: int, reduction: Reduction, broadcast: Any) -> None:
     """What can be done for the next round before its input is there."""
-    prepare = reduction.ahead(shared)
+    prepare = reduction.ahead(broadcast)
     if prepare is not None:
-        for _, lane in lanes(in_order(shards, part), n_groups, reduction.level(shared)):
+        for _, lane in lanes(in_order(shards, part), n_groups, reduction.level(broadcast)):
             prepare(lane)
 
 
@@ -137,13 +147,13 @@ def joined(shards: Sequence[Shard], part: int, n_groups: int) -> dict[Node, Grou
     return tree.nodes
 
 
-def reduce_joined(groups: Mapping[Node, Group], slot: int, n_groups: int, reduction: Reduction, shared: Any) -> Sums:
+def reduce_joined(groups: Mapping[Node, Group], slot: int, n_groups: int, reduction: Reduction, broadcast: Any) -> Sums:
     """As `reduce_shards`, of groups that are joined."""
     start = time.perf_counter()
     tree = Tree(n_groups, reduction.combine)
     with single_blas_thread():
         for node, group in groups.items():
-            tree.add(node, mapped(reduction.name, reduction.map, (group,), shared))
+            tree.add(node, mapped(reduction.name, reduction.map, (group,), broadcast))
     return Sums(tree.nodes, {slot: time.perf_counter() - start})
 
 

@@ -1,33 +1,34 @@
-"""What one round asks of the workers."""
+"""The table of oracles: the quantities that strategies ask for, how their sums are computed, and what a strategy learns from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from tasks.objectives.base import Partial, add_partials
+from tasks.objectives.base import HessianSums, HessianVectorSums, Objective, Partial, Scored, add_partials
+from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product
 from tasks.objectives.penalties import Penalty
-from tasks.objectives.scoring import ScoreInput, ScoreSums, add_scores, score_sums
+from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
 from tasks.reductions.reduction import Prepare, Reduction
 from tasks.reductions.stages.marks import marked
 from tasks.rounds.local_models import local_hessian
 from tasks.rows.batches import Batch, draw_ahead, select
 from tasks.rows.draws import sample
 from tasks.rows.partition import Group
-from tasks.strategies.base import Power
+from tasks.strategies.base import Request
 from tasks.typing import Array
 
 
-class RoundInput(NamedTuple):
-    """Sent once a round: the objective and the parameters (k, n) of its k models; direction (k, n) for rounds that need a second vector;
-    penalties (k) for what workers solve themselves. row_step: only every row_step-th row of each partition counts, in all sums; batch:
-    only its rows do. marked: whether the sums of each lane are to have a mark."""
+class Broadcast(NamedTuple):
+    """What workers get in a round: the objective and the parameters (k, n) of its k models; direction (k, n) for rounds that need a second
+    vector; penalties (k) for oracles that need them on the workers. row_step: only every row_step-th row of each partition counts, in all
+    sums; batch: only its rows do. marked: whether the sums of each lane are to have a mark."""
 
-    objective: Any  # has the powers that its strategy asks for: checked once, when the fit starts
-    power: Power
+    objective: Any  # has what its strategy's oracles need: checked once, when the fit starts
+    oracle: str
     parameters: Array
     direction: Array | None
     row_step: int
@@ -36,26 +37,77 @@ class RoundInput(NamedTuple):
     marked: bool = False
 
 
-def compute_partial(groups: Sequence[Group], shared: RoundInput) -> Partial:
-    """The sums of one lane."""
-    shared = aligned(shared)
-    objective, group = shared.objective, chosen_rows(groups, shared)
-    if shared.power == "hessian":
-        return objective.hessian(group, shared.parameters)
-    if shared.power == "local_hessian":
-        return local_hessian(objective, group, shared.parameters, shared.penalties)
-    if shared.power == "hessian_vector":
-        return objective.hessian_vector(group, shared.parameters, shared.direction)
-    if shared.power == "gradient_difference":
-        return gradient_difference(objective, group, shared)
-    return require_sums(objective, objective.loss_and_gradient(group, shared.parameters), shared.parameters)
+class OracleSpec(NamedTuple):
+    """One row of the table.
+
+    needs      the protocol that an objective must have
+    reduction  what is computed on each subtree of groups, and how it adds up
+    evaluate   (request, sums, model, objective, penalty) -> what the strategy learns, the model's sums being at that position of their
+               model axis
+    subset     which rows it is about: those that are trained on, or those that a batch's sampling holds out
+    penalised  whether workers need the penalties
+    """
+
+    needs: type
+    reduction: Reduction
+    evaluate: Callable[[Request, Any, int, Objective, Penalty], Evaluation]
+    subset: Literal["training", "held out"] = "training"
+    penalised: bool = False
+
+
+# -- on the workers ------------------------------------------------------------------------------------------------------------------
+
+
+def gradient(group: Group, broadcast: Broadcast) -> Partial:
+    """Losses and gradients."""
+    return require_sums(broadcast.objective, broadcast.objective.loss_and_gradient(group, broadcast.parameters), broadcast.parameters)
+
+
+def gradient_difference(group: Group, broadcast: Broadcast) -> Partial:
+    """Losses and gradients at `parameters`, less the gradients at `direction`, in one pass over the rows."""
+    assert broadcast.direction is not None
+    both = broadcast.objective.loss_and_gradient(group, np.concatenate([broadcast.parameters, broadcast.direction]))
+    k = len(broadcast.parameters)
+    return Partial(both.loss_sum[:k], both.weight_sum, both.gradient_sum[:k] - both.gradient_sum[k:])
+
+
+def hessian(group: Group, broadcast: Broadcast) -> Partial:
+    """Losses, gradients and Hessians."""
+    found: Partial = broadcast.objective.hessian(group, broadcast.parameters)
+    return found
+
+
+def local_models(group: Group, broadcast: Broadcast) -> Partial:
+    """The quadratic models of each partition: see `tasks.rounds.local_models`."""
+    return local_hessian(broadcast.objective, group, broadcast.parameters, broadcast.penalties)
+
+
+def hessian_vector(group: Group, broadcast: Broadcast) -> Partial:
+    """Products of the Hessians with directions."""
+    found: Partial = broadcast.objective.hessian_vector(group, broadcast.parameters, broadcast.direction)
+    return found
+
+
+def scores(group: Group, broadcast: Broadcast) -> tuple[ScoreSums, ...]:
+    """What a score of each model is made from."""
+    return tuple(score_sums(group, ScoreInput(broadcast.objective, parameters)) for parameters in broadcast.parameters)
+
+
+def add_all_scores(left: Sequence[ScoreSums], right: Sequence[ScoreSums]) -> tuple[ScoreSums, ...]:
+    """The scores' sums of each model over neighbouring rows."""
+    return tuple(map(add_scores, left, right))
+
+
+def on_rows(compute: Callable[[Group, Broadcast], Any], groups: Sequence[Group], broadcast: Broadcast) -> Any:
+    """`compute` on the rows of one subtree that a round is about."""
+    return compute(chosen_rows(groups, broadcast), aligned(broadcast))
 
 
 def require_sums(objective: Any, found: Any, parameters: Array) -> Partial:
     """What an objective returned, which may be the user's own. Raises TypeError or ValueError for what is no sums of k models."""
     name = type(objective).__name__
     if not isinstance(found, Partial):
-        raise TypeError(f"{name}.loss_and_gradient must return tasks.objectives.base.Partial, got {type(found).__name__}")
+        raise TypeError(f"{name}.loss_and_gradient must return tasks.objectives.Partial, got {type(found).__name__}")
     if np.shape(found.gradient_sum) != parameters.shape or np.shape(found.loss_sum) != parameters.shape[:1]:
         shapes = f"loss_sum {np.shape(found.loss_sum)} and gradient_sum {np.shape(found.gradient_sum)}"
         raise ValueError(
@@ -64,75 +116,99 @@ def require_sums(objective: Any, found: Any, parameters: Array) -> Partial:
     return found
 
 
-def aligned(shared: RoundInput) -> RoundInput:
-    """Parameters that came over a network can start at any address, and BLAS then gives other bits."""
-    direction = None if shared.direction is None else np.require(shared.direction, requirements=["C", "A"])
-    return shared._replace(parameters=np.require(shared.parameters, requirements=["C", "A"]), direction=direction)
+def aligned(broadcast: Broadcast) -> Broadcast:
+    """The same with aligned parameters: those that came over a network can start at any address, and BLAS then gives other bits."""
+    direction = None if broadcast.direction is None else np.require(broadcast.direction, requirements=["C", "A"])
+    return broadcast._replace(parameters=np.require(broadcast.parameters, requirements=["C", "A"]), direction=direction)
 
 
-def chosen_rows(groups: Sequence[Group], shared: RoundInput) -> Group:
+def chosen_rows(groups: Sequence[Group], broadcast: Broadcast) -> Group:
     """The rows that a round is about."""
-    if shared.batch is not None:
-        return select(groups, shared.batch)
+    if broadcast.batch is not None:
+        return select(groups, broadcast.batch)
     (group,) = groups
-    return sample(group, shared.row_step) if shared.row_step > 1 else group
+    return sample(group, broadcast.row_step) if broadcast.row_step > 1 else group
 
 
-def gradient_difference(objective: Any, group: Group, shared: RoundInput) -> Partial:
-    """Losses and gradients at `parameters`, less the gradients at `direction`, in one pass over the rows."""
-    assert shared.direction is not None
-    both = objective.loss_and_gradient(group, np.concatenate([shared.parameters, shared.direction]))
-    k = len(shared.parameters)
-    return Partial(both.loss_sum[:k], both.weight_sum, both.gradient_sum[:k] - both.gradient_sum[k:])
+# -- what strategies learn -----------------------------------------------------------------------------------------------------------
 
 
-def compute_scores(groups: Sequence[Group], shared: RoundInput) -> tuple[ScoreSums, ...]:
-    """What a score of each model is made from."""
-    group = chosen_rows(groups, shared)
-    return tuple(score_sums(group, ScoreInput(shared.objective, parameters)) for parameters in shared.parameters)
+def at_parameters(request: Request, sums: Partial, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+    """Value, gradient and perhaps Hessian at the parameters asked for."""
+    return evaluate(divided(request, sums), model, objective.layout, penalty, request.parameters)
 
 
-def add_all_scores(left: Sequence[ScoreSums], right: Sequence[ScoreSums]) -> tuple[ScoreSums, ...]:
-    """Of each model."""
-    return tuple(map(add_scores, left, right))
+def difference(request: Request, sums: Partial, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+    """The value, and the gradient less that at the direction asked for."""
+    assert request.direction is not None
+    return evaluate_difference(divided(request, sums), model, objective.layout, penalty, request.parameters, request.direction)
 
 
-def vector_floats(shared: RoundInput, n_columns: int) -> int:
-    """Floats of a partial of vectors."""
-    return shared.parameters.size
+def product(request: Request, sums: Partial, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+    """The Hessian times the direction asked for, as the gradient."""
+    assert request.direction is not None
+    return evaluate_product(divided(request, sums), model, objective.layout, penalty, request.direction)
 
 
-def matrix_floats(shared: RoundInput, n_columns: int) -> int:
-    """Floats of a partial of matrices."""
-    return shared.parameters.size * shared.parameters.shape[1]
+def divided(request: Request, sums: Partial) -> Partial:
+    """The sums with the weight that they are divided by."""
+    return sums if request.weight is None else sums._replace(weight_sum=request.weight)
 
 
-def score_floats(shared: RoundInput, n_columns: int) -> int:
-    """Floats of a score's sums: few."""
-    return len(shared.parameters)
+def score(request: Request, sums: Sequence[ScoreSums], model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+    """Accuracy or R² as the value; NaN where no row held out counts, or none is: groups round their shares."""
+    found, layout = sums[model], objective.layout
+    assert isinstance(objective, Scored)
+    value = np.nan
+    if found.weight:
+        value = r2(found) if objective.classes is None else accuracy(found)
+    return Evaluation(value, request.parameters, None, layout.size - layout.n_coef, found.weight)
 
 
-def next_batch(shared: RoundInput) -> Prepare | None:
+# -- the table -----------------------------------------------------------------------------------------------------------------------
+
+
+def vector_bytes(broadcast: Broadcast, n_columns: int) -> int:
+    """Bytes of sums that are vectors like the parameters."""
+    return broadcast.parameters.nbytes
+
+
+def matrix_bytes(broadcast: Broadcast, n_columns: int) -> int:
+    """Bytes of sums that are matrices of the parameters by themselves."""
+    return broadcast.parameters.nbytes * broadcast.parameters.shape[1]
+
+
+def score_bytes(broadcast: Broadcast, n_columns: int) -> int:
+    """Bytes of the sums of scores: few."""
+    return 8 * len(broadcast.parameters)
+
+
+def next_batch(broadcast: Broadcast) -> Prepare | None:
     """How to draw the rows of the next round ahead."""
-    return None if shared.batch is None else partial(draw_ahead, batch=shared.batch)
+    return None if broadcast.batch is None else partial(draw_ahead, batch=broadcast.batch)
 
 
-def lane_level(shared: RoundInput) -> int:
-    """Of the subtrees of groups that draw rows together."""
-    return 0 if shared.batch is None else shared.batch.level
+def lane_level(broadcast: Broadcast) -> int:
+    """The level of the subtrees of groups that draw rows together."""
+    return 0 if broadcast.batch is None else broadcast.batch.level
 
 
-REDUCTIONS: Final[dict[Power, Reduction]] = {
-    "loss_and_gradient": Reduction("gradient", compute_partial, add_partials, vector_floats, lane_level, next_batch),
-    "gradient_difference": Reduction("gradient-difference", compute_partial, add_partials, vector_floats, lane_level, next_batch),
-    "hessian": Reduction("hessian", compute_partial, add_partials, matrix_floats, lane_level),
-    "local_hessian": Reduction("local-hessian", compute_partial, add_partials, matrix_floats, lane_level),
-    "hessian_vector": Reduction("hessian-vector", compute_partial, add_partials, vector_floats, lane_level),
-    "score": Reduction("score", compute_scores, add_all_scores, score_floats, lane_level),
+def reduction(name: str, compute: Callable[[Group, Broadcast], Any], **options: Any) -> Reduction:
+    """A reduction over the rows that a round is about; options: what differs from sums that are vectors."""
+    return Reduction(name, partial(on_rows, compute), **({"combine": add_partials, "n_bytes": vector_bytes, "level": lane_level} | options))
+
+
+ORACLES: Final[dict[str, OracleSpec]] = {
+    "loss_and_gradient": OracleSpec(Objective, reduction("gradient", gradient, ahead=next_batch), at_parameters),
+    "gradient_difference": OracleSpec(Objective, reduction("gradient-difference", gradient_difference, ahead=next_batch), difference),
+    "hessian": OracleSpec(HessianSums, reduction("hessian", hessian, n_bytes=matrix_bytes), at_parameters),
+    "local_hessian": OracleSpec(HessianSums, reduction("local-hessian", local_models, n_bytes=matrix_bytes), at_parameters, penalised=True),
+    "hessian_vector": OracleSpec(HessianVectorSums, reduction("hessian-vector", hessian_vector), product),
+    "score": OracleSpec(Scored, reduction("score", scores, combine=add_all_scores, n_bytes=score_bytes), score, subset="held out"),
 }
 
 
-def reduction_of(shared: RoundInput) -> Reduction:
+def reduction_of(broadcast: Broadcast) -> Reduction:
     """What computes the sums that a round asks for."""
-    found = REDUCTIONS[shared.power]
-    return marked(found) if shared.marked else found
+    found = ORACLES[broadcast.oracle].reduction
+    return marked(found) if broadcast.marked else found

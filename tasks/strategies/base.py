@@ -8,36 +8,24 @@ rounds of that loop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from tasks.objectives.base import HessianSums, HessianVectorSums, Objective, Scored
 from tasks.objectives.evaluation import Evaluation
 from tasks.rows.batches import Batch
 from tasks.typing import Array, Float64
 
-Power: TypeAlias = Literal["loss_and_gradient", "gradient_difference", "hessian", "local_hessian", "hessian_vector", "score"]
-POWERS: Mapping[Power, Any] = {
-    "loss_and_gradient": Objective,
-    "gradient_difference": Objective,
-    "score": Scored,
-    "hessian": HessianSums,
-    "local_hessian": HessianSums,
-    "hessian_vector": HessianVectorSums,
-}
 
-
-class Round(NamedTuple):
-    """One request: sums of what, at which parameters (n,), along which direction (n,); row_step > 1: over a sample; batch: over its rows;
-    weight: what sums are divided by, where that is not the weight of the rows.
+class Request(NamedTuple):
+    """What a strategy asks for: the sums of an oracle (`tasks.rounds.oracles`), at parameters (n,), along a direction (n,); row_step > 1:
+    over a sample of the rows; batch: over its rows; weight: what sums are divided by, where that is not the weight of the rows.
 
     "local_hessian" asks for the quadratic models of `tasks.rounds.local_models`: their gradients and Hessians in place of those at
     `parameters`. "gradient_difference" for the gradient less that at `direction`. "score" for accuracy or R² as the value.
     """
 
-    power: Power
+    oracle: str
     parameters: Array
     direction: Array | None = None
     row_step: int = 1
@@ -81,15 +69,20 @@ class Strategy(Protocol):
     remembers: from a saved state a fit goes on to the same bits."""
 
     @property
-    def powers(self) -> tuple[Power, ...]:
-        """What the objective must be able to do."""
+    def oracles(self) -> tuple[str, ...]:
+        """The oracles that it asks for, by their names in `tasks.rounds.oracles`."""
+        ...
+
+    @property
+    def takes_kinks(self) -> bool:
+        """Whether it can do a penalty with kinks, by the penalty's prox: others would take its smooth part alone."""
         ...
 
     def init(self, parameters: Array) -> Any:
         """The state before the first round, from parameters (n,)."""
         ...
 
-    def request(self, state: Any) -> Round: ...
+    def request(self, state: Any) -> Request: ...
 
     def update(self, state: Any, evaluation: Evaluation) -> Any: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
     Accepted,
-    Power,
-    Round,
+    Request,
     Status,
     finite,
     not_finite_at_start,
@@ -56,6 +55,9 @@ class GradientDescent:
     and for a tol that is negative or NaN.
     """
 
+    oracles: ClassVar[tuple[str, ...]] = ("loss_and_gradient",)
+    takes_kinks: ClassVar[bool] = False
+
     step_size: float | Literal["backtracking"] = "backtracking"
     momentum: float = 0.0
     nesterov: bool = False
@@ -72,18 +74,14 @@ class GradientDescent:
         if self.momentum and self.step_size == "backtracking":
             raise ValueError("momentum needs a fixed step_size: a backtracking step forgets the velocity; set step_size, or momentum=0")
 
-    @property
-    def powers(self) -> tuple[Power, ...]:
-        return ("loss_and_gradient",)
-
     def init(self, parameters: Float64) -> GradientDescentState:
         step = 1.0 if self.step_size == "backtracking" else float(self.step_size)
         start = starting_point(parameters)
         here, rest = start.parameters, np.zeros_like(start.parameters)
         return GradientDescentState(start, here, here, rest, step, np.inf, 1.0, 0, RUNNING)
 
-    def request(self, state: GradientDescentState) -> Round:
-        return Round("loss_and_gradient", self._trial(state) if state.pending is None else state.pending)
+    def request(self, state: GradientDescentState) -> Request:
+        return Request("loss_and_gradient", self._trial(state) if state.pending is None else state.pending)
 
     def update(self, state: GradientDescentState, evaluation: Evaluation) -> GradientDescentState:
         if state.pending is not None:

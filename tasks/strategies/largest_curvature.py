@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from tasks.arguments import check_counts
 from tasks.objectives.evaluation import Evaluation
 from tasks.rows.draws import generator
-from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status
+from tasks.strategies.base import RUNNING, Accepted, Request, Status
 from tasks.typing import Array
 
 
@@ -35,23 +35,22 @@ class LargestCurvature:
     Commun. Stat. Simul. Comput. 19 (1990)). row_step: over every row_step-th row of each partition.
     """
 
+    oracles: ClassVar[tuple[str, ...]] = ("hessian_vector",)
+    takes_kinks: ClassVar[bool] = False
+
     n_products: int = 8
     row_step: int = 1
 
     def __post_init__(self) -> None:
         check_counts(n_products=self.n_products, row_step=self.row_step)
 
-    @property
-    def powers(self) -> tuple[Power, ...]:
-        return ("hessian_vector",)
-
     def init(self, parameters: Array) -> LargestCurvatureState:
         signs = np.where(generator(0, "curvature", len(parameters)).random(len(parameters)) < 0.5, -1.0, 1.0)
         direction = signs / np.sqrt(len(parameters))
         return LargestCurvatureState(Accepted(direction, np.inf, np.zeros_like(direction)), parameters, direction)
 
-    def request(self, state: LargestCurvatureState) -> Round:
-        return Round("hessian_vector", state.parameters, state.direction, row_step=self.row_step)
+    def request(self, state: LargestCurvatureState) -> Request:
+        return Request("hessian_vector", state.parameters, state.direction, row_step=self.row_step)
 
     def update(self, state: LargestCurvatureState, evaluation: Evaluation) -> LargestCurvatureState:
         product, iteration = evaluation.gradient, state.iteration + 1

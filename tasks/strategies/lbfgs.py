@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from tasks.strategies import line_search
 from tasks.strategies.base import (
     RUNNING,
     Accepted,
-    Power,
-    Round,
+    Request,
     Status,
     finite,
     not_finite_at_start,
@@ -54,6 +53,9 @@ class LBFGS:
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
 
+    oracles: ClassVar[tuple[str, ...]] = ("loss_and_gradient",)
+    takes_kinks: ClassVar[bool] = False
+
     tol: float = 1e-4
     max_iter: int = 100
     memory: int = 10
@@ -62,18 +64,14 @@ class LBFGS:
         check_tolerances(tol=self.tol)
         check_counts(max_iter=self.max_iter, memory=self.memory)
 
-    @property
-    def powers(self) -> tuple[Power, ...]:
-        return ("loss_and_gradient",)
-
     def init(self, parameters: Float64, inverse_hessian: Float64 | None = None) -> LBFGSState:
         n = len(parameters)
         return LBFGSState(starting_point(parameters), (), (), np.zeros(n), None, inverse_hessian, 0, RUNNING)
 
-    def request(self, state: LBFGSState) -> Round:
+    def request(self, state: LBFGSState) -> Request:
         if state.search is None:  # the start
-            return Round("loss_and_gradient", state.accepted.parameters)
-        return Round("loss_and_gradient", self._trial(state, state.search.step))
+            return Request("loss_and_gradient", state.accepted.parameters)
+        return Request("loss_and_gradient", self._trial(state, state.search.step))
 
     def update(self, state: LBFGSState, evaluation: Evaluation) -> LBFGSState:
         if state.search is None:

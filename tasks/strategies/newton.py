@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 from scipy import linalg
@@ -13,8 +13,7 @@ from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
     Accepted,
-    Power,
-    Round,
+    Request,
     Status,
     finite,
     lost_in_rounding,
@@ -55,6 +54,8 @@ class Newton:
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
 
+    takes_kinks: ClassVar[bool] = False
+
     tol: float = 1e-4
     max_iter: int = 100
     row_step: int = 1
@@ -66,15 +67,15 @@ class Newton:
         check_counts(max_iter=self.max_iter, row_step=self.row_step)
 
     @property
-    def powers(self) -> tuple[Power, ...]:
+    def oracles(self) -> tuple[str, ...]:
         return ("local_hessian", "hessian") if self.local_start else ("hessian",)
 
     def init(self, parameters: Float64) -> NewtonState:
         return NewtonState(starting_point(parameters), np.zeros(len(parameters)), 0.0, 0, RUNNING, self.local_start)
 
-    def request(self, state: NewtonState) -> Round:
-        power: Power = "local_hessian" if state.local and state.step == 0.0 else "hessian"
-        return Round(power, self._trial(state), row_step=self.row_step)
+    def request(self, state: NewtonState) -> Request:
+        oracle = "local_hessian" if state.local and state.step == 0.0 else "hessian"
+        return Request(oracle, self._trial(state), row_step=self.row_step)
 
     def update(self, state: NewtonState, evaluation: Evaluation) -> NewtonState:
         point = Accepted(self._trial(state), evaluation.value, evaluation.gradient, evaluation.noise)

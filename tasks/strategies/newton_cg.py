@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
     Accepted,
-    Power,
-    Round,
+    Request,
     Status,
     finite,
     lost_in_rounding,
@@ -57,6 +56,9 @@ class NewtonCG:
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
 
+    oracles: ClassVar[tuple[str, ...]] = ("loss_and_gradient", "hessian_vector")
+    takes_kinks: ClassVar[bool] = False
+
     tol: float = 1e-4
     max_iter: int = 100
     max_products: int = 200
@@ -65,17 +67,13 @@ class NewtonCG:
         check_tolerances(tol=self.tol)
         check_counts(max_iter=self.max_iter, max_products=self.max_products)
 
-    @property
-    def powers(self) -> tuple[Power, ...]:
-        return ("loss_and_gradient", "hessian_vector")
-
     def init(self, parameters: Float64) -> NewtonCGState:
         return NewtonCGState(starting_point(parameters), None, np.zeros(len(parameters)), 0.0, 0, RUNNING)
 
-    def request(self, state: NewtonCGState) -> Round:
+    def request(self, state: NewtonCGState) -> Request:
         if state.solve is not None:
-            return Round("hessian_vector", state.accepted.parameters, direction=state.solve.search)
-        return Round("loss_and_gradient", self._trial(state))
+            return Request("hessian_vector", state.accepted.parameters, direction=state.solve.search)
+        return Request("loss_and_gradient", self._trial(state))
 
     def update(self, state: NewtonCGState, evaluation: Evaluation) -> NewtonCGState:
         if state.solve is not None:

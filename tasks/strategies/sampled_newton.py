@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy import linalg
 
 from tasks.arguments import check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
-from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status
+from tasks.strategies.base import RUNNING, Accepted, Request, Status
 from tasks.strategies.lbfgs import LBFGS, LBFGSState
 from tasks.strategies.newton import Newton, NewtonState, inverse_newton
 from tasks.typing import Float64
@@ -51,6 +51,9 @@ class SampledNewton:
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
 
+    oracles: ClassVar[tuple[str, ...]] = ("local_hessian", "hessian", "loss_and_gradient")
+    takes_kinks: ClassVar[bool] = False
+
     tol: float = 1e-4
     max_iter: int = 100
     row_step: int = 20
@@ -60,10 +63,6 @@ class SampledNewton:
     def __post_init__(self) -> None:
         check_tolerances(tol=self.tol, sample_tol=self.sample_tol)
         check_counts(max_iter=self.max_iter, row_step=self.row_step, memory=self.memory)
-
-    @property
-    def powers(self) -> tuple[Power, ...]:
-        return ("local_hessian", "hessian", "loss_and_gradient")
 
     @property
     def _newton(self) -> Newton:
@@ -77,7 +76,7 @@ class SampledNewton:
         start = np.array(parameters, dtype=np.float64)
         return SampledNewtonState(start, self._newton.init(start), None)
 
-    def request(self, state: SampledNewtonState) -> Round:
+    def request(self, state: SampledNewtonState) -> Request:
         return self._newton.request(state.sample) if state.full is None else self._lbfgs.request(state.full)
 
     def update(self, state: SampledNewtonState, evaluation: Evaluation) -> SampledNewtonState:

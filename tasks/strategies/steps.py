@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from tasks.objectives.evaluation import Evaluation
-from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status, starting_point
+from tasks.strategies.base import RUNNING, Accepted, Request, Status, starting_point
 from tasks.typing import Array
 
 
@@ -24,13 +24,14 @@ class Steps:
 
     n_rounds: int
     step_size: float = 0.1
-    powers: ClassVar[tuple[Power, ...]] = ("loss_and_gradient",)
+    oracles: ClassVar[tuple[str, ...]] = ("loss_and_gradient",)
+    takes_kinks: ClassVar[bool] = False
 
     def init(self, parameters: Array) -> Walked:
         return Walked(starting_point(parameters), 0, RUNNING)
 
-    def request(self, state: Walked) -> Round:
-        return Round("loss_and_gradient", state.accepted.parameters)
+    def request(self, state: Walked) -> Request:
+        return Request("loss_and_gradient", state.accepted.parameters)
 
     def update(self, state: Walked, evaluation: Evaluation) -> Walked:
         parameters = state.accepted.parameters - self.step_size * evaluation.gradient

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite, nan
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 
 from tasks.arguments import as_number, check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
-from tasks.objectives.penalties import soft_threshold
 from tasks.rows.batches import HELD_OUT, TRAINING, Batch, Sampling
-from tasks.strategies.base import RUNNING, Accepted, Power, Round, Status
+from tasks.strategies.base import RUNNING, Accepted, Request, Status
 from tasks.strategies.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm
 from tasks.strategies.schedules import Constant, Schedule
 from tasks.typing import Array
@@ -105,16 +104,17 @@ class StochasticGradient:
                         keeps the loss from falling, where smaller steps help; before, they would only be slower
     clip_norm           gradients are shortened to this norm: R. Pascanu, T. Mikolov and Y. Bengio, ICML 2013
     accumulate          rounds whose gradients make one update; the end of an epoch makes one, too
-    l1                  after each update the penalised parameters are soft-thresholded by step size times l1 (a proximal step: J. Duchi and
-                        Y. Singer, J. Mach. Learn. Res. 10 (2009))
     average_from        parameters are the mean of the iterates from this update on (B. Polyak and A. Juditsky, SIAM J. Control Optim. 30
                         (1992)); 0: no averaging
     variance_reduction  SVRG: a full pass before every `anchor_every`-th epoch, and gradients less those at that point: R. Johnson and
                         T. Zhang, NIPS 2013
 
-    Batches in which no row has weight move nothing. Diverged when the loss of a batch, or a parameter after an update, is no finite number;
-    the parameters before that update stay. Raises ValueError for numbers out of range.
+    After each update the prox of the penalty's kinks moves the penalised parameters by the step size (forward-backward splitting: J. Duchi
+    and Y. Singer, J. Mach. Learn. Res. 10 (2009)). Batches in which no row has weight move nothing. Diverged when the loss of a batch, or
+    a parameter after an update, is no finite number; the parameters before that update stay. Raises ValueError for numbers out of range.
     """
+
+    takes_kinks: ClassVar[bool] = True
 
     sampling: Sampling
     optimizer: Optimizer = field(default_factory=SGD)
@@ -127,7 +127,6 @@ class StochasticGradient:
     decay: float = 1.0
     clip_norm: float | None = None
     accumulate: int = 1
-    l1: float = 0.0
     average_from: int = 0
     variance_reduction: bool = False
     anchor_every: int = 2
@@ -136,7 +135,7 @@ class StochasticGradient:
         sampling = self.sampling
         check_counts(max_epochs=self.max_epochs, patience=self.patience, accumulate=self.accumulate, anchor_every=self.anchor_every)
         check_counts(n_rounds=sampling.n_rounds)
-        check_tolerances(l1=self.l1, average_from=self.average_from)
+        check_tolerances(average_from=self.average_from)
         if sampling.importance not in ("uniform", "norm"):
             raise ValueError(f"importance must be 'uniform' or 'norm', got {sampling.importance!r}")
         if not 0 <= as_number(sampling.validation_fraction) < 1:
@@ -151,9 +150,9 @@ class StochasticGradient:
             raise ValueError("early_stopping must have rows to score: validation_fraction must lie in (0, 1), got 0")
 
     @property
-    def powers(self) -> tuple[Power, ...]:
-        powers: list[Power] = ["gradient_difference" if self.variance_reduction else "loss_and_gradient"]
-        return (*powers, "score") if self.early_stopping else tuple(powers)
+    def oracles(self) -> tuple[str, ...]:
+        gradients = "gradient_difference" if self.variance_reduction else "loss_and_gradient"
+        return (gradients, "score") if self.early_stopping else (gradients,)
 
     def init(self, parameters: Array) -> StochasticGradientState:
         start = np.array(parameters)
@@ -185,17 +184,17 @@ class StochasticGradient:
             accepted=start.accepted, parameters=start.parameters, optimizer=start.optimizer, best=start.best, mean=None, averaged=0
         )
 
-    def request(self, state: StochasticGradientState) -> Round:
+    def request(self, state: StochasticGradientState) -> Request:
         if self._wants_anchor(state):
-            return Round("loss_and_gradient", state.parameters, batch=self._batch(state, TRAINING))
+            return Request("loss_and_gradient", state.parameters, batch=self._batch(state, TRAINING))
         if state.epoch.rounds == self.sampling.n_rounds:
-            return Round("score", self._candidate(state), batch=self._batch(state, HELD_OUT))
+            return Request("score", self._candidate(state), batch=self._batch(state, HELD_OUT))
         batch, anchor = self._batch(state, state.epoch.rounds), state.anchor
         weight = anchor.weight if anchor is not None and self._weighted else None
         if self.variance_reduction:
             assert anchor is not None
-            return Round("gradient_difference", state.parameters, anchor.parameters, 1, batch, weight)
-        return Round("loss_and_gradient", state.parameters, None, 1, batch, weight)
+            return Request("gradient_difference", state.parameters, anchor.parameters, 1, batch, weight)
+        return Request("loss_and_gradient", state.parameters, None, 1, batch, weight)
 
     def update(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
         if state.epoch.rounds == self.sampling.n_rounds:
@@ -243,19 +242,19 @@ class StochasticGradient:
                 gradient, waiting = waiting.gradient / waiting.weight, None
         if gradient is None:
             return state._replace(accepted=accepted, epoch=epoch, accumulated=waiting)
-        return self._step(state, accepted, epoch, gradient, evaluation.n_free)
+        return self._step(state, accepted, epoch, gradient, evaluation)
 
     def _step(
-        self, state: StochasticGradientState, accepted: Accepted, epoch: Epoch, gradient: Array, n_free: int
+        self, state: StochasticGradientState, accepted: Accepted, epoch: Epoch, gradient: Array, evaluation: Evaluation
     ) -> StochasticGradientState:
         """One update of the parameters."""
         if self.clip_norm is not None:
             gradient = clip_by_norm(gradient, self.clip_norm)
         step_size = state.scale * self.schedule(state.iteration)
-        parameters, optimizer = self.optimizer.update(state.optimizer, gradient, state.parameters, step_size, n_free)
-        if self.l1:
-            n_coef = len(parameters) - n_free
-            parameters[:n_coef] = soft_threshold(parameters[:n_coef], step_size * self.l1)
+        parameters, optimizer = self.optimizer.update(state.optimizer, gradient, state.parameters, step_size, evaluation.n_free)
+        if evaluation.penalty.kinks:
+            n_coef = len(parameters) - evaluation.n_free
+            parameters[:n_coef] = evaluation.penalty.prox(parameters[:n_coef], step_size)
         if not np.isfinite(parameters).all():  # also when the gradient was not
             return diverged(state, "a parameter")
         mean, averaged, iteration = state.mean, state.averaged, state.iteration + 1

@@ -29,9 +29,9 @@ import numpy as np
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.linear import LinearObjective
 from tasks.reductions.reduction import Sums, content_of, joined, prepare_shards, reduce_joined, reduce_shards
-from tasks.reductions.tree import Node, Tree, result_of
-from tasks.rounds.fitting import Asked, Fit, Report
-from tasks.rounds.oracles import RoundInput, reduction_of
+from tasks.reductions.tree import Node, Tree
+from tasks.rounds.fitting import Fit, Report, Round
+from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.rows.digests import MODULUS
 from tasks.rows.partition import Shard
 from tasks.workers.messages import Link, Message, Wire, packed, unpacked
@@ -119,10 +119,10 @@ def children(rank: int, n: int) -> list[int]:
     return [rank + step for step in reversed(steps) if rank + step < n]
 
 
-def round_too_large(asked: Asked, n_columns: int, n_partials: float) -> bool:
+def round_too_large(this: Round, n_columns: int, n_partials: float) -> bool:
     """Whether a round moves more than participants should. n_partials: that one of them returns."""
-    floats = asked.reduction.floats(asked.shared, n_columns) * n_partials + asked.shared.parameters.size
-    return 8 * floats > ROUND_BYTES
+    n_bytes = this.reduction.n_bytes(this.broadcast, n_columns) * n_partials + this.broadcast.parameters.nbytes
+    return n_bytes > ROUND_BYTES
 
 
 async def take_part(dask_worker: Any, transport: Transport, comm: Any, plan: bytes, rank: int) -> None:
@@ -243,10 +243,10 @@ class Participant:
         while not self.ended:
             message = self.parent.receive()
             self.heard = time.monotonic()
-            shared = RoundInput(self.plan.fit.objective, *unpacked(message))
-            self.parent.send(packed(tuple(self._round(message, shared, nothing))))
+            broadcast = Broadcast(self.plan.fit.objective, *unpacked(message))
+            self.parent.send(packed(tuple(self._round(message, broadcast, nothing))))
             if not self.children:
-                self._prepare(shared)
+                self._prepare(broadcast)
 
     def advance(self, order: Order, states: list[Any]) -> Done:
         """Some rounds, led from here."""
@@ -258,29 +258,29 @@ class Participant:
         tell = nothing
         with single_blas_thread():
             while len(ends) <= order.n_rounds and ends[-1] < order.seconds and not self.ended:
-                asked = fit.ask(states)
-                if asked is None or round_too_large(asked, self.plan.n_columns, 1 + len(last.nodes)):
+                this = fit.ask(states)
+                if this is None or round_too_large(this, self.plan.n_columns, 1 + len(last.nodes)):
                     break
-                if asked.reduction.level(asked.shared) > self.plan.level:
+                if this.reduction.level(this.broadcast) > self.plan.level:
                     break
-                last = self._round(packed(sent(asked.shared)), asked.shared, tell)
+                last = self._round(packed(tuple(this.broadcast)[1:]), this.broadcast, tell)
                 if self.plan.content not in (None, last.content):
                     raise OtherRowsError
-                whole = result_of(last.nodes, self.plan.n_groups)
-                states = fit.update(states, asked, whole)
+                whole = this.reduction.whole(last.nodes, self.plan.n_groups, this.broadcast)
+                states = fit.update(states, this, whole)
                 ends.append(time.perf_counter() - start)
-                tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), asked, whole, states, ends[-1])
+                tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), this, whole, states, ends[-1])
                 counted["rounds"] += 1
             tell()
         lengths = [after - before for before, after in pairwise(ends)]
         return Done(states, reports, time.perf_counter() - start, median(lengths or [0.0]), last.seconds, last.messages, last.hops)
 
-    def _round(self, message: Message, shared: RoundInput, meanwhile: Callable[[], Any]) -> Answer:
+    def _round(self, message: Message, broadcast: Broadcast, meanwhile: Callable[[], Any]) -> Answer:
         """The sums of this participant and of those below it; meanwhile: for the time that they take to arrive."""
         for child in self.children:
             child.send(message)
-        kind = (shared.power, shared.row_step, shared.batch is None or shared.batch.number < 0, shared.parameters.shape)
-        work = [self._work(slot, shards, shared) for slot, shards in self.slots]
+        kind = (broadcast.oracle, broadcast.row_step, broadcast.batch is None or broadcast.batch.number < 0, broadcast.parameters.shape)
+        work = [self._work(slot, shards, broadcast) for slot, shards in self.slots]
         if len(work) > 1 and self.took.get(kind, np.inf) > INLINE:
             others = [self.worker.executors["default"].submit(each) for each in work[1:]]
             own = [work[0](), *(other.result() for other in others)]
@@ -289,20 +289,20 @@ class Participant:
         self.took[kind] = sum(seconds for sums in own for seconds in sums.seconds.values())
         meanwhile()
         if self.children:
-            self._prepare(shared)
-        return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], reduction_of(shared).combine)
+            self._prepare(broadcast)
+        return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], reduction_of(broadcast).combine)
 
-    def _prepare(self, shared: RoundInput) -> None:
+    def _prepare(self, broadcast: Broadcast) -> None:
         """The next round, while the others' sums or its input are awaited; what several threads compute is not for one to prepare."""
         if len(self.slots) == 1:
             ((_, shards),) = self.slots
-            prepare_shards(shards, self.plan.part, self.plan.n_groups, reduction_of(shared), shared)
+            prepare_shards(shards, self.plan.part, self.plan.n_groups, reduction_of(broadcast), broadcast)
 
-    def _work(self, slot: int, shards: list[Shard], shared: RoundInput) -> Callable[[], Sums]:
-        plan, reduction = self.plan, reduction_of(shared)
-        if shared.batch is None and slot in self.joined:
-            return partial(reduce_joined, self.joined[slot], slot, plan.n_groups, reduction, shared)
-        return partial(reduce_shards, shards, slot, plan.part, plan.n_groups, reduction, shared)
+    def _work(self, slot: int, shards: list[Shard], broadcast: Broadcast) -> Callable[[], Sums]:
+        plan, reduction = self.plan, reduction_of(broadcast)
+        if broadcast.batch is None and slot in self.joined:
+            return partial(reduce_joined, self.joined[slot], slot, plan.n_groups, reduction, broadcast)
+        return partial(reduce_shards, shards, slot, plan.part, plan.n_groups, reduction, broadcast)
 
     def _merged(self, own: list[Sums], below: list[Answer], combine: Callable[[Any, Any], Any]) -> Answer:
         """All these sums are new, of this round alone, and may be added in place."""
@@ -314,11 +314,6 @@ class Participant:
         messages = len(self.children) + (self.rank > 0) + sum(each.messages for each in below)
         hops = max((each.hops + 2 for each in below), default=0)
         return Answer(tree.nodes, seconds, messages, hops, (self.content + sum(each.content for each in below)) % MODULUS)
-
-
-def sent(shared: RoundInput) -> tuple[Any, ...]:
-    """What goes down the tree of a round's input: all have the objective already, and few rounds need the penalties."""
-    return tuple(shared if shared.power == "local_hessian" else shared._replace(penalties=()))[1:]
 
 
 def nothing() -> None:

@@ -151,9 +151,9 @@ class GatedMap:
     map: Callable[[Sequence[Any], Any], Any]
     gate: Gate
 
-    def __call__(self, lane: Sequence[Any], shared: Any) -> Any:
+    def __call__(self, lane: Sequence[Any], broadcast: Any) -> Any:
         self.gate.reach()
-        return self.map(lane, shared)
+        return self.map(lane, broadcast)
 
 
 def gated(reduction: Reduction, gate: Gate) -> Reduction:

@@ -14,32 +14,38 @@ from tasks.rows.partition import Group
 from tasks.typing import Array, UInt64
 
 
-class Marked(NamedTuple):
-    """Sums, and the marks (lanes,) of the lanes that they are the sums of, in order."""
-
-    sums: Any
-    marks: UInt64
-
-
 class Marks(NamedTuple):
-    """Of one round: values (lanes,), where a lane is a subtree of 2^level groups."""
+    """The marks of one round: values (lanes,), in order, where a lane is a subtree of 2^level groups."""
 
     level: int
     values: UInt64
 
 
+class Marked(NamedTuple):
+    """Sums, and the marks of the lanes that they are the sums of: of a few lanes the values alone, at the root `Marks`."""
+
+    sums: Any
+    marks: Any
+
+
 def marked(reduction: Reduction) -> Reduction:
-    """The same, with marks. Whoever has the sums does not matter: lanes are marked before anything is added to them."""
-    return reduction._replace(map=partial(_map, reduction.map), combine=partial(_combine, reduction.combine))
+    """The same reduction with marks, a stage. Lanes are marked before anything is added to them, so it does not matter who adds."""
+    return reduction._replace(
+        map=partial(_map, reduction.map), combine=partial(_combine, reduction.combine), finish=partial(_finish, reduction)
+    )
 
 
-def _map(map_lane: Callable[[Sequence[Group], Any], Any], groups: Sequence[Group], shared: Any) -> Marked:
-    sums = map_lane(groups, shared)
+def _map(map_lane: Callable[[Sequence[Group], Any], Any], groups: Sequence[Group], broadcast: Any) -> Marked:
+    sums = map_lane(groups, broadcast)
     return Marked(sums, np.array([bits_digest(arrays_in(sums))], np.uint64))
 
 
 def _combine(combine: Callable[[Any, Any], Any], left: Marked, right: Marked) -> Marked:
     return Marked(combine(left.sums, right.sums), np.concatenate([left.marks, right.marks]))
+
+
+def _finish(reduction: Reduction, found: Marked, broadcast: Any) -> Marked:
+    return Marked(reduction.finish(found.sums, broadcast), Marks(reduction.level(broadcast), found.marks))
 
 
 def arrays_in(sums: Any) -> Iterator[Array]:

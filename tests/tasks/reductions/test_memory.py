@@ -22,12 +22,12 @@ GROUP = Group(np.ones((30, 4)), None, None, np.array([0, 20, 30]), 7)
 
 
 def reduction(error: type[Exception] | None = None) -> Reduction:
-    def ask(lane: Sequence[Group], shared: Any) -> Any:
+    def ask(lane: Sequence[Group], broadcast: Any) -> Any:
         if error is not None:
             raise error("no more")
         return np.empty(1 << 56, dtype=np.uint8)
 
-    return Reduction("square", ask, operator.add, lambda shared, n_columns: 0)
+    return Reduction("square", ask, operator.add, lambda broadcast, n_columns: 0)
 
 
 def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
+from pipeline import Dataset
+from pipeline.execution.threads import ThreadExecutor
+from tasks.objectives.base import Partial
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.networks import NetworkObjective
-from tasks.objectives.penalties import L2
-from tasks.reductions.reduction import reduce_groups
+from tasks.objectives.penalties import L2, ElasticNet
+from tasks.reductions.reduction import Reduction, Stage, reduce_groups
+from tasks.reductions.stages.marks import marked
 from tasks.rounds.fitting import Fit
+from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.rows.batches import HELD_OUT, Batch, Sampling, select, split
 from tasks.rows.partition import Group
+from tasks.strategies.base import Strategy
+from tasks.strategies.gradient_descent import GradientDescent
+from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
+from tasks.strategies.newton_cg import NewtonCG
+from tasks.strategies.sampled_newton import SampledNewton
 from tasks.strategies.stochastic_gradient import StochasticGradient
 
 RANDOM = np.random.default_rng(0)
@@ -27,25 +39,82 @@ OBJECTIVE = LinearObjective(LOSSES["squared"], 3, 2, True)
 
 def answered(fit: Fit, states: list[Any], groups: list[Group] = GROUPS) -> tuple[Any, list[Any], Any]:
     """A round: what was asked, the states after it, the report."""
-    asked = fit.ask(states)
-    assert asked is not None
-    (partial,) = reduce_groups(enumerate(groups), len(groups), asked.reduction, asked.shared).values()
-    after = fit.update(states, asked, partial)
-    return asked, after, fit.report(asked, partial, after, 0.25)
+    this = fit.ask(states)
+    assert this is not None
+    (partial,) = reduce_groups(enumerate(groups), len(groups), this.reduction, this.broadcast).values()
+    after = fit.update(states, this, partial)
+    return this, after, fit.report(this, partial, after, 0.25)
 
 
-def test_objectives_must_have_the_powers_that_are_asked_for() -> None:
+def test_objectives_must_have_what_oracles_need() -> None:
     with pytest.raises(TypeError, match="NetworkObjective is not compatible with Newton: it must implement hessian"):
         Fit(NetworkObjective(LOSSES["squared"], (3, 2)), (L2(),), Newton())
+
+
+class Strange(Newton):
+    """A strategy that asks for what nobody knows."""
+
+    @property
+    def oracles(self) -> tuple[str, ...]:
+        return ("third_derivative",)
+
+
+def test_strategies_must_ask_for_oracles_that_there_are() -> None:
+    with pytest.raises(ValueError, match="Strange asks for 'third_derivative', which is no oracle; those are loss_and_gradient, "):
+        Fit(OBJECTIVE, (L2(),), Strange())
+
+
+SMOOTH: list[Strategy] = [GradientDescent(), GradientDescent(nesterov=True), LBFGS(), Newton(), NewtonCG(), SampledNewton()]
+
+
+@pytest.mark.parametrize("strategy", SMOOTH, ids=lambda strategy: type(strategy).__name__)
+def test_penalties_with_kinks_are_for_strategies_that_take_them(strategy: Strategy) -> None:
+    """Others would minimise the smooth part, and say that they had converged."""
+    assert not strategy.takes_kinks
+    with pytest.raises(ValueError, match=rf"{type(strategy).__name__} cannot do the penalty ElasticNet: it has kinks"):
+        Fit(OBJECTIVE, (L2(), ElasticNet(l1=0.1)), strategy)
+    Fit(OBJECTIVE, (ElasticNet(l2=0.1),), strategy)  # without an L1 part it has none
+    Fit(OBJECTIVE, (ElasticNet(l1=0.1),), StochasticGradient(Sampling(0, 1)))
+
+
+def doubled(reduction: Reduction) -> Reduction:
+    """A stage: workers send twice the losses, which the root halves again."""
+
+    def encode(groups: Sequence[Group], broadcast: Broadcast) -> Partial:
+        found: Partial = reduction.map(groups, broadcast)
+        return found._replace(loss_sum=2.0 * found.loss_sum)
+
+    def decode(found: Partial, broadcast: Broadcast) -> Partial:
+        return reduction.finish(found._replace(loss_sum=found.loss_sum / 2.0), broadcast)  # type: ignore[no-any-return]
+
+    return reduction._replace(map=encode, finish=decode)
+
+
+@pytest.mark.parametrize("stages", [(doubled,), (marked,), (doubled, marked)])
+def test_stages_finish_what_they_begin_once_at_the_root(stages: Sequence[Stage]) -> None:
+    """The sums are those without stages, to the bit; marks say which lanes they are of."""
+    broadcast = Broadcast(OBJECTIVE, "loss_and_gradient", RANDOM.normal(size=(1, OBJECTIVE.layout.size)), None, 1)
+    plain = reduction_of(broadcast)
+    staged = reduce(lambda reduction, stage: stage(reduction), stages, plain)
+    dataset = Dataset.from_arrays(X, Y, WEIGHT, n_partitions=5)
+    expected = ThreadExecutor(1).map_reduce(dataset.rows, plain, broadcast)
+    for executor in (ThreadExecutor(1), ThreadExecutor(3)):
+        found = executor.map_reduce(dataset.rows, staged, broadcast)
+        if marked in stages:
+            assert found.marks.level == 0
+            assert len(found.marks.values) == 5
+            found = found.sums
+        for left, right in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(left, right)
 
 
 def test_scores_of_regression_are_those_of_the_rows_held_out() -> None:
     strategy = StochasticGradient(Sampling(1, 2, validation_fraction=0.4), early_stopping=True)
     fit = Fit(OBJECTIVE, (L2(0.1), L2(1.0)), strategy)
     states = fit.init(np.zeros((2, OBJECTIVE.layout.size)))
-    for power in ("loss_and_gradient", "loss_and_gradient", "score"):
-        asked, states, _ = answered(fit, states)
-        assert asked.shared.power == power
+    for oracle in ("loss_and_gradient", "loss_and_gradient", "score"):
+        this, states, _ = answered(fit, states)
+        assert this.broadcast.oracle == oracle
     rows = [select([group], Batch(strategy.sampling, 0, HELD_OUT)) for group in GROUPS]
     x, y, weight = (np.concatenate(parts) for parts in ([g.X for g in rows], [g.y for g in rows], [g.sample_weight for g in rows]))  # type: ignore[misc]
     for state in states:
@@ -83,12 +152,12 @@ def test_only_requests_for_the_same_sums_share_a_round() -> None:
     fit = Fit(OBJECTIVE, (L2(0.1), L2(1.0)), StochasticGradient(Sampling(1, 2)))
     states = fit.init(np.zeros((2, OBJECTIVE.layout.size)))
     ahead = states[1]._replace(epoch=states[1].epoch._replace(number=1))
-    asked, after, report = answered(fit, [states[0], ahead])
-    assert list(asked.requests) == [0]
+    this, after, report = answered(fit, [states[0], ahead])
+    assert list(this.requests) == [0]
     assert after[1] is ahead
-    assert (after[0].iteration, report.iteration, report.power, report.elapsed) == (1, 1, "loss_and_gradient", 0.25)
-    asked, after, _ = answered(fit, states)
-    assert list(asked.requests) == [0, 1]
+    assert (after[0].iteration, report.iteration, report.oracle, report.elapsed) == (1, 1, "loss_and_gradient", 0.25)
+    this, after, _ = answered(fit, states)
+    assert list(this.requests) == [0, 1]
     assert [state.iteration for state in after] == [1, 1]
 
 

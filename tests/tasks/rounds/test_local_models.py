@@ -43,7 +43,7 @@ def optimum(objective: LinearObjective, group: Group, penalty: L2, strategy: New
     while state.status.kind == "running":
         request = strategy.request(state)
         at = request.parameters[None]
-        partial = local_hessian(objective, group, at, [penalty]) if request.power == "local_hessian" else objective.hessian(group, at)
+        partial = local_hessian(objective, group, at, [penalty]) if request.oracle == "local_hessian" else objective.hessian(group, at)
         state = strategy.update(state, evaluate(partial, 0, objective.layout, penalty, request.parameters))
         rounds += 1
     assert state.status.kind == "converged", state.status

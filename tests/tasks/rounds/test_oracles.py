@@ -1,4 +1,4 @@
-"""What a worker does with a round's input."""
+"""What a worker does with a broadcast."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from tasks.objectives.base import Layout, Partial
-from tasks.rounds.oracles import RoundInput, compute_partial, compute_scores
+from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.rows.partition import Group
-from tasks.strategies.base import Power
 
 GROUP = Group(np.ones((3, 2)), np.zeros(3), None, np.array([0, 3]), 0)
 
@@ -47,16 +46,16 @@ class Recorder:
         return X @ parameters[:, None]
 
 
-@pytest.mark.parametrize("power", ["loss_and_gradient", "gradient_difference", "hessian", "hessian_vector", "score"])
+@pytest.mark.parametrize("oracle", ["loss_and_gradient", "gradient_difference", "hessian", "hessian_vector", "score"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_objectives_get_aligned_parameters(power: Power, dtype: Any) -> None:
+def test_objectives_get_aligned_parameters(oracle: str, dtype: Any) -> None:
     objective, at, along = Recorder(), np.array([[1.0, 2.0], [3.0, 4.0]], dtype), np.array([[5.0, 6.0], [7.0, 8.0]], dtype)
-    shared = RoundInput(objective, power, misaligned(at), misaligned(along), 1)
-    if power == "score":
-        compute_scores([GROUP], shared)
-        expected: list[Any] = list(at)
-    else:
-        compute_partial([GROUP], shared)
-        expected = {"gradient_difference": [np.concatenate([at, along])], "hessian_vector": [along, at]}.get(power, [at])
+    broadcast = Broadcast(objective, oracle, misaligned(at), misaligned(along), 1)
+    reduction_of(broadcast).map([GROUP], broadcast)
+    expected: dict[str, list[Any]] = {
+        "gradient_difference": [np.concatenate([at, along])],
+        "hessian_vector": [along, at],
+        "score": list(at),
+    }
     assert all(array.flags.aligned and array.flags.c_contiguous for array in objective.seen)
-    np.testing.assert_array_equal(objective.seen, expected)
+    np.testing.assert_array_equal(objective.seen, expected.get(oracle, [at]))

@@ -48,10 +48,10 @@ def groups_of(*columns: Any, sizes: Sequence[int] = (40, 1, 0, 49)) -> list[Grou
 
 def advance(fit: Fit, states: list[Any], groups: list[Group]) -> list[Any]:
     """One round."""
-    asked = fit.ask(states)
-    assert asked is not None
-    (partial,) = reduce_groups(enumerate(groups), len(groups), asked.reduction, asked.shared).values()
-    return fit.update(states, asked, partial)
+    this = fit.ask(states)
+    assert this is not None
+    (partial,) = reduce_groups(enumerate(groups), len(groups), this.reduction, this.broadcast).values()
+    return fit.update(states, this, partial)
 
 
 def learn(
@@ -223,7 +223,7 @@ def test_lasso_of_one_parameter(l1: float, l2: float) -> None:
     """½ mean (y - x w)² + l1 |w| + ½ l2 w² is least at S(mean(x y), l1) / (mean(x²) + l2)."""
     x, y = X[:, :1], 1.5 * X[:, 0] + 0.1 * X[:, 1]
     objective = LinearObjective(LOSSES["squared"], 1, 1, False)
-    strategy = StochasticGradient(Sampling(0, 1), schedule=Constant(0.5), max_epochs=200, tol=-np.inf, l1=l1)
+    strategy = StochasticGradient(Sampling(0, 1), schedule=Constant(0.5), max_epochs=200, tol=-np.inf)
     state = learn(strategy, groups_of(x, y), objective=objective, penalty=ElasticNet(l1, l2))
     slope = np.mean(x[:, 0] * y)
     expected = np.sign(slope) * max(abs(slope) - l1, 0.0) / (np.mean(x**2) + l2)
@@ -236,7 +236,7 @@ def test_l1_gives_exact_zeros_for_columns_that_do_not_matter() -> None:
     wide = random.normal(size=(400, 12))
     y = wide[:, 0] * 2 - wide[:, 1] * 3 + 0.1 * random.normal(size=400) + 0.02
     objective = LinearObjective(LOSSES["squared"], 12, 1, True)
-    strategy = StochasticGradient(Sampling(0, 8), schedule=Constant(0.05), max_epochs=40, tol=-np.inf, l1=0.3)
+    strategy = StochasticGradient(Sampling(0, 8), schedule=Constant(0.05), max_epochs=40, tol=-np.inf)
     found = learn(strategy, groups_of(wide, y, sizes=(150, 250)), objective=objective, penalty=ElasticNet(0.3)).accepted.parameters
     assert np.flatnonzero(found[:12]).tolist() == [0, 1]
     assert found[12] != 0.0  # the intercept is not penalised
@@ -244,10 +244,11 @@ def test_l1_gives_exact_zeros_for_columns_that_do_not_matter() -> None:
 
 def test_intercepts_are_spared_by_an_update_that_ends_an_epoch_without_rows() -> None:
     """Decay and soft thresholds see the coefficients alone, also when what has accumulated moves after a batch without weight."""
-    strategy = StochasticGradient(Sampling(0, 3), AdamW(weight_decay=0.5), Constant(1.0), accumulate=2, l1=0.25)
+    strategy = StochasticGradient(Sampling(0, 3), AdamW(weight_decay=0.5), Constant(1.0), accumulate=2)
     state = strategy.init(np.array([4.0, 4.0]))
     for weight in (0.0, 1.0, 0.0):
-        state = strategy.update(state, Evaluation(1.0 if weight else np.nan, np.zeros(2) / (weight or np.nan), None, 1, weight))
+        value, gradient_there = (1.0, np.zeros(2)) if weight else (np.nan, np.full(2, np.nan))
+        state = strategy.update(state, Evaluation(value, gradient_there, None, 1, weight, penalty=ElasticNet(0.25)))
     assert state.iteration == 1
     assert state.parameters.tolist() == [1.75, 4.0]
 
@@ -298,12 +299,12 @@ def test_reduced_gradients_are_unbiased_and_exact_at_the_anchor() -> None:
 def test_full_passes_come_before_every_so_manieth_epoch() -> None:
     strategy = StochasticGradient(Sampling(0, 2), max_epochs=5, tol=-np.inf, variance_reduction=True, anchor_every=2)
     fit = Fit(OBJECTIVE, (L2(),), strategy)
-    states, powers = fit.init(np.zeros((1, P + 1))), []
-    while (asked := fit.ask(states)) is not None:
-        powers.append(asked.shared.power)
+    states, oracles = fit.init(np.zeros((1, P + 1))), []
+    while (this := fit.ask(states)) is not None:
+        oracles.append(this.broadcast.oracle)
         states = advance(fit, states, groups_of(X, Y))
     difference = "gradient_difference"
-    assert powers == [
+    assert oracles == [
         "loss_and_gradient",
         *[difference] * 4,
         "loss_and_gradient",
@@ -322,7 +323,7 @@ def fed(strategy: StochasticGradient, losses: Sequence[float], scores: Sequence[
     for epoch, loss in enumerate(losses):
         state = strategy.update(state, Evaluation(loss, np.ones(1), None, 0, 10.0))
         if scores:
-            assert strategy.request(state).power == "score"
+            assert strategy.request(state).oracle == "score"
             state = strategy.update(state, Evaluation(scores[epoch], np.ones(1), None, 0, 3.0))
         after.append(state)
         if state.status.kind != "running":
@@ -445,7 +446,7 @@ def test_no_row_has_weight() -> None:
 
 IMPOSSIBLE: list[dict[str, Any]] = [
     *[{name: wrong} for name in ("max_epochs", "patience", "accumulate", "anchor_every") for wrong in (0, 1.5, None)],
-    *[{name: wrong} for name in ("l1", "average_from") for wrong in (-1.0, np.nan)],
+    *[{name: wrong} for name in ("average_from",) for wrong in (-1.0, np.nan)],
     *[{"tol": wrong} for wrong in (np.nan, "small")],
     *[{"clip_norm": wrong} for wrong in (0.0, np.nan)],
 ]
@@ -473,7 +474,7 @@ def test_impossible_sampling(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("importance", ["uniform", "norm"])
 def test_networks_stay_float32(importance: Any) -> None:
     network = NetworkObjective(LOSSES["logistic"], (P, 3, 1), "tanh", np.arange(2))
-    options: dict[str, Any] = {"accumulate": 2, "clip_norm": 1.0, "l1": 1e-3, "average_from": 2, "variance_reduction": True}
+    options: dict[str, Any] = {"accumulate": 2, "clip_norm": 1.0, "average_from": 2, "variance_reduction": True}
     strategy = StochasticGradient(Sampling(0, 5, importance=importance), Adam(), Constant(0.02), max_epochs=30, tol=-np.inf, **options)
     state = learn(strategy, groups_of(X, Y, WEIGHT), objective=network, penalty=ElasticNet(1e-3, 1e-3), start=network.start(0))
     assert state.mean is not None

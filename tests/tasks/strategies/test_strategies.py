@@ -18,7 +18,7 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2
 from tasks.rows.partition import Group
-from tasks.strategies.base import Round, Strategy, rounding_level
+from tasks.strategies.base import Request, Strategy, rounding_level
 from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.line_search import Point, acceptable
@@ -47,11 +47,11 @@ def rosenbrock(w: Float64) -> tuple[float, Float64, Float64]:
     return float(rosen(w)), rosen_der(w), rosen_hess(w)
 
 
-def answer(function: Any, request: Round) -> Evaluation:
+def answer(function: Any, request: Request) -> Evaluation:
     value, gradient, hessian = function(request.parameters)
-    if request.power == "hessian_vector":
+    if request.oracle == "hessian_vector":
         return Evaluation(np.nan, hessian @ request.direction, None, 0)
-    return Evaluation(value, gradient, hessian if "hessian" in request.power else None, 0)
+    return Evaluation(value, gradient, hessian if "hessian" in request.oracle else None, 0)
 
 
 def run(strategy: Strategy, function: Any, start: Float64, limit: int = 5000) -> tuple[Any, int]:
@@ -185,11 +185,11 @@ def one_round(strategy: Strategy, state: Any) -> Any:
     objective, group = some_rows()
     request, layout = strategy.request(state), objective.layout
     parameters = request.parameters[None]
-    if request.power == "hessian_vector":
+    if request.oracle == "hessian_vector":
         assert request.direction is not None
         partial = objective.hessian_vector(group, parameters, request.direction[None])
         return strategy.update(state, evaluate_product(partial, 0, layout, L2(0.01), request.direction))
-    partial = objective.hessian(group, parameters) if "hessian" in request.power else objective.loss_and_gradient(group, parameters)
+    partial = objective.hessian(group, parameters) if "hessian" in request.oracle else objective.loss_and_gradient(group, parameters)
     return strategy.update(state, evaluate(partial, 0, layout, L2(0.01), request.parameters))
 
 
