@@ -33,11 +33,12 @@ from pipeline.estimators.solvers import SOLVERS
 from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.threads import ThreadExecutor
-from pipeline.training.loop import train
+from pipeline.training.loop import Result, train
 from tasks.objectives.evaluation import evaluate
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES, EpsilonInsensitiveLoss, HuberLoss, Loss, SquaredEpsilonInsensitiveLoss
 from tasks.objectives.penalties import L2, ElasticNet, Penalty, soft_threshold
+from tasks.rounds.fitting import Fit
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.rows.partition import Group
 from tasks.strategies.lbfgs import LBFGS
@@ -410,8 +411,12 @@ def test_models_share_passes(executor: Executor, strategy: Any) -> None:
     dataset = Dataset.from_arrays(X, y, n_partitions=7)
     model = LinearObjective(LOSSES["logistic"], X.shape[1], 1, True, np.arange(2))
     penalties = [L2(s) for s in (1e-3, 1e-2, 1e-1)]
-    together = train(executor, dataset, model, penalties, strategy, np.zeros((3, model.layout.size)))
-    alone = [train(executor, dataset, model, [penalty], strategy, np.zeros((1, model.layout.size))) for penalty in penalties]
+
+    def trained(*penalties: Penalty) -> Result:
+        fit = Fit(model, penalties, strategy)
+        return train(executor, dataset, fit, fit.init(np.zeros((len(penalties), model.layout.size))))
+
+    together, alone = trained(*penalties), [trained(penalty) for penalty in penalties]
     assert {status.kind for status in together.statuses} == {"converged"}
     assert len(together.history) <= max(len(result.history) for result in alone) + 2
     for i, result in enumerate(alone):

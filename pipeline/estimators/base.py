@@ -32,7 +32,7 @@ from pipeline.training.checkpoints.files import Problem
 from pipeline.training.checkpoints.identity import identity, is_own
 from pipeline.training.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.training.history import Row
-from pipeline.training.loop import INTERRUPTED, Result, run
+from pipeline.training.loop import INTERRUPTED, Result, train
 from pipeline.training.observers import Record
 from tasks.loading.blocks import as_weight
 from tasks.objectives.penalties import Penalty
@@ -185,7 +185,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         self.solver_ = setup.choice
         self.resumed_from_ = 0 if keeper is None else keeper.resumed_from
         self._store(result, setup.objective, dataset)
-        callbacks.end()
+        callbacks.close()
         return self
 
     def _train(self, executor: Executor, dataset: Dataset, keeper: Keeper | None, X: Any, y: Any) -> tuple[SetUp, Result, RoundCallbacks]:
@@ -199,16 +199,9 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         setup = self._set_up(dataset.schema, dataset.source.n_groups)
         callbacks = RoundCallbacks(self, self._init_callback_context(max_subtasks=None), X, y)
         fit = replace(setup.fit, marked=record is not None)
-        result = run(
-            executor,
-            dataset,
-            fit,
-            self._first_states(fit),
-            callbacks.on_round,
-            keep_on_interrupt=self._keep_on_interrupt,
-            keeper=keeper,
-            on_marks=None if record is None else record.add,
-        )
+        observers = [observer for observer in (record, callbacks, keeper) if observer is not None]
+        saved = None if keeper is None else keeper.saved
+        result = train(executor, dataset, fit, self._first_states(fit), observers, saved=saved, keep_on_interrupt=self._keep_on_interrupt)
         return setup, result, callbacks
 
     def _keeper(self, options: Checkpoint, dataset: Dataset) -> Keeper:

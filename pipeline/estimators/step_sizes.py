@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.execution.base import Executor
-from pipeline.training.loop import run
+from pipeline.training.loop import train
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss, SquaredLoss
 from tasks.objectives.penalties import L2
@@ -39,7 +39,7 @@ def survey(executor: Executor, dataset: Dataset, objective: LinearObjective) -> 
     at_zero = 0.25 if objective.loss.classification else 1.0
     strategy = LargestCurvature(row_step=max(1, dataset.schema.n_rows // SURVEY_ROWS))
     fit = Fit(squares, (L2(0.0),), strategy)
-    (state,) = run(executor, dataset, fit, fit.init(np.zeros((1, squares.layout.size))), None).states
+    (state,) = train(executor, dataset, fit, fit.init(np.zeros((1, squares.layout.size)))).states
     found = Curvature(state.accepted.value / at_zero, state.trace / at_zero / objective.n_outputs)
     return found if np.all(np.isfinite(found)) else bound(dataset.schema)
 

@@ -27,7 +27,8 @@ from pipeline.jobs.job import Job
 from pipeline.planning.sample import Sample, plan_load, take_sample
 from pipeline.sources.rows import Rows
 from pipeline.training.history import Row
-from pipeline.training.loop import CUT_OFF, run, train
+from pipeline.training.loop import CUT_OFF, train
+from pipeline.training.observers import Calling
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.base import Partial
 from tasks.reductions.reduction import Reduction, reduce_shards
@@ -207,7 +208,8 @@ def fit_repeatedly(sample: Sample, setup: SetUp, start: Array, n_threads: int) -
     began = time.perf_counter()
     while len(fits) < FITS and (left := FIT_SECONDS - (time.perf_counter() - began)) > 0:
         recorder = Recorder(n_threads, left)
-        result = train(recorder, sample.dataset, setup.objective, [setup.penalty], setup.strategy, start, recorder.on_round)
+        fit = setup.fit
+        result = train(recorder, sample.dataset, fit, fit.init(start), [Calling(recorder.on_round)])
         (status,) = result.statuses
         fits.append(Fitted(recorder, status.reason != CUT_OFF and (sample.whole or status.kind != "diverged")))
     return fits
@@ -322,7 +324,7 @@ def batch_seconds(one: Dataset, fit: Fit, strategy: StochasticGradient, start: A
     sampling = strategy.sampling._replace(n_rounds=BATCHES, level=0)
     epoch = replace(strategy, sampling=sampling, max_epochs=1, tol=-math.inf, early_stopping=False)
     fit = replace(fit, strategy=epoch)
-    rows = run(one.executor(), one, fit, fit.init(start), None).history
+    rows = train(one.executor(), one, fit, fit.init(start)).history
     return float(np.median(np.diff([row["seconds"] for row in rows])))
 
 

@@ -17,7 +17,9 @@ from typing import Final, NamedTuple, Self
 from pipeline.data.dataset import Dataset
 from pipeline.files.lines import LineFile
 from pipeline.files.whole import replace_file
-from tasks.reductions.stages.marks import Marks
+from pipeline.training.history import Row
+from pipeline.training.observers import Record
+from tasks.rounds.fitting import Report
 from tasks.typing import UInt64
 
 RECORD_FILE: Final = "digests.jsonl"
@@ -25,7 +27,7 @@ UNFINISHED: Final = ".digests.jsonl.part"
 NO_RECORD: Final = "this run keeps no record, and cannot be verified"
 
 
-class RoundRecord:
+class RoundRecord(Record):
     """A context with the record of a run in its directory: one that goes on from a checkpoint goes on with the record, too."""
 
     def __init__(self, directory: Path) -> None:
@@ -50,10 +52,11 @@ class RoundRecord:
             warnings.warn(f"{NO_RECORD}: that of the {resumed_from} rounds that it goes on from is not whole", stacklevel=2)
         return None
 
-    def add(self, n_round: int, marks: Marks) -> None:
-        """The line is there before a checkpoint after the round is."""
-        if self._file is not None:
-            self._file.add(json.dumps({"round": n_round, "level": marks.level, "marks": hexadecimal(marks.values)}) + "\n")
+    def hear(self, row: Row, report: Report) -> None:
+        """Add a line, which is there before a checkpoint after the round is."""
+        if self._file is not None and report.marks is not None:
+            marks = {"level": report.marks.level, "marks": hexadecimal(report.marks.values)}
+            self._file.add(json.dumps({"round": row["round"], **marks}) + "\n")
 
 
 def lines_of(path: Path) -> list[str]:
@@ -101,7 +104,7 @@ class FoundDifference(Exception):  # noqa: N818  nothing has failed
         self.difference = difference
 
 
-class Comparison:
+class Comparison(Record):
     """Compares a fit with the record of a run of n_rounds rounds; interrupted: one that did not come to its end.
 
     Raises FileNotFoundError without a record, ValueError for one that is none, or not whole.
@@ -140,7 +143,9 @@ class Comparison:
                 raise FoundDifference(Difference(0, what))
         return self._seed
 
-    def add(self, n_round: int, marks: Marks) -> None:
+    def hear(self, row: Row, report: Report) -> None:
+        n_round, marks = row["round"], report.marks
+        assert marks is not None
         if n_round not in self._rounds:
             if self._interrupted:
                 return

@@ -7,9 +7,10 @@ from typing import Any
 from sklearn.callback import CallbackContext
 
 from pipeline.training.history import Row
+from pipeline.training.observers import Observer
 
 
-class RoundCallbacks:
+class RoundCallbacks(Observer):
     """Tells the callbacks of a running fit of every round; how many there will be is not known."""
 
     def __init__(self, estimator: Any, context: CallbackContext, X: Any, y: Any) -> None:
@@ -17,11 +18,11 @@ class RoundCallbacks:
         self.context = context
         context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
 
-    def on_round(self, row: Row) -> bool:
-        """After a round; True when a callback asks to stop."""
+    def after(self, row: Row) -> bool:
         task = self.context.subcontext(task_name=f"round-{row['power']}")
         task.call_on_fit_task_begin(estimator=self.estimator)
         return bool(task.call_on_fit_task_end(estimator=self.estimator, metadata=dict(row)))
 
-    def end(self) -> None:
+    def close(self) -> None:
+        """Tell them that the estimator is fitted."""
         self.context.call_on_fit_task_end(estimator=self.estimator)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,19 +14,13 @@ from pipeline.data.dataset import Dataset
 from pipeline.execution.base import Executor
 from pipeline.sources.rows import Rows
 from pipeline.training.checkpoints.files import Saved
-from pipeline.training.checkpoints.keeper import Keeper
-from pipeline.training.checkpoints.termination import terminations
 from pipeline.training.history import History, Row
+from pipeline.training.observers import Observer
 from tasks.machine.threads import single_blas_thread
-from tasks.objectives.base import Objective
-from tasks.objectives.penalties import Penalty
-from tasks.reductions.stages.marks import Marks
 from tasks.rounds.fitting import Fit
-from tasks.strategies.base import Status, Strategy
+from tasks.strategies.base import Status
 from tasks.typing import Array
 
-OnRound = Callable[[Row], bool]
-OnMarks = Callable[[int, Marks], None]
 CUT_OFF: Final = "a callback ended the fit"
 INTERRUPTED: Final = "interrupted by the user"
 NO_LIMIT: Final = 1 << 30
@@ -47,100 +42,98 @@ class Result:
 def train(
     executor: Executor,
     dataset: Dataset,
-    objective: Objective,
-    penalties: Sequence[Penalty],
-    strategy: Strategy,
-    parameters: Array,
-    on_round: OnRound | None = None,
-    *,
-    keep_on_interrupt: bool = False,
-    keeper: Keeper | None = None,
-) -> Result:
-    """Minimise, for each of k models, mean loss plus its penalty, from parameters (k, n).
-
-    on_round is called after every round and ends the fit by returning True. keep_on_interrupt: Ctrl-C ends the fit where it is, as
-    on_round would, instead of being raised. keeper: of the fit's checkpoints; with a saved one the fit goes on from there. Raises
-    TypeError when the objective lacks what an oracle of the strategy needs, or when checkpoints cannot hold the strategy's states,
-    ValueError for a penalty with kinks that the strategy cannot do.
-    """
-    fit = Fit(objective, tuple(penalties), strategy)
-    return run(executor, dataset, fit, fit.init(parameters), on_round, keep_on_interrupt=keep_on_interrupt, keeper=keeper)
-
-
-def run(
-    executor: Executor,
-    dataset: Dataset,
     fit: Fit,
     states: list[Any],
-    on_round: OnRound | None,
+    observers: Sequence[Observer] = (),
     *,
+    saved: Saved | None = None,
     keep_on_interrupt: bool = False,
-    keeper: Keeper | None = None,
-    on_marks: OnMarks | None = None,
 ) -> Result:
-    """`train`, from states that an earlier fit may have left. on_marks: called with the number and the marks of each round of a marked
-    fit."""
-    start = Saved(states, [], None, 0)
-    if keeper is None:
-        return _run(executor, dataset, fit, start, on_round, keep_on_interrupt, None, on_marks)
-    keeper.check(states)
-    with terminations():
-        return _run(executor, dataset, fit, keeper.saved or start, on_round, keep_on_interrupt, keeper, on_marks)
+    """Minimise, for each of k models, mean loss plus its penalty, from the states that `fit.init` or an earlier fit made.
 
-
-def _run(
-    executor: Executor,
-    dataset: Dataset,
-    fit: Fit,
-    start: Saved,
-    on_round: OnRound | None,
-    keep_on_interrupt: bool,
-    keeper: Keeper | None,
-    on_marks: OnMarks | None,
-) -> Result:
-    rows = dataset.rows
-    states, history, sent, ended = start.states, History(start.history), start.bytes_per_round, ""
-    try:
-        with single_blas_thread():
-            while not ended and any(state.status.kind == "running" for state in states):
-                began = time.perf_counter()
-                before, (after, reports) = states, executor.advance(rows, fit, states, NO_LIMIT)
-                new = history.following(reports, began)
-                if on_marks is not None:  # before these rounds can be in a checkpoint, whose rounds shall all be in the record
-                    for row, report in zip(new, reports, strict=True):
-                        if report.marks is not None:
-                            on_marks(row["round"], report.marks)
-                sent = max([sent, *(report.n_bytes for report in reports)])
-                states = after
-                history.rows += new  # with the states at once: no signal is handled between two assignments
-                for done, row in enumerate(new, 1):
-                    if on_round is not None and on_round(row):
-                        ended = CUT_OFF
-                        if done < len(new):
-                            states = repeat(executor, rows, fit, before, done)
-                            del history.rows[done - len(new) :]
-                        break
-                if keeper is not None:
-                    keeper.offer(states, history.rows, sent)
-    except BaseException as error:
-        if keeper is not None:
-            keeper.save(states, history.rows, sent)
-        if not (keep_on_interrupt and isinstance(error, KeyboardInterrupt)):
-            raise
-        ended = INTERRUPTED
-    if keeper is not None:
-        if ended or not keeper.options.remove:
-            keeper.save(states, history.rows, sent)
+    observers: told of each round, in this order. saved: of a checkpoint, from which the fit goes on in place of `states`.
+    keep_on_interrupt: Ctrl-C ends the fit where it is, as an observer would, instead of being raised.
+    """
+    with ExitStack() as stack:
+        for observer in observers:
+            stack.enter_context(observer.watching(states))
+        course = Course(executor, dataset.rows, fit, saved or Saved(states, [], None, 0), observers)
+        interrupted = False
+        try:
+            with single_blas_thread():
+                course.run()
+        except BaseException as error:
+            course.end(complete=False)
+            if not (keep_on_interrupt and isinstance(error, KeyboardInterrupt)):
+                raise
+            interrupted = True
         else:
-            keeper.done()
-    statuses = tuple(Status("out of rounds", ended) if state.status.kind == "running" else state.status for state in states)
-    accepted = np.stack([state.accepted.parameters for state in states])
-    iterations = tuple(state.iteration for state in states)
-    return Result(accepted, statuses, iterations, history.rows, sent, executor.tasks_per_round, states)
+            course.end(complete=not course.cut_off)
+    return course.result(INTERRUPTED if interrupted else CUT_OFF)
+
+
+class Course:
+    """The course of one fit: where it stands, round after round. cut_off: whether an observer ended it."""
+
+    def __init__(self, executor: Executor, rows: Rows, fit: Fit, start: Saved, observers: Sequence[Observer]) -> None:
+        self.executor = executor
+        self.rows = rows
+        self.fit = fit
+        self.states = start.states
+        self.history = History(start.history)
+        self.bytes_per_round = start.bytes_per_round
+        self.observers = observers
+        self.cut_off = False
+
+    @property
+    def saved(self) -> Saved:
+        """Where the fit stands."""
+        return Saved(self.states, self.history.rows, None, self.bytes_per_round)
+
+    def run(self) -> None:
+        """Do rounds until all models are done, or an observer has seen enough."""
+        while not self.cut_off and any(state.status.kind == "running" for state in self.states):
+            began = time.perf_counter()
+            before, (after, reports) = self.states, self.executor.advance(self.rows, self.fit, self.states, NO_LIMIT)
+            new = self.history.following(reports, began)
+            for observer in self.observers:
+                for row, report in zip(new, reports, strict=True):
+                    observer.hear(row, report)
+            self.bytes_per_round = max([self.bytes_per_round, *(report.n_bytes for report in reports)])
+            self.states = after
+            self.history.rows += new  # with the states at once: no signal is handled between two assignments
+            self._tell(new, before)
+            for observer in self.observers:
+                observer.rest(self.saved)
+
+    def _tell(self, new: Sequence[Row], before: list[Any]) -> None:
+        """Tell the observers of rounds that count now. Where one ends the fit before the last of them, the later ones shall not have
+        happened: those up to there are repeated from the states before."""
+        for done, row in enumerate(new, 1):
+            for observer in self.observers:  # all of them hear of it
+                self.cut_off |= observer.after(row)
+            if self.cut_off:
+                if done < len(new):
+                    self.states = repeat(self.executor, self.rows, self.fit, before, done)
+                    del self.history.rows[done - len(new) :]
+                return
+
+    def end(self, *, complete: bool) -> None:
+        """Tell the observers that there are no more rounds."""
+        for observer in self.observers:
+            observer.end(self.saved, complete=complete)
+
+    def result(self, reason: str) -> Result:
+        """What the fit found. reason: why, of models that are not done."""
+        states = self.states
+        statuses = tuple(Status("out of rounds", reason) if state.status.kind == "running" else state.status for state in states)
+        accepted = np.stack([state.accepted.parameters for state in states])
+        iterations = tuple(state.iteration for state in states)
+        return Result(accepted, statuses, iterations, self.history.rows, self.bytes_per_round, self.executor.tasks_per_round, states)
 
 
 def repeat(executor: Executor, rows: Rows, fit: Fit, states: list[Any], n_rounds: int) -> list[Any]:
-    """So many rounds again: what came after them shall not have happened."""
+    """The states after so many rounds from `states`."""
     while n_rounds:
         states, reports = executor.advance(rows, fit, states, n_rounds)
         n_rounds -= len(reports)

@@ -14,11 +14,13 @@ from pipeline.training.checkpoints.files import Problem
 from pipeline.training.checkpoints.identity import identity
 from pipeline.training.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.training.history import Row, digest
-from pipeline.training.loop import OnRound, train
+from pipeline.training.loop import train
+from pipeline.training.observers import Calling, OnRound
 from pipeline.training.sampling import batches_of
 from tasks.arguments import as_number, check_counts
 from tasks.objectives.base import Objective
 from tasks.objectives.penalties import L2, Penalty
+from tasks.rounds.fitting import Fit
 from tasks.rows.batches import Sampling
 from tasks.strategies.base import Status, Strategy
 from tasks.typing import Array
@@ -63,6 +65,7 @@ def minimise(
     start = np.array(start, dtype=objective.layout.dtype)
     if start.shape != (objective.layout.size,):
         raise ValueError(f"start must be ({objective.layout.size},), as the layout of {type(objective).__name__} says, got {start.shape}")
+    fit = Fit(objective, (penalty,), strategy)
     options = Checkpoint.of(checkpoint)
     executor = dataset.executor()
     with ExitStack() as stack:
@@ -74,7 +77,9 @@ def minimise(
         if options is not None:
             keeper = stack.enter_context(Keeper(options, problem_of(objective, dataset, strategy, penalty, start)))
             keeper.load()
-        result = train(executor, dataset, objective, [penalty], strategy, start[None], on_round, keep_on_interrupt=True, keeper=keeper)
+        observers = [observer for observer in (None if on_round is None else Calling(on_round), keeper) if observer is not None]
+        saved = None if keeper is None else keeper.saved
+        result = train(executor, dataset, fit, fit.init(start[None]), observers, saved=saved, keep_on_interrupt=True)
     (parameters,), (status,) = result.parameters, result.statuses
     if not np.all(np.isfinite(parameters)):
         raise ValueError(f"the fit diverged: {status.reason}")

@@ -17,6 +17,7 @@ from pipeline import Dataset, LogisticRegression, MLPClassifier, SGDClassifier
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.training.loop import Result, train
+from pipeline.training.observers import Calling
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2
@@ -43,7 +44,8 @@ def strategy(**options: Any) -> StochasticGradient:
 
 
 def fit(executor: Any, data: Dataset, strategy: Any, penalties: tuple[float, ...] = (1e-3,)) -> Result:
-    return train(executor, data, OBJECTIVE, [L2(p) for p in penalties], strategy, np.zeros((len(penalties), 31)))
+    fit = Fit(OBJECTIVE, tuple(L2(p) for p in penalties), strategy)
+    return train(executor, data, fit, fit.init(np.zeros((len(penalties), 31))))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -163,7 +165,8 @@ def test_resumed_fits_forget_what_belongs_to_the_rows_before() -> None:
 
 def test_a_fit_that_was_cut_off_in_an_epoch_resumes_with_the_next() -> None:
     data, chosen = dataset(), strategy(optimizer=SGD(), schedule=Constant(0.1), accumulate=4, max_epochs=1)
-    cut = train(ThreadExecutor(1), data, OBJECTIVE, [L2(1e-3)], chosen, np.zeros((1, 31)), lambda row: row["round"] == 6).states[0]
+    whole = Fit(OBJECTIVE, (L2(1e-3),), chosen)
+    cut = train(ThreadExecutor(1), data, whole, whole.init(np.zeros((1, 31))), [Calling(lambda row: row["round"] == 6)]).states[0]
     assert (cut.epoch.number, cut.epoch.rounds, cut.iteration) == (0, 6, 1)
     assert cut.accumulated is not None
     resumed = chosen.resume(cut)

@@ -22,9 +22,11 @@ from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.training.loop import Result, train
+from pipeline.training.observers import Calling, OnRound
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.objectives.penalties import L2
+from tasks.rounds.fitting import Fit
 from tasks.strategies.steps import Steps
 from tasks.workers import participants
 from tasks.workers.messages import packed, unpacked
@@ -51,12 +53,17 @@ def in_process(solver: str) -> str:
 
 
 def walk(
-    executor: Executor, rows: Dataset, n_rounds: int = LONG, objective: type[LinearObjective] = LinearObjective, **more: Any
+    executor: Executor,
+    rows: Dataset,
+    n_rounds: int = LONG,
+    objective: type[LinearObjective] = LinearObjective,
+    on_round: OnRound = lambda row: False,
 ) -> Result:
     """So many gradient steps of two models."""
     loss = objective(LogisticLoss(), rows.n_columns, 1, fit_intercept=True, classes=rows.schema.classes)
     start = np.zeros((2, loss.layout.size))
-    return train(executor, rows, loss, (L2(1e-3), L2(1e-2)), Steps(n_rounds), start, **more)
+    fit = Fit(loss, (L2(1e-3), L2(1e-2)), Steps(n_rounds))
+    return train(executor, rows, fit, fit.init(start), [Calling(on_round)])
 
 
 def live(client: Client) -> dict[str, list[int]]:

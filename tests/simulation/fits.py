@@ -21,10 +21,12 @@ from pipeline.execution.threads import ThreadExecutor
 from pipeline.sources.errors import SourceChangedError
 from pipeline.sources.sources import ArraySource, Persist
 from pipeline.training.loop import Result, train
+from pipeline.training.observers import Calling
 from tasks.loading.shards import ShardLoad
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.objectives.penalties import L2
+from tasks.rounds.fitting import Fit
 from tasks.rows.batches import Sampling
 from tasks.rows.partition import Shard
 from tasks.strategies.base import Strategy
@@ -114,8 +116,9 @@ def fit(executor: Executor, data: Dataset, problem: Problem) -> Result:
     """Two models at once."""
     objective = LinearObjective(LogisticLoss(), N_COLUMNS, 1, fit_intercept=True, classes=np.arange(2))
     start = np.zeros((2, objective.layout.size))
-    stop = (lambda row: row["round"] == problem.stop_at) if problem.stop_at else None
-    return train(executor, data, objective, (L2(1e-3), L2(1e-2)), STRATEGIES[problem.strategy](problem.n_groups), start, stop)
+    stop = Calling(lambda row: row["round"] == problem.stop_at)
+    whole = Fit(objective, (L2(1e-3), L2(1e-2)), STRATEGIES[problem.strategy](problem.n_groups))
+    return train(executor, data, whole, whole.init(start), [stop])
 
 
 def digest(found: Result) -> str:

@@ -30,8 +30,9 @@ from pipeline.training.checkpoints.files import (
     words_of,
     write_checkpoint,
 )
+from pipeline.training.checkpoints.termination import terminations
 from pipeline.training.checkpoints.trees import Flattened, restored
-from pipeline.training.history import Row
+from pipeline.training.observers import Observer
 from tasks.arguments import as_number, check_counts
 
 KEPT: Final = 2
@@ -119,8 +120,8 @@ class Checkpoint:
         raise TypeError(f"checkpoint must be a directory, a pipeline.Checkpoint or None, got {given!r}")
 
 
-class Keeper:
-    """The checkpoints of one fit. A context that ends when nothing more is to be written."""
+class Keeper(Observer):
+    """The checkpoints of one fit, which it watches. A context that ends when nothing more is to be written."""
 
     def __init__(self, options: Checkpoint, problem: Problem) -> None:
         self.options = options
@@ -197,33 +198,42 @@ class Keeper:
 
     # -- saving ------------------------------------------------------------------------------------------------------------------------
 
-    def check(self, states: Sequence[Any]) -> None:
-        """Raises TypeError for states that no checkpoint can hold, or bring back."""
+    @contextmanager
+    def watching(self, states: list[Any]) -> Iterator[None]:
+        """SIGTERM, and the end of a job's walltime, end the fit as errors do. Raises TypeError for states that no checkpoint can hold, or
+        bring back."""
         flattened = Flattened()
         try:
             restored(flattened.flat(list(states)), flattened.arrays)
         except (ValueError, RecursionError) as error:
             raise TypeError(f"a checkpoint cannot hold {type(states[0]).__name__}: {error}") from error
+        with terminations():
+            yield
 
-    def offer(self, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
-        """After some rounds: save them in the background, if it is time and the writer has rested."""
-        if not self._due(len(history)) or (self._writing is not None and not self._writing.done()) or time.monotonic() < self._rests_until:
+    def rest(self, saved: Saved) -> None:
+        """Save where the fit stands in the background, if it is time and the writer has rested."""
+        if (
+            not self._due(len(saved.history))
+            or (self._writing is not None and not self._writing.done())
+            or time.monotonic() < self._rests_until
+        ):
             return
         self._settle()
-        self._offered, self._last = len(history), time.monotonic()
-        self._writing = self._writer.submit(self._write_and_rest, Saved(states, list(history), self.seed, bytes_per_round))
+        self._offered, self._last = len(saved.history), time.monotonic()
+        self._writing = self._writer.submit(self._write_and_rest, saved._replace(history=list(saved.history), seed=self.seed))
 
-    def save(self, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
-        """Save them now: the fit does not go on. A failure is a warning, for there is already an error on its way."""
+    def end(self, saved: Saved, *, complete: bool) -> None:
+        """Save where the fit stands, now, unless it is complete and its checkpoints are to go. A failure is a warning, for there may be an
+        error on its way."""
         self._settle()
-        if history and self._written < len(history):
-            self._offered = len(history)
-            self._tell(partial(self._write, Saved(states, history, self.seed, bytes_per_round)))
+        if complete and self.options.remove:
+            self._remove()
+        elif saved.history and self._written < len(saved.history):
+            self._offered = len(saved.history)
+            self._tell(partial(self._write, saved._replace(seed=self.seed)))
 
-    def done(self) -> None:
-        """The fit has ended by itself: its checkpoints go."""
-        self._settle()
-        for path in self.problem.paths(self.directory) if self.options.remove else ():
+    def _remove(self) -> None:
+        for path in self.problem.paths(self.directory):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

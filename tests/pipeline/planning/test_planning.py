@@ -23,7 +23,7 @@ from pipeline.planning.plan import duration, round_up, scaling, size
 from pipeline.planning.probe import Cost, Fitted, Kind, Probe, Recorder, Worker, counts, probe, runs_of_lanes, set_up
 from pipeline.planning.sample import spread, take_sample
 from pipeline.planning.shares import makespan, memory_of, share_out, tree_depth
-from pipeline.training.loop import run
+from pipeline.training.loop import train
 from tasks.rows.batches import Sampling
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -107,11 +107,11 @@ BATCHES = {
 def test_rounds_of_mini_batches_are_those_of_a_fit(name: str, cores: int) -> None:
     job = make_job({**BATCHES[name], "random_state": 0}, rows_per_partition=5_000, n_columns=50)
     plan = make_plan(job, 1, 4 * GB, cores)
-    train, _ = job.split.parts(job.data.dataset())
+    rows, _ = job.split.parts(job.data.dataset())
     executor, model = ThreadExecutor(cores), job.estimator.build()
-    model._survey(executor, train)
-    setup = model._set_up(train.schema, train.source.n_groups)
-    history = run(executor, train, setup.fit, model._first_states(setup.fit), None).history
+    model._survey(executor, rows)
+    setup = model._set_up(rows.schema, rows.source.n_groups)
+    history = train(executor, rows, setup.fit, model._first_states(setup.fit)).history
     assert plan.rounds_known and plan.n_rounds == len(history)
     expected = Counter((row["power"], row["row_step"]) for row in history)
     assert sorted(kind.count for kind in plan.kinds) == sorted(expected.values())

@@ -19,7 +19,9 @@ from pipeline.data.dataset import Dataset
 from pipeline.jobs.job import read_job
 from pipeline.runs.records import RECORD_FILE, UNFINISHED, RoundRecord
 from pipeline.runs.run import ROUNDS_FILE, run_job
+from pipeline.training.history import History, Row
 from tasks.reductions.stages.marks import Marks
+from tasks.rounds.fitting import Report
 from tests.data import breast_cancer
 from tests.rounds import AfterRounds
 
@@ -298,15 +300,15 @@ def test_an_interrupted_run_is_compared_as_far_as_it_came_and_then_goes_on(
 def test_an_interrupt_while_a_round_is_recorded_leaves_no_checkpoint_of_it(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = RoundRecord.add
+    hear = RoundRecord.hear
 
-    def add_two(record: RoundRecord, n_round: int, marks: Marks) -> None:
-        if n_round > 2:
+    def hear_two(record: RoundRecord, row: Row, report: Report) -> None:
+        if row["round"] > 2:
             raise StoppedError
-        add(record, n_round, marks)
+        hear(record, row, report)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RoundRecord, "add", add_two)
+        patch.setattr(RoundRecord, "hear", hear_two)
         with pytest.raises(StoppedError):
             trained("lbfgs")
     assert run_job(read_job("job.toml", (), HERE), resume=True).metrics["resumed_from"] == 2
@@ -334,11 +336,12 @@ def test_a_run_without_a_record_does_not_publish_that_of_another(monkeypatch: py
 
 def test_a_record_is_never_shorter_than_what_it_goes_on_from(tmp_path: Path) -> None:
     dataset = Dataset.from_arrays(*breast_cancer())
-    marks = Marks(0, np.arange(2, dtype=np.uint64))
+    report = Report("hessian", 1, 1, 1.0, 1.0, 8, 0.1, Marks(0, np.arange(2, dtype=np.uint64)))
+    rows = History().following([report] * 3, 0.0)
     with RoundRecord(tmp_path) as record:
         record.begin(dataset, None, 0)
-        for n_round in (1, 2, 3):
-            record.add(n_round, marks)
+        for row in rows:
+            record.hear(row, report)
     before = (tmp_path / UNFINISHED).read_text().splitlines()
     (tmp_path / "same").hardlink_to(tmp_path / UNFINISHED)
     with RoundRecord(tmp_path) as record:

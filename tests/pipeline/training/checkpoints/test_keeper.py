@@ -44,7 +44,7 @@ def after(n_rounds: int, seed: int | None = None) -> Saved:
 def offer(keeper: Keeper, saved: Saved) -> None:
     """When the writer has rested, and wait for it."""
     keeper._rests_until = 0.0
-    keeper.offer(saved.states, saved.history, saved.bytes_per_round)
+    keeper.rest(saved)
     keeper._settle()
 
 
@@ -84,9 +84,9 @@ def test_the_last_two_stay_and_all_go_when_the_fit_is_done(tmp_path: Path) -> No
             offer(keeper, after(n_rounds))
         assert names(tmp_path) == ["000000008.safetensors", "000000010.safetensors"]
         saved = after(11)
-        keeper.save(saved.states, saved.history, saved.bytes_per_round)
+        keeper.end(saved, complete=False)
         assert names(tmp_path) == ["000000010.safetensors", "000000011.safetensors"]
-        keeper.done()
+        keeper.end(after(1), complete=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,7 +167,7 @@ def test_one_that_cannot_be_removed_costs_none_of_the_others(tmp_path: Path) -> 
             offer(keeper, after(n_rounds))
         assert names(tmp_path) == ["000000001.safetensors", "000000006.safetensors", "000000007.safetensors"]
         with pytest.warns(CheckpointWarning, match=r"000000001\.safetensors could not be removed"):
-            keeper.done()
+            keeper.end(after(1), complete=True)
 
 
 def test_what_a_killed_fit_wrote_over_goes_whatever_machine_it_ran_on(tmp_path: Path) -> None:
@@ -232,10 +232,10 @@ def test_rounds_are_not_waited_for_while_one_is_written(tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "write_checkpoint", slowly)
     with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper:
         for n_rounds in range(1, 10):
-            keeper.offer(*after(n_rounds)[:2], 0)
+            keeper.rest(after(n_rounds))
         go_on.set()
         keeper._settle()
-        keeper.save(*after(9)[:2], 0)
+        keeper.end(after(9), complete=False)
     assert begun == [1, 9]
     assert names(tmp_path) == ["000000001.safetensors", "000000009.safetensors"]
 
@@ -256,10 +256,10 @@ def test_the_writer_rests_as_long_as_it_wrote(tmp_path: Path, monkeypatch: pytes
     with Keeper(Checkpoint(directory=tmp_path, every_rounds=1), PROBLEM) as keeper, warnings.catch_warnings():
         warnings.simplefilter("ignore", CheckpointWarning)
         for n_rounds in range(1, 11):
-            keeper.offer(*after(n_rounds)[:2], 0)
+            keeper.rest(after(n_rounds))
             keeper._settle()
             now[0] += 1.0
-        keeper.save(*after(10)[:2], 0)
+        keeper.end(after(10), complete=False)
     assert begun == [1, 4, 7, 10] if error is None else begun == [1, 4, 7, 10, 10]
 
 
@@ -390,7 +390,7 @@ def test_what_cannot_be_removed_is_a_warning(tmp_path: Path) -> None:
             keeper.load()
         offer(keeper, after(4))
         with pytest.warns(CheckpointWarning, match=r"000000003\.safetensors could not be removed"):
-            keeper.done()
+            keeper.end(after(1), complete=True)
     assert names(tmp_path) == ["000000003.safetensors"]
 
 
@@ -446,7 +446,7 @@ def test_no_memory_for_a_checkpoint_costs_nothing_else(tmp_path: Path, monkeypat
             with pytest.warns(CheckpointWarning, match=r"no checkpoint after round 4: no memory for it; the last one is .*000000003"):
                 offer(keeper, after(4))
             with pytest.warns(CheckpointWarning, match="no checkpoint after round 5"):
-                keeper.save(*after(5)[:2], 0)
+                keeper.end(after(5), complete=False)
     assert names(tmp_path) == ["000000003.safetensors"]
 
 
@@ -587,11 +587,11 @@ def test_what_checkpoint_may_be() -> None:
 
 def test_states_that_no_checkpoint_can_hold_are_an_error_at_the_start(tmp_path: Path) -> None:
     with Keeper(Checkpoint(directory=tmp_path), PROBLEM) as keeper, pytest.raises(TypeError, match="a checkpoint cannot hold"):
-        keeper.check([object()])
+        keeper.watching([object()]).__enter__()
     loop: list[Any] = []
     loop.append(loop)
     with Keeper(Checkpoint(directory=tmp_path), PROBLEM) as keeper, pytest.raises(TypeError, match="a checkpoint cannot hold list"):
-        keeper.check([loop])
+        keeper.watching([loop]).__enter__()
 
 
 def test_nothing_warns_when_all_is_well(tmp_path: Path) -> None:
