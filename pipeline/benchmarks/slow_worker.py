@@ -95,7 +95,7 @@ def speeds_alone(client: Client, dataset: Dataset, packed: bytes, repeats: int) 
     speeds = []
     for each in resident.work:
         shards = [resident.futures[piece] for piece in resident.assigned[each.slot]]
-        n_rows = client.submit(lambda shards: sum(group.n_rows for shard in shards for group in shard.parts[0]), shards).result()
+        n_rows = client.submit(lambda shards: sum(group.n_rows for shard in shards for group in shard.groups(0)), shards).result()
         runs = [
             client.submit(reduce_on_worker, shards, 0, 0, resident.n_groups, packed, workers=[each.worker], pure=False).result()
             for _ in range(max(3, repeats))

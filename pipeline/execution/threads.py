@@ -64,7 +64,7 @@ class ThreadExecutor(Executor):
     def map_reduce(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Any:
         self._last.set()
         shard = self._resident(rows)
-        groups = shard.parts[rows.subset]
+        groups = shard.groups(rows.subset)
         if rows.content not in (None, shard_digest(shard, rows.subset)):
             rows.require_contents(np.concatenate(list(map(partition_digests, groups))))
         run = LaneQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast)

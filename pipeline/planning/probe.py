@@ -293,7 +293,7 @@ def load_seconds(client: Any, sample: Sample) -> float:
         return 0.0
     number = int(sample.group_rows()[list(sample.numbers)].argmax())
     load, values = plan_load(sample.dataset.source, sample.numbers[number])
-    n_rows = sum(part[number].n_rows for part in sample.shard.parts)
+    n_rows = sum(groups[number].n_rows for groups in sample.shard.subsets)
 
     def timed() -> float:
         return float(client.submit(timed_load, load, *values, pure=False).result())

@@ -19,7 +19,7 @@ from pipeline.sources.sources import Source
 from tasks.loading.checking import CHECK
 from tasks.loading.shards import ShardLoad, load_on_worker
 from tasks.machine.threads import single_blas_thread
-from tasks.rows.partition import Group, Shard
+from tasks.rows.partition import Group, Shard, join_shards
 
 SAMPLE_BYTES: Final = 128 << 20
 """Far more than a processor's caches hold, so that rounds on the sample read memory as rounds on all rows do."""
@@ -45,7 +45,7 @@ class Sample:
     @property
     def groups(self) -> tuple[Group, ...]:
         """Of the train part."""
-        return self.shard.parts[self.dataset.part]
+        return self.shard.groups(self.dataset.part)
 
     @property
     def n_partitions(self) -> int:
@@ -58,7 +58,7 @@ class Sample:
     @property
     def n_rows(self) -> int:
         """Of all parts."""
-        return sum(group.n_rows for part in self.shard.parts for group in part)
+        return sum(group.n_rows for group in self.shard.all_groups)
 
     @property
     def row_bytes(self) -> float:
@@ -102,8 +102,7 @@ def take_sample(dataset: Dataset, n_threads: int) -> Sample:
         if enough and len(shards) >= n_threads:
             break
     numbers = tuple(sorted(shards))
-    parts = tuple(zip(*([groups for (groups,) in shards[number].parts] for number in numbers), strict=True))
-    shard = Shard(numbers, parts)
+    shard = join_shards([shards[number] for number in numbers])
     resident = replace(source, resident={"threads": shard})
     return Sample(dataset._of(resident, dataset.part), shard, numbers)
 

@@ -36,7 +36,7 @@ from pipeline.sources.places import Places, rows_between
 from tasks.loading.blocks import Split
 from tasks.loading.quarantine import Screen
 from tasks.loading.shards import GroupPlan, ShardLoad, group_parts, load_shard, shard_of
-from tasks.rows.partition import Block, Group, Shard, make_group, nbytes
+from tasks.rows.partition import Block, Group, Shard, join_shards, make_group, nbytes
 from tasks.typing import Array, Design, Float64
 
 Persist = Callable[[dict[Any, Any], list[Any]], None]
@@ -282,9 +282,7 @@ class GraphSource(Source):
                 return self.load_local(1)  # which says what for it could not be made
             if len(loads) == 1:
                 return load(*loads)
-            shards = list(threads.map(load, loads))
-        parts = zip(*(shard.parts for shard in shards), strict=True)
-        return Shard(tuple(range(self.n_groups)), tuple(tuple(chain.from_iterable(part)) for part in parts))
+            return join_shards(list(threads.map(load, loads)))
 
     def load_plans(self, shards: Sequence[Sequence[int]], persist: Persist) -> list[ShardLoad]:
         graph = self._graph

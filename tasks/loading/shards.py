@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
 from tasks.loading.blocks import Split, assemble
@@ -99,7 +98,7 @@ def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | No
 
 
 def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:
-    """Groups with their parts -> a shard's parts with their groups."""
+    """The shard of groups that are given with their subsets: (subsets of the first group), (subsets of the second) ..."""
     return Shard(tuple(numbers), tuple(zip(*groups, strict=True)))
 
 
@@ -116,6 +115,6 @@ def load_on_worker(load: ShardLoad, *values: Any) -> Shard:
     """Task: make a shard, and check it while it is fresh. The source's own graph may call BLAS."""
     with single_blas_thread():
         shard = load.function(*load.arguments, list(zip(load.keys, values, strict=True)))
-    for group in chain(*shard.parts):
+    for group in shard.all_groups:
         summary(group)
     return shard

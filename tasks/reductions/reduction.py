@@ -126,7 +126,7 @@ def reduce_shards(shards: Sequence[Shard], slot: int, part: int, n_groups: int, 
 def in_order(shards: Sequence[Shard], part: int) -> Iterator[tuple[int, Group]]:
     """The numbered groups of these shards, ascending."""
     ascending = sorted(shards, key=lambda shard: shard.numbers)
-    return chain.from_iterable(zip(shard.numbers, shard.parts[part], strict=True) for shard in ascending)
+    return chain.from_iterable(zip(shard.numbers, shard.groups(part), strict=True) for shard in ascending)
 
 
 def prepare_shards(shards: Sequence[Shard], part: int, n_groups: int, reduction: Reduction, broadcast: Any) -> None:
@@ -142,7 +142,7 @@ def joined(shards: Sequence[Shard], part: int, n_groups: int) -> dict[Node, Grou
     maps that add up partitions along the tree, so that groups may be cut anywhere."""
     tree = Tree(n_groups, join_groups)
     for shard in shards:
-        for number, group in zip(shard.numbers, shard.parts[part], strict=True):
+        for number, group in zip(shard.numbers, shard.groups(part), strict=True):
             tree.add((0, number), group)
     return tree.nodes
 

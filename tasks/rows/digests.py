@@ -104,7 +104,7 @@ def shard_digest(shard: Shard, part: int) -> int:
     """The sum of the digests of all partitions of a part that are not supplied, modulo 2^64; made once where the shard lives."""
 
     def add_up(whole: Shard) -> int:
-        read = [partition_digests(group) for group in whole.parts[part] if not group.supplied]
+        read = [partition_digests(group) for group in whole.groups(part) if not group.supplied]
         return total(np.concatenate([np.zeros(0, np.uint64), *read]))
 
     return int(shard.derived(("digest", part), add_up))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -141,15 +142,21 @@ def arrays_of(value: Any) -> list[Any]:
 @dataclass(eq=False)
 class Shard:
     """Groups that live, are made again and move together: a piece of what a worker thread has. numbers: which they are of all groups,
-    ascending; mostly neighbours, but whatever was there.
-
-    `parts[0]` are the groups of the dataset itself; a split dataset has its training groups in `parts[0]` and its test groups in
-    `parts[1]`, made in one read of the source and without a second copy of the rows.
-    """
+    ascending; mostly neighbours, but whatever was there. subsets: the groups of each subset, see `groups`."""
 
     numbers: tuple[int, ...]
-    parts: tuple[tuple[Group, ...], ...]
+    subsets: tuple[tuple[Group, ...], ...]
     _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def groups(self, subset: int) -> tuple[Group, ...]:
+        """The groups of one subset of the rows, in the order of `numbers`: 0 for all rows, or for those to train on; 1 for the rows that a
+        split holds back, made in one read of the source and without a second copy."""
+        return self.subsets[subset]
+
+    @property
+    def all_groups(self) -> tuple[Group, ...]:
+        """The groups of all subsets."""
+        return tuple(chain.from_iterable(self.subsets))
 
     def derived(self, key: Any, make: Callable[[Shard], Any]) -> Any:
         """`make(self)`, as `Group.derived`."""
@@ -162,10 +169,17 @@ class Shard:
 
     def release(self) -> None:
         """Let go of the rows."""
-        self.parts = tuple(() for _ in self.parts)
+        self.subsets = tuple(() for _ in self.subsets)
 
     def __sizeof__(self) -> int:  # what Dask's memory limits and spilling see
-        return sum(sys.getsizeof(group) for part in self.parts for group in part)
+        return sum(map(sys.getsizeof, self.all_groups))
+
+
+def join_shards(shards: Sequence[Shard]) -> Shard:
+    """One shard of all their groups. The shards' numbers must ascend."""
+    numbers = tuple(chain.from_iterable(shard.numbers for shard in shards))
+    subsets = zip(*(shard.subsets for shard in shards), strict=True)
+    return Shard(numbers, tuple(tuple(chain.from_iterable(subset)) for subset in subsets))
 
 
 def nbytes(X: Any) -> int:

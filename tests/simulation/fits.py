@@ -84,10 +84,10 @@ class Made(Sent):
 
 def make_shard(n_groups: int, numbers: tuple[int, ...], given: Sequence[Any]) -> Shard:
     shard = source(n_groups, in_client=True)._shard(numbers)
-    for group in shard.parts[0]:
+    for group in shard.groups(0):
         group.supplied = False
     if WORLDS[0].rows_changed:
-        group = shard.parts[0][0]
+        group = shard.groups(0)[0]
         group.X = np.nextafter(group.X, np.inf)
     return shard
 

@@ -35,7 +35,7 @@ def rows(dtype: str) -> Any:
 
 def resident_bytes(dataset: Dataset) -> int:
     """Of X where it is resident."""
-    groups = [group for shard in (dataset.source.load_local(1),) for part in shard.parts for group in part]
+    groups = dataset.source.load_local(1).all_groups
     assert sum(group.X.nbytes for group in groups) == dataset.schema.n_bytes
     return dataset.schema.n_bytes
 

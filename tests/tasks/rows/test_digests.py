@@ -136,7 +136,7 @@ def test_a_digest_is_made_anew_where_rows_arrive() -> None:
     expected = shard_digest(shard, 0)
     assert expected == total(partition_digests(group))
     arrived: Shard = pickle.loads(pickle.dumps(shard))
-    arrived.parts[0][0].X[2, 2] = 5.0
+    arrived.groups(0)[0].X[2, 2] = 5.0
     assert shard_digest(arrived, 0) != expected == shard_digest(shard, 0)
     assert shard_digest(Shard((), ((),)), 0) == 0
 
