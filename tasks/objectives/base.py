@@ -22,12 +22,12 @@ from tasks.typing import Array, Design, Float64
 class Partial(NamedTuple):
     """Sums over some rows for k models: they add up along the tree.
 
-    loss_sum (k,), weight_sum (a float), gradient_sum (k, n) in the dtype of the parameters, hessian_sum (k, n, n) or None. Of a
-    Hessian-vector round, gradient_sum holds the products and loss_sum is zero.
+    loss_sum (k,), weight_sum (k,), for models may count rows differently, gradient_sum (k, n) in the dtype of the parameters, hessian_sum
+    (k, n, n) or None. Of a Hessian-vector round, gradient_sum holds the products and loss_sum is zero.
     """
 
     loss_sum: Float64
-    weight_sum: float
+    weight_sum: Float64
     gradient_sum: Array
     hessian_sum: Float64 | None = None
 

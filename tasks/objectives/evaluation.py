@@ -37,7 +37,7 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, par
 
     Rows of no weight at all (they can make up a sample) give NaN, never an exception.
     """
-    weight = partial.weight_sum or np.nan
+    weight = float(partial.weight_sum[model]) or np.nan
     coef = parameters[: layout.n_coef]
     gradient = quotient(partial.gradient_sum[model], weight)
     hessian = None
@@ -51,7 +51,14 @@ def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, par
     loss = float(partial.loss_sum[model] / weight)
     noise = noise_of(loss, layout, parameters, standardised=hessian is not None)
     return Evaluation(
-        loss + penalty.value(coef), gradient, hessian, layout.size - layout.n_coef, partial.weight_sum, noise, units_of(layout), penalty
+        loss + penalty.value(coef),
+        gradient,
+        hessian,
+        layout.size - layout.n_coef,
+        float(partial.weight_sum[model]),
+        noise,
+        units_of(layout),
+        penalty,
     )
 
 
@@ -102,7 +109,7 @@ def evaluate_difference(partial: Partial, model: int, layout: Layout, penalty: P
 
 def evaluate_product(partial: Partial, model: int, layout: Layout, penalty: Penalty, direction: Float64) -> Evaluation:
     """The Hessian of the objective times direction (n,), in `gradient`; the value is NaN."""
-    product = partial.gradient_sum[model] / (partial.weight_sum or np.nan)
+    product = partial.gradient_sum[model] / (float(partial.weight_sum[model]) or np.nan)
     if layout.standard is not None:
         standardise(product, layout)
     coef = direction[: layout.n_coef]

@@ -107,7 +107,8 @@ class LinearObjective:
             len(parameters),
             self._positive_weight,
         )
-        return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)))
+        k = len(parameters)
+        return Partial(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k))
 
     def hessian(self, group: Group, parameters: Float64) -> Partial:
         coef, intercept = self._stacked(*self.split(parameters))
@@ -125,7 +126,8 @@ class LinearObjective:
             self._positive_weight,
             self.standard,
         )
-        return Partial(loss, weight, self._flat(coef_sum, intercept_sum, len(parameters)), hessian)
+        k = len(parameters)
+        return Partial(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k), hessian)
 
     def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Partial:
         k = len(parameters)
@@ -141,7 +143,7 @@ class LinearObjective:
             *self._stacked(*self._of_columns(direction)),
             self._positive_weight,
         )
-        return Partial(np.zeros(k), self.weight_sum(group), self._flat(coef_sum, intercept_sum, k))
+        return Partial(np.zeros(k), np.full(k, self.weight_sum(group)), self._flat(coef_sum, intercept_sum, k))
 
     def predict(self, parameters: Float64, X: Design) -> Float64:
         coef, intercept = self.in_units(parameters)

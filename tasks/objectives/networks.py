@@ -114,7 +114,7 @@ class NetworkObjective:
                 for layers, row in zip(models, gradient, strict=True)
             ]
             weight_sum = stop - start if weight is None else weight[start:stop].sum()
-            return Partial(np.array(losses), float(weight_sum), gradient)
+            return Partial(np.array(losses), np.full(len(models), float(weight_sum)), gradient)
 
         def partition(start: int, stop: int) -> Partial:
             return _sum(piece, list(_pieces(start, stop)))

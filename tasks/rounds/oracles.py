@@ -68,7 +68,7 @@ def gradient_difference(group: Group, broadcast: Broadcast) -> Partial:
     assert broadcast.direction is not None
     both = broadcast.objective.loss_and_gradient(group, np.concatenate([broadcast.parameters, broadcast.direction]))
     k = len(broadcast.parameters)
-    return Partial(both.loss_sum[:k], both.weight_sum, both.gradient_sum[:k] - both.gradient_sum[k:])
+    return Partial(both.loss_sum[:k], both.weight_sum[:k], both.gradient_sum[:k] - both.gradient_sum[k:])
 
 
 def hessian(group: Group, broadcast: Broadcast) -> Partial:
@@ -108,11 +108,12 @@ def require_sums(objective: Any, found: Any, parameters: Array) -> Partial:
     name = type(objective).__name__
     if not isinstance(found, Partial):
         raise TypeError(f"{name}.loss_and_gradient must return tasks.objectives.Partial, got {type(found).__name__}")
-    if np.shape(found.gradient_sum) != parameters.shape or np.shape(found.loss_sum) != parameters.shape[:1]:
-        shapes = f"loss_sum {np.shape(found.loss_sum)} and gradient_sum {np.shape(found.gradient_sum)}"
-        raise ValueError(
-            f"{name}.loss_and_gradient must return loss_sum {parameters.shape[:1]} and gradient_sum {parameters.shape}, got {shapes}"
-        )
+    models = parameters.shape[:1]
+    needed = {"loss_sum": models, "weight_sum": models, "gradient_sum": parameters.shape}
+    shapes = {part: np.shape(getattr(found, part)) for part in needed}
+    if shapes != needed:
+        wanted, got = (", ".join(f"{part} {shape}" for part, shape in some.items()) for some in (needed, shapes))
+        raise ValueError(f"{name}.loss_and_gradient must return {wanted}, got {got}")
     return found
 
 
@@ -152,7 +153,7 @@ def product(request: Request, sums: Partial, model: int, objective: Objective, p
 
 def divided(request: Request, sums: Partial) -> Partial:
     """The sums with the weight that they are divided by."""
-    return sums if request.weight is None else sums._replace(weight_sum=request.weight)
+    return sums if request.weight is None else sums._replace(weight_sum=np.full_like(sums.weight_sum, request.weight))
 
 
 def score(request: Request, sums: Sequence[ScoreSums], model: int, objective: Objective, penalty: Penalty) -> Evaluation:

@@ -110,7 +110,7 @@ def test_reductions_on_many_threads_are_those_of_fresh_memory() -> None:
         values = np.random.default_rng(seed).normal(size=(2, 10_000))
         gradient = empty(values.shape, np.float64)
         np.multiply(values, 3.0, out=gradient)
-        return Partial(values.sum(axis=1), 1.0, gradient)
+        return Partial(values.sum(axis=1), np.ones(len(values)), gradient)
 
     def reduce(seed: int, empty: Any) -> tuple[bytes, bytes]:
         random = np.random.default_rng(seed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ from sklearn.metrics import r2_score
 
 from pipeline import Dataset
 from pipeline.execution.threads import ThreadExecutor
-from tasks.objectives.base import Partial
+from pipeline.training.loop import train
+from tasks.objectives.base import Layout, Partial
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.networks import NetworkObjective
@@ -29,7 +32,9 @@ from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
 from tasks.strategies.newton_cg import NewtonCG
 from tasks.strategies.sampled_newton import SampledNewton
+from tasks.strategies.steps import Steps
 from tasks.strategies.stochastic_gradient import StochasticGradient
+from tasks.typing import Float64
 
 RANDOM = np.random.default_rng(0)
 X, Y, WEIGHT = RANDOM.normal(size=(60, 3)), RANDOM.normal((5.0, -3.0), size=(60, 2)), RANDOM.random(60)
@@ -106,6 +111,49 @@ def test_stages_finish_what_they_begin_once_at_the_root(stages: Sequence[Stage])
             found = found.sums
         for left, right in zip(found, expected, strict=True):
             np.testing.assert_array_equal(left, right)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A cross-validation in one fit: model m does not count every row whose number, from the start of its partition, is m modulo k."""
+
+    inner: LinearObjective
+    k: int
+
+    @property
+    def layout(self) -> Layout:
+        return self.inner.layout
+
+    def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
+        assert len(parameters) == self.k
+        alone = [self.inner.loss_and_gradient(left_out(group, m, self.k), parameters[[m]]) for m in range(self.k)]
+        return Partial(*(np.concatenate(column) for column in list(zip(*alone, strict=True))[:3]))
+
+    def predict(self, parameters: Float64, X: Any) -> Float64:
+        return self.inner.predict(parameters, X)
+
+
+def left_out(group: Group, m: int, k: int) -> Group:
+    """The group with weights of zero for the rows of one fold."""
+    number = np.concatenate([np.arange(b - a) for a, b in pairwise(group.offsets)])
+    return Group(group.X, group.y, np.where(number % k == m, 0.0, group.sample_weight), group.offsets, group.first_partition)
+
+
+@pytest.mark.parametrize("n_partitions", [1, 7])
+def test_models_of_one_fit_count_rows_differently(n_partitions: int) -> None:
+    """Each of k models is divided by the weight of its own rows: the fit of its fold alone, to the bit."""
+    k, strategy = 4, Steps(12)
+    dataset = Dataset.from_arrays(X, Y, WEIGHT, n_partitions=n_partitions)
+    folds = Fit(Folded(OBJECTIVE, k), (L2(0.1),) * k, strategy)
+    together = train(ThreadExecutor(2), dataset, folds, folds.init(np.zeros((k, OBJECTIVE.layout.size))))
+    sizes, alone = np.diff(dataset.source.rows), Fit(OBJECTIVE, (L2(0.1),), strategy)
+    number = np.concatenate([np.arange(size) for size in sizes])
+    for m in range(k):
+        weight = np.where(number % k == m, 0.0, WEIGHT)
+        rest = Dataset.from_arrays(X, Y, weight, partition_rows=sizes.tolist())
+        expected = train(ThreadExecutor(1), rest, alone, alone.init(np.zeros((1, OBJECTIVE.layout.size))))
+        np.testing.assert_array_equal(together.parameters[m], expected.parameters[0])
+    assert len(np.unique(together.parameters, axis=0)) == k
 
 
 def test_scores_of_regression_are_those_of_the_rows_held_out() -> None:

@@ -32,7 +32,7 @@ class Recorder:
 
     def loss_and_gradient(self, group: Group, parameters: Any) -> Partial:
         self.seen.append(parameters)
-        return Partial(np.zeros(len(parameters)), 3.0, np.zeros(parameters.shape))
+        return Partial(np.zeros(len(parameters)), np.full(len(parameters), 3.0), np.zeros(parameters.shape))
 
     def hessian(self, group: Group, parameters: Any) -> Partial:
         return self.loss_and_gradient(group, parameters)

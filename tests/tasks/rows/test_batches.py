@@ -342,7 +342,7 @@ def gradients(groups: list[Group], sampling: Sampling, n: int, divide: bool) -> 
     found = []
     for epoch in range(n):
         partial = objective.loss_and_gradient(select(groups, Batch(sampling, epoch, 0)), at)
-        found.append(partial.gradient_sum[0] / (partial.weight_sum if divide else 1.0))
+        found.append(partial.gradient_sum[0] / (partial.weight_sum[0] if divide else 1.0))
     return np.array(found)
 
 
