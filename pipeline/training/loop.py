@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pipeline.data.dataset import Dataset
-from pipeline.execution.base import Executor
-from pipeline.sources.rows import Rows
 from pipeline.training.checkpoints.files import Saved
 from pipeline.training.checkpoints.keeper import Keeper
 from pipeline.training.checkpoints.termination import terminations
@@ -23,6 +20,11 @@ from tasks.reductions.stages.marks import Marks
 from tasks.rounds.fitting import Fit
 from tasks.strategies.base import Status, Strategy
 from tasks.typing import Array
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
+    from pipeline.execution.base import Executor
+    from pipeline.sources.rows import Rows
 
 OnRound = Callable[[Row], bool]
 OnMarks = Callable[[int, Marks], None]

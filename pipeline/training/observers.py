@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pipeline.data.dataset import Dataset
 from tasks.reductions.stages.marks import Marks
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
 
 
 class Record(Protocol):
