@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 
 from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN
 from pipeline.benchmarks.report import Cell, Report, Table, Target
+from pipeline.benchmarks.rss import PeakMemory
 from pipeline.benchmarks.settings import Settings
 from pipeline.runs.metrics import METRICS_FILE
 
 MAX_IMPORT: Final = 1.2
 MAX_HELP: Final = 0.6
-MIB: Final = 1 << 10
-"""In the KiB that Linux counts the most memory of a process by."""
+SAMPLE_SECONDS: Final = 0.01
 
 
 class Start(NamedTuple):
@@ -61,14 +61,15 @@ def took(arguments: Sequence[str], variables: Mapping[str, str] | None = None) -
         [sys.executable, *arguments], env={**os.environ, **(variables or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     assert process.stderr is not None
-    words = process.stderr.read()
+    with PeakMemory([process.pid], SAMPLE_SECONDS) as memory:  # the kernel's own figure counts what this process had before the other began
+        words = process.stderr.read()
     _, status, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     process.stderr.close()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{arguments} ended with {process.returncode}: {words.decode(errors='replace')}")
-    return Took(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / MIB)
+    return Took(seconds, used.ru_utime + used.ru_stime, memory.peak / 2**20)
 
 
 def startup(report: Report, settings: Settings) -> None:
@@ -87,7 +88,7 @@ def startup(report: Report, settings: Settings) -> None:
         Target(f"{HELP.title}, s", "at most", MAX_HELP, starts[HELP].seconds),
     ]
     report.tables.append(trainings(1 if settings.quick else settings.repeats))
-    report.notes.append("Medians; the commands take turns, and a first turn that reads all files does not count.")
+    report.notes.append("Medians; the commands take turns, and a first one, which reads all files, does not count. Memory is sampled.")
     report.notes.append(
         "python -m pipeline train digits on two workers of this machine. The first has no machine code yet, as after an installation; what"
         " its fit takes beyond that of the others is compiling. The others find it on disk."
