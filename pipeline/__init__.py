@@ -1,24 +1,36 @@
-"""dask-descent: gradient-based models trained on data that lives in partitions."""
+"""dask-descent: gradient-based models trained on data that lives in partitions.
+
+A name is imported when it is first asked for: `from pipeline import LogisticRegression` loads what a model is, `Dataset` what reads rows,
+`connect` what talks to clusters.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.cluster.code.identity import VersionMismatchError, check_tasks_here
 
 check_tasks_here()
 
-from pipeline.cluster.connect import connect  # noqa: E402
-from pipeline.cluster.pulse import SchedulerLostError, SilentWorkerWarning  # noqa: E402
-from pipeline.cluster.workers import ThreadHeldError, WorkersUnavailableError  # noqa: E402
-from pipeline.data.dataset import Dataset  # noqa: E402
-from pipeline.estimators.linear import LinearRegression, Ridge  # noqa: E402
-from pipeline.estimators.logistic import LogisticRegression  # noqa: E402
-from pipeline.estimators.neural_network import MLPClassifier, MLPRegressor  # noqa: E402
-from pipeline.estimators.sgd import SGDClassifier, SGDRegressor  # noqa: E402
-from pipeline.execution.residency.failures import WorkersKilledError  # noqa: E402
-from pipeline.sources.errors import FatalPartitionError, PartitionError, QuarantineWarning, SourceChangedError  # noqa: E402
-from pipeline.training.checkpoints.files import CheckpointWarning  # noqa: E402
-from pipeline.training.checkpoints.keeper import Checkpoint  # noqa: E402
-from pipeline.training.minimise import Minimum, mini_batches, minimise  # noqa: E402
 from tasks import __version__  # noqa: E402
-from tasks.reductions.memory import OutOfMemoryError  # noqa: E402
+
+if TYPE_CHECKING:
+    from pipeline.cluster.connect import connect
+    from pipeline.cluster.pulse import SchedulerLostError, SilentWorkerWarning
+    from pipeline.cluster.workers import ThreadHeldError, WorkersUnavailableError
+    from pipeline.data.dataset import Dataset
+    from pipeline.estimators.linear import LinearRegression, Ridge
+    from pipeline.estimators.logistic import LogisticRegression
+    from pipeline.estimators.neural_network import MLPClassifier, MLPRegressor
+    from pipeline.estimators.sgd import SGDClassifier, SGDRegressor
+    from pipeline.execution.residency.failures import WorkersKilledError
+    from pipeline.sources.errors import FatalPartitionError, PartitionError, QuarantineWarning, SourceChangedError
+    from pipeline.training.checkpoints.files import CheckpointWarning
+    from pipeline.training.checkpoints.keeper import Checkpoint
+    from pipeline.training.minimise import Minimum, mini_batches, minimise
+    from tasks.reductions.memory import OutOfMemoryError
 
 __all__ = [
     "Checkpoint",
@@ -48,3 +60,38 @@ __all__ = [
     "mini_batches",
     "minimise",
 ]
+
+_PLACES: Final = {
+    name: module
+    for module, names in {
+        "pipeline.cluster.connect": ("connect",),
+        "pipeline.cluster.pulse": ("SchedulerLostError", "SilentWorkerWarning"),
+        "pipeline.cluster.workers": ("ThreadHeldError", "WorkersUnavailableError"),
+        "pipeline.data.dataset": ("Dataset",),
+        "pipeline.estimators.linear": ("LinearRegression", "Ridge"),
+        "pipeline.estimators.logistic": ("LogisticRegression",),
+        "pipeline.estimators.neural_network": ("MLPClassifier", "MLPRegressor"),
+        "pipeline.estimators.sgd": ("SGDClassifier", "SGDRegressor"),
+        "pipeline.execution.residency.failures": ("WorkersKilledError",),
+        "pipeline.sources.errors": ("FatalPartitionError", "PartitionError", "QuarantineWarning", "SourceChangedError"),
+        "pipeline.training.checkpoints.files": ("CheckpointWarning",),
+        "pipeline.training.checkpoints.keeper": ("Checkpoint",),
+        "pipeline.training.minimise": ("Minimum", "mini_batches", "minimise"),
+        "tasks.reductions.memory": ("OutOfMemoryError",),
+    }.items()
+    for name in names
+}
+"""Where each name is from. The imports above say the same to type checkers and editors; a test holds the two together."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        known = ", ".join(__all__)
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}; it has {known}", name=name, obj=sys.modules[__name__])
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value  # the next time it is found without asking here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

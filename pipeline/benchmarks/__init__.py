@@ -22,7 +22,7 @@ class Case(NamedTuple):
 
 def cases() -> dict[str, Case]:
     """All cases by name. Imported here, because they need the bench extra and seconds."""
-    from pipeline.benchmarks import checkpoints, epoch, fits, memory, planning, resident, rounds, sgd, slow_worker, soak
+    from pipeline.benchmarks import checkpoints, epoch, fits, memory, planning, resident, rounds, sgd, slow_worker, soak, startup
 
     return {
         "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", fits.logistic_28),
@@ -36,6 +36,7 @@ def cases() -> dict[str, Case]:
         "slow-worker": Case("rounds on four workers of which one is held back to a quarter of the others' speed", slow_worker.slow_worker),
         "checkpoint": Case("rounds after which a large state is offered to a checkpoint, beside rounds without", checkpoints.checkpoint),
         "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", rounds.bandwidth),
+        "startup": Case("imports, the command line and a first training in fresh processes", startup.startup),
         "soak": Case("many fits on one cluster whose workers are killed at random: what hangs, and what grows", soak.soak),
         "plan": Case("what plans of three jobs predict, beside what two workers take", planning.plan),
     }

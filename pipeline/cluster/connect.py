@@ -7,25 +7,22 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cluster.interrupts import quiet_imports, spared_interrupts
+import dask
+from distributed import Client, LocalCluster, Security
+from distributed.deploy import Cluster
 
-quiet_imports()  # this is the package's first import that takes long
-
-import dask  # noqa: E402
-from distributed import Client, LocalCluster, Security  # noqa: E402
-from distributed.deploy import Cluster  # noqa: E402
-
-from pipeline.cluster.arguments import Arguments, Tls  # noqa: E402
-from pipeline.cluster.connection import Connection, scheduler_address  # noqa: E402
-from pipeline.cluster.gpus import local_gpus  # noqa: E402
-from pipeline.cluster.in_process import IN_PROCESS  # noqa: E402
-from pipeline.cluster.pulse import worker_ttl  # noqa: E402
-from pipeline.cluster.queue.queue_options import LOCALHOST, JobPlan, QueueOptions  # noqa: E402
-from pipeline.cluster.queue.queues import queue_security, start_queue  # noqa: E402
-from pipeline.cluster.queue.systems import find_system  # noqa: E402
-from pipeline.cluster.schedulers import ClosingClient, check_secure, open_client, read_scheduler_file  # noqa: E402
-from pipeline.cluster.security import as_security  # noqa: E402
-from tasks.machine.devices import VARIABLE  # noqa: E402
+from pipeline.cluster.arguments import Arguments, Tls
+from pipeline.cluster.connection import Connection, scheduler_address
+from pipeline.cluster.gpus import local_gpus
+from pipeline.cluster.in_process import IN_PROCESS
+from pipeline.cluster.interrupts import spared_interrupts
+from pipeline.cluster.pulse import worker_ttl
+from pipeline.cluster.queue.queue_options import LOCALHOST, JobPlan, QueueOptions
+from pipeline.cluster.queue.queues import queue_security, start_queue
+from pipeline.cluster.queue.systems import find_system
+from pipeline.cluster.schedulers import ClosingClient, check_secure, open_client, read_scheduler_file
+from pipeline.cluster.security import as_security
+from tasks.machine.devices import VARIABLE
 
 QUEUE_TIMEOUT: Final = 600.0
 TIMEOUT: Final = 10.0

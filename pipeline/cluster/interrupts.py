@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -35,11 +34,8 @@ def quiet_logs() -> Iterator[None]:
 
 
 def quiet_imports() -> None:
-    """Where this process is `python -m pipeline`, whose imports take seconds: Ctrl-C ends it with 130 and no traceback until
-    `imports_done`."""
-    words = sys.orig_argv
-    command = sys.argv[0] == "-m" and "-m" in words and words[words.index("-m") + 1] == "pipeline"
-    if command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    """For `python -m pipeline`, whose commands take seconds to import: Ctrl-C ends it with 130 and no traceback until `imports_done`."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 
 

@@ -1,4 +1,4 @@
-"""What all estimators share: any input to a dataset, the fit, predictions where the rows are."""
+"""What all estimators share: the fit, what it leaves, and what a subclass says of its model."""
 
 from __future__ import annotations
 
@@ -7,41 +7,38 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
-import dask
-import dask.array as da
-import dask.dataframe as dd
 import numpy as np
-import pandas as pd
-from dask.delayed import delayed
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
-from sklearn.utils.validation import _check_feature_names, _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
-from pipeline.data.collections import NAMES, design_dtype, feature_names, parameter_dtype
-from pipeline.data.dataset import Dataset
-from pipeline.data.inputs import LAZY, as_rows
-from pipeline.data.schema import Schema
 from pipeline.estimators.solvers import Choice
-from pipeline.execution.base import Executor
-from pipeline.execution.current import compute
 from pipeline.training.callbacks import RoundCallbacks
 from pipeline.training.checkpoints.files import Problem
-from pipeline.training.checkpoints.identity import identity, is_own
 from pipeline.training.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.training.history import Row
 from pipeline.training.loop import INTERRUPTED, Result, train
 from pipeline.training.observers import Record
-from tasks.loading.blocks import as_weight
+from tasks.lazy import Lazy
 from tasks.objectives.penalties import Penalty
-from tasks.objectives.scoring import SCORE, Predictor, ScoreInput, ScoreSums, predict_block, score_sums
-from tasks.reductions.tree import Tree
+from tasks.objectives.scoring import Predictor, ScoreInput
 from tasks.rounds.fitting import Fit
-from tasks.rows.frames import require_numeric
 from tasks.strategies.base import Strategy
 from tasks.typing import Array, Float64
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.data.dataset import Dataset
+    from pipeline.data.schema import Schema
+    from pipeline.estimators import rows
+    from pipeline.execution.base import Executor
+    from pipeline.training.checkpoints import identity
+else:  # what takes long to import waits for the first fit or prediction
+    pd, rows, identity = Lazy("pandas"), Lazy("pipeline.estimators.rows"), Lazy("pipeline.training.checkpoints.identity")
 
 PARAMETERS: Final = ("coef_", "intercept_", "coefs_", "intercepts_")
 START: Final = ("parameters_sha256_", *PARAMETERS)
@@ -170,7 +167,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         self._check_refused()
         options = Checkpoint.of(self.checkpoint)
-        dataset = self._dataset(X, y, sample_weight)
+        dataset = rows.dataset_of(self, X, y, sample_weight)
         self._begin()
         executor = dataset.executor()
         with nullcontext() if options is None else options.prepared(), executor.span(f"fit-{type(self).__name__}"):
@@ -209,7 +206,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         words = {"estimator": type(self).__name__, **self._described(), "data": dataset.described()}
         if self._continues:
             words["start"] = described([vars(self).get(name) for name in START])
-        if is_own(type(self).__module__):
+        if identity.is_own(type(self).__module__):
             words["code"] = described(type(self))
         keeper = Keeper(options, Problem(words))
         keeper.load()
@@ -232,44 +229,6 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             value = getattr(self, name)
             if not any(value is a or value == a for a in accepted):
                 raise ValueError(f"{type(self).__name__}({name}={value!r}) is not available: {cure}")
-
-    def _dataset(self, X: Any, y: Any, sample_weight: Any) -> Dataset:
-        """The input as a dataset, with scikit-learn's checks of shapes, dtypes and names."""
-        if isinstance(X, Dataset):
-            if y is not None or sample_weight is not None:
-                raise ValueError("a Dataset brings its own y and sample_weight; call fit(dataset) alone")
-            self._set_features(X)
-            return X
-        if isinstance(y, Dataset) or isinstance(sample_weight, Dataset):
-            raise TypeError("y and sample_weight must be arrays or frames; a Dataset brings its own: call fit(dataset)")
-        X, y, sample_weight = map(as_rows, NAMES, (X, y, sample_weight))
-        if y is None:
-            raise ValueError(f"requires y to be passed, but the target y is None: {type(self).__name__}.fit(X, y)")
-        if isinstance(X, LAZY):
-            dataset = Dataset.from_dask(X, y, sample_weight)
-            self._set_features(dataset)
-            return dataset
-        for name, value in (("y", y), ("sample_weight", sample_weight)):
-            if isinstance(value, LAZY):
-                raise TypeError(f"{name} is a Dask collection but X is in memory; pass both as Dask collections, or {name}.compute()")
-        dtype = parameter_dtype(X)
-        X, y = self._validated(X, y)
-        if isinstance(sample_weight, pd.DataFrame):
-            sample_weight = as_weight(sample_weight)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        dataset = Dataset.from_arrays(X, y, sample_weight, columns=vars(self).get("feature_names_in_"))
-        dataset.parameter_dtype = dtype  # of the X that was given
-        return dataset
-
-    def _validated(self, X: Any, y: Any) -> tuple[Any, Any]:
-        require_frame(X)
-        design: dict[str, Any] = {"accept_sparse": "csr", "dtype": design_dtype(X), "order": "C", "ensure_all_finite": False}
-        X = validate_data(self, X, reset=not self._keeps_features, **design)
-        y = self._check_target(y)
-        if len(y) != X.shape[0]:
-            raise ValueError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows, y has {len(y)}")
-        return X, y
 
     def _set_features(self, dataset: Dataset) -> None:
         if self._keeps_features:
@@ -320,33 +279,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _predict(self, X: Any, kind: str) -> Any:
         """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""
         self._check_fitted()
-        if isinstance(X, Dataset):
-            self._check_features(X.n_columns, X.columns)
-            X = X.X
-        X = as_rows("X", X)
-        if isinstance(X, dd.DataFrame):
-            self._check_features(len(X.columns), feature_names(X.columns))
-            X = X.to_dask_array()
-        if isinstance(X, da.Array):
-            return self._predict_lazily(X, self._model(parameter_dtype(X)), kind)
-        require_frame(X)
-        model = self._model(parameter_dtype(X))
-        X = validate_data(self, X, accept_sparse="csr", dtype=design_dtype(X), order="C", reset=False)
-        self._check_features(X.shape[1], None)
-        return predict_block(X, model, kind)
-
-    def _predict_lazily(self, X: da.Array, model: ScoreInput, kind: str) -> da.Array:
-        if X.ndim != 2:
-            raise ValueError(f"Expected 2D array, got {X.ndim}D array instead; X must be (rows, columns)")
-        self._check_features(X.shape[1], None)
-        example = predict_block(np.zeros((1, X.shape[1]), design_dtype(X)), model, kind)
-        chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
-        held = delayed(
-            model,
-            name=f"model-{dask.base.tokenize(type(self).__name__, model)}",
-            pure=True,
-        )  # one copy in the graph
-        return X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
+        return rows.predictions(self, X, kind)
 
     @property
     def _n_features(self) -> int:
@@ -359,26 +292,6 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"X has {n_columns} features, but {name} is expecting {self._n_features} features as input")
         if columns is not None and "feature_names_in_" in vars(self):
             _check_feature_names(self, pd.DataFrame(columns=list(columns)), reset=False)
-
-    def _score_sums(self, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
-        """The sums of a score over a Dataset (resident: by a round) or Dask collections (block by block, none kept)."""
-        dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
-        model = self._model(dataset.parameter_dtype)
-        self._check_features(dataset.n_columns, dataset.columns)
-        if isinstance(X, Dataset):
-            if dataset.schema.target_kind == "none":  # the check of these rows, too, if they were not checked yet
-                raise ValueError("a score needs y, and this dataset has none")
-            sums: ScoreSums = dataset.executor().map_reduce(dataset.rows, SCORE, model)
-            return sums
-        if y is None:
-            raise ValueError("a score needs y: score(X, y)")
-        held = delayed(model)
-        tree = Tree(dataset.n_partitions, SCORE.combine)
-        parts = [delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()]
-        for i, part in enumerate(compute(parts, dataset.source.outside)):
-            tree.add((0, i), part)
-        found: ScoreSums = tree.result()
-        return found
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -411,18 +324,4 @@ def described(value: Any) -> str:
     plain = value.item() if isinstance(value, np.generic) else value
     if plain is None or isinstance(plain, bool | int | float | str):
         return repr(plain)
-    return f"{type(value).__name__} {identity(value)}"
-
-
-def require_frame(X: Any) -> None:
-    """Raise ValueError or TypeError for a pandas frame without columns, or whose names or dtypes cannot be features."""
-    if isinstance(X, pd.DataFrame):
-        if not len(X.columns):
-            raise ValueError("Found array with 0 feature(s) (X has no columns) while a minimum of 1 is required")
-        feature_names(X.columns)
-        require_numeric(X)
-
-
-def lives_in_partitions(X: Any) -> bool:
-    """Whether a score of X is computed where it lives."""
-    return isinstance(X, (Dataset, *LAZY))
+    return f"{type(value).__name__} {identity.identity(value)}"

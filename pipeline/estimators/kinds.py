@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d
 
-from pipeline.data.collections import NAMES
-from pipeline.data.inputs import as_rows
-from pipeline.data.schema import Schema
-from pipeline.estimators.base import GradientModel, lives_in_partitions
+from pipeline.estimators.base import GradientModel
+from tasks.lazy import Lazy
 from tasks.loading.checking import MAX_CLASSES
 from tasks.objectives.scoring import accuracy, r2
 from tasks.rows.targets import as_target
 from tasks.typing import Array, Float64
+
+if TYPE_CHECKING:
+    from pipeline.data.schema import Schema
+    from pipeline.estimators import rows
+else:
+    rows = Lazy("pipeline.estimators.rows")
 
 
 class Regressor(RegressorMixin, GradientModel):
@@ -33,9 +37,9 @@ class Regressor(RegressorMixin, GradientModel):
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The coefficient of determination R², averaged over targets; computed where the data lives for Dask input and datasets."""
-        if lives_in_partitions(X):
-            return r2(self._score_sums(X, y, sample_weight))
-        return float(super().score(*map(as_rows, NAMES, (X, y, sample_weight))))
+        if rows.lives_in_partitions(X):
+            return r2(rows.summed_score(self, X, y, sample_weight))
+        return float(super().score(*rows.in_memory(X, y, sample_weight)))
 
 
 class Classifier(ClassifierMixin, GradientModel):
@@ -59,9 +63,9 @@ class Classifier(ClassifierMixin, GradientModel):
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy; computed where the data lives for Dask input and datasets."""
-        if lives_in_partitions(X):
-            return accuracy(self._score_sums(X, y, sample_weight))
-        return float(super().score(*map(as_rows, NAMES, (X, y, sample_weight))))
+        if rows.lives_in_partitions(X):
+            return accuracy(rows.summed_score(self, X, y, sample_weight))
+        return float(super().score(*rows.in_memory(X, y, sample_weight)))
 
 
 class ProbabilisticClassifier(Classifier):

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from sklearn.base import MultiOutputMixin
 from sklearn.utils._param_validation import Interval
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.schema import Schema
 from pipeline.estimators.base import GradientModel, SetUp, parameter
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose, takes_common_units
@@ -25,6 +23,10 @@ from tasks.objectives.losses import SquaredLoss
 from tasks.objectives.penalties import L2, Penalty
 from tasks.objectives.standardisation import CONSTANT, EPSILON, Standardisation, standardisation, target_standardisation
 from tasks.typing import Array
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
+    from pipeline.data.schema import Schema
 
 THREADS_CURE = (
     "leave it None; a fit in this process uses the threads that Dask would, limited by dask.config.set(num_workers=...);"

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.estimators.optimizer_choice import named_optimizer
 from pipeline.estimators.solvers import Choice
 from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, stable_step, survey
-from pipeline.execution.base import Executor
 from pipeline.training.checkpoints.keeper import Checkpoint
 from pipeline.training.history import Row
 from pipeline.training.sampling import Batches
@@ -28,6 +25,11 @@ from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
 from tasks.strategies.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
+    from pipeline.data.schema import Schema
+    from pipeline.execution.base import Executor
 
 UPDATES_AN_EPOCH: Final = 64
 FEWEST_ROWS: Final = 16

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.schema import Schema
 from pipeline.estimators.kinds import ProbabilisticClassifier, class_weights, require_class_weight, require_classes
 from pipeline.estimators.linear import THREADS_CURE, LinearModel
 from pipeline.training.checkpoints.keeper import Checkpoint
@@ -18,6 +16,10 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss, Loss, MultinomialLoss
 from tasks.objectives.penalties import L2
 from tasks.typing import Array
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
+    from pipeline.data.schema import Schema
 
 
 class LogisticRegression(ProbabilisticClassifier, LinearModel):

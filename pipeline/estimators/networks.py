@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.estimators.optimizer_choice import OF_SGD, Epochs, choose_optimizer, choose_schedule
@@ -32,6 +30,10 @@ from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
 from tasks.strategies.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
+    from pipeline.data.schema import Schema
 
 AUTO_BATCH: Final = 200
 ONE_EPOCH: Final = Epochs(1, 1, 1)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.schema import Schema
 from pipeline.estimators.kinds import (
     Regressor,
     class_weights,
@@ -26,6 +24,10 @@ from tasks.objectives import losses
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import Loss
 from tasks.typing import Array
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
+    from pipeline.data.schema import Schema
 
 VERBOSE_CURE: Final = "use set_callbacks(sklearn.callback.ProgressBar())"
 CLASSIFICATION: Final[dict[str, Loss]] = {

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.schema import Schema
-from pipeline.execution.base import Executor
 from pipeline.training.loop import train
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss, SquaredLoss
@@ -18,6 +15,11 @@ from tasks.rounds.fitting import Fit
 from tasks.strategies.largest_curvature import LargestCurvature
 from tasks.strategies.optimizers import SGD, Momentum, Nesterov, Optimizer
 from tasks.strategies.schedules import Constant, Cosine, InverseScaling, OfRows, Optimal, Schedule, StepDecay, WarmUp
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
+    from pipeline.data.schema import Schema
+    from pipeline.execution.base import Executor
 
 CURVATURES: Final = {"logistic": 0.25, "squared_hinge": 2.0, "modified_huber": 2.0, "squared_epsilon_insensitive": 2.0}
 """The largest second derivative of each loss, where it is not 1. Losses with kinks have none: 1 stands for what many rows' kinks make."""

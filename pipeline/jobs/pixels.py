@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from sklearn.datasets import load_sample_image
 
 from pipeline.files.whole import write_beside
+from pipeline.jobs import Format
 from tasks.typing import Array
 
 PHOTOGRAPHS: Final = ("china", "flower")
@@ -18,8 +19,6 @@ ROWS: Final = ("above", "level", "below")
 COLUMNS: Final = ("left", "centre", "right")
 COLOURS: Final = ("red", "green", "blue")
 MAX_PARTS: Final = 25
-
-Format = Literal["parquet", "csv"]
 
 
 def make_pixels(directory: Path, file_format: Format = "parquet", every: int = 1) -> tuple[int, int]:

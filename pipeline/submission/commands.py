@@ -1,4 +1,4 @@
-"""python -m pipeline submit | status | logs | certificates."""
+"""What python -m pipeline submit | status | logs | certificates do."""
 
 from __future__ import annotations
 
@@ -7,78 +7,18 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Final
 
 from pipeline.cluster.queue.queue_options import parse_memory, seconds
 from pipeline.cluster.security import make_certificates
 from pipeline.jobs.job import Job, read_job
-from pipeline.submission.records import SCHEDULER_FILE, SUBMITTED_FILE, Log, log_file
-from pipeline.submission.script import MAX_JOBS, BatchJob, Resources, slurm_script
+from pipeline.submission.records import MAX_JOBS, SCHEDULER_FILE, SUBMITTED_FILE, log_file
+from pipeline.submission.script import BatchJob, Resources, slurm_script
 from pipeline.submission.status import ACTIVE, find_directory, find_runs, run_status
 from pipeline.submission.submit import WORKERS_SECONDS, check_data, check_queue, submit_job
 
 POLL_SECONDS: Final = 0.5
 POLLS_PER_QUESTION: Final = 10  # how often the queue is asked whether a log may still grow
-
-
-def add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The arguments of `submit`."""
-    command = commands.add_parser("submit", parents=[common], help="run a job in a batch queue", allow_abbrev=False)
-    command.add_argument("job", metavar="JOB", help="a bundled job's name (python -m pipeline jobs) or a job file, FILE.toml")
-    command.add_argument("--queue", default="slurm", metavar="QUEUE", help="slurm")
-    command.add_argument("--jobs", type=int, default=1, metavar="N", help="workers (default: 1)")
-    command.add_argument("--cores", type=int, default=1, metavar="C", help="threads of each worker (default: 1)")
-    command.add_argument("--memory", default="4GiB", metavar="M", help="memory of each worker (default: 4GiB)")
-    command.add_argument("--gpus", type=int, default=0, metavar="G", help="GPUs of each worker (default: 0)")
-    command.add_argument("--walltime", metavar="TIME", help="HH:MM:SS, D-HH:MM:SS, or 2h (default: the partition's)")
-    command.add_argument("--account", metavar="A", help="whom to charge")
-    command.add_argument("--partition", metavar="P", help="where to run")
-    command.add_argument(
-        "--directive", action="append", default=[], metavar="OPTION", help="another #SBATCH option: --directive=--qos=short"
-    )
-    command.add_argument("--prologue", action="append", default=[], metavar="LINE", help="a shell line to run first: 'module load x'")
-    command.add_argument("--local-directory", metavar="DIR", help="where workers spill to (default: the node's temporary directory)")
-    command.add_argument("--interface", metavar="NAME", help="network interface, ib0 for instance (default: that of the node's address)")
-    command.add_argument("--python", default=sys.executable, metavar="FILE", help="Python on the nodes (default: this one)")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change the job, e.g. data.n_partitions=8"
-    )
-    command.add_argument("--out", metavar="DIR", help="the run's directory (default: runs/NAME)")
-    command.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the run's checkpoint, and in further jobs as walltimes end, until done",
-    )
-    command.add_argument("--max-jobs", type=int, metavar="N", help=f"with --resume: so many jobs at most (default: {MAX_JOBS})")
-    command.add_argument("--dry-run", action="store_true", help="print the script; write and submit nothing")
-    command.set_defaults(run=submit)
-
-
-def add_status(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The arguments of `status`."""
-    command = commands.add_parser("status", parents=[common], help="what became of runs", allow_abbrev=False)
-    command.add_argument("runs", nargs="*", metavar="RUN", help="names under runs/, or directories (default: all in runs/)")
-    command.set_defaults(run=status)
-
-
-def add_logs(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The arguments of `logs`."""
-    command = commands.add_parser("logs", parents=[common], help="print a log of a submitted run", allow_abbrev=False)
-    command.add_argument("name", metavar="RUN", help="a name under runs/, or a directory")
-    command.add_argument("--which", choices=get_args(Log), default="train")
-    command.add_argument("--follow", action="store_true", help="go on until the job has ended")
-    command.set_defaults(run=logs)
-
-
-def add_certificates(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The arguments of `certificates`."""
-    command = commands.add_parser("certificates", parents=[common], help="make an authority and certificates for TLS", allow_abbrev=False)
-    command.add_argument("directory", type=Path, metavar="DIR", help="where to; must not have an authority yet")
-    command.add_argument("--host", action="append", default=[], metavar="H", dest="hosts", help="a name or address to write into them")
-    command.set_defaults(run=certificates)
-
-
-ADD_COMMANDS: Final = (add_submit, add_status, add_logs, add_certificates)
 
 
 def submit(arguments: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ ENDED_FILE: Final = "ended.json"
 
 LINE_BYTES: Final = 4096
 
+MAX_JOBS: Final = 50  # of a chain, unless the user says otherwise
 Log: TypeAlias = Literal["train", "scheduler", "workers", "batch"]
 
 

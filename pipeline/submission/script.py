@@ -13,13 +13,12 @@ from pipeline.cluster.pulse import worker_ttl
 from pipeline.cluster.queue.systems import clock
 from pipeline.cluster.security import tls_environment
 from pipeline.runs.run import CHECKPOINTS
-from pipeline.submission.records import SCHEDULER_FILE, TLS_DIRECTORY, log_file
+from pipeline.submission.records import MAX_JOBS, SCHEDULER_FILE, TLS_DIRECTORY, log_file
 from pipeline.training.checkpoints.files import SUFFIX
 
 MIB: Final = 2**20
 LEAST_MEMORY: Final = 512 * MIB  # what the scheduler and the training need beside a single worker
 WORKER_SHARE: Final = 0.9  # the rest is for nannies, and on the first node for the scheduler and the training
-MAX_JOBS: Final = 50  # of a chain, unless the user says otherwise
 BODY: Final = (resources.files("pipeline.submission") / "batch.sh").read_text()
 
 

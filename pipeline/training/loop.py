@@ -6,13 +6,10 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pipeline.data.dataset import Dataset
-from pipeline.execution.base import Executor
-from pipeline.sources.rows import Rows
 from pipeline.training.checkpoints.files import Saved
 from pipeline.training.history import History, Row
 from pipeline.training.observers import Observer
@@ -20,6 +17,11 @@ from tasks.machine.threads import single_blas_thread
 from tasks.rounds.fitting import Fit
 from tasks.strategies.base import Status
 from tasks.typing import Array
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
+    from pipeline.execution.base import Executor
+    from pipeline.sources.rows import Rows
 
 CUT_OFF: Final = "a callback ended the fit"
 INTERRUPTED: Final = "interrupted by the user"

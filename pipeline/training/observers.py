@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.data.dataset import Dataset
 from pipeline.training.checkpoints.files import Saved
 from pipeline.training.history import Row
 from tasks.rounds.fitting import Report
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Dataset
 
 OnRound = Callable[[Row], bool]
 

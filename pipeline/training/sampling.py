@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pipeline.data.schema import Schema
 from tasks.rows.batches import ROWS_A_LANE, Sampling, lane_level
+
+if TYPE_CHECKING:
+    from pipeline.data.schema import Schema
 
 
 class Batches(NamedTuple):

@@ -18,14 +18,13 @@ along the tree. BLAS (several models, Hessians) must run on one thread, because 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numba
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.kernels import array_api, passes, spread
-from tasks.kernels.pointwise import (
+from tasks.kernels import array_api
+from tasks.kernels.codes import (
     EPSILON_INSENSITIVE,
     HINGE,
     HUBER,
@@ -36,7 +35,15 @@ from tasks.kernels.pointwise import (
     SQUARED_EPSILON_INSENSITIVE,
     SQUARED_HINGE,
 )
+from tasks.lazy import Lazy
 from tasks.typing import Array, Float64, Int64
+
+if TYPE_CHECKING:
+    import numba
+
+    from tasks.kernels import passes, spread
+else:
+    numba, passes, spread = Lazy("numba"), Lazy("tasks.kernels.passes"), Lazy("tasks.kernels.spread")
 
 __all__ = [
     "EPSILON_INSENSITIVE",

@@ -6,13 +6,19 @@ X and y may live on a device; parameters come, and results go, as NumPy arrays. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL, SQUARED, is_margin_loss, pieces
+from tasks.kernels.codes import LOGISTIC, MULTINOMIAL, SQUARED
+from tasks.lazy import Lazy
 from tasks.machine.namespaces import device_of, namespace_of, on_host
 from tasks.typing import Float64, Int64
+
+if TYPE_CHECKING:
+    from tasks.kernels import pointwise
+else:
+    pointwise = Lazy("tasks.kernels.pointwise")
 
 Sums = list[Any]
 
@@ -129,9 +135,9 @@ def _each_output(xp: Any, loss: int, parameter: float, raw: Any, y: Any) -> tupl
 
 def _piecewise(xp: Any, loss: int, parameter: float, raw: Any, y: Any) -> tuple[Any, Any, Any]:
     """As tasks.kernels.pointwise has it, with 0 * raw to carry what is not finite."""
-    offset, scale, cap, slope = pieces(loss, parameter)
+    offset, scale, cap, slope = pointwise.pieces(loss, parameter)
     zero, one = xp.zeros_like(raw), xp.ones_like(raw)
-    if is_margin_loss(loss):
+    if pointwise.is_margin_loss(loss):
         sign = one - 2.0 * y
         u, at_cap = offset + sign * raw, slope
     else:

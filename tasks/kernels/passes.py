@@ -16,10 +16,11 @@ from numba import types
 from numba.extending import overload
 
 from tasks.kernels import csr, dense
+from tasks.kernels.codes import MULTINOMIAL, SQUARED
 from tasks.kernels.compiling import compiled, compiled_leaf
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
 from tasks.kernels.gram import add_gram, gram_rows, mirror
-from tasks.kernels.pointwise import MULTINOMIAL, SQUARED, curvature_pair, curvature_times, pointwise, take_targets
+from tasks.kernels.pointwise import curvature_pair, curvature_times, pointwise, take_targets
 from tasks.kernels.tree import clear, collapse, new_stack, push
 from tasks.typing import Float64, Int64
 

@@ -10,6 +10,16 @@ from typing import Any, Final
 
 import numpy as np
 
+from tasks.kernels.codes import (
+    EPSILON_INSENSITIVE,
+    HINGE,
+    HUBER,
+    LOGISTIC,
+    MODIFIED_HUBER,
+    MULTINOMIAL,
+    SQUARED,
+    SQUARED_HINGE,
+)
 from tasks.kernels.compiling import compiled
 from tasks.kernels.lanes import (
     LANES,
@@ -23,16 +33,6 @@ from tasks.kernels.lanes import (
     where_less,
 )
 from tasks.typing import Float64
-
-SQUARED: Final = 0
-LOGISTIC: Final = 1
-MULTINOMIAL: Final = 2
-HINGE: Final = 3
-SQUARED_HINGE: Final = 4
-MODIFIED_HUBER: Final = 5
-HUBER: Final = 6
-EPSILON_INSENSITIVE: Final = 7
-SQUARED_EPSILON_INSENSITIVE: Final = 8
 
 _SHIFT: Final = 1.5 * 2.0**52  # x + SHIFT has round(x) in its low mantissa bits
 _LOG2_E: Final = 1.4426950408889634

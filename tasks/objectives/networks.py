@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tasks.kernels.array_api import like, to_numpy
-from tasks.kernels.pointwise import LOGISTIC, MULTINOMIAL, SQUARED
+from tasks.kernels.codes import LOGISTIC, MULTINOMIAL, SQUARED
 from tasks.machine import buffers
 from tasks.machine.namespaces import device_of, namespace_of
 from tasks.objectives.activations import ACTIVATIONS, Activation, Name

@@ -6,13 +6,18 @@ Coefficients may be float32 or float64, and what is of their shape comes back in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from tasks.kernels.updates import squared_norm
+from tasks.lazy import Lazy
 from tasks.machine import buffers
 from tasks.typing import Array, Float64
+
+if TYPE_CHECKING:
+    from tasks.kernels import updates
+else:
+    updates = Lazy("tasks.kernels.updates")
 
 
 @runtime_checkable
@@ -55,7 +60,7 @@ class L2:
 
     def value(self, coef: Array) -> float:
         if np.ndim(self.strength) == 0:  # in one pass and without temporaries, which for a network's mini-batches counts
-            return 0.5 * float(self.strength) * squared_norm(np.require(coef.ravel(), requirements=("C", "A")))
+            return 0.5 * float(self.strength) * updates.squared_norm(np.require(coef.ravel(), requirements=("C", "A")))
         return float(0.5 * np.sum(np.asarray(self.strength) * coef * coef))
 
     def gradient(self, coef: Array) -> Array:

@@ -8,42 +8,21 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from math import gcd
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import scipy.sparse as sp
-from numba import njit
 
+from tasks.lazy import Lazy
 from tasks.rows.partition import Group, Shard
 from tasks.typing import Array, Int64, UInt64
 
+if TYPE_CHECKING:
+    from tasks.kernels import words as folding
+else:
+    folding = Lazy("tasks.kernels.words")
+
 MODULUS: Final = 1 << 64
-ODD: Final = np.uint64(0x9E3779B185EBCA87)  # of xxHash
-LEFT, RIGHT = np.uint64(29), np.uint64(35)
-
-
-@njit(inline="always", cache=True)
-def _mix(digest: Any, word: Any) -> Any:
-    """Another digest for every other word, and for every other digest before: one word that differs is never missed."""
-    digest = (digest ^ np.uint64(word)) * ODD
-    return (digest << LEFT) | (digest >> RIGHT)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _fold(words: Any, bounds: Any, digests: Any) -> None:
-    """digests[k] takes in words[bounds[k]:bounds[k + 1]] and how many they are, along eight lanes, since a product waits for the last."""
-    for k in range(len(digests)):
-        own = words[bounds[k] : bounds[k + 1]]
-        last = len(own) - len(own) % 8
-        first = _mix(digests[k], len(own))
-        a, b, c, d = _mix(first, 1), _mix(first, 2), _mix(first, 3), _mix(first, 4)
-        e, f, g, h = _mix(first, 5), _mix(first, 6), _mix(first, 7), _mix(first, 8)
-        for i in range(0, last, 8):
-            a, b, c, d = _mix(a, own[i]), _mix(b, own[i + 1]), _mix(c, own[i + 2]), _mix(d, own[i + 3])
-            e, f, g, h = _mix(e, own[i + 4]), _mix(f, own[i + 5]), _mix(g, own[i + 6]), _mix(h, own[i + 7])
-        for i in range(last, len(own)):
-            a = _mix(a, own[i])
-        digests[k] = _mix(_mix(_mix(_mix(_mix(_mix(_mix(_mix(first, a), b), c), d), e), f), g), h)
 
 
 def partition_digests(group: Group) -> UInt64:
@@ -87,7 +66,7 @@ def _take_in(name: str, array: Array, offsets: Int64, digests: UInt64) -> None:
     words = array.reshape(-1).view(f"u{unit}")
     words.flags.writeable = False  # of the view: one compiled function for rows of all origins
     digests ^= np.uint64(zlib.crc32(f"{name} {array.dtype.str} {array.shape[1:]}".encode()))
-    _fold(words, offsets * (row_bytes // unit), digests)
+    folding.fold(words, offsets * (row_bytes // unit), digests)
 
 
 def bits_digest(arrays: Iterable[Array]) -> np.uint64:
@@ -96,7 +75,7 @@ def bits_digest(arrays: Iterable[Array]) -> np.uint64:
     for array in arrays:
         words = np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}")
         words.flags.writeable = False
-        _fold(words, np.array([0, len(words)]), digest)
+        folding.fold(words, np.array([0, len(words)]), digest)
     return digest[0]
 
 

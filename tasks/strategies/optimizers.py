@@ -11,13 +11,18 @@ import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import numpy as np
 
 from tasks.arguments import as_number, check_counts
-from tasks.kernels import updates
+from tasks.lazy import Lazy
 from tasks.typing import Array
+
+if TYPE_CHECKING:
+    from tasks.kernels import updates
+else:
+    updates = Lazy("tasks.kernels.updates")
 
 
 class OptimizerState(NamedTuple):

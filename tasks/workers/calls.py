@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Sequence
 from typing import Any, Final
 
+from tasks.kernels import passes, spread, updates, words  # noqa: F401  imported while a worker is made ready, not in its first round
 from tasks.machine.fingerprint import numeric_digest
 from tasks.reductions.reduction import reduce_on_worker
 from tasks.workers.participants import OPERATION as SESSION

@@ -47,6 +47,7 @@ from pipeline.benchmarks.sgd import ScikitLearn as TheirSGD
 from pipeline.benchmarks.sgd import targets as sgd_targets
 from pipeline.benchmarks.soak import WHAT, Lived
 from pipeline.benchmarks.soak import judge as judge_soak
+from pipeline.benchmarks.startup import Start, compared, took
 from pipeline.training.checkpoints.keeper import Keeper
 from pipeline.training.history import Row
 
@@ -373,7 +374,7 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
         "overhead",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("multinomial", "memory", "plan", "epoch", "sgd", "resident", "checkpoint")
+            for name in ("multinomial", "memory", "plan", "epoch", "sgd", "resident", "checkpoint", "startup")
         ),
     ],
 )
@@ -431,3 +432,14 @@ def test_what_may_grow_in_many_fits() -> None:
     report = Report("soak", "a title", "a command")
     judge_soak(report, lived([200, 60, 300, 10, 20, 30, 0, 0], [230, 102, 360, 13, 23, 33, 1, 1], hangs=1, wrong=1), bare)
     assert not any(target.met for target in report.targets)
+
+
+def test_starts_are_measured_in_processes_of_their_own() -> None:
+    idle = Start("none", "idle", ("-c", "import time; time.sleep(0.3)"))
+    busy = Start("none", "busy", ("-c", "import time\nx = bytearray(50 << 20)\nwhile time.process_time() < 0.3: pass"))
+    found = compared([idle, busy], 1)
+    assert found[idle].seconds >= 0.3 > found[idle].cpu_seconds
+    assert found[busy].cpu_seconds >= 0.3
+    assert found[busy].peak_mib - found[idle].peak_mib > 40
+    with pytest.raises(RuntimeError, match="ended with 3: no good"):
+        took(["-c", "import sys; sys.stderr.write('no good'); sys.exit(3)"])

@@ -272,7 +272,7 @@ def test_that_a_run_goes_on_is_said_where_it_does(
             (tmp_path / "checkpoints" / name).touch()
         raise error
 
-    monkeypatch.setattr("pipeline.cli.run_job", fail)
+    monkeypatch.setattr("pipeline.commands.run_job", fail)
     with pytest.raises(type(error)) if isinstance(error, Terminated | MemoryError) else nullcontext():
         main(["train", "digits", "--out", str(tmp_path), "--resume"])
     said = f"{saved[-1]}; the same command with --resume goes on from there"

@@ -10,12 +10,16 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final
-
-import dask
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.cluster.queue.slurm import NEVER
 from pipeline.sections import unknown
+from tasks.lazy import Lazy
+
+if TYPE_CHECKING:
+    import dask
+else:
+    dask = Lazy("dask")
 
 # What an option becomes: keywords of the dask-jobqueue class, and "directives", which are gathered.
 Keywords = dict[str, Any]

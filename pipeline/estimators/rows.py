@@ -1,0 +1,154 @@
+"""The rows that users give an estimator: checked as scikit-learn does and made a dataset, predicted and scored where they are.
+
+What these need takes long to import (Dask, pandas, executors); an estimator itself, and so its signature, needs none of it. Its first fit,
+prediction or score imports this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+from dask.delayed import delayed
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from pipeline.data.collections import NAMES, design_dtype, feature_names, parameter_dtype
+from pipeline.data.dataset import Dataset
+from pipeline.data.inputs import LAZY, as_rows
+from pipeline.execution.current import compute
+from tasks.loading.blocks import as_weight
+from tasks.objectives.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_sums
+from tasks.reductions.tree import Tree
+from tasks.rows.frames import require_numeric
+
+
+class Estimator(Protocol):
+    """What is asked here of an estimator."""
+
+    @property
+    def _keeps_features(self) -> bool: ...
+
+    def _check_target(self, y: Any) -> Any: ...
+
+    def _check_features(self, n_columns: int, columns: Sequence[str] | None) -> None: ...
+
+    def _set_features(self, dataset: Dataset) -> None: ...
+
+    def _model(self, dtype: str) -> ScoreInput: ...
+
+
+def in_memory(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """Each as `as_rows` has it."""
+    X, y, sample_weight = map(as_rows, NAMES, (X, y, sample_weight))
+    return X, y, sample_weight
+
+
+def dataset_of(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> Dataset:
+    """The input as a dataset, with scikit-learn's checks of shapes, dtypes and names."""
+    if isinstance(X, Dataset):
+        if y is not None or sample_weight is not None:
+            raise ValueError("a Dataset brings its own y and sample_weight; call fit(dataset) alone")
+        estimator._set_features(X)
+        return X
+    if isinstance(y, Dataset) or isinstance(sample_weight, Dataset):
+        raise TypeError("y and sample_weight must be arrays or frames; a Dataset brings its own: call fit(dataset)")
+    X, y, sample_weight = in_memory(X, y, sample_weight)
+    if y is None:
+        raise ValueError(f"requires y to be passed, but the target y is None: {type(estimator).__name__}.fit(X, y)")
+    if isinstance(X, LAZY):
+        dataset = Dataset.from_dask(X, y, sample_weight)
+        estimator._set_features(dataset)
+        return dataset
+    for name, value in (("y", y), ("sample_weight", sample_weight)):
+        if isinstance(value, LAZY):
+            raise TypeError(f"{name} is a Dask collection but X is in memory; pass both as Dask collections, or {name}.compute()")
+    dtype = parameter_dtype(X)
+    X, y = validated(estimator, X, y)
+    if isinstance(sample_weight, pd.DataFrame):
+        sample_weight = as_weight(sample_weight)
+    if sample_weight is not None:
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    dataset = Dataset.from_arrays(X, y, sample_weight, columns=vars(estimator).get("feature_names_in_"))
+    dataset.parameter_dtype = dtype  # of the X that was given
+    return dataset
+
+
+def validated(estimator: Estimator, X: Any, y: Any) -> tuple[Any, Any]:
+    """X and y in memory. Raises ValueError and TypeError as scikit-learn does."""
+    require_frame(X)
+    design: dict[str, Any] = {"accept_sparse": "csr", "dtype": design_dtype(X), "order": "C", "ensure_all_finite": False}
+    X = validate_data(estimator, X, reset=not estimator._keeps_features, **design)
+    y = estimator._check_target(y)
+    if len(y) != X.shape[0]:
+        raise ValueError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows, y has {len(y)}")
+    return X, y
+
+
+def predictions(estimator: Estimator, X: Any, kind: str) -> Any:
+    """Predictions of `kind` by a fitted estimator: lazy for Dask input and datasets, NumPy otherwise."""
+    if isinstance(X, Dataset):
+        estimator._check_features(X.n_columns, X.columns)
+        X = X.X
+    X = as_rows("X", X)
+    if isinstance(X, dd.DataFrame):
+        estimator._check_features(len(X.columns), feature_names(X.columns))
+        X = X.to_dask_array()
+    if isinstance(X, da.Array):
+        return lazy_predictions(estimator, X, kind)
+    require_frame(X)
+    model = estimator._model(parameter_dtype(X))
+    X = validate_data(estimator, X, accept_sparse="csr", dtype=design_dtype(X), order="C", reset=False)
+    estimator._check_features(X.shape[1], None)
+    return predict_block(X, model, kind)
+
+
+def lazy_predictions(estimator: Estimator, X: da.Array, kind: str) -> da.Array:
+    """Predictions block by block; the model is in the graph once."""
+    model = estimator._model(parameter_dtype(X))
+    if X.ndim != 2:
+        raise ValueError(f"Expected 2D array, got {X.ndim}D array instead; X must be (rows, columns)")
+    estimator._check_features(X.shape[1], None)
+    example = predict_block(np.zeros((1, X.shape[1]), design_dtype(X)), model, kind)
+    chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
+    held = delayed(model, name=f"model-{dask.base.tokenize(type(estimator).__name__, model)}", pure=True)
+    return X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
+
+
+def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
+    """The sums of a score over a Dataset (resident: by a round) or Dask collections (block by block, none kept)."""
+    dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
+    model = estimator._model(dataset.parameter_dtype)
+    estimator._check_features(dataset.n_columns, dataset.columns)
+    if isinstance(X, Dataset):
+        if dataset.schema.target_kind == "none":  # the check of these rows, too, if they were not checked yet
+            raise ValueError("a score needs y, and this dataset has none")
+        sums: ScoreSums = dataset.executor().map_reduce(dataset.rows, SCORE, model)
+        return sums
+    if y is None:
+        raise ValueError("a score needs y: score(X, y)")
+    held = delayed(model)
+    tree = Tree(dataset.n_partitions, SCORE.combine)
+    parts = [delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()]
+    for i, part in enumerate(compute(parts, dataset.source.outside)):
+        tree.add((0, i), part)
+    found: ScoreSums = tree.result()
+    return found
+
+
+def require_frame(X: Any) -> None:
+    """Raise ValueError or TypeError for a pandas frame without columns, or whose names or dtypes cannot be features."""
+    if isinstance(X, pd.DataFrame):
+        if not len(X.columns):
+            raise ValueError("Found array with 0 feature(s) (X has no columns) while a minimum of 1 is required")
+        feature_names(X.columns)
+        require_numeric(X)
+
+
+def lives_in_partitions(X: Any) -> bool:
+    """Whether a score of X is computed where it lives."""
+    return isinstance(X, (Dataset, *LAZY))
