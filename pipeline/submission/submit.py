@@ -21,7 +21,7 @@ from pipeline.submission.script import BatchJob, slurm_script
 JOB_FILE: Final = "job.toml"
 WORKERS_SECONDS: Final = 300.0  # for the workers to come; after that the run goes on with those that are there
 SETTLING_SECONDS: Final = 3.0
-ADVICE: Final = "start Dask in a script of your own, as the README shows under 'In a batch job'"
+ADVICE: Final = "start Dask in a script of your own, as docs/running.md shows"
 
 
 def check_queue(queue: str) -> None:
