@@ -1,4 +1,4 @@
-"""Who takes part where the rows are NumPy arrays in one process: this library, and scikit-learn's solvers that apply."""
+"""The contenders where the rows are NumPy arrays in one process: this library, and scikit-learn's solvers that apply."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_ITER = 100_000
 
 
 class Solution(NamedTuple):
-    """coef (c, p), intercept (c,); passes: how often the rows were read, as text, None where nobody counts."""
+    """A solution: coef (c, p), intercept (c,); passes: how often the rows were read, as text, None where nobody counts."""
 
     coef: Float64
     intercept: Float64

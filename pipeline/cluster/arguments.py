@@ -1,4 +1,4 @@
-"""What `connect` is given: checked before anything is started."""
+"""The arguments of `connect`, checked before anything is started."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYWORDS: Final = ("n_workers", "threads_per_worker", "scheduler_file", "queue",
 
 @dataclass(frozen=True)
 class Arguments:
-    """Those of `connect`; job: of a queue's jobs."""
+    """The arguments of `connect`; job: those of a queue's jobs."""
 
     to: str | Client | Cluster | None
     n_workers: int | None

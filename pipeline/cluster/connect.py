@@ -30,7 +30,8 @@ from tasks.machine.devices import VARIABLE  # noqa: E402
 QUEUE_TIMEOUT: Final = 600.0
 TIMEOUT: Final = 10.0
 LOST_WORKER_TIMEOUT: Final = "distributed.deploy.lost-worker-timeout"
-"""After that a cluster closes the nanny of a worker that died and has not come back, or just then dies again, and never starts another."""
+"""Dask's key for the time after which a cluster closes the nanny of a worker that died and has not come back, or just then dies again, and
+never starts another."""
 
 
 def connect(
@@ -68,7 +69,7 @@ def connect(
 
 
 def _open(asked: Arguments, opening: ExitStack) -> Connection:
-    """What was asked for; `opening` closes it."""
+    """Open the connection that was asked for; `opening` closes it."""
     security = as_security(asked.tls)
     if asked.queue is not None:
         used = None if asked.tls is False else queue_security(security)
@@ -91,7 +92,7 @@ def _running(
     timeout: float,
     opening: ExitStack,
 ) -> Connection:
-    """To a scheduler that runs already."""
+    """Connect to a scheduler that runs already."""
     if isinstance(to, Client):
         if security is not None:
             raise ValueError("a Client has its connection already; give the certificates to it: Client(address, security=...)")
@@ -111,7 +112,7 @@ def _running(
 
 
 def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | None, opening: ExitStack) -> Connection:
-    """Processes on this machine."""
+    """Connect to worker processes that are started on this machine."""
     options: dict[str, Any] = {} if security is None else {"security": security, "protocol": "tls://"}
     if gpu:
         devices = local_gpus()
@@ -144,6 +145,6 @@ def _plan(queue: str, job: Mapping[str, Any], threads_per_worker: int | None, gp
 
 
 def _queue(plan: JobPlan, security: Security | None, timeout: float, opening: ExitStack) -> Connection:
-    """Jobs in a queue."""
+    """Connect to workers that are started as jobs in a queue."""
     client, queue = start_queue(plan, security, timeout, opening)
     return Connection(f"{plan.system.name} jobs", client, queue.cluster, opening.pop_all(), queue)

@@ -1,4 +1,4 @@
-"""What `connect` returns: a client, what was opened for it, and how to look at it."""
+"""The connection that `connect` returns: a client, all that was opened for it, and ways to look at it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Connection:
 
     @property
     def encrypted(self) -> bool:
-        """Whether what goes over the network is; true where nothing does."""
+        """Whether the network's traffic is encrypted; true where there is none."""
         return self.address is None or self.address.startswith(SECURE)
 
     def scale(self, n: int) -> None:
@@ -126,7 +126,7 @@ class Connection:
 
 
 def scheduler_address(client: Client | None) -> str | None:
-    """The address of its scheduler, as long as it has one."""
+    """The address of the client's scheduler, as long as it has one."""
     return None if client is None or client.scheduler is None else str(client.scheduler.address)
 
 

@@ -25,7 +25,7 @@ CERTIFICATES: Final = (
 
 
 class ClosingClient(distributed.Client):
-    """A client that, when it cannot start, is gone; Dask's own stays the current one after some errors, and every later fit would fail."""
+    """A client that is gone when it cannot start; Dask's own stays the current one after some errors, and every later fit would fail."""
 
     def start(self, **options: Any) -> None:
         try:

@@ -39,7 +39,7 @@ CHECKPOINTS: Final = "checkpoints"
 
 
 class Run(NamedTuple):
-    """What a job made: the fitted model, its metrics, and the directory with the files."""
+    """The results of a job: the fitted model, its metrics, and the directory with the files."""
 
     model: GradientModel
     metrics: Metrics
@@ -98,7 +98,7 @@ def fit_and_score(
 
 
 def checkpoint_of(job: Job, *, resume: bool) -> Checkpoint:
-    """How a run's fit is saved."""
+    """The checkpoint options of a run's fit."""
     section = job.checkpoint
     return Checkpoint(
         directory=Path(job.output.directory) / CHECKPOINTS,

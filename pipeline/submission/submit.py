@@ -1,4 +1,4 @@
-"""From a job and its resources to a run that waits in the queue."""
+"""Submission: from a job and its resources to a run that waits in the queue."""
 
 from __future__ import annotations
 

@@ -33,11 +33,11 @@ class Fault(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """partition_rows (partitions of the group or subtree, in order); spread: of the columns of X; target_spread: of those of y, None where
-    they are no numbers; form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y;
-    classes: sorted distinct targets, None for continuous or missing targets, several columns of them, or more than MAX_CLASSES; class_rows,
-    class_weights: rows and summed weights of each class; first_partition: for messages; n_bytes: of X; content: the digest of each
-    partition (see `tasks.rows.digests`) that is not supplied; poison: (partition, why) of those that are left out."""
+    """A summary of rows. partition_rows (partitions of the group or subtree, in order); spread: of the columns of X; target_spread: of
+    those of y, None where they are no numbers; form: what the rows look like, None without rows; target_dtype: the one that holds every y,
+    None without y; classes: sorted distinct targets, None for continuous or missing targets, several columns of them, or more than
+    MAX_CLASSES; class_rows, class_weights: rows and summed weights of each class; first_partition: for messages; n_bytes: of X; content:
+    the digest of each partition (see `tasks.rows.digests`) that is not supplied; poison: (partition, why) of those that are left out."""
 
     first_partition: int
     partition_rows: Int64
@@ -115,7 +115,7 @@ def contents(group: Group, shared: Any = None) -> UInt64:
 
 
 def both_contents(left: UInt64, right: UInt64) -> UInt64:
-    """Of neighbouring rows."""
+    """The digests of neighbouring rows, put together."""
     return np.concatenate([left, right])
 
 
@@ -156,7 +156,7 @@ def _first_fault(group: Group, largest: Float64) -> Fault | None:
 
 
 def _first_not_finite(X: Any) -> tuple[int, int, float]:
-    """Row, column and value, row by row."""
+    """The row, the column and the value of the first number that is not finite, row by row."""
     if isinstance(X, sp.csr_array):
         position = int(np.argmin(np.isfinite(X.data)))
         row = int(np.searchsorted(X.indptr, position, side="right")) - 1

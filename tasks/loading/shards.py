@@ -16,7 +16,7 @@ from tasks.rows.partition import Block, Shard, make_group
 
 
 class LoadError(Exception):
-    """A partition could not be made. Whoever knows where it comes from says so.
+    """An error for a partition that could not be made. Whoever knows where it comes from says so.
 
     text: what was raised, as a text; of_types: whether that was a TypeError; original: what the source itself raised.
     """
@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 class GroupPlan(NamedTuple):
-    """How one group comes about: the steps to run, then the keys of its partitions' blocks, in order."""
+    """A plan to make one group: the steps to run, then the keys of its partitions' blocks, in order."""
 
     first_partition: int
     steps: tuple[Step, ...]
@@ -77,7 +77,7 @@ def run_steps(plan: GroupPlan, values: dict[Hashable, Any]) -> LoadError | None:
 
 
 def load_error(partition: int, error: Exception) -> LoadError:
-    """What is said of a partition for which `error` was raised."""
+    """The error to raise for a partition for which `error` was raised."""
     named = isinstance(error, ValueError | TypeError)  # by this library, mostly, with what was behind it as the cause
     original = error.__cause__ if named and isinstance(error.__cause__, Exception) else error
     text = text_of(error).removeprefix(f"partition {partition}: ")
@@ -99,13 +99,13 @@ def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | No
 
 
 def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:
-    """Groups with their parts -> a shard's parts with their groups."""
+    """A shard of groups: from groups with their parts to parts with their groups."""
     return Shard(tuple(numbers), tuple(zip(*groups, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
 class ShardLoad:
-    """How to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster."""
+    """A way to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster."""
 
     function: Callable[..., Shard]
     arguments: tuple[Any, ...]

@@ -1,4 +1,4 @@
-"""What a process says of the bits that its CPU gives."""
+"""The fingerprint of a process: what it says of the bits that its CPU gives."""
 
 from __future__ import annotations
 

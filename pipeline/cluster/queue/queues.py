@@ -56,7 +56,7 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
 
 
 def close_quietly(cluster: Cluster) -> None:
-    """Workers that are cancelled leave connections that would be complained of."""
+    """Close the cluster without a log: workers that are cancelled leave connections that would be complained of."""
     with quiet_logs():
         cluster.close()
 
@@ -109,7 +109,8 @@ def sweep(parent: Path, prefix: str) -> None:
 
 
 def scale_jobs(queue: Queue, client: Client, jobs: int) -> None:
-    """So many jobs from now on. Of too many those go first that have not started, and workers hand their rows over before they do."""
+    """Ask for so many jobs from now on. Of too many those go first that have not started, and workers hand their rows over before they
+    do."""
     cluster = queue.cluster
     workers = queue.workers(cluster.worker_spec)
     surplus = sorted(cluster.worker_spec, key=lambda name: name in workers)[: max(0, len(cluster.worker_spec) - jobs)]
