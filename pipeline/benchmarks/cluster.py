@@ -82,7 +82,7 @@ class DaskML:
             C=self.problem.C, solver=self.method, tol=limit, max_iter=MAX_ITER, fit_intercept=False, solver_kwargs=options
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its deprecations and overflows are its own
+            warnings.simplefilter("ignore")  # deprecations and overflows of dask-ml do not concern us
             model.fit(X, y)
         coef = np.asarray(model.coef_, dtype=np.float64)
         return Solution(coef[None, :-1], coef[-1:], None)

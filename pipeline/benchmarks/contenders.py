@@ -54,7 +54,7 @@ class Ours:
     def fit(self, X: Any, y: Any, tol: float) -> Solution:
         model = LogisticRegression(C=self.problem.C, tol=tol, solver=self.solver, max_iter=MAX_ITER)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the gap tells
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the gap to the optimum tells whether it converged
             model.fit(X) if y is None else model.fit(X, y)
         reads = {"local_hessian": 1 + MAX_STEPS}  # at most
         passes = sum(reads.get(row["power"], 1) * share_read(row) for row in model.history_)

@@ -98,7 +98,7 @@ class Incremental:
 
         model = Wrapper(linear_model.SGDClassifier(loss="log_loss", alpha=ALPHA, random_state=0, tol=tol))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its deprecations are its own
+            warnings.simplefilter("ignore")  # deprecations of dask-ml do not concern us
             model.fit(X, y, classes=np.arange(2))
         return Solution(model.estimator_.coef_, model.estimator_.intercept_, "1")
 

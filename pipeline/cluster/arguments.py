@@ -100,7 +100,7 @@ def check_address(address: str) -> None:
     """Raise ValueError for an address that lacks its host or its port."""
     scheme, place = parse_address(address)
     if scheme not in ("tcp", "tls"):
-        return  # of other transports Dask knows what they need
+        return  # Dask knows what addresses of other transports need
     try:
         host, port = parse_host_port(place)
     except ValueError:

@@ -123,7 +123,7 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
         n_workers = n_workers or len(devices)
         options |= {"preload": ["tasks.machine.devices"], "env": {VARIABLE: ",".join(devices)}}
     opening.enter_context(dask.config.set({LOST_WORKER_TIMEOUT: "1 day"}))
-    with spared_interrupts():  # one that is waiting comes when this ends, so the cluster must be somebody's by then
+    with spared_interrupts():  # a Ctrl-C that is waiting arrives at the end: the cluster must have an owner by then
         cluster = LocalCluster(
             n_workers=n_workers,
             threads_per_worker=threads,

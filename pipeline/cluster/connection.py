@@ -104,7 +104,7 @@ class Connection:
         rows: dict[str, str | None] = {
             "where": self._kind,
             "client": repr(self.client),
-        }  # tells of workers and memory without asking anybody
+        }  # repr tells of workers and memory without asking anybody
         if self.client.status != "running":
             return {name: text for name, text in rows.items() if text}
         rows |= {
@@ -138,11 +138,11 @@ def dashboard(client: Client | None, queue: Queue | None) -> str | None:
         if queue is not None:
             return str(format_dashboard_link("localhost", queue.cluster.scheduler_info["services"]["dashboard"]))
         link: str | None = client.dashboard_link or None
-    except KeyError:  # a scheduler without one
+    except KeyError:  # a scheduler without a dashboard
         return None
     place = urlsplit(link or "")
     if place.hostname and place.port and is_here(place.hostname) and not answers(place.hostname, place.port):
-        return place._replace(netloc=f"localhost:{place.port}").geturl()  # it listens for this machine alone
+        return place._replace(netloc=f"localhost:{place.port}").geturl()  # the dashboard listens for this machine alone
     return link
 
 

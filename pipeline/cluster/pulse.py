@@ -42,7 +42,7 @@ def seconds_of(key: str) -> float:
     above 0."""
     given = dask.config.get(key, "30s")
     seconds = 0.0
-    with suppress(LookupError, ValueError, TypeError, AttributeError, OverflowError):  # whatever Dask meets in it
+    with suppress(LookupError, ValueError, TypeError, AttributeError, OverflowError):  # what Dask's parser raises for other values
         seconds = float(parse_timedelta(given))
     if not seconds > 0:
         raise ValueError(f"{key} in Dask's configuration must be a time above 0, such as 60, '60s' or '5 minutes', got {given!r}")
@@ -140,7 +140,7 @@ class Pulse:
             scheduler: Any = client.scheduler
             if client.status != "running" or scheduler is None:
                 if not ended:
-                    hang_up(client)  # calls that were under way would try for long to connect again
+                    hang_up(client)  # calls that are under way would try for long to connect again
                 ended = True
                 continue
             ended = False
@@ -157,7 +157,7 @@ class Pulse:
             for worker, seconds in silence.update(answer["workers"], now).items():
                 if worker not in self._told:
                     self._told.add(worker)
-                    with suppress(SilentWorkerWarning):  # where warnings are errors, nobody here could take it
+                    with suppress(SilentWorkerWarning):  # where warnings are errors, nobody here could catch it
                         await warn_of(client, worker, seconds)
 
     async def _unless_lost(self, client: Client, question: Any) -> Any:

@@ -101,7 +101,7 @@ def read_scheduler_file(path: str, timeout: float) -> str:
     Raises FileNotFoundError after `timeout` seconds without it, ValueError for a file of something else.
     """
     await_file(path, timeout)
-    deadline = time.monotonic() + 1.0  # it may be read while it is written
+    deadline = time.monotonic() + 1.0  # the file may be read while it is written
     while True:
         try:
             return str(json.loads(Path(path).read_text())["address"])

@@ -47,7 +47,7 @@ def current_client() -> Client:
     Waits for a client that somebody else is starting just now, as other tasks do, or Dask when it unpickles futures.
     """
     if in_task():
-        with _getting_client:  # or each of several tasks at once would start one
+        with _getting_client:  # otherwise each of several tasks at once would start a client
             client = distributed.get_client()
     else:
         client = distributed.default_client()

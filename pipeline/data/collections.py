@@ -215,7 +215,7 @@ def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
 
 def with_known_rows(arrays: Sequence[Any]) -> list[Any]:
     """The same arrays with their row chunks counted, all in one computation."""
-    from pipeline.execution.current import compute  # which imports sources
+    from pipeline.execution.current import compute  # imported here, because it imports sources
 
     columns = [a if a.ndim == 1 else a[:, :1] for a in arrays if isinstance(a, da.Array) and np.isnan(a.shape[0])]
     count = delayed(count_rows, pure=True)

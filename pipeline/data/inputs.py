@@ -86,7 +86,7 @@ def cure_of(name: str, value: Any, several: bool) -> str | None:
         )
     if several:
         return None
-    if sp.issparse(value):  # some of which are dicts, too
+    if sp.issparse(value):  # some sparse matrices are dicts, too
         return f"use {name}.toarray().ravel()" if name in OPTIONS else None
     if isinstance(value, Bag):
         return f"use {name}.to_dataframe() for a lazy frame"

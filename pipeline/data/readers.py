@@ -113,7 +113,7 @@ def _table(given: Sequence[Stacked | None], n_partitions: int | None) -> Table:
     X, y, sample_weight = (None if stacked is None else stacked.array for stacked in given)
     table = from_dask(X, y, sample_weight, n_partitions)
     assert table.sizes is not None
-    files = {tuple(stacked.files): None for stacked in given if stacked is not None}  # those of one HDF5 file are named once
+    files = {tuple(stacked.files): None for stacked in given if stacked is not None}  # the files of one HDF5 table are named once
     return replace(table, places=RowPlaces(table.sizes, list(files)))
 
 

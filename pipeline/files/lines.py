@@ -37,7 +37,7 @@ class LineFile:
         """Close the file; the lines that were added stay."""
         file, self._file = self._file, None
         if file is not None:
-            with suppress(OSError):  # writes again what could not be written
+            with suppress(OSError):  # closing writes again what could not be written
                 file.close()
 
     def _give_up(self, error: OSError) -> None:

@@ -82,7 +82,7 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, st
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {kind.words} {path}")
-    path.open("rb").close()  # safetensors says of a file that may not be read that there is none
+    path.open("rb").close()  # raises PermissionError, where safetensors would say that there is no file
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})

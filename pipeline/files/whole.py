@@ -35,7 +35,7 @@ def write_beside(path: Path, spare: Path | None = None, size: int = 0) -> Iterat
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
         if spare is not None and can_be_written_over(spare, size):
-            with suppress(FileNotFoundError):  # another fit of the same problem may clear up
+            with suppress(FileNotFoundError):  # another fit of the same problem may have removed it
                 spare.replace(beside)
         yield beside
         with beside.open("rb+") as file:

@@ -59,7 +59,7 @@ class Kind(NamedTuple):
 
     power: Power
     row_step: int
-    n_batches: int = 0  # of an epoch, for a round about one of them
+    n_batches: int = 0  # batches in an epoch, for a round about one of them
 
     def __str__(self) -> str:
         if self.n_batches:
@@ -309,7 +309,7 @@ def few_rows(sample: Sample, n_partitions: int) -> Dataset:
 
 def message_seconds(one: Dataset, many: Dataset, shared: RoundInput) -> tuple[float, float]:
     """Seconds of a round of one message that computes next to nothing, and of each further message."""
-    if shared.batch is not None:  # about all rows, and as many messages as partitions
+    if shared.batch is not None:  # level 0 gives as many messages as partitions, about all rows
         shared = shared._replace(batch=shared.batch._replace(sampling=shared.batch.sampling._replace(level=0)))
     first, n_first = median_round(one, shared)
     all_of_them, n_all = median_round(many, shared)

@@ -77,7 +77,7 @@ def memory_of(probe: Probe, shares: Shares, cores: int) -> Memory:
     n_partitions = sample.dataset.n_partitions
     rows = shares.most_rows * sample.row_bytes
     derived = shares.most_rows * sum(group.derived_nbytes for group in sample.groups) / sample.n_rows
-    levels = tree_depth(n_partitions) + 3  # open sums in a group and above it, the one that is being added, and the answer
+    levels = tree_depth(n_partitions) + 3  # open sums in a group and above it, the sum that is being added, and the answer
     scratch = cores * levels * max(cost.returned_bytes for cost in probe.worker.costs)
     loading = cores * group_rows.max() * sample.row_bytes
     peak = probe.worker.n_bytes + rows + max(loading, derived + scratch)

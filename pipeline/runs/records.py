@@ -77,7 +77,7 @@ def publish_record(directory: Path, n_rounds: int) -> None:
     that goes on."""
     (directory / RECORD_FILE).unlink(missing_ok=True)
     lines = lines_of(directory / UNFINISHED)
-    if len(lines) > n_rounds:  # there may be more, told before an interrupt
+    if len(lines) > n_rounds:  # more rounds than that may have been told before an interrupt
         replace_file(directory / RECORD_FILE, "".join(lines[: n_rounds + 1]))
 
 

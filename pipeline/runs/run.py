@@ -67,7 +67,7 @@ def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = F
         if not checkpoints_in(directory / CHECKPOINTS):
             (directory / UNFINISHED).unlink(missing_ok=True)
         with suppress(OSError):
-            directory.rmdir()  # leaves nothing behind, unless a run or a checkpoint is in there
+            directory.rmdir()  # an empty directory goes; one with a run or a checkpoint stays
     return Run(model, metrics, directory)
 
 
@@ -82,7 +82,7 @@ def fit_and_score(
     model = job.estimator.build().set_params(checkpoint=checkpoint_of(job, resume=resume))
     directory = Path(job.output.directory)
     if not job.output.record:
-        (directory / UNFINISHED).unlink(missing_ok=True)  # of a fit that ended before
+        (directory / UNFINISHED).unlink(missing_ok=True)  # left by an earlier fit
     with RoundLog(directory / ROUNDS_FILE) as log, RoundRecord(directory) if job.output.record else nullcontext() as record:
         model.set_callbacks(progress, log)
         model._record = record

@@ -43,7 +43,7 @@ def blocks_graph(blocks: Sequence[Delayed]) -> Graph:
 def merged(blocks: Sequence[Delayed]) -> dict[Hashable, object]:
     """The graphs of all blocks together, as they are."""
     found: dict[Hashable, object] = {}
-    for collection in {id(block.dask): block.dask for block in blocks}.values():  # mostly one
+    for collection in {id(block.dask): block.dask for block in blocks}.values():  # mostly there is one graph for all blocks
         found.update(collection)
     return found
 
@@ -154,7 +154,7 @@ def shared_keys(graph: Graph, shards: Sequence[Sequence[Hashable]]) -> set[Hasha
         for key in keys:
             users[key].add(shard)
     shared: set[Hashable] = set()
-    for key in reversed(order):  # each after all that need it
+    for key in reversed(order):  # each key after all keys that need it
         if len(users[key]) > 1 and not _is_small(graph[key]):
             shared.add(key)
             continue

@@ -41,8 +41,8 @@ from tasks.typing import Array, Design, Float64
 
 Persist = Callable[[dict[Any, Any], list[Any]], None]
 
-# A group is what a worker thread has at least, and costs a call in every round: (groups, bytes of each) from where more only cost.
-# Where sizes are not known, a partition counts as 8 MiB.
+# The limits of groups: (number of groups, bytes of each) beyond which more groups only cost. A worker thread has one group at least, and
+# each costs a call in every round. Where sizes are not known, a partition counts as 8 MiB.
 GROUP_LIMITS = ((16, 1 << 19), (256, 1 << 25), (4096, np.inf))
 
 
@@ -274,13 +274,13 @@ class GraphSource(Source):
         def load(each: ShardLoad) -> Shard:
             return each.function(*each.arguments, [(key, first[key]) for key in each.keys])
 
-        with places_named(self.place), ThreadPoolExecutor(len(runs)) as threads:  # which start when something is asked of them
+        with places_named(self.place), ThreadPoolExecutor(len(runs)) as threads:  # threads start when they get work
             try:
                 loads = self.load_plans(runs, persist)
             except Exception:
                 if len(runs) == 1:
                     raise
-                return self.load_local(1)  # which says what for it could not be made
+                return self.load_local(1)  # a single thread names the partition that failed
             if len(loads) == 1:
                 return load(*loads)
             shards = list(threads.map(load, loads))

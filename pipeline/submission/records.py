@@ -94,7 +94,7 @@ def submitted(run: Path) -> Submission | None:
     """The submission of a run's directory, with the job that it is at by now; None when it was not."""
     submission = Submission.read(run / SUBMITTED_FILE)
     continued = Continued.read(run / CONTINUED_FILE)
-    if submission is None or continued is None or continued.first_job_id != submission.job_id:  # of an earlier submission
+    if submission is None or continued is None or continued.first_job_id != submission.job_id:  # the chain is of an earlier submission
         return submission
     return replace(submission, job_id=continued.job_id, number=continued.number)
 

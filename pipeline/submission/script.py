@@ -19,7 +19,7 @@ from pipeline.training.checkpoints.files import SUFFIX
 MIB: Final = 2**20
 LEAST_MEMORY: Final = 512 * MIB  # what the scheduler and the training need beside a single worker
 WORKER_SHARE: Final = 0.9  # the rest is for nannies, and on the first node for the scheduler and the training
-MAX_JOBS: Final = 50  # of a chain, unless the user says otherwise
+MAX_JOBS: Final = 50  # jobs of a chain, unless the user says otherwise
 BODY: Final = (resources.files("pipeline.submission") / "batch.sh").read_text()
 
 

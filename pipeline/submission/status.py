@@ -19,7 +19,7 @@ State: TypeAlias = Literal["waiting", "running", "requeued", "finished", "failed
 ENDINGS: Final[dict[str, State]] = {"CANCELLED": "cancelled", "TIMEOUT": "out of time", "DEADLINE": "out of time"}
 ACTIVE: Final = ("waiting", "running", "requeued")
 LOG_LINES: Final = 8
-LOGS: Final[tuple[Log, ...]] = ("batch", "train")  # of which status shows the ends
+LOGS: Final[tuple[Log, ...]] = ("batch", "train")  # the logs whose ends `status` shows
 BY_QUEUE: Final = 143  # the script's exit status when the queue ended it
 
 
@@ -71,7 +71,7 @@ def run_status(directory: Path) -> RunStatus:
         return RunStatus(directory=directory, state="finished", detail=score(directory))
     ended = Ended.read(directory / ENDED_FILE)
     if ended is not None and ended.job_id != submission.job_id:
-        ended = None  # of an earlier job
+        ended = None  # this is the end of an earlier job
     if ended is not None and ended.exit_status == 0:
         return RunStatus(directory=directory, state="finished", detail=f"{job_words(submission)}: {score(directory)}")
     queue = slurm.job_state(submission.job_id)

@@ -83,7 +83,7 @@ def queued(script: Path) -> Iterator[str]:
             raise JobRefusedError(f"SLURM would let the job wait for ever: {reason}; ask for less, or for another --partition")
         yield job_id
     except BaseException:
-        slurm.ask("scancel", job_id)  # nobody would know of it
+        slurm.ask("scancel", job_id)  # otherwise nobody would know of the job
         raise
 
 

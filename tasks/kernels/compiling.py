@@ -37,5 +37,5 @@ def compiled_leaf(function: Callable[..., Any]) -> Any:
 
 def _compiled(function: Callable[..., Any], counts_references: bool) -> Any:
     function.__qualname__ = f"{function.__qualname__}_{SOURCES}"
-    options: dict[str, Any] = {"forceinline": True, "_nrt": counts_references}  # the second is not in numba's own types
+    options: dict[str, Any] = {"forceinline": True, "_nrt": counts_references}  # numba's own types do not know the second option
     return njit(nogil=True, cache=True, error_model="numpy", **options)(function)

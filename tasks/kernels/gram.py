@@ -12,7 +12,7 @@ from numba.extending import get_cython_function_address
 from tasks.kernels.compiling import compiled
 from tasks.typing import Array, Float64
 
-# Numba knows of gemm alone, which does twice the work. The symbol, not its address, goes into compiled code, so that it can be cached.
+# Numba knows gemm alone, which does twice the work of syrk. Compiled code has the symbol, not its address, so that it can be cached.
 llvmlite.binding.add_symbol("dask_descent_dsyrk", get_cython_function_address("scipy.linalg.cython_blas", "dsyrk"))
 _dsyrk: Any = types.ExternalFunction("dask_descent_dsyrk", types.void(*[types.uintp] * 10))
 

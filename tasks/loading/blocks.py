@@ -132,7 +132,7 @@ def as_design(X: Any, dtype: str) -> Design:
         import pandas as pd
 
         X = frame_values(pd.DataFrame(X), "float64")
-    with np.errstate(over="ignore"):  # what overflows is infinite, and the check finds it
+    with np.errstate(over="ignore"):  # overflow gives infinity, which the check finds
         rows = np.require(X, dtype=dtype, requirements=["C", "A"])
     _require_same_values(X, rows)
     return rows
@@ -154,7 +154,7 @@ def _csr(X: Any, dtype: str) -> sp.csr_array:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
     require_real(X.dtype)
     given = sp.csr_array(X)
-    csr: Any = given.astype(dtype, copy=False)  # before equal places are added up, which narrow integers cannot hold
+    csr: Any = given.astype(dtype, copy=False)  # widened before equal places are added up, which narrow integers cannot hold
     _require_same_values(given.data, csr.data)
     if not csr.has_canonical_format:
         csr = csr.copy() if np.shares_memory(csr.data, getattr(X, "data", csr.data)) else csr

@@ -180,7 +180,7 @@ def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
     y = group.y.reshape(-1)
     if y.dtype.kind == "f" and not np.all(y == np.trunc(y)):
         return NO_CLASSES
-    if y.dtype.kind == "O":  # some are missing: a fault, or nothing is there at all
+    if y.dtype.kind == "O":  # some targets are missing, which is a fault, or there are none at all
         return NO_CLASSES
     values, codes = _encode(y)
     rows = np.bincount(codes, minlength=len(values))
@@ -200,7 +200,7 @@ def _encode(y: Array) -> tuple[Array, Int64]:
     if y.dtype.kind in "iuf" and y.dtype != np.uint64 and len(y):
         span = y.max().item() - y.min().item()
         if span <= MAX_CLASSES:
-            wide = np.float64 if y.dtype.kind == "f" else np.int64  # where a difference of narrow integers does not wrap
+            wide = np.float64 if y.dtype.kind == "f" else np.int64  # wide enough for differences of narrow integers
             codes = np.subtract(y, y.min(), dtype=wide).astype(np.int64, copy=False)
             return (np.arange(int(span) + 1) + y.min().astype(wide)).astype(y.dtype), codes
     return np.unique(y, return_inverse=True)
@@ -213,7 +213,7 @@ def _weight_sum(group: Group) -> float:
 
 
 def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, Float64]:
-    if left.classes is None or right.classes is None:  # an empty side has no say
+    if left.classes is None or right.classes is None:  # a side without rows does not count
         if left.partition_rows.sum() == 0:
             return right.classes, right.class_rows, right.class_weights
         if right.partition_rows.sum() == 0:

@@ -22,7 +22,7 @@ class LoadError(Exception):
     """
 
     def __init__(self, partition: int, text: str, of_types: bool, original: Exception) -> None:
-        super().__init__(partition, text, of_types, original)  # all of it, so that it arrives elsewhere
+        super().__init__(partition, text, of_types, original)  # all arguments, so that pickling keeps them
         self.partition = partition
         self.text = text
         self.of_types = of_types
@@ -55,7 +55,7 @@ def load_shard(numbers: tuple[int, ...], plans: Sequence[GroupPlan], split: Spli
     groups = []
     for plan in plans:
         failed = run_steps(plan, values)
-        if failed is not None:  # raised here, where nothing is handled: what was might be nothing that can be sent
+        if failed is not None:  # raised outside the handler: the error that it handled may be one that cannot be sent
             raise failed
         groups.append(group_parts([values[key] for key in plan.blocks], plan.first_partition, split))
         for key in plan.blocks:
@@ -78,7 +78,7 @@ def run_steps(plan: GroupPlan, values: dict[Hashable, Any]) -> LoadError | None:
 
 def load_error(partition: int, error: Exception) -> LoadError:
     """The error to raise for a partition for which `error` was raised."""
-    named = isinstance(error, ValueError | TypeError)  # by this library, mostly, with what was behind it as the cause
+    named = isinstance(error, ValueError | TypeError)  # mostly raised by this library, with the original as the cause
     original = error.__cause__ if named and isinstance(error.__cause__, Exception) else error
     text = text_of(error).removeprefix(f"partition {partition}: ")
     return LoadError(partition, text, isinstance(error, TypeError), portable(original))

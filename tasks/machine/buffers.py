@@ -46,7 +46,7 @@ class _Loan:
         # The defaults are bound because the module's names may be gone at the end of the process.
         size = self.memory.nbytes
         if size + sum(other * len(memories) for other, memories in list(idle.items())) > limit:
-            for other in [other for other in list(idle) if other != size]:  # those of an earlier fit
+            for other in [other for other in list(idle) if other != size]:  # buffers of an earlier fit
                 idle.pop(other, None)
         memories = idle.setdefault(size, [])
         if size * (len(memories) + 1) <= limit:

@@ -87,7 +87,7 @@ def _take_in(name: str, array: Array, offsets: Int64, digests: UInt64) -> None:
     row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
     unit = gcd(row_bytes, 8)
     words = array.reshape(-1).view(f"u{unit}")
-    words.flags.writeable = False  # of the view: one compiled function for rows of all origins
+    words.flags.writeable = False  # read-only view: one compiled function serves rows of all origins
     digests ^= np.uint64(zlib.crc32(f"{name} {array.dtype.str} {array.shape[1:]}".encode()))
     _fold(words, offsets * (row_bytes // unit), digests)
 

@@ -61,7 +61,7 @@ def usable_workers(client: Client, workers: Sequence[str], *, late: bool = False
     """
     known = _known.setdefault(client, Known())
     with known.lock:
-        known.workers &= set(workers)  # nobody should wait for answers of the dead
+        known.workers &= set(workers)  # nobody should wait for answers of dead workers
         new = sorted(set(workers) - known.workers - known.unusable)
         if new:
             for some_new in [[worker] for worker in new] if late else [new]:
@@ -151,7 +151,7 @@ def supply(client: Client, workers: Sequence[str], modules: Mapping[str, Sources
     for module in sorted(lacking):
         plugin = ModuleForWorkers(module, modules[module], client.id, first=module != TASKS)
         client.register_plugin(plugin, name=f"dask-descent-{module}")
-    with suppress(TypeError, ValueError):  # a scheduler that runs no functions
+    with suppress(TypeError, ValueError):  # errors of a scheduler that runs no functions
         for module in sorted(lacking_there(Look.of(client.run_on_scheduler(look, sorted(modules))), digests)):
             client.run_on_scheduler(put_on_scheduler, module, dict(modules[module]), client.id, module != TASKS)
 

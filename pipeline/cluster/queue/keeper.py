@@ -57,7 +57,7 @@ class Keeper:
         forgotten = cluster.worker_spec.keys() - jobs.keys()
         gone = self.queue.gone(await self.queue.listing())
         lost = (gone.keys() | refused.keys() | (forgotten & self._missing)) & cluster.worker_spec.keys()
-        self._missing = forgotten  # or being submitted just now
+        self._missing = forgotten  # these may be about to be submitted
         if cluster.worker_spec.keys() <= self._had_workers:
             self._delay = 0.0
         if lost and time.monotonic() > self._not_before and not self.idle:

@@ -82,7 +82,7 @@ class ReportingJob(ProcessInterface):
 
     @staticmethod
     async def _call(command: list[str], *, shell: bool = False, **options: Any) -> str:
-        return await call([word.removesuffix(" 2> /dev/null") for word in command], shell=shell)  # LSF's words would be lost there
+        return await call([word.removesuffix(" 2> /dev/null") for word in command], shell=shell)  # the suffix would hide LSF's words
 
 
 def is_listed(job_id: str, listing: str) -> bool:
@@ -110,7 +110,7 @@ class Queue:
 
     def workers(self, names: Iterable[str]) -> dict[str, list[str]]:
         """The addresses of the workers of each of these jobs that has any. A job of several processes has workers NAME-0, NAME-1."""
-        found: dict[str, list[str]] = {name: [] for name in list(names)}  # they may change meanwhile
+        found: dict[str, list[str]] = {name: [] for name in list(names)}  # a copy, for names may change meanwhile
         for worker in list(self.cluster.scheduler.workers.values()):
             for name in (str(worker.name), str(worker.name).rpartition("-")[0]):
                 if name in found:

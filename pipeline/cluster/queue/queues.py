@@ -41,14 +41,14 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
     keywords = checked(plan, job_class)
     if security is not None:
         security = with_worker_files(security, opened.enter_context(private_directory(plan)))
-    keywords |= {"security": security, "scheduler_options": plan.scheduler(), "silence_logs": "warning"}  # as a LocalCluster has it
+    keywords |= {"security": security, "scheduler_options": plan.scheduler(), "silence_logs": "warning"}  # as in a LocalCluster
     cluster = cluster_class(job_cls=reporting(job_class), **keywords)
     opened.callback(close_quietly, cluster)
     client = opened.enter_context(closing(ClosingClient(cluster, timeout=min(timeout, 30.0))))
     queue = Queue(cluster, plan.system, Path(keywords["log_directory"]))
     cluster.scale(jobs=plan.options.jobs)
     await_jobs(queue, plan.options.min_workers, timeout)
-    client.scheduler_info()  # the client's repr tells of the last it heard
+    client.scheduler_info()  # asked for now, because the client's repr shows the last answer
     Keeper(queue).start()
     patience = max(timeout, seconds_of(WAIT_FOR_WORKERS))  # a fit outlives the wait for replacements
     opened.enter_context(dask.config.set({WAIT_FOR_WORKERS: patience}))
@@ -105,7 +105,7 @@ def sweep(parent: Path, prefix: str) -> None:
     for path in parent.glob(f"{prefix}*"):
         found = re.match(r"(\d+)-", path.name.removeprefix(prefix))
         if found is not None and not psutil.pid_exists(int(found[1])):
-            shutil.rmtree(path, ignore_errors=True)  # others' cannot be removed
+            shutil.rmtree(path, ignore_errors=True)  # directories of other users cannot be removed
 
 
 def scale_jobs(queue: Queue, client: Client, jobs: int) -> None:

@@ -63,7 +63,7 @@ def job_state(job_id: str) -> QueueState | None:
 
 def shown_state(text: str) -> QueueState:
     """The state of a job from the text of `scontrol -o show job`; the job's name, which comes before the other fields, has no spaces."""
-    found = dict(re.findall(r"\b(JobState|Reason|StartTime|Restarts|ExitCode)=(\S*)", text)[::-1])  # the first of each
+    found = dict(re.findall(r"\b(JobState|Reason|StartTime|Restarts|ExitCode)=(\S*)", text)[::-1])  # reversed: the first of a name wins
     return QueueState(
         state=found["JobState"],
         reason=found.get("Reason", "").replace("None", ""),
