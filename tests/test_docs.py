@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,58 @@ from tasks.rows.partition import Block, make_group
 from tasks.strategies.newton import Newton
 
 DOCS = Path(__file__).parents[1] / "docs"
+ROOT = DOCS.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def test_map_is_the_tree() -> None:
+    assert dict(mapped()) == dict(house())
+    assert len(mapped()) == len(dict(mapped()))  # no folder twice
+
+
+def house() -> Iterator[tuple[str, list[str]]]:
+    """Each folder that holds modules, and their names."""
+    for package in ("pipeline", "tasks"):
+        for folder in sorted({path.parent for path in (ROOT / package).rglob("*.py")}):
+            yield f"{folder.relative_to(ROOT)}/", sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def mapped() -> list[tuple[str, list[str]]]:
+    """The same, as docs/map.md has it: a line for each folder, with its text, and indented lines of its modules."""
+    (block,) = re.findall(r"^```\n(.*?)^```", (DOCS / "map.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found: list[tuple[str, list[str]]] = []
+    for line in block.splitlines():
+        if line.startswith(" "):
+            found[-1][1].extend(line.split())
+        else:
+            folder, text = line.split(maxsplit=1)  # a folder without a word on what it is fails here
+            assert text
+            found.append((folder, []))
+    return found
+
+
+@each_page
+def test_lines_are_short(page: Path) -> None:
+    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+    assert [number for number, line in lines if len(line) > 160 and not line.startswith("|")] == []
+
+
+@each_page
+def test_what_pages_point_at_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+    for path in re.findall(r"`((?:pipeline|tasks|tests|docs)/[^`\s]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_errors_that_are_named_can_be_imported() -> None:

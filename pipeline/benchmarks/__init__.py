@@ -21,7 +21,7 @@ class Case(NamedTuple):
 
 
 def cases() -> dict[str, Case]:
-    """All cases by name. Imported here, because they need the bench extra and seconds."""
+    """The cases by name. Imported here, because they need the bench extra and seconds."""
     from pipeline.benchmarks import checkpoints, epoch, fits, memory, planning, resident, rounds, sgd, slow_worker, soak, startup
 
     return {

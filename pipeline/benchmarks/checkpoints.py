@@ -42,7 +42,7 @@ AT_MOST: Final = 1.05
 
 
 class Watch:
-    """When each round of a fit ended, and how many checkpoints there have been by then. Turns checkpoints on and off."""
+    """A watch on a fit: when each round ended, and how many checkpoints there had been by then. Turns checkpoints on and off."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -51,7 +51,7 @@ class Watch:
         self.files: set[str] = set()
 
     def __call__(self, row: Row) -> bool:
-        """After a round, and before its states are offered."""
+        """Note a round, after its end and before its states are offered."""
         self.ends.append(time.perf_counter())
         self.files |= {path.name for path in self.directory.glob(f"*{SUFFIX}")}
         every_rounds = 1 if is_kept(block_after(len(self.ends))) else None
@@ -60,7 +60,7 @@ class Watch:
 
     @property
     def n_offered(self) -> int:
-        """Checkpoints; that of the last round is not, for the fit is done."""
+        """The number of checkpoints offered; that of the last round is not, for the fit is done."""
         return sum(is_kept(block_after(n_round)) for n_round in range(1, len(self.ends)))
 
 
@@ -70,7 +70,7 @@ def block_after(n_round: int) -> int:
 
 
 def is_kept(block: int) -> bool:
-    """Whether its rounds are saved: those of every other block."""
+    """Whether the rounds of a block are saved: those of every other block."""
     return block % 2 == 1
 
 
@@ -115,14 +115,14 @@ def checkpoint(report: Report, settings: Settings) -> None:
 
 
 def triples(blocks: Sequence[float]) -> list[tuple[float, float, float]]:
-    """Each block with checkpoints between its neighbours without, but for the first ones of a fit."""
+    """The triples of a block with checkpoints and its two neighbours without, but for the first ones of a fit."""
     middle = range(FIRST + 1, len(blocks) - 1, 2)
     assert all(map(is_kept, middle))
     return [(blocks[n - 1], blocks[n], blocks[n + 1]) for n in middle]
 
 
 def table(n_rows: int, n_columns: int) -> Dataset:
-    """Sparse rows whose labels follow from them."""
+    """A dataset of sparse rows whose labels follow from them."""
     rng = np.random.default_rng(0)
     indices = rng.integers(0, n_columns, (n_rows, PER_ROW))
     indices.sort(axis=1)
@@ -135,7 +135,7 @@ def table(n_rows: int, n_columns: int) -> Dataset:
 
 
 def fit(dataset: Dataset, watch: Watch) -> Any:
-    """So many steps."""
+    """Fit so many steps."""
     objective = LinearObjective(LogisticLoss(), dataset.n_columns, 1, fit_intercept=True, classes=dataset.schema.classes)
     strategy = LBFGS(tol=0.0, max_iter=N_STEPS, memory=MEMORY)
     start = np.zeros(objective.layout.size)

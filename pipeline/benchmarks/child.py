@@ -38,12 +38,12 @@ def stored(X: Array, y: Array) -> Iterator[Path]:
 
 
 def load(folder: Path) -> tuple[Array, Array]:
-    """What `stored` has written."""
+    """The rows that `stored` has written."""
     return np.load(folder / "X.npy"), np.load(folder / "y.npy")
 
 
 def serve(connection: Connection, make: Callable[[], Answer]) -> None:
-    """In the process: make ready, then answer whatever is asked, until it is None."""
+    """The loop of the child's process: make ready, then answer whatever is asked, until it is None."""
     try:
         answer = make()
         connection.send((0.0, None, ""))
@@ -68,13 +68,14 @@ class Child:
         self._pipe: Connection | None = None
 
     def ask(self, question: Any, limit: float) -> tuple[float, Any]:
-        """Seconds and the answer. Raises TimeoutError after `limit` seconds, RuntimeError when the answer failed."""
+        """The seconds that an answer took, and the answer. Raises TimeoutError after `limit` seconds, RuntimeError when the answer
+        failed."""
         pipe = self._started()
         pipe.send(question)
         return self._answer(limit)
 
     def measured_ask(self, question: Any, limit: float) -> tuple[float, Any, int]:
-        """In a fresh process, so that nothing that earlier questions left behind hides what this one takes: also the growth in bytes."""
+        """The same of a fresh process, in which nothing that earlier questions left hides what this one takes; and the growth in bytes."""
         self.close()
         self._started()
         pid = self._process.pid if self._process is not None else None
@@ -116,14 +117,14 @@ class Child:
 
 
 def warmed_up(contender: Contender, folder: Path) -> Callable[[float], Solution]:
-    """Fits the rows at the tolerance that it is given; has fitted a few of them."""
+    """A function that fits the rows at the tolerance that it is given, and has fitted a few of them."""
     X, y = load(folder)
     contender.fit(*head(X, y), 1e-2)
     return lambda tol: contender.fit(X, y, tol)
 
 
 class ChildRacer:
-    """Runs a contender in its process."""
+    """A racer that runs a contender in its own process."""
 
     place = "NumPy, one process"
 
@@ -135,7 +136,7 @@ class ChildRacer:
         return Fit(*self._child.ask(tol, limit))
 
     def measured_fit(self, tol: float, limit: float) -> Fit:
-        """In a fresh process that has the rows and has warmed up."""
+        """A fit in a fresh process that has the rows and has warmed up."""
         return Fit(*self._child.measured_ask(tol, limit))
 
     def close(self) -> None:

@@ -82,7 +82,7 @@ class DaskML:
             C=self.problem.C, solver=self.method, tol=limit, max_iter=MAX_ITER, fit_intercept=False, solver_kwargs=options
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its deprecations and overflows are its own
+            warnings.simplefilter("ignore")  # deprecations and overflows of dask-ml do not concern us
             model.fit(X, y)
         coef = np.asarray(model.coef_, dtype=np.float64)
         return Solution(coef[None, :-1], coef[-1:], None)
@@ -103,7 +103,7 @@ def dask_ml(problem: Problem, *, quick: bool) -> list[Contender]:
 
 
 class TaskCounter(SchedulerPlugin):
-    """How many tasks ran to their end."""
+    """A counter of the tasks that ran to their end."""
 
     def __init__(self) -> None:
         self.n_tasks = 0
@@ -114,7 +114,7 @@ class TaskCounter(SchedulerPlugin):
 
 
 class ClusterRacer:
-    """Runs a contender in this process, on rows that the workers hold."""
+    """A racer that runs a contender in this process, on rows that the workers hold."""
 
     def __init__(self, contender: Contender, place: str, X: Any, y: Any, cluster: LocalCluster, pids: list[int]) -> None:
         self.contender = contender
@@ -148,12 +148,12 @@ class ClusterRacer:
         return fit._replace(peak_bytes=memory.growth, tasks=counter.n_tasks)
 
     def close(self) -> None:
-        """The cluster belongs to others too."""
+        """Close nothing: the cluster belongs to others, too."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """TimeoutError in the block after so many seconds; main thread only."""
+    """A block that ends in TimeoutError after so many seconds; main thread only."""
 
     def stop(signum: int, frame: Any) -> None:
         raise TimeoutError(f"no answer within {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""Who takes part where the rows are NumPy arrays in one process: this library, and scikit-learn's solvers that apply."""
+"""The contenders where the rows are NumPy arrays in one process: this library, and scikit-learn's solvers that apply."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_ITER = 100_000
 
 
 class Solution(NamedTuple):
-    """coef (c, p), intercept (c,); passes: how often the rows were read, as text, None where nobody counts."""
+    """A solution: coef (c, p), intercept (c,); passes: how often the rows were read, as text, None where nobody counts."""
 
     coef: Float64
     intercept: Float64
@@ -54,7 +54,7 @@ class Ours:
     def fit(self, X: Any, y: Any, tol: float) -> Solution:
         model = LogisticRegression(C=self.problem.C, tol=tol, solver=self.solver, max_iter=MAX_ITER)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the gap tells
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the gap to the optimum tells whether it converged
             model.fit(X) if y is None else model.fit(X, y)
         reads = {"local_hessian": 1 + MAX_STEPS}  # at most
         passes = sum(reads.get(row["power"], 1) * share_read(row) for row in model.history_)

@@ -12,11 +12,11 @@ from dask.delayed import delayed
 from tasks.typing import Array, Float64, Int64
 
 SPREAD: Final = 0.6
-"""Of a cluster, where the centres of clusters have unit variance in each dimension."""
+"""The spread of a cluster, where the centres of clusters have unit variance in each dimension."""
 
 
 class Truth(NamedTuple):
-    """What labels are drawn from: mixing (p, p) correlates the columns mildly and scales them between 1/2 and 2;
+    """The model that labels are drawn from: mixing (p, p) correlates the columns mildly and scales them between 1/2 and 2;
     coef (c, p), intercept (c,)."""
 
     mixing: Float64

@@ -53,7 +53,7 @@ NOTES: Final = [
 
 
 class Place(Protocol):
-    """Where a trainer trains. Raises TimeoutError after `limit` seconds, RuntimeError when the training failed."""
+    """A place where a trainer trains. Raises TimeoutError after `limit` seconds, RuntimeError when the training failed."""
 
     name: str
 
@@ -66,13 +66,13 @@ class Place(Protocol):
 
 
 def ready(trainer: Trainer, rows: Rows) -> Train:
-    """Compiled and warm."""
+    """The trainer's `Train`, compiled and warm."""
     trainer.prepare(rows.head())(1)
     return trainer.prepare(rows)
 
 
 def ready_there(trainer: Trainer, folder: Path, n_test: int) -> Train:
-    """In a process of its own."""
+    """The trainer's `Train` in a process of its own."""
     return ready(trainer, Rows.of(*load(folder), n_test))
 
 
@@ -115,12 +115,12 @@ class Workers:
         return memory.growth
 
     def close(self) -> None:
-        """The cluster belongs to its context."""
+        """Close nothing: the cluster belongs to its context."""
 
 
 @dataclass
 class Standing:
-    """How a trainer did at its place, None where its library is missing."""
+    """The results of a trainer at its place, None where its library is missing."""
 
     trainer: Trainer
     place: Place | None
@@ -139,7 +139,7 @@ class Standing:
 
 
 def take_turns(standings: Sequence[Standing], settings: Settings) -> None:
-    """One training each, `repeats` times; memory first, which also warms up."""
+    """Train each once, `repeats` times in turn; memory first, which also warms up."""
     for turn in range(1 + settings.repeats):
         for standing in standings:
             if standing.place is None or standing.remark:
@@ -155,7 +155,7 @@ def take_turns(standings: Sequence[Standing], settings: Settings) -> None:
 
 
 def epoch(report: Report, settings: Settings) -> None:
-    """A network of one hidden layer; each library in a process of its own, and ours on two workers."""
+    """The epoch of a network of one hidden layer; each library in a process of its own, and ours on two workers."""
     data, n_test, network = Clusters(n_rows=110_000, n_columns=784), 10_000, Network()
     if settings.quick:
         data, n_test, network = Clusters(n_rows=3_000, n_columns=20), 1_000, Network(hidden=16, batch_size=128, n_partitions=8)
@@ -178,7 +178,7 @@ def epoch(report: Report, settings: Settings) -> None:
 
 
 def started(trainer: Trainer, folder: Path, n_test: int) -> Standing:
-    """With a process of its own, if its library is there."""
+    """The standing of a trainer with a process of its own, if its library is there."""
     return Standing(trainer, None, remark="not installed") if trainer.missing else Standing(trainer, OwnProcess(trainer, folder, n_test))
 
 
@@ -208,7 +208,7 @@ def epoch_row(standing: Standing, ours: float | None) -> tuple[Cell, ...]:
 
 
 def targets(standings: Sequence[Standing]) -> list[Target]:
-    """Ours, in process and on two workers, beside the peers, and whether as much was learned."""
+    """The targets: ours, in process and on two workers, beside the peers, and whether as much was learned."""
     here, there = standings[:2]
     peers = {standing.trainer.library: standing for standing in standings[2:]}
     torch, sklearn = peers[PYTORCH], peers[SCIKIT_LEARN]
@@ -222,5 +222,5 @@ def targets(standings: Sequence[Standing]) -> list[Target]:
 
 
 def over(seconds: float | None, others: float | None) -> float | None:
-    """Their ratio, None where one was not measured."""
+    """The ratio of the two, None where one was not measured."""
     return None if seconds is None or others is None else seconds / others

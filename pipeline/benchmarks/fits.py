@@ -82,19 +82,19 @@ def binary(report: Report, settings: Settings, problem: Problem, cluster_target:
 
 
 def logistic_28(report: Report, settings: Settings) -> None:
-    """Few columns: the check and the rounds themselves weigh."""
+    """A table of few columns: the check and the rounds themselves weigh."""
     problem = Problem(n_rows=1_000_000, n_columns=28)
     binary(report, settings, replace(problem, n_rows=10_000, C=QUICK_C) if settings.quick else problem, 6.0)
 
 
 def logistic_200(report: Report, settings: Settings) -> None:
-    """More columns: the arithmetic weighs."""
+    """A table of more columns: the arithmetic weighs."""
     problem = Problem(n_rows=300_000, n_columns=200)
     binary(report, settings, replace(problem, n_rows=10_000, n_columns=40, C=QUICK_C) if settings.quick else problem, 10.0)
 
 
 def multinomial(report: Report, settings: Settings) -> None:
-    """Ten classes; dask-ml has no multinomial model."""
+    """A table of ten classes; dask-ml has no multinomial model."""
     problem = Problem(n_rows=200_000, n_columns=100, n_classes=10)
     if settings.quick:
         problem = Problem(n_rows=5_000, n_columns=10, n_classes=4)

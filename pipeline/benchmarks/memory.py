@@ -28,17 +28,17 @@ Load = Callable[[Client, Problem], Any]
 
 
 def from_function(client: Client, problem: Problem) -> None:
-    """Partitions from a function of their number."""
+    """Load and fit partitions from a function of their number."""
     fit_ours(Dataset.from_function(problem.partition, n_partitions=problem.n_partitions, n_columns=problem.n_columns))
 
 
 def from_dask_random(client: Client, problem: Problem) -> None:
-    """Dask arrays of random numbers, y from X."""
+    """Load and fit Dask arrays of random numbers, y from X."""
     fit_ours(*random_arrays(problem))
 
 
 def dask_ml_newton(client: Client, problem: Problem) -> None:
-    """The same arrays persisted, then dask-ml's newton."""
+    """Persist the same arrays, then fit with dask-ml's newton."""
     X, y = persisted(client, *random_arrays(problem))
     DaskML(problem, "newton", normalize=False).fit(X, y, 1e-4)
 
@@ -51,7 +51,7 @@ CONTENDERS: Final[Sequence[tuple[str, str, Load]]] = (
 
 
 def fit_ours(*data: Any) -> None:
-    """A fit with default parameters."""
+    """Fit with default parameters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         LogisticRegression().fit(*data)
@@ -87,7 +87,7 @@ def memory(report: Report, settings: Settings) -> None:
 
 
 def peak_of(load: Load, problem: Problem, limit: float) -> tuple[int, int, str, float]:
-    """Bytes before and growth during the load, a remark, and seconds."""
+    """The peak of a load: bytes before and growth during it, a remark, and seconds."""
     with workers() as (client, _):
         load(client, replace(problem, n_rows=32_000, n_partitions=8))  # enough rows for the same solver
         gc.collect()

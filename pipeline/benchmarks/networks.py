@@ -1,4 +1,4 @@
-"""Who trains a multi-layer perceptron: this library, PyTorch and scikit-learn; and the arithmetic alone."""
+"""The trainers of a multi-layer perceptron: this library, PyTorch and scikit-learn; and the arithmetic alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Network:
 
 
 class Rows(NamedTuple):
-    """X (n, p) float32, y (n,) to train on, and rows to judge by."""
+    """Rows: X (n, p) float32, y (n,) to train on, and rows to judge by."""
 
     X: Array
     y: Int64
@@ -46,17 +46,17 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, X: Array, y: Int64, n_test: int) -> Rows:
-        """The last n_test rows are held out."""
+        """Cut the rows in two: the last n_test rows are held out."""
         return cls(X[:-n_test], y[:-n_test], X[-n_test:], y[-n_test:])
 
     def head(self) -> Rows:
-        """A few, to warm up on."""
+        """A few rows, to warm up on."""
         return Rows(self.X[:5000], self.y[:5000], self.X_test[:100], self.y_test[:100])
 
 
 class Training(NamedTuple):
-    """epochs: seconds of each; accuracy: on the test rows, None where nothing was learned; resident: share of the rounds that the workers
-    ran by themselves, None in process."""
+    """A training. epochs: seconds of each; accuracy: on the test rows, None where nothing was learned; resident: share of the rounds that
+    the workers ran by themselves, None in process."""
 
     epochs: tuple[float, ...]
     accuracy: float | None = None
@@ -67,17 +67,17 @@ Train = Callable[[int], Training]
 
 
 class Trainer(Protocol):
-    """A frozen dataclass, so that it can go to a process of its own."""
+    """A library that trains the network: a frozen dataclass, so that it can go to a process of its own."""
 
     @property
     def library(self) -> str: ...
 
     @property
     def missing(self) -> bool:
-        """Whether its library is not installed."""
+        """Whether the trainer's library is not installed."""
 
     def prepare(self, rows: Rows) -> Train:
-        """What trains a new network on these rows for so many epochs, whatever it does to them first being done."""
+        """A function that trains a new network on these rows for so many epochs, whatever it does to them first being done."""
 
 
 class Watched(Dataset):
@@ -91,11 +91,11 @@ class Watched(Dataset):
 
     @classmethod
     def of(cls, dataset: Dataset) -> Watched:
-        """The same rows."""
+        """A watched dataset of the same rows."""
         return cls(dataset.source, columns=dataset.columns, dtype=dataset.dtype, n_columns=dataset.n_columns)
 
     def resident_share(self, n_rounds: int) -> float | None:
-        """Of these rounds, how many the workers ran by themselves."""
+        """The share of these rounds that the workers ran by themselves."""
         executor = self.last_executor
         return executor.sessions.rounds / n_rounds if isinstance(executor, ClusterExecutor) else None
 
@@ -132,14 +132,14 @@ class OursTrainer:
 
 
 def epoch_seconds(rounds: list[float], n_epochs: int) -> tuple[float, ...]:
-    """Of each epoch, from when each of its rounds ended, which are as many in each epoch."""
+    """Seconds of each epoch, from when each of its rounds ended, which are as many in each epoch."""
     n_rounds, rest = divmod(len(rounds), n_epochs)
     assert not rest
     return differences([0.0, *rounds[n_rounds - 1 :: n_rounds]])
 
 
 def differences(moments: list[float]) -> tuple[float, ...]:
-    """Seconds from each to the next."""
+    """Seconds from each moment to the next."""
     return tuple(end - start for start, end in pairwise(moments))
 
 
@@ -235,7 +235,7 @@ class Arithmetic:
 
 
 def gradients(X: Array, y: Int64, weights: list[Array]) -> tuple[Any, Any]:
-    """Of the mean cross-entropy of y for softmax(relu(X @ weights[0]) @ weights[1]), by both weights."""
+    """The gradients of the mean cross-entropy of y for softmax(relu(X @ weights[0]) @ weights[1]), by both weights."""
     hidden = np.maximum(X @ weights[0], 0)
     raw = hidden @ weights[1]
     delta = np.exp(raw - raw.max(axis=1, keepdims=True))

@@ -16,7 +16,7 @@ BLOCK_ROWS = 65_536
 
 
 def objective(X: Array, y: Array, coef: Float64, intercept: Float64, C: float) -> float:
-    """Σ_i loss(y_i, coef @ x_i + intercept) + |coef|² / (2 C), float64, blocks of rows added without rounding.
+    """The objective Σ_i loss(y_i, coef @ x_i + intercept) + |coef|² / (2 C), float64, blocks of rows added without rounding.
 
     coef (c, p), intercept (c,): c = 1 is the logistic loss of y in {0, 1}, otherwise the softmax cross-entropy of codes y.
     """
@@ -36,7 +36,7 @@ def objective(X: Array, y: Array, coef: Float64, intercept: Float64, C: float) -
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Holds the rows and the reference optimum: what scikit-learn's newton-cholesky reaches with tol=1e-12."""
+    """The judge of a contest, with the rows and the reference optimum: what scikit-learn's newton-cholesky reaches with tol=1e-12."""
 
     X: Array
     y: Array
@@ -50,5 +50,5 @@ class Judge:
         return cls(X, y, problem.C, objective(X, y, model.coef_, model.intercept_, problem.C))
 
     def gap(self, coef: Float64, intercept: Float64) -> float:
-        """(objective - optimum) / optimum; slightly negative when a contender ends below the reference."""
+        """The gap (objective - optimum) / optimum; slightly negative when a contender ends below the reference."""
         return (objective(self.X, self.y, coef, intercept, self.C) - self.optimum) / self.optimum

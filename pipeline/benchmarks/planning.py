@@ -31,7 +31,7 @@ PLENTY: Final = 1 << 50
 
 
 def make_jobs(folder: Path, *, quick: bool) -> list[Job]:
-    """Rounds that read memory, rounds that sum large Hessians, and several outputs, from files."""
+    """The jobs of the case: rounds that read memory, rounds that sum large Hessians, and several outputs, from files."""
     share = 20 if quick else 1
     problem = Problem(n_rows=400_000 // share, n_columns=60, n_classes=6, n_partitions=16)
     for name, array in zip(("X", "y"), problem.arrays(), strict=True):
@@ -54,8 +54,8 @@ def generated(n_partitions: int, rows_per_partition: int, n_columns: int) -> dic
 
 
 class Measured(NamedTuple):
-    """Seconds of a round, the mean of each undisturbed fit; what each worker computed in a round; fits, and rounds of one; the most bytes
-    of both workers, rows being loaded included; training rows."""
+    """The measurements of a job: seconds of a round, the mean of each undisturbed fit; what each worker computed in a round; fits, and
+    rounds of one; the most bytes of both workers, rows being loaded included; training rows."""
 
     round_seconds: Sequence[float]
     computed_seconds: float
@@ -66,7 +66,7 @@ class Measured(NamedTuple):
 
 
 def measure(job: Job, repeats: int, limit: float) -> Measured:
-    """The job on a fresh cluster of two workers with one thread each, until `repeats` fits were undisturbed or for `limit` seconds."""
+    """Run the job on a fresh cluster of two workers with one thread each, until `repeats` fits were undisturbed or for `limit` seconds."""
     with workers() as (client, _), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         train, _ = job.split.parts(job.data.dataset())
@@ -88,18 +88,18 @@ def measure(job: Job, repeats: int, limit: float) -> Measured:
 
 
 def seconds_of_others(pids: Sequence[int]) -> float:
-    """The processors' so far, for all processes of this machine but these and this one."""
+    """The processors' seconds so far, for all processes of this machine but these and this one."""
     times = psutil.cpu_times()
     return sum(times[:3]) - processor_seconds([*pids, os.getpid()])  # user, nice, system
 
 
 def processor_seconds(pids: Sequence[int]) -> float:
-    """Of these processes so far, summed."""
+    """The processors' seconds of these processes so far, summed."""
     return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
 
 
 def plan(report: Report, settings: Settings) -> None:
-    """Each job planned, then fitted."""
+    """Plan each job, then fit it."""
     rows: list[tuple[Cell, ...]] = []
     with TemporaryDirectory() as folder:
         for job in make_jobs(Path(folder), quick=settings.quick):

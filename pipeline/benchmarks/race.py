@@ -43,7 +43,7 @@ class Racer(Protocol):
 
 @dataclass
 class Standing:
-    """How a racer did. fit: the measured one, or the last one of a search that did not reach the objective."""
+    """The results of a racer. fit: the measured one, or the last one of a search that did not reach the objective."""
 
     racer: Racer
     tol: float | None = None
@@ -81,12 +81,12 @@ def race(racers: Sequence[Racer], judge: Judge, repeats: int, limit: float) -> l
 
 
 def patience(standing: Standing, limit: float) -> float:
-    """Seconds for a fit that is known to end: a busy machine is no reason to lose the run."""
+    """The seconds granted to a fit that is known to end: a busy machine is no reason to lose the run."""
     return limit + 10.0 * (standing.fit.seconds if standing.fit is not None else 0.0)
 
 
 def turns(standing: Standing, repeats: int) -> int:
-    """Slow fits are timed less often."""
+    """The number of timings of a fit: slow ones are timed less often."""
     assert standing.fit is not None
     return 1 if standing.fit.seconds > VERY_SLOW else min(repeats, 3) if standing.fit.seconds > SLOW else repeats
 

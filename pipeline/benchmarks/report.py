@@ -1,4 +1,4 @@
-"""What a benchmark run leaves: tables and targets, printed, and stored as JSON and Markdown."""
+"""The report of a benchmark run: tables and targets, printed, and stored as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Target:
 
     @property
     def verdict(self) -> str:
-        """met, MISSED, or not measured (nobody to compare with got there in time)."""
+        """The verdict: met, MISSED, or not measured (nobody to compare with got there in time)."""
         return "not measured" if self.value is None else "met" if self.met else "MISSED"
 
 

@@ -26,7 +26,7 @@ from tasks.strategies.steps import Steps
 N_COLUMNS: Final = 50
 N_ROWS: Final = 2_048
 LARGE: Final = (100_000, 1_000_000)
-"""Parameters: 0.8 MB and 8 MB."""
+"""The numbers of parameters of large models: 0.8 MB and 8 MB."""
 AT_MOST: Final = 0.5
 MAX_GROWTH: Final = 1.3
 CALLS: Final = 50
@@ -42,7 +42,7 @@ class Idle:
 
 
 class Setting(NamedTuple):
-    """What is measured together."""
+    """A setting in which all ways are measured together."""
 
     n_workers: int
     n_partitions: int
@@ -51,7 +51,7 @@ class Setting(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Medians, in seconds; messages and hops of a round, as the workers counted them."""
+    """The findings of a setting: medians, in seconds; messages and hops of a round, as the workers counted them."""
 
     actor: float
     resident: float
@@ -67,7 +67,7 @@ class Found(NamedTuple):
 
 
 def resident(report: Report, settings: Settings) -> None:
-    """The same rows each time; everything in turn, in one run."""
+    """Measure all settings on the same rows, in turn, in one run."""
     small = [Setting(2, 16), Setting(2, 1024), Setting(2, 16, encrypted=True), Setting(4, 16), Setting(8, 16)]
     large = [Setting(2, 2, n_columns) for n_columns in LARGE]
     found = {setting: measured(setting, settings.repeats) for setting in (small[:2] if settings.quick else small + large)}
@@ -89,7 +89,7 @@ def resident(report: Report, settings: Settings) -> None:
 
 
 def measured(setting: Setting, repeats: int) -> Found:
-    """Turns of the four on a cluster of their own."""
+    """Measure the four ways in turn, on a cluster of their own."""
     security = {"security": Security.temporary()} if setting.encrypted else {}
     with (
         LocalCluster(n_workers=setting.n_workers, threads_per_worker=1, processes=True, dashboard_address=":0", **security) as cluster,
@@ -100,7 +100,7 @@ def measured(setting: Setting, repeats: int) -> Found:
 
 
 class Timed:
-    """One fit that goes on and on, by each way in turn."""
+    """A fit that goes on and on, by each way in turn, and its timings."""
 
     def __init__(self, client: Client, setting: Setting) -> None:
         X, y = table(setting.n_columns)
@@ -127,14 +127,14 @@ class Timed:
         return Found(actor, resident, calls, graph, sessions.messages_per_round, sessions.hops_per_round)
 
     def call_actor(self) -> float:
-        """Seconds of one of several calls."""
+        """Seconds of an actor's call, the mean of several."""
         start = time.perf_counter()
         for _ in range(CALLS):
             self.actor.call().result()
         return (time.perf_counter() - start) / CALLS
 
     def advance(self) -> float:
-        """Seconds of one of many resident rounds; a busy machine may make several attempts necessary."""
+        """Seconds of a resident round, the mean of many; a busy machine may make several attempts necessary."""
         while True:
             self._last_round(0.0)
             before = self.executor.sessions.rounds
@@ -145,7 +145,7 @@ class Timed:
                 return taken / len(reports)
 
     def rounds(self, last_round: float) -> float:
-        """Seconds of one of a few rounds from here. last_round: short for calls, long for tasks."""
+        """Seconds of a round that is asked for from here, the mean of a few. last_round: short for calls, long for tasks."""
         start = time.perf_counter()
         for _ in range(3):
             self._last_round(last_round)
@@ -157,7 +157,7 @@ class Timed:
 
 
 def table(n_columns: int) -> tuple[Any, Any]:
-    """Rows that cost next to nothing."""
+    """A table of rows that cost next to nothing."""
     rng = np.random.default_rng(0)
     if n_columns == N_COLUMNS:
         return rng.standard_normal((N_ROWS, n_columns)), rng.integers(0, 2, N_ROWS)

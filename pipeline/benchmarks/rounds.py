@@ -31,7 +31,7 @@ MAX_GROWTH: Final = 1.3
 
 
 class Timed(NamedTuple):
-    """What is timed, by name; `run` once is one measurement."""
+    """A thing that is timed, by name; `run` once is one measurement."""
 
     name: tuple[Cell, ...]
     run: Callable[[], Any]
@@ -58,7 +58,7 @@ def gradient_round(executor: Executor, dataset: Dataset) -> Callable[[], Any]:
 
 
 def overhead(report: Report, settings: Settings) -> None:
-    """The same small rows in more and more partitions."""
+    """Time a round over the same small rows in more and more partitions."""
     counts = (4, 32, 128) if settings.quick else (16, 128, 1024)
     problem = Problem(n_rows=2_048 if settings.quick else 65_536, n_columns=28)
     rounds = 10 * settings.repeats
@@ -92,7 +92,7 @@ def overhead(report: Report, settings: Settings) -> None:
 
 
 def overhead_rows(timed: Sequence[Timed], seconds: Sequence[Sequence[float]], tasks: dict[tuple[Cell, ...], int]) -> list[tuple[Cell, ...]]:
-    """A row for each partition count; the ratio is to the first."""
+    """The table's rows, one for each partition count; the ratio is to the first."""
     first = median(seconds[0])
     return [
         (*one.name, 1e3 * median(found), 1e3 * min(found), median(found) / first, tasks.get(one.name))
@@ -101,14 +101,14 @@ def overhead_rows(timed: Sequence[Timed], seconds: Sequence[Sequence[float]], ta
 
 
 def growth_target(where: str, timed: Sequence[Timed], rows: Sequence[tuple[Cell, ...]]) -> Target:
-    """Time at the most partitions over that at the fewest."""
+    """The target for the time at the most partitions over that at the fewest."""
     ratio = rows[-1][5]
     assert isinstance(ratio, float)
     return Target(f"time of a round {where} at {timed[-1].name[2]} partitions over {timed[0].name[2]}", "at most", MAX_GROWTH, ratio)
 
 
 def dask_glm_round(X: Any, y: Any) -> Callable[[], Any]:
-    """What dask_glm's lbfgs computes for each point that it tries."""
+    """The sums that dask_glm's lbfgs computes for each point that it tries."""
     from dask_glm.families import Logistic  # the bench extra
 
     beta = np.full(X.shape[1], 0.01)
@@ -130,7 +130,7 @@ def add_up(values: Any) -> float:
 
 
 def read_all(X: Array, pool: ThreadPoolExecutor, n_threads: int) -> Callable[[], Any]:
-    """Reads X once, a part for each thread."""
+    """A function that reads X once, a part for each thread."""
     parts = np.array_split(X.reshape(-1), n_threads)
     return lambda: sum(pool.map(add_up, parts))
 

@@ -26,7 +26,7 @@ class PeakMemory:
 
     @property
     def growth(self) -> int:
-        """peak - before."""
+        """The growth of memory: peak - before."""
         return self.peak - self.before
 
     def __enter__(self) -> Self:

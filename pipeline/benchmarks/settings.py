@@ -1,4 +1,4 @@
-"""What the command line sets for a case."""
+"""The settings of a case, as the command line gives them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """quick: small tables and fewer solvers, seconds in all; repeats: timed fits; limit: seconds that a solver may search for its
-    tolerance; solvers: which of ours take part, the first stands for us; fits: of the soak."""
+    """The settings of a case. quick: small tables and fewer solvers, seconds in all; repeats: timed fits; limit: seconds that a solver may
+    search for its tolerance; solvers: which of ours take part, the first stands for us; fits: of the soak."""
 
     quick: bool = False
     repeats: int = 7

@@ -26,7 +26,7 @@ from tasks.typing import Array
 
 ALPHA: Final = 1e-4
 TOL: Final = 1e-3
-"""What both libraries have as their default."""
+"""The default tol of both libraries."""
 SVRG_TOL: Final = 1e-8
 WARM_UP_ROWS: Final = 5000
 MAX_RATIO: Final = 0.25
@@ -98,7 +98,7 @@ class Incremental:
 
         model = Wrapper(linear_model.SGDClassifier(loss="log_loss", alpha=ALPHA, random_state=0, tol=tol))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its deprecations are its own
+            warnings.simplefilter("ignore")  # deprecations of dask-ml do not concern us
             model.fit(X, y, classes=np.arange(2))
         return Solution(model.estimator_.coef_, model.estimator_.intercept_, "1")
 
@@ -121,7 +121,7 @@ def contest(racers: Sequence[Racer], judge: Judge, repeats: int, limit: float) -
 
 
 def sgd(report: Report, settings: Settings) -> None:
-    """In process and on two workers, all in turn."""
+    """Compare stochastic gradient descent in process and on two workers, all in turn."""
     n_rows = 20_000 if settings.quick else 1_000_000
     problem = Problem(n_rows=n_rows, n_columns=28, C=1 / (ALPHA * n_rows))
     judge = Judge.of(problem)
@@ -155,7 +155,7 @@ def sgd(report: Report, settings: Settings) -> None:
 
 
 def defaults(standings: Sequence[Standing], library: str, place: str, variant: str = "defaults") -> Standing:
-    """The one of this library at this place that has its defaults, or is of another variant."""
+    """The standing of this library at this place that has its defaults, or is of another variant."""
     there = [one for one in standings if one.racer.contender.library == library and one.racer.place == place]
     return next(one for one in there if one.racer.contender.solver.endswith(variant))
 
@@ -192,7 +192,7 @@ def sgd_row(one: Standing, peer: Standing, optimum: float) -> tuple[Cell, ...]:
 
 
 def targets(standings: Sequence[Standing]) -> list[Target]:
-    """Time at scikit-learn's objective, that objective, and how near variance reduction comes to the optimum."""
+    """The targets: time at scikit-learn's objective, that objective, and how near variance reduction comes to the optimum."""
     peer = defaults(standings, SCIKIT_LEARN, ChildRacer.place)
     found = []
     for place in (ChildRacer.place, ARRAYS, DATASET):
@@ -207,12 +207,12 @@ def targets(standings: Sequence[Standing]) -> list[Target]:
 
 
 def ratio(ours: Standing, peer: Standing) -> float | None:
-    """Of median times, None unless ours ended at the peer's objective or below."""
+    """The ratio of median times, None unless ours ended at the peer's objective or below."""
     if ours.median is None or peer.median is None or ours.gap is None or peer.gap is None or ours.gap > peer.gap:
         return None
     return ours.median / peer.median
 
 
 def quotient(ours: Standing, peer: Standing) -> float | None:
-    """Of objectives."""
+    """The quotient of objectives."""
     return None if ours.gap is None or peer.gap is None else (1 + ours.gap) / (1 + peer.gap)

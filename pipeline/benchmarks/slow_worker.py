@@ -29,14 +29,14 @@ from tasks.reductions.reduction import reduce_on_worker
 from tasks.rounds.oracles import Broadcast, reduction_of
 
 SHARES: Final = (0.1, 0.4, 0.4, 0.4)
-"""Of a core, for each worker: the first has a quarter of the others', and all together fit on two cores."""
+"""The share of a core for each worker: the first has a quarter of the others', and all together fit on two cores."""
 PERIOD: Final = 0.02
 SETTLING: Final = 15
 LEAST: Final = 0.8
 
 
 def slow_worker(report: Report, settings: Settings) -> None:
-    """Rounds over rows that begin in equal shares."""
+    """Time rounds over rows that begin in equal shares."""
     problem = Problem(n_rows=20_000 if settings.quick else 300_000, n_columns=200, n_partitions=128)
     X, y = problem.arrays()
     here = Dataset.from_arrays(X, y, n_partitions=problem.n_partitions)
@@ -80,7 +80,7 @@ def slow_worker(report: Report, settings: Settings) -> None:
 
 
 def pieces(client: Client, dataset: Dataset) -> str:
-    """How many each worker has."""
+    """The number of shards that each worker has, in words."""
     return " + ".join(str(len(each.keys)) for each in dataset.source.resident[client.id].work)
 
 
@@ -106,7 +106,7 @@ def speeds_alone(client: Client, dataset: Dataset, packed: bytes, repeats: int) 
 
 @contextmanager
 def held_back(pids: Sequence[int], shares: Sequence[float]) -> Iterator[None]:
-    """Each process runs for its share of every period only, one after the other as far as that goes."""
+    """A block in which each process runs for its share of every period only, one after the other as far as that goes."""
     context = multiprocessing.get_context("spawn")
     begun, done = context.Event(), context.Event()
     process = context.Process(target=hold_back, args=(list(pids), list(shares), begun, done), daemon=True)

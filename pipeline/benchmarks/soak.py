@@ -55,16 +55,16 @@ WHAT: Final = (
     "task groups on the scheduler",
 )
 MORE: Final = (2, 2, 2, 0, 0)
-"""File handles, tasks and task groups that there may be more of at the end."""
+"""The number of file handles, tasks and task groups that there may be more of at the end."""
 N_TASKS: Final = 72
-"""Three for each partition: about what a fit submits."""
+"""The tasks of a turn: three for each partition, about what a fit submits."""
 Fit = Callable[[], str]
 Turn = Callable[[], bool]
-"""Whether all was as it should be."""
+"""A turn, which tells whether all was as it should be."""
 
 
 class Lived(NamedTuple):
-    """looks: in the order of WHAT, after each turn; seconds of each; counts."""
+    """The life of a cluster. looks: in the order of WHAT, after each turn; seconds of each; counts."""
 
     looks: list[list[float]]
     seconds: list[float]
@@ -74,7 +74,7 @@ class Lived(NamedTuple):
 
 
 def soak(report: Report, settings: Settings) -> None:
-    """Fits of several kinds in turn; in half of them some worker is killed at a random moment. Then the same with a client that only
+    """Run fits of several kinds in turn; in half of them some worker is killed at a random moment. Then the same with a client that only
     submits and lets go, on a cluster of its own."""
     n_fits = QUICK_FITS if settings.quick else settings.fits
     problem = Problem(n_rows=20_000, n_columns=20, n_partitions=24)
@@ -95,7 +95,7 @@ def soak(report: Report, settings: Settings) -> None:
 
 
 def judge(report: Report, ours: Lived, bare: Lived) -> None:
-    """Nothing grows but what Dask's scheduler keeps of any client."""
+    """Judge what grew: nothing may but what Dask's scheduler keeps of any client."""
     (client, scheduler, worker, *_), (_, beside, *_) = growths(ours), growths(bare)
     add = report.targets.append
     add(Target("memory of the last tenth over the first: client", "at most", GROWTH, client))
@@ -108,7 +108,7 @@ def judge(report: Report, ours: Lived, bare: Lived) -> None:
 
 
 def live(n_turns: int, turns_of: Callable[[Client], Sequence[Turn]]) -> Lived:
-    """Turns one after the other on a new cluster. turns_of: given its client, what is done in turn."""
+    """Take turns one after the other on a new cluster. turns_of: given its client, what is done in turn."""
     random = np.random.default_rng(0)
     killed: list[int] = []
     looks, seconds, n_hangs, n_wrong = [], [], 0, 0
@@ -135,7 +135,7 @@ def live(n_turns: int, turns_of: Callable[[Client], Sequence[Turn]]) -> Lived:
 
 
 def submit_nothing(client: Client) -> bool:
-    """Tasks that do next to nothing, and need no module of ours; whether all did it."""
+    """Submit tasks that do next to nothing, and need no module of ours; whether all did it."""
     futures = client.map(operator.index, range(N_TASKS), pure=False)
     return bool(client.gather(futures) == list(range(N_TASKS)))
 
@@ -148,12 +148,12 @@ def tenths(lived: Lived) -> tuple[list[float], list[float]]:
 
 
 def growths(lived: Lived) -> list[float]:
-    """The last tenth over the first, of what is never 0."""
+    """The growths: the last tenth over the first, of what is never 0."""
     return [after / before for before, after in zip(*tenths(lived), strict=True) if before]
 
 
 def summarise(report: Report, title: str, lived: Lived) -> None:
-    """The last tenth beside the first."""
+    """Report the last tenth beside the first."""
     rows = [(what, before, after, after / before if before else None) for what, before, after in zip(WHAT, *tenths(lived), strict=True)]
     tenth = max(1, len(lived.seconds) // 10)
     before, after = median(lived.seconds[:tenth]), median(lived.seconds[-tenth:])
@@ -162,7 +162,7 @@ def summarise(report: Report, title: str, lived: Lived) -> None:
 
 
 def fits(problem: Problem) -> dict[str, Fit]:
-    """Each makes its dataset anew, and lets it go."""
+    """The fits by name; each makes its dataset anew, and lets it go."""
     X, y = problem.arrays()
 
     def sent() -> Dataset:
@@ -188,7 +188,7 @@ def fits(problem: Problem) -> dict[str, Fit]:
 
 
 def kill_one(client: Client, kept: str, draw: int, killed: list[int]) -> None:
-    """One of the others, if one is there; its process id is added to killed."""
+    """Kill one of the other workers, if there is one; its process id is added to killed."""
     others = sorted(set(client.scheduler_info(n_workers=-1)["workers"]) - {kept})
     if others:
         worker = others[draw % len(others)]
@@ -199,7 +199,7 @@ def kill_one(client: Client, kept: str, draw: int, killed: list[int]) -> None:
 
 
 def look(client: Client, processes: list[psutil.Process]) -> list[float]:
-    """After a fit, in the order of WHAT. processes: client, scheduler, and the worker that is never killed."""
+    """Look at what may have grown after a fit, in the order of WHAT. processes: client, scheduler, and the worker that is never killed."""
     gc.collect()
     client.run(gc.collect, on_error="ignore")
     tasks, groups = client.run_on_scheduler(lambda dask_scheduler: (len(dask_scheduler.tasks), len(dask_scheduler.task_groups)))

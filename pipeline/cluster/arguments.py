@@ -1,4 +1,4 @@
-"""What `connect` is given: checked before anything is started."""
+"""The arguments of `connect`, checked before anything is started."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYWORDS: Final = ("n_workers", "threads_per_worker", "scheduler_file", "queue",
 
 @dataclass(frozen=True)
 class Arguments:
-    """Those of `connect`; job: of a queue's jobs."""
+    """The arguments of `connect`; job: those of a queue's jobs."""
 
     to: str | Client | Cluster | None
     n_workers: int | None
@@ -100,7 +100,7 @@ def check_address(address: str) -> None:
     """Raise ValueError for an address that lacks its host or its port."""
     scheme, place = parse_address(address)
     if scheme not in ("tcp", "tls"):
-        return  # of other transports Dask knows what they need
+        return  # Dask knows what addresses of other transports need
     try:
         host, port = parse_host_port(place)
     except ValueError:

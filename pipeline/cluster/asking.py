@@ -14,7 +14,7 @@ LOOK_EVERY: Final = 1.0
 
 
 def ask(client: Client, function: Any, workers: Sequence[str], *arguments: Any) -> dict[str, Any]:
-    """What the function returns on each of these workers. Those that have just gone, or do not answer in time, are left out: the scheduler
+    """The function's results on each of these workers. Those that have just gone, or do not answer in time, are left out: the scheduler
     knows or will soon. Raises what the function raised on any of them."""
     return answers(client, lambda asked: client._run(function, *arguments, workers=list(asked), on_error="return"), workers)
 
@@ -28,12 +28,13 @@ def packages_of(client: Client, workers: Sequence[str], packages: Sequence[str])
 
 
 def answers(client: Client, question: Callable[[Sequence[str]], Awaitable[dict[str, Any]]], workers: Sequence[str]) -> dict[str, Any]:
-    """Of a question that is sent to all of them at once."""
+    """The answers to a question that is sent to all workers at once."""
     if not workers:
         return {}
 
     async def answered(asked: Sequence[str]) -> dict[str, Any]:
-        """A connection to a worker that is gone is tried for half a minute: as soon as the scheduler knows, the others are asked anew."""
+        """The answers of those of these workers that are there. A connection to a worker that is gone is tried for half a minute: as soon
+        as the scheduler knows, the others are asked anew."""
         asking = asyncio.ensure_future(question(asked))
         deadline = time.monotonic() + ANSWER_SECONDS
         scheduler: Any = client.scheduler
@@ -51,7 +52,7 @@ def answers(client: Client, question: Callable[[Sequence[str]], Awaitable[dict[s
             asking.cancel()
 
     async def answered_each() -> dict[str, Any]:
-        """One that is stopped holds up an answer for all."""
+        """The answers of all workers, each asked by itself: otherwise one that is stopped holds up the answers of all."""
         found = await asyncio.gather(*(answered([worker]) for worker in workers), return_exceptions=True)
         return {worker: answer for each in found if isinstance(each, dict) for worker, answer in each.items()}
 
@@ -67,6 +68,6 @@ def answers(client: Client, question: Callable[[Sequence[str]], Awaitable[dict[s
 
 
 def forget_frames(error: BaseException) -> None:
-    """Of an error that ends here: `Client.sync` keeps what it raises in a circle with its own frame, and with it the futures of all callers
-    until the garbage collector comes by."""
+    """Let go of the frames of an error that ends here: `Client.sync` keeps what it raises in a circle with its own frame, and with it the
+    futures of all callers until the garbage collector comes by."""
     error.__traceback__ = None

@@ -27,7 +27,8 @@ from tasks.machine.devices import VARIABLE
 QUEUE_TIMEOUT: Final = 600.0
 TIMEOUT: Final = 10.0
 LOST_WORKER_TIMEOUT: Final = "distributed.deploy.lost-worker-timeout"
-"""After that a cluster closes the nanny of a worker that died and has not come back, or just then dies again, and never starts another."""
+"""Dask's key for the time after which a cluster closes the nanny of a worker that died and has not come back, or just then dies again, and
+never starts another."""
 
 
 def connect(
@@ -65,7 +66,7 @@ def connect(
 
 
 def _open(asked: Arguments, opening: ExitStack) -> Connection:
-    """What was asked for; `opening` closes it."""
+    """Open the connection that was asked for; `opening` closes it."""
     security = as_security(asked.tls)
     if asked.queue is not None:
         used = None if asked.tls is False else queue_security(security)
@@ -88,7 +89,7 @@ def _running(
     timeout: float,
     opening: ExitStack,
 ) -> Connection:
-    """To a scheduler that runs already."""
+    """Connect to a scheduler that runs already."""
     if isinstance(to, Client):
         if security is not None:
             raise ValueError("a Client has its connection already; give the certificates to it: Client(address, security=...)")
@@ -108,7 +109,7 @@ def _running(
 
 
 def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | None, opening: ExitStack) -> Connection:
-    """Processes on this machine."""
+    """Connect to worker processes that are started on this machine."""
     options: dict[str, Any] = {} if security is None else {"security": security, "protocol": "tls://"}
     if gpu:
         devices = local_gpus()
@@ -119,7 +120,7 @@ def _local(n_workers: int | None, threads: int, gpu: bool, security: Security | 
         n_workers = n_workers or len(devices)
         options |= {"preload": ["tasks.machine.devices"], "env": {VARIABLE: ",".join(devices)}}
     opening.enter_context(dask.config.set({LOST_WORKER_TIMEOUT: "1 day"}))
-    with spared_interrupts():  # one that is waiting comes when this ends, so the cluster must be somebody's by then
+    with spared_interrupts():  # a Ctrl-C that is waiting arrives at the end: the cluster must have an owner by then
         cluster = LocalCluster(
             n_workers=n_workers,
             threads_per_worker=threads,
@@ -141,6 +142,6 @@ def _plan(queue: str, job: Mapping[str, Any], threads_per_worker: int | None, gp
 
 
 def _queue(plan: JobPlan, security: Security | None, timeout: float, opening: ExitStack) -> Connection:
-    """Jobs in a queue."""
+    """Connect to workers that are started as jobs in a queue."""
     client, queue = start_queue(plan, security, timeout, opening)
     return Connection(f"{plan.system.name} jobs", client, queue.cluster, opening.pop_all(), queue)

@@ -1,4 +1,4 @@
-"""What `connect` returns: a client, what was opened for it, and how to look at it."""
+"""The connection that `connect` returns: a client, all that was opened for it, and ways to look at it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Connection:
 
     @property
     def encrypted(self) -> bool:
-        """Whether what goes over the network is; true where nothing does."""
+        """Whether the network's traffic is encrypted; true where there is none."""
         return self.address is None or self.address.startswith(SECURE)
 
     def scale(self, n: int) -> None:
@@ -104,7 +104,7 @@ class Connection:
         rows: dict[str, str | None] = {
             "where": self._kind,
             "client": repr(self.client),
-        }  # tells of workers and memory without asking anybody
+        }  # repr tells of workers and memory without asking anybody
         if self.client.status != "running":
             return {name: text for name, text in rows.items() if text}
         rows |= {
@@ -126,7 +126,7 @@ class Connection:
 
 
 def scheduler_address(client: Client | None) -> str | None:
-    """The address of its scheduler, as long as it has one."""
+    """The address of the client's scheduler, as long as it has one."""
     return None if client is None or client.scheduler is None else str(client.scheduler.address)
 
 
@@ -138,11 +138,11 @@ def dashboard(client: Client | None, queue: Queue | None) -> str | None:
         if queue is not None:
             return str(format_dashboard_link("localhost", queue.cluster.scheduler_info["services"]["dashboard"]))
         link: str | None = client.dashboard_link or None
-    except KeyError:  # a scheduler without one
+    except KeyError:  # a scheduler without a dashboard
         return None
     place = urlsplit(link or "")
     if place.hostname and place.port and is_here(place.hostname) and not answers(place.hostname, place.port):
-        return place._replace(netloc=f"localhost:{place.port}").geturl()  # it listens for this machine alone
+        return place._replace(netloc=f"localhost:{place.port}").geturl()  # the dashboard listens for this machine alone
     return link
 
 

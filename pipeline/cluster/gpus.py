@@ -11,7 +11,7 @@ from tasks.machine.devices import VARIABLE
 
 
 def local_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES lists, else all that `nvidia-smi -L` does (parts of a GPU that is cut into MIG devices).
+    """The GPUs that CUDA_VISIBLE_DEVICES lists, else all that `nvidia-smi -L` lists (parts of a GPU that is cut into MIG devices).
 
     Raises ValueError when there is none.
     """
@@ -34,7 +34,7 @@ def _listing() -> str:
 
 
 def parse_listing(text: str) -> list[str]:
-    """UUIDs, which CUDA takes as they are; its numbers follow another order than nvidia-smi's."""
+    """The UUIDs in a listing, which CUDA takes as they are; its numbers follow another order than nvidia-smi's."""
     devices: list[str] = []
     whole = False  # the last of them is a whole GPU
     for line in text.splitlines():

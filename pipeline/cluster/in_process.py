@@ -20,7 +20,7 @@ class Level:
 
 
 class InProcess:
-    """Those that are open. The configuration from before the first is back after the last, whatever their order.
+    """The connections of this kind that are open. The configuration from before the first is back after the last, whatever their order.
 
     Connections share a change of the configuration; one that is opened where something else has changed it again, as a client does, makes
     its own. Changes are undone last in, first out.
@@ -32,7 +32,7 @@ class InProcess:
 
     @contextmanager
     def connection(self) -> Iterator[None]:
-        """Dask's scheduler is the threads of this process."""
+        """A block in which Dask's scheduler is the threads of this process."""
         with self._lock:
             level = self._enter()
         try:

@@ -1,4 +1,4 @@
-"""Ctrl-C in a terminal goes to every process there; the client is to answer it alone, and then end its workers in order."""
+"""Ctrl-C: it goes to every process of a terminal, but the client alone is to answer it, and then end its workers in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def spared_interrupts() -> Iterator[None]:
-    """Threads and processes that start in this block never see SIGINT, nor do those that they start; here it arrives after the block."""
+    """A block in which threads and processes start that never see SIGINT, nor do those that they start; here it arrives after the block."""
     resource_tracker.ensure_running()  # starting with the first process, it would let SIGINT through again in that thread
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -24,7 +24,7 @@ def spared_interrupts() -> Iterator[None]:
 
 @contextmanager
 def quiet_logs() -> Iterator[None]:
-    """No log in this process while the block runs."""
+    """A block in which this process logs nothing."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -34,13 +34,13 @@ def quiet_logs() -> Iterator[None]:
 
 
 def quiet_imports() -> None:
-    """For `python -m pipeline`, whose commands take seconds to import: Ctrl-C ends it with 130 and no traceback until `imports_done`."""
+    """Let Ctrl-C end `python -m pipeline`, whose commands take seconds to import, with 130 and no traceback until `imports_done`."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 
 
 def imports_done() -> None:
-    """From here on Ctrl-C is a KeyboardInterrupt again."""
+    """Make Ctrl-C a KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -65,7 +65,7 @@ def free_port(host: str, low: int, high: int) -> int:
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether something listens there, asked for half a second."""
+    """Whether something listens at this address and port, asked for half a second."""
     try:
         with socket.create_connection((host, port), 0.5):
             return True

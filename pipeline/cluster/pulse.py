@@ -1,4 +1,4 @@
-"""What a client hears while a fit runs: whether the scheduler answers, and which workers have fallen silent. Nothing waits for ever."""
+"""The pulse of a cluster while a fit runs: whether the scheduler answers, and which workers have fallen silent. Nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DASKS_OWN: Final = "5 minutes"
 LOOK_EVERY: Final = 0.2
 ASK_EVERY: Final = 1.0
 SHARE: Final = 20.0
-"""An answer that takes long, of a thousand workers, is asked for so many times more rarely."""
+"""How many times longer than an answer took (of a thousand workers, say) the next question waits."""
 SILENT_AFTER: Final = 5.0
 UNHEARD: Final = 3
-"""Answers in a row without a new heartbeat, at least: it may be this process that was stopped for a while."""
+"""The fewest answers in a row without a new heartbeat that count: it may be this process that was stopped for a while."""
 
 
 class SchedulerLostError(ConnectionError):
@@ -38,10 +38,11 @@ class SilentWorkerWarning(UserWarning):
 
 
 def seconds_of(key: str) -> float:
-    """A limit of ours in Dask's configuration, by default 30 s. Raises ValueError, naming the key, for what is no time above 0."""
+    """The seconds of one of our limits in Dask's configuration, by default 30 s. Raises ValueError, naming the key, for what is no time
+    above 0."""
     given = dask.config.get(key, "30s")
     seconds = 0.0
-    with suppress(LookupError, ValueError, TypeError, AttributeError, OverflowError):  # whatever Dask meets in it
+    with suppress(LookupError, ValueError, TypeError, AttributeError, OverflowError):  # what Dask's parser raises for other values
         seconds = float(parse_timedelta(given))
     if not seconds > 0:
         raise ValueError(f"{key} in Dask's configuration must be a time above 0, such as 60, '60s' or '5 minutes', got {given!r}")
@@ -59,7 +60,7 @@ def worker_ttl() -> float:
 
 @contextmanager
 def pulse(client: Client) -> Iterator[None]:
-    """Whatever the block asks of the scheduler ends once that is gone, or has not answered for `dask-descent.scheduler-timeout` (Dask
+    """A block in which all questions to the scheduler end once that is gone, or has not answered for `dask-descent.scheduler-timeout` (Dask
     configuration, by default 30 s). Warns of silent workers. Raises ValueError as `seconds_of`."""
     found = pulse_of(client)
     found.enter(client)
@@ -71,7 +72,8 @@ def pulse(client: Client) -> Iterator[None]:
 
 @contextmanager
 def watched(client: Client) -> Iterator[None]:
-    """`pulse`; whatever fails in the block fails as SchedulerLostError when the client was closed, or lost its scheduler, meanwhile."""
+    """A block as that of `pulse`; what fails in it fails as SchedulerLostError when the client was closed, or lost its scheduler,
+    meanwhile."""
     with pulse(client):
         try:
             yield
@@ -82,7 +84,7 @@ def watched(client: Client) -> Iterator[None]:
 
 
 def lost(client: Client) -> SchedulerLostError:
-    """What to raise of a client that is not running."""
+    """The error to raise of a client that is not running."""
     found = pulse_of(client)
     what = "the client was closed, or lost its scheduler, during the fit"
     if found.unanswered:
@@ -91,7 +93,7 @@ def lost(client: Client) -> SchedulerLostError:
 
 
 class Pulse:
-    """Of one client, on its event loop, as long as anybody needs it. unanswered: whether the scheduler was given up."""
+    """The pulse of one client, on its event loop, as long as anybody needs it. unanswered: whether the scheduler was given up."""
 
     def __init__(self, client: Client) -> None:
         self.address = "its address is not known any more" if client.scheduler is None else str(client.scheduler.address)
@@ -103,7 +105,7 @@ class Pulse:
         self._told: set[str] = set()
 
     def enter(self, client: Client) -> None:
-        """Somebody more. Raises ValueError for a `dask-descent.scheduler-timeout` that is no time, and nobody has entered."""
+        """Count one more user. Raises ValueError for a `dask-descent.scheduler-timeout` that is no time, and nobody has entered."""
         limit = seconds_of(SCHEDULER_TIMEOUT)
         with self._lock:
             self._users += 1
@@ -113,7 +115,7 @@ class Pulse:
                     loop(client).add_callback(self._begin, client)
 
     def leave(self, client: Client) -> None:
-        """Somebody less."""
+        """Count one user less."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
@@ -138,7 +140,7 @@ class Pulse:
             scheduler: Any = client.scheduler
             if client.status != "running" or scheduler is None:
                 if not ended:
-                    hang_up(client)  # calls that were under way would try for long to connect again
+                    hang_up(client)  # calls that are under way would try for long to connect again
                 ended = True
                 continue
             ended = False
@@ -155,11 +157,11 @@ class Pulse:
             for worker, seconds in silence.update(answer["workers"], now).items():
                 if worker not in self._told:
                     self._told.add(worker)
-                    with suppress(SilentWorkerWarning):  # where warnings are errors, nobody here could take it
+                    with suppress(SilentWorkerWarning):  # where warnings are errors, nobody here could catch it
                         await warn_of(client, worker, seconds)
 
     async def _unless_lost(self, client: Client, question: Any) -> Any:
-        """The answer. Raises OSError when the connection ends first, or has to be ended because none comes."""
+        """The scheduler's answer. Raises OSError when the connection ends first, or has to be ended because none comes."""
         asked = asyncio.ensure_future(question)
         deadline = time.monotonic() + self.limit
         try:
@@ -186,14 +188,14 @@ def pulse_of(client: Client) -> Pulse:
 
 
 class Silence:
-    """How long workers have sent no heartbeat, by the clock of this process: the scheduler's may be another."""
+    """The silence of workers since their last heartbeat, by the clock of this process: the scheduler's may be another."""
 
     def __init__(self) -> None:
         self._heard: dict[str, tuple[float, float, int]] = {}
 
     def update(self, workers: Mapping[str, Any], now: float) -> dict[str, float]:
-        """Seconds of silence, by address, of those that work or hold something and have been silent for long. workers: as the scheduler
-        tells of them."""
+        """Seconds of silence, by address, of the workers that work or hold something and have been silent for long. workers: as the
+        scheduler tells of them."""
         heard: dict[str, tuple[float, float, int]] = {}
         for address, worker in workers.items():
             seen, since, times = self._heard.get(address, (np.nan, now, 0))
@@ -214,7 +216,7 @@ def in_use(worker: Mapping[str, Any]) -> bool:
 
 
 async def warn_of(client: Client, worker: str, seconds: float) -> None:
-    """Unless the scheduler is known to give it up soon."""
+    """Warn of a silent worker, unless the scheduler is known to give it up soon."""
     ttl: Any = "unknown to this client"
     with suppress(Exception):  # a scheduler that runs no functions, or is gone
         found = await asyncio.wait_for(client._run_on_scheduler(lambda dask_scheduler: dask_scheduler.worker_ttl), ASK_EVERY)
@@ -245,5 +247,5 @@ def hang_up(client: Client) -> None:
 
 
 def loop(client: Client) -> Any:
-    """Of the client."""
+    """The event loop of the client."""
     return client.loop

@@ -25,7 +25,7 @@ CERTIFICATES: Final = (
 
 
 class ClosingClient(distributed.Client):
-    """A client that, when it cannot start, is gone; Dask's own stays the current one after some errors, and every later fit would fail."""
+    """A client that is gone when it cannot start; Dask's own stays the current one after some errors, and every later fit would fail."""
 
     def start(self, **options: Any) -> None:
         try:
@@ -101,7 +101,7 @@ def read_scheduler_file(path: str, timeout: float) -> str:
     Raises FileNotFoundError after `timeout` seconds without it, ValueError for a file of something else.
     """
     await_file(path, timeout)
-    deadline = time.monotonic() + 1.0  # it may be read while it is written
+    deadline = time.monotonic() + 1.0  # the file may be read while it is written
     while True:
         try:
             return str(json.loads(Path(path).read_text())["address"])

@@ -144,8 +144,8 @@ def check_unwritable(path: Path) -> None:
 
 
 def as_security(tls: Security | str | Path | bool | None) -> Security | None:
-    """What connect's tls= stands for: a Security object, a directory of `make_certificates`, or True for keys that live as long as the
-    cluster, in memory. None for None and False: then Dask's configuration says.
+    """The security that connect's tls= stands for: a Security object, a directory of `make_certificates`, or True for keys that live as
+    long as the cluster, in memory. None for None and False: then Dask's configuration says.
 
     Raises TypeError for anything else.
     """

@@ -27,7 +27,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # other workers may
 CONNECT_TIMEOUT: Final = "distributed.comm.timeouts.connect"
 LOOK_EVERY: Final = 0.01
 OF_WORKERS: Final = "Client-worker-"
-"""What the names of clients begin with that workers make for their tasks."""
+"""The beginning of the names of clients that workers make for their tasks."""
 
 _getting_client = threading.Lock()
 
@@ -47,7 +47,7 @@ def current_client() -> Client:
     Waits for a client that somebody else is starting just now, as other tasks do, or Dask when it unpickles futures.
     """
     if in_task():
-        with _getting_client:  # or each of several tasks at once would start one
+        with _getting_client:  # otherwise each of several tasks at once would start a client
             client = distributed.get_client()
     else:
         client = distributed.default_client()
@@ -78,7 +78,7 @@ def check_no_coroutine() -> None:
 
 @contextmanager
 def thread_given_back() -> Iterator[None]:
-    """Inside a Dask task: let other tasks, those of our own rounds among them, use this task's thread while it waits. Nothing happens
+    """A block in which other tasks, those of our own rounds among them, may use this Dask task's thread while it waits. Nothing happens
     where it has been given back already (`distributed.secede`, `worker_client`), and in an actor, whose calls come one after the other
     and take no task's thread."""
     if not holds_thread():
@@ -99,7 +99,8 @@ def holds_thread() -> bool:
 
 @contextmanager
 def exclusive(lock: Any) -> Iterator[None]:
-    """The lock (threading's). A task's thread that has to wait for it is given back: who has it may be waiting for a task."""
+    """A block that holds the lock (threading's). A task's thread that has to wait for it is given back: who has it may be waiting for a
+    task."""
     if lock.acquire(blocking=False):
         try:
             yield
@@ -126,7 +127,7 @@ class Hostages:
 
     @classmethod
     def of(cls, client: Client, patience: float) -> Hostages | None:
-        """None where the task's thread can be given back, and outside of tasks."""
+        """The hostages on the worker of this client's task; None where the task's thread can be given back, and outside of tasks."""
         inside = in_task() or is_of_worker(client)
         return cls(client, patience) if inside and "proceed" not in vars(pool_state) else None
 

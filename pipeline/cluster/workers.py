@@ -24,11 +24,12 @@ STUCK: Final = (
 
 
 class StuckError(CancelledError):
-    """Tasks wait, workers idle: loads that were meant for workers which died all at once are not given to those that came after them."""
+    """An error for tasks that wait while workers idle: loads that were meant for workers which died all at once are not given to those that
+    came after them."""
 
 
 class ThreadHeldError(RuntimeError):
-    """A fit waits for a thread that a task holds which may be waiting for the fit."""
+    """An error for a fit that waits for a thread which a task holds, while that task may be waiting for the fit."""
 
 
 class WorkersUnavailableError(TimeoutError):
@@ -36,7 +37,8 @@ class WorkersUnavailableError(TimeoutError):
 
 
 class Workers:
-    """Waits at most `dask-descent.wait-for-workers` (Dask configuration, by default 30 s) for a first worker.
+    """The workers of a client's cluster; waits at most `dask-descent.wait-for-workers` (Dask configuration, by default 30 s) for a first
+    one.
 
     limits: bytes that each worker may hold before Dask begins to spill, of those that have a limit, as of the last `threads`.
 
@@ -88,7 +90,7 @@ class Workers:
             demand.release()
 
     def _missing(self, n_others: int) -> str:
-        """n_others: workers that are there, but take no tasks."""
+        """The message for a cluster without workers; n_others: workers that are there, but take no tasks."""
         address = self.client.scheduler.address  # type: ignore[union-attr]
         if n_others:
             cure = "give them more memory, or start more of them"
@@ -99,7 +101,7 @@ class Workers:
         )
 
     def _held(self, tasks: list[str]) -> str:
-        """tasks: that hold all threads of this worker."""
+        """The message for threads that are held; tasks: those that hold all threads of this worker."""
         return (
             f"{', '.join(tasks)} held all threads of this worker for {self.patience:.0f} s, and may be waiting for this fit, which runs in"
             " another thread than its task's own; fit in the task's thread, which is given back while the fit waits, or call"
@@ -107,8 +109,8 @@ class Workers:
         )
 
     def wait(self, futures: list[Any]) -> None:
-        """Until all are done. Raises WorkersUnavailableError when no worker is left, StuckError when tasks wait beside idle workers,
-        ThreadHeldError when they wait for a thread that a task holds which may be waiting for them."""
+        """Wait until all futures are done. Raises WorkersUnavailableError when no worker is left, StuckError when tasks wait beside idle
+        workers, ThreadHeldError when they wait for a thread that a task holds which may be waiting for them."""
         while True:
             try:
                 with self.client.as_current():

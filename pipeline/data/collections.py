@@ -46,8 +46,9 @@ NAMES = ("X", "y", "sample_weight")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """blocks: one Delayed `Block` a partition; places: where they come from; dtype: of the rows; parameter_dtype: of what is fitted to
-    them; given: by name, the collections that they are made from, whose futures must live; sizes: rows of the partitions, if known."""
+    """Partitions as lazy blocks. blocks: one Delayed `Block` a partition; places: where they come from; dtype: of the rows;
+    parameter_dtype: of what is fitted to them; given: by name, the collections that they are made from, whose futures must live; sizes:
+    rows of the partitions, if known."""
 
     blocks: Sequence[Delayed]
     places: Places
@@ -214,7 +215,7 @@ def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
 
 def with_known_rows(arrays: Sequence[Any]) -> list[Any]:
     """The same arrays with their row chunks counted, all in one computation."""
-    from pipeline.execution.current import compute  # which imports sources
+    from pipeline.execution.current import compute  # imported here, because it imports sources
 
     columns = [a if a.ndim == 1 else a[:, :1] for a in arrays if isinstance(a, da.Array) and np.isnan(a.shape[0])]
     count = delayed(count_rows, pure=True)
@@ -292,10 +293,10 @@ def numpy_dtypes(X: Any) -> set[np.dtype[Any]]:
 
 
 def design_dtype(X: Any) -> str:
-    """Of the rows of X where they live."""
+    """The dtype of the rows of X where they live."""
     return row_dtype(*numpy_dtypes(X))
 
 
 def parameter_dtype(X: Any) -> str:
-    """Of what is fitted to X: float32 when all of X is, else float64."""
+    """The dtype of parameters that are fitted to X: float32 when all of X is, else float64."""
     return "float32" if numpy_dtypes(X) == {np.dtype(np.float32)} else "float64"

@@ -81,7 +81,7 @@ class Dataset:
         n_partitions: int | None = None,
         partition_rows: Sequence[int] | None = None,
     ) -> Dataset:
-        """From NumPy arrays, SciPy sparse matrices, or frames (pandas, polars, Arrow) in memory.
+        """Make a dataset of NumPy arrays, SciPy sparse matrices, or frames (pandas, polars, Arrow) in memory.
 
         X (n, p) lives as float32 where that holds its dtype exactly, else as float64; y (n,) or (n, t); sample_weight (n,). columns: names
         of the columns, by default those of a frame. n_partitions: equal cuts; by default a power of two of them, of 4 to 8 MiB, at most 256
@@ -108,7 +108,7 @@ class Dataset:
     def from_dask(
         cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None, on_error: OnError = "raise"
     ) -> Dataset:
-        """From Dask arrays (any chunks; y and sample_weight follow X's) or Dask data frames and series; stays lazy.
+        """Make a dataset of Dask arrays (any chunks; y and sample_weight follow X's) or Dask data frames and series; stays lazy.
 
         n_partitions rechunks arrays and repartitions frames. Chunks of unknown length that have to be cut anew, to n_partitions or to match
         others, are counted here, which reads them once. Raises ValueError for lengths that are known to differ.
@@ -126,8 +126,8 @@ class Dataset:
         n_partitions: int | None = None,
         on_error: OnError = "raise",
     ) -> Dataset:
-        """From one data frame that holds everything, Dask's or one in memory (pandas, polars, Arrow); columns: the features, by default all
-        others.
+        """Make a dataset of one data frame that holds everything, Dask's or one in memory (pandas, polars, Arrow); columns: the features,
+        by default all others.
 
         Raises TypeError for what is no data frame, ValueError for columns that are missing, there twice, or not numbers, and for
         on_error="quarantine" with a frame in memory.
@@ -158,7 +158,7 @@ class Dataset:
         on_error: OnError = "raise",
         **options: Any,
     ) -> Dataset:
-        """From CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB; options: dask.dataframe.read_csv's.
+        """Make a dataset of CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB; options: dask.dataframe.read_csv's.
 
         Raises FileNotFoundError for no file, ValueError for columns that are missing, there twice, or not numbers.
         """
@@ -177,7 +177,8 @@ class Dataset:
         on_error: OnError = "raise",
         **options: Any,
     ) -> Dataset:
-        """From Parquet files (a directory, a path, a list or a glob), a partition a row group; options: dask.dataframe.read_parquet's.
+        """Make a dataset of Parquet files (a directory, a path, a list or a glob), a partition a row group; options:
+        dask.dataframe.read_parquet's.
 
         Raises FileNotFoundError for no file, ValueError for what is no Parquet and for columns that are missing, there twice, or not
         numbers.
@@ -189,7 +190,8 @@ class Dataset:
     def read_npy(
         cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None, on_error: OnError = "raise"
     ) -> Dataset:
-        """From `.npy` files (a path, a list or a glob each; several are one below the other) or directories of dask's `to_npy_stack`.
+        """Make a dataset of `.npy` files (a path, a list or a glob each; several are one below the other) or directories of dask's
+        `to_npy_stack`.
 
         Raises FileNotFoundError for no file, ValueError for what is no `.npy` file, for shapes that differ and for lengths that do.
         """
@@ -206,7 +208,7 @@ class Dataset:
         on_error: OnError = "raise",
         **options: Any,
     ) -> Dataset:
-        """From Zarr arrays, one each; options: dask.array.from_zarr's (`component=` for arrays in a group goes into the path).
+        """Make a dataset of Zarr arrays, one each; options: dask.array.from_zarr's (`component=` for arrays in a group goes into the path).
 
         Raises FileNotFoundError for no array, ValueError for what is no Zarr array and for lengths that differ.
         """
@@ -223,7 +225,7 @@ class Dataset:
         n_partitions: int | None = None,
         on_error: OnError = "raise",
     ) -> Dataset:
-        """From HDF5 files (a path, a list or a glob); X, y, sample_weight: names of the datasets inside each.
+        """Make a dataset of HDF5 files (a path, a list or a glob); X, y, sample_weight: names of the datasets inside each.
 
         Raises FileNotFoundError for no file, ValueError for what is no HDF5 file, for a dataset that is not in it, for shapes that differ
         and for lengths that do.
@@ -232,7 +234,8 @@ class Dataset:
 
     @classmethod
     def from_function(cls, make: Any, *, n_partitions: int, n_columns: int, dtype: str = "float64", on_error: OnError = "raise") -> Dataset:
-        """Partition i is make(i) = (X, y) or (X, y, sample_weight), called where the partition will live; `make` must be pure.
+        """Make a dataset whose partition i is make(i) = (X, y) or (X, y, sample_weight), called where the partition will live; `make` must
+        be pure.
 
         dtype: of the X that it returns. Raises ValueError for n_partitions below 1 and for a dtype that is not of real numbers; the first
         use does, naming the partition, for rows that are not n_columns wide.
@@ -259,13 +262,13 @@ class Dataset:
         return self.source.n_partitions
 
     def described(self) -> str:
-        """What a fit on these rows hangs on, in words; reads the dataset if its schema is not known yet."""
+        """The facts that a fit on these rows depends on, in words; reads the dataset if its schema is not known yet."""
         cut = f"{self.n_partitions} partitions, {self.source.n_groups} groups"
         digest = hashlib.sha256(self.contents.tobytes()).hexdigest()[:16]
         return f"{self.schema.n_rows} rows of {self.n_columns} columns in {cut}, digest {digest}"
 
     def executor(self) -> Executor:
-        """Where rounds on this dataset run now: see `current_executor`."""
+        """The executor that rounds on this dataset run on now: see `current_executor`."""
         return current_executor(in_memory=self.source.in_client)
 
     def release(self) -> None:
@@ -294,7 +297,7 @@ class Dataset:
 
     @property
     def _known(self) -> Schema | None:
-        """The schema, if the rows have been checked, and were not found to be others since."""
+        """The schema, if the rows have been checked and not found changed since."""
         return self._schema if self._version == self.source.version else None
 
     @property
@@ -312,7 +315,7 @@ class Dataset:
 
     @property
     def rows(self) -> Rows:
-        """What executors work on: with the digests of the check, if that has run."""
+        """The rows that executors work on, with the digests of the check, if that has run."""
         schema = self._known
         contents = None if schema is None or self.source.in_client else schema.content
         return Rows(self.source, self.part, self.n_columns, contents)
@@ -329,7 +332,7 @@ class Dataset:
         return contents
 
     def place_of_row(self, partition: int, row: int) -> str:
-        """Where a row of a partition comes from: the place of the partition, where rows are counted after a split."""
+        """The place that a row of a partition comes from: the place of the partition, where rows are counted after a split."""
         return self.source.place(partition, row if self.source.split is None else None)
 
     def describe(self) -> Description:
@@ -338,7 +341,7 @@ class Dataset:
         return make_description(schema, self.executor().map_reduce(self.rows, MOMENTS, None))
 
     def split(self, test_size: float = 0.25, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """(train, test): rows drawn by seed inside each partition, so that none crosses the network; one read serves both.
+        """Split into (train, test): rows drawn by seed inside each partition, so that none crosses the network; one read serves both.
 
         Raises ValueError for a test_size outside (0, 1) and for a dataset that is one part of a split already.
         """
@@ -349,7 +352,7 @@ class Dataset:
         return train, test
 
     def _of(self, source: Source, part: int) -> Dataset:
-        """Rows like these from elsewhere."""
+        """A dataset of rows like these from another source."""
         return Dataset(
             source,
             columns=self.columns,

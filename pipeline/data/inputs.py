@@ -1,4 +1,4 @@
-"""What users hand over as X, y and sample_weight: what is rows, and the way to rows from what is not."""
+"""Values that users hand over as X, y and sample_weight: those that are rows, and for others the way to rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAZY: Final = (da.Array, dd.DataFrame, dd.Series)
 PATHS: Final = (str, bytes, os.PathLike)
 OPTIONS: Final = {"y": "target", "sample_weight": "sample_weight"}
 COLLECT: Final = {"polars": "collect()", "duckdb": "df()", "pyspark": "toPandas()", "sqlframe": "toPandas()"}
-"""What makes a frame in memory of a lazy one, where that is not to_pandas()."""
+"""The call that makes a frame in memory of a lazy one, by library, where it is not to_pandas()."""
 READERS: Final = "Dataset.read_csv, read_parquet, read_npy, read_zarr or read_hdf5"
 
 
@@ -56,7 +56,7 @@ def as_rows(name: str, value: Any) -> Any:
 
 
 def kind_of(value: Any) -> str:
-    """ "distributed Future", "dict", or what a text may be, say."""
+    """The kind of a value in words: "distributed Future", "dict", or what a text may be."""
     if isinstance(value, PATHS):
         return f"path or a name, {value!r}"
     package = type(value).__module__.split(".")[0]
@@ -71,7 +71,7 @@ def require_even(rows: Sequence[Any]) -> None:
 
 
 def cure_of(name: str, value: Any, several: bool) -> str | None:
-    """How to make rows of a value that holds none, or of several in a list; None for what may be rows."""
+    """The advice how to make rows of a value that holds none, or of several in a list; None for what may be rows."""
     if isinstance(value, FUTURES):
         here = f"client.gather({name})" if several else f"{name}.result()"
         return f"use {here} for rows in memory, or dask.dataframe.from_delayed, which takes futures of frames, for lazy ones"
@@ -86,7 +86,7 @@ def cure_of(name: str, value: Any, several: bool) -> str | None:
         )
     if several:
         return None
-    if sp.issparse(value):  # some of which are dicts, too
+    if sp.issparse(value):  # some sparse matrices are dicts, too
         return f"use {name}.toarray().ravel()" if name in OPTIONS else None
     if isinstance(value, Bag):
         return f"use {name}.to_dataframe() for a lazy frame"

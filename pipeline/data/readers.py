@@ -32,7 +32,8 @@ ROW_CHUNK = 16 << 20
 
 
 def read_csv(urlpath: Any, **options: Any) -> Any:
-    """dask.dataframe.read_csv with a fixed block size (Dask's own default follows the machine's memory); compressed files stay whole.
+    """A lazy frame of CSV files: dask.dataframe.read_csv with a fixed block size (Dask's own default follows the machine's memory);
+    compressed files stay whole.
 
     Raises ValueError, naming the file, for what is no CSV and for a first file without rows; reading does so for cells of another kind.
     """
@@ -73,7 +74,7 @@ def with_file_names(frame: Any) -> Any:
 
 
 def read_parquet(urlpath: Any, **options: Any) -> Any:
-    """dask.dataframe.read_parquet, a partition a row group. Raises ValueError for what is no Parquet."""
+    """A lazy frame of Parquet files: dask.dataframe.read_parquet, a partition a row group. Raises ValueError for what is no Parquet."""
     paths = [os.fspath(urlpath)] if is_directory(urlpath) else expand(urlpath)
     options.setdefault("split_row_groups", True)
     try:
@@ -90,34 +91,35 @@ class Stacked(NamedTuple):
 
 
 def read_npy(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> Table:
-    """See `Dataset.read_npy`."""
+    """The table of `Dataset.read_npy`."""
     design = _npy(X, None)
     return _table([design, *(None if path is None else _npy(path, design.array) for path in (y, sample_weight))], n_partitions)
 
 
 def read_zarr(X: Any, y: Any, sample_weight: Any, n_partitions: int | None, **options: Any) -> Table:
-    """See `Dataset.read_zarr`."""
+    """The table of `Dataset.read_zarr`."""
     return _table([None if path is None else _zarr(path, options) for path in (X, y, sample_weight)], n_partitions)
 
 
 def read_hdf5(urlpath: Any, X: str, y: str | None, sample_weight: str | None, n_partitions: int | None) -> Table:
-    """See `Dataset.read_hdf5`."""
+    """The table of `Dataset.read_hdf5`."""
     paths = expand(urlpath)
     design = _hdf5(paths, X, None)
     return _table([design, *(None if name is None else _hdf5(paths, name, design.array) for name in (y, sample_weight))], n_partitions)
 
 
 def _table(given: Sequence[Stacked | None], n_partitions: int | None) -> Table:
-    """Of X, y and sample_weight in files."""
+    """The table of X, y and sample_weight in files."""
     X, y, sample_weight = (None if stacked is None else stacked.array for stacked in given)
     table = from_dask(X, y, sample_weight, n_partitions)
     assert table.sizes is not None
-    files = {tuple(stacked.files): None for stacked in given if stacked is not None}  # those of one HDF5 file are named once
+    files = {tuple(stacked.files): None for stacked in given if stacked is not None}  # the files of one HDF5 table are named once
     return replace(table, places=RowPlaces(table.sizes, list(files)))
 
 
 def expand(urlpath: Any) -> list[str]:
-    """Globs resolved, part-2 before part-10; fsspec addresses as they are understood there. Raises FileNotFoundError for no match."""
+    """The paths with globs resolved, part-2 before part-10; fsspec addresses as they are understood there. Raises FileNotFoundError for no
+    match."""
     patterns = [urlpath] if isinstance(urlpath, str | os.PathLike) else list(urlpath)
     paths: list[str] = []
     for pattern in [os.fspath(pattern) for pattern in patterns]:

@@ -26,7 +26,7 @@ class LineFile:
             self._give_up(error)
 
     def add(self, line: str) -> None:
-        """line: with its end."""
+        """Add a line, given with its end."""
         if self._file is not None:
             try:
                 self._file.write(line)
@@ -34,10 +34,10 @@ class LineFile:
                 self._give_up(error)
 
     def close(self) -> None:
-        """What was added stays."""
+        """Close the file; the lines that were added stay."""
         file, self._file = self._file, None
         if file is not None:
-            with suppress(OSError):  # writes again what could not be written
+            with suppress(OSError):  # closing writes again what could not be written
                 file.close()
 
     def _give_up(self, error: OSError) -> None:

@@ -21,11 +21,11 @@ NUMBERS: Final = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "F16", "
 DTYPES: Final = {"b1": "BOOL"} | {f"{name[0].lower()}{int(name[1:]) // 8}": name for name in NUMBERS}
 """Names of the format's dtypes by NumPy's."""
 ALIGNMENT: Final = 8
-"""Bytes: arrays begin at multiples of the size of their numbers."""
+"""The bytes to whose multiples arrays are aligned, for they begin at multiples of the size of their numbers."""
 
 
 class Kind(NamedTuple):
-    """What a file is: `format` and `version` stand in it, `words` in messages, "model" say. Files of other versions are refused."""
+    """A kind of file: `format` and `version` stand in it, `words` in messages, "model" say. Files of other versions are refused."""
 
     format: str
     words: str
@@ -40,7 +40,7 @@ class Digests:
         self._known: dict[int, tuple[weakref.ref[Array], str]] = {}
 
     def of(self, arrays: Mapping[str, Array]) -> dict[str, str]:
-        """By name."""
+        """The digests of the arrays, by name."""
         self._known = known = {id(array): self._entry(array) for array in arrays.values()}
         return {name: known[id(array)][1] for name, array in arrays.items()}
 
@@ -82,7 +82,7 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, st
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {kind.words} {path}")
-    path.open("rb").close()  # safetensors says of a file that may not be read that there is none
+    path.open("rb").close()  # raises PermissionError, where safetensors would say that there is no file
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
@@ -102,8 +102,8 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Array], dict[str, st
 
 
 def header(arrays: Mapping[str, Array], text: Mapping[str, str]) -> bytes:
-    """What a safetensors file begins with: its own length, and JSON of the text and of each array's dtype, shape and place in the bytes
-    that follow. (The package's own writer copies every array first.)"""
+    """The header that a safetensors file begins with: its own length, and JSON of the text and of each array's dtype, shape and place in
+    the bytes that follow. (The package's own writer copies every array first.)"""
     entries: dict[str, Any] = {"__metadata__": dict(text)}
     end = 0
     for name, array in arrays.items():
@@ -115,12 +115,13 @@ def header(arrays: Mapping[str, Array], text: Mapping[str, str]) -> bytes:
 
 
 def as_bytes(array: Array) -> memoryview:
-    """Its memory."""
+    """The memory of an array."""
     return array.reshape(-1).view(np.uint8).data
 
 
 def as_tensor(values: Any) -> Array:
-    """C-ordered and little-endian: safetensors writes the memory of any other array as if it were one. Copied only where it is not."""
+    """The values as a C-ordered, little-endian array: safetensors writes the memory of any other array as if it were one. Copied only where
+    it is not."""
     array = np.asarray(values, order="C")
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 

@@ -19,7 +19,7 @@ import psutil
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 HOST: Final = socket.gethostname()
 LONG_AGO: Final = 86_400.0
-"""Seconds: nothing takes so long to write."""
+"""The seconds after which a file is left over: nothing takes so long to write."""
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def write_beside(path: Path, spare: Path | None = None, size: int = 0) -> Iterat
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
         if spare is not None and can_be_written_over(spare, size):
-            with suppress(FileNotFoundError):  # another fit of the same problem may clear up
+            with suppress(FileNotFoundError):  # another fit of the same problem may have removed it
                 spare.replace(beside)
         yield beside
         with beside.open("rb+") as file:
@@ -53,13 +53,13 @@ def write_beside(path: Path, spare: Path | None = None, size: int = 0) -> Iterat
 
 
 def beside_name(path: Path) -> Path:
-    """Hidden, and this thread's alone."""
+    """A path beside this one, hidden, and this thread's alone."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{HOST}.tmp")
 
 
 def can_be_written_over(path: Path, size: int) -> bool:
-    """Whether that harms nobody: a file with another name, or what a link leads to, may be somebody's copy, and to cut one off ends a
-    process that has it mapped to read it."""
+    """Whether writing over the file harms nobody: a file with another name, or what a link leads to, may be somebody's copy, and to cut one
+    off ends a process that has it mapped to read it."""
     with suppress(FileNotFoundError):
         found = path.lstat()
         return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= size and os.access(path, os.W_OK)
@@ -77,7 +77,7 @@ def remove_leftovers(directory: Path, stem: str) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in it, too, outlive a crash of the machine, where the system can do that."""
+    """Have the names in a directory, too, outlive a crash of the machine, where the system can do that."""
     with suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:

@@ -23,13 +23,13 @@ Tls: TypeAlias = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster(Section):
-    """Where the job runs."""
+    """The place where a job runs."""
 
     title: ClassVar[str] = "cluster"
 
     @abstractmethod
     def connect(self) -> Connection:
-        """Start or reach it; the connection is a context manager. Raises OSError when it does not answer."""
+        """Start or reach the cluster; the connection is a context manager. Raises OSError when it does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ OnErrorName: TypeAlias = Annotated[Literal["raise", "quarantine"], one_of("raise
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Section):
-    """Where the rows are. Paths are relative to the directory that the command runs in."""
+    """The data of a job. Paths are relative to the directory that the command runs in."""
 
     title: ClassVar[str] = "data"
 
@@ -81,7 +81,7 @@ class FrameData(Data):
 
 @dataclass(frozen=True, kw_only=True)
 class CsvData(FrameData):
-    """options: dask.dataframe.read_csv's."""
+    """CSV files. options: dask.dataframe.read_csv's."""
 
     kind: ClassVar[str] = "csv"
 
@@ -91,7 +91,7 @@ class CsvData(FrameData):
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetData(FrameData):
-    """options: dask.dataframe.read_parquet's."""
+    """Parquet files. options: dask.dataframe.read_parquet's."""
 
     kind: ClassVar[str] = "parquet"
 
@@ -101,7 +101,7 @@ class ParquetData(FrameData):
 
 @dataclass(frozen=True, kw_only=True)
 class NpyData(Data):
-    """X, y, sample_weight: `.npy` files, globs or lists of them, or directories of dask's `to_npy_stack`."""
+    """NumPy files. X, y, sample_weight: `.npy` files, globs or lists of them, or directories of dask's `to_npy_stack`."""
 
     kind: ClassVar[str] = "npy"
     X: Paths
@@ -116,7 +116,7 @@ class NpyData(Data):
 
 @dataclass(frozen=True, kw_only=True)
 class ZarrData(Data):
-    """X, y, sample_weight: Zarr arrays."""
+    """Zarr arrays for each of X, y and sample_weight."""
 
     kind: ClassVar[str] = "zarr"
     X: Text
@@ -131,7 +131,7 @@ class ZarrData(Data):
 
 @dataclass(frozen=True, kw_only=True)
 class Hdf5Data(Data):
-    """X, y, sample_weight: names of the datasets inside each file."""
+    """HDF5 files. X, y, sample_weight: names of the datasets inside each file."""
 
     kind: ClassVar[str] = "hdf5"
     path: Paths

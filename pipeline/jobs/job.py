@@ -37,20 +37,22 @@ from pipeline.sections import (
 
 @dataclass(frozen=True, kw_only=True)
 class Split(Section):
-    """test_size: the share of the rows kept back for the test score, 0 for none; drawn by seed inside each partition."""
+    """A split into training and test rows. test_size: the share of the rows kept back for the test score, 0 for none; drawn by seed inside
+    each partition."""
 
     title: ClassVar[str] = "split"
     test_size: Share = 0.25
     seed: Whole = 0
 
     def parts(self, dataset: Dataset) -> tuple[Dataset, Dataset | None]:
-        """(train, test), or (all rows, None)."""
+        """The parts of a dataset: (train, test), or (all rows, None)."""
         return dataset.split(self.test_size, self.seed) if self.test_size else (dataset, None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimator(Section):
-    """name: an estimator of this library; parameters: those of its constructor, written beside the name in a job file."""
+    """An estimator with its parameters. name: an estimator of this library; parameters: those of its constructor, written beside the name
+    in a job file."""
 
     title: ClassVar[str] = "estimator"
     name: Text
@@ -95,7 +97,8 @@ class Estimator(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints(Section):
-    """How often the fit is saved in the run's directory, see `pipeline.Checkpoint`: every so many seconds, and every so many rounds."""
+    """The times at which a fit is saved in the run's directory, see `pipeline.Checkpoint`: every so many seconds, and every so many
+    rounds."""
 
     title: ClassVar[str] = "checkpoint"
     every_seconds: Seconds = 60.0
@@ -104,8 +107,8 @@ class Checkpoints(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Section):
-    """directory: where the run's files go, runs/NAME by default; record: whether `digests.jsonl`, which `verify` compares with, is one of
-    them. Digests cost a few hundredths of a fit, or a tenth where rounds take less than a millisecond."""
+    """The files that a run leaves. directory: where they go, runs/NAME by default; record: whether `digests.jsonl`, which `verify` compares
+    with, is one of them. Digests cost a few hundredths of a fit, or a tenth where rounds take less than a millisecond."""
 
     title: ClassVar[str] = "output"
     directory: Text
@@ -120,7 +123,7 @@ TEXTS: Final = ("name", "description")  # the keys of a job that are in no secti
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What `python -m pipeline train` runs."""
+    """A job: what `python -m pipeline train` runs."""
 
     name: str
     data: Data
@@ -133,7 +136,7 @@ class Job:
 
     @classmethod
     def read(cls, table: Mapping[str, Any], name: str) -> Job:
-        """From a job file's table; name: the job's when the table gives none. Raises ConfigError."""
+        """The job of a job file's table; name: the job's when the table gives none. Raises ConfigError."""
         sections = ("data", "split", "estimator", "cluster", "checkpoint", "output")
         for key, value in table.items():
             if key not in (*sections, *TEXTS):
@@ -161,11 +164,11 @@ class Job:
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """In the order of a job file."""
+        """The sections of the job, in the order of a job file."""
         return self.data, self.split, self.estimator, self.cluster, self.checkpoint, self.output
 
     def table(self) -> dict[str, Any]:
-        """What `read` takes: every key, those at their defaults too."""
+        """The table that `read` takes: every key, those at their defaults too."""
         text = {"name": self.name, "description": self.description}
         return text | {section.title: section.table() for section in self.sections}
 

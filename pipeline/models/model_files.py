@@ -93,7 +93,7 @@ def plain_parameters(model: GradientModel) -> dict[str, Any]:
     """The constructor's parameters as JSON values; those that have none are left out, with a warning."""
     plain = {}
     for name, value in model.get_params(deep=False).items():
-        if name == "checkpoint":  # a directory of the machine that it was fitted on
+        if name == "checkpoint":  # it names a directory of the machine that fitted the model
             continue
         try:
             plain[name] = to_plain(value)

@@ -148,7 +148,7 @@ def computed(tasks: Sequence[Any], frame: Any) -> Iterator[pd.DataFrame | None]:
         try:
             yield from compute(*some, scheduler="threads", num_workers=n_threads)
         except KeyError:
-            for partition, task in enumerate(some, start):  # one by one, to know which
+            for partition, task in enumerate(some, start):  # one by one, to find the partition that fails
                 try:
                     compute(task, scheduler="threads", num_workers=1)
                 except KeyError as error:

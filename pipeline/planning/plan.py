@@ -1,4 +1,4 @@
-"""What a job would take on a cluster of so many batch jobs; refused when it would not fit."""
+"""The plan of a job on a cluster of so many batch jobs; refused when it would not fit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class KindOfRound:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `jobs` workers of `cores` threads and `limit` bytes each would take for a job.
+    """The plan of a job: what `jobs` workers of `cores` threads and `limit` bytes each would take for it.
 
     n_rows: known, or, when rows_known is false, estimated from the probed partitions; n_train_rows: estimated, unless all was probed.
     memory: of the worker that needs most. sent_bytes, returned_bytes: numbers to and from one worker thread in the largest round,
@@ -103,7 +103,7 @@ def make_plan(job: Job, jobs: int, memory: int, cores: int = 1) -> Plan:
 
 
 class Asked(NamedTuple):
-    """What the user has: so many jobs of so many cores and bytes each."""
+    """The means of the user: so many jobs of so many cores and bytes each."""
 
     jobs: int
     cores: int
@@ -156,7 +156,7 @@ def assemble(found: Probe, job: Job, asked: Asked, shares: Shares, memory: Memor
 
 
 def share_rows(found: Probe, jobs: int, cores: int) -> Shares:
-    """The whole dataset's rows on so many workers."""
+    """The shares of the whole dataset's rows on so many workers."""
     return share_out(found.lane_rows().tolist(), jobs, cores)
 
 
@@ -164,7 +164,7 @@ def share_rows(found: Probe, jobs: int, cores: int) -> Shares:
 
 
 def refusal(found: Probe, name: str, asked: Asked, memory: Memory) -> str:
-    """Why it does not fit, and what would."""
+    """The message why a job does not fit, and what would."""
     problem = (
         f"{name} does not fit {asked}: each needs {size(memory.needed)} for Dask to leave its rows in memory"
         f" ({size(memory.peak)} at peak: {parts_of(memory)})"
@@ -200,7 +200,7 @@ def least_jobs(found: Probe, asked: Asked) -> int | None:
 
 
 def round_up(n_bytes: int) -> int:
-    """With the margin, to two digits."""
+    """The bytes with the margin, rounded up to two digits."""
     unit = 10 ** max(0, len(str(n_bytes)) - 2)
     return math.ceil(MARGIN * n_bytes / unit) * unit
 
@@ -214,7 +214,7 @@ def size(n_bytes: float) -> str:
 
 
 def parts_of(memory: Memory) -> str:
-    """What a peak is made of."""
+    """The parts of a peak of memory, in words."""
     parts = f"process {size(memory.process)}, rows {size(memory.rows)}"
     if memory.loading > memory.derived + memory.scratch:
         return f"{parts}, a group being read by each thread {size(memory.loading)}"
@@ -236,7 +236,7 @@ def scaling(found: Probe, cores: int) -> tuple[int, str]:
 
 
 def reason(found: Probe, now: Shares, doubled: Shares) -> str:
-    """What keeps a round from taking half as long on twice as many jobs: the largest part of it that stays."""
+    """The reason that keeps a round from taking half as long on twice as many jobs: the largest part of it that stays."""
     lane_rows, what = found.lane_rows(), "lane" if found.level else "group"
     row_seconds = train_share(found) * mean_over_rounds(found, [cost.row_seconds for cost in found.worker.costs])
     update = mean_over_rounds(found, [cost.update_seconds for cost in found.worker.costs])
@@ -256,7 +256,7 @@ def reason(found: Probe, now: Shares, doubled: Shares) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3 digits of it."""
+    """The time in words, to three digits."""
     for unit, name in ((3600.0, "h"), (60.0, "min"), (1.0, "s")):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"

@@ -41,26 +41,26 @@ from tasks.typing import Array
 from tasks.workers.timing import timed_load, timed_reduce
 
 FIT_SECONDS: Final = 3.0
-"""All fits of the sample end after so long: three fits, or one that is cut off."""
+"""The seconds after which all fits of the sample end: three fits, or one that is cut off."""
 FITS: Final = 3
 MESSAGES: Final = 8
 MESSAGE_ROUNDS: Final = 20
 COMPUTED_ROUNDS: Final = 5
 BATCHES: Final = 400
 ROUND_SECONDS: Final = 0.7
-"""Each kind of round is timed as often, or for so long."""
+"""The seconds for which each kind of round is timed, unless it has been often enough before."""
 LOAD_SECONDS: Final = 3.0
-"""Loading that took no longer may have been imports: it is measured again."""
+"""The seconds of a loading that may have been imports: it is measured again."""
 WARM_UP: Final = 2
 """Rounds that load rows and kernels, and encode targets."""
 
 
 class Kind(NamedTuple):
-    """What a round asks for: see `tasks.strategies.base.Request`."""
+    """A kind of round: what it asks for, see `tasks.strategies.base.Request`."""
 
     oracle: str
     row_step: int
-    n_batches: int = 0  # of an epoch, for a round about one of them
+    n_batches: int = 0  # batches in an epoch, for a round about one of them
 
     def __str__(self) -> str:
         if self.n_batches:
@@ -70,7 +70,7 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one kind of round costs. count: how many of them a fit takes, by the sample's.
+    """The cost of one kind of round. count: how many of them a fit takes, by the sample's.
 
     row_seconds: of a worker thread's computing, for each training row; update_seconds: of the client's, between rounds; delay_seconds:
     until a round of one message is back, beside its rows; message_seconds: for each further message; sent_bytes, returned_bytes: numbers
@@ -88,7 +88,7 @@ class Cost:
 
 
 class Worker(NamedTuple):
-    """What a worker process of this machine takes. costs: of each kind of round; load_seconds: a thread's, to read and check a row of any
+    """The cost of a worker process of this machine. costs: of each kind of round; load_seconds: a thread's, to read and check a row of any
     part; n_bytes: of the process when it has read and fitted, but holds no rows."""
 
     costs: tuple[Cost, ...]
@@ -98,7 +98,7 @@ class Worker(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What was measured of a job. schema: of the whole dataset, as far as the sample tells; finished: whether the sample's fit came to its
+    """The measurements of a job. schema: of the whole dataset, as far as the sample tells; finished: whether the sample's fit came to its
     end; level: subtrees of 2^level groups are on one thread."""
 
     sample: Sample
@@ -110,7 +110,7 @@ class Probe:
     level: int = 0
 
     def lane_rows(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Rows of each such subtree of the whole dataset: what workers share."""
+        """The rows of each lane of the whole dataset: what workers share."""
         group_rows = self.sample.group_rows()
         return np.add.reduceat(group_rows, np.arange(0, len(group_rows), 1 << self.level))
 
@@ -143,7 +143,7 @@ class Recorder(ThreadExecutor):
 
 
 def kind_of(broadcast: Broadcast) -> Kind:
-    """A full pass before epochs of batches is of another kind than they are."""
+    """The kind of a round; a full pass before epochs of batches is of another kind than they are."""
     batch = broadcast.batch
     return Kind(broadcast.oracle, broadcast.row_step, batch.sampling.n_rounds if batch is not None and batch.number >= 0 else 0)
 
@@ -172,8 +172,8 @@ def probe(job: Job, cores: int) -> Probe:
 
 
 def set_up(job: Job, sample: Sample, schema: Schema) -> tuple[SetUp, Array]:
-    """As `GradientModel.fit` does, and the parameters (1, n) to start from. Raises ValueError where it does, saying so when that may be the
-    sample's fault."""
+    """Set the fit up as `GradientModel.fit` does; also the parameters (1, n) to start from. Raises ValueError where it does, saying so when
+    that may be the sample's fault."""
     model = job.estimator.build()
     try:
         model._survey(ThreadExecutor(), sample.dataset)
@@ -188,7 +188,7 @@ def set_up(job: Job, sample: Sample, schema: Schema) -> tuple[SetUp, Array]:
 
 
 def compile_kernels(sample: Sample, setup: SetUp, start: Array) -> None:
-    """On a machine's first run that takes longer than the whole probe."""
+    """Compile the kernels: on a machine's first run that takes longer than the whole probe."""
     dataset = few_rows(sample, 1)
     for oracle in setup.strategy.oracles:
         broadcast = Broadcast(setup.objective, oracle, start, start, 1, (setup.penalty,))
@@ -203,7 +203,7 @@ class Fitted(NamedTuple):
 
 
 def fit_repeatedly(sample: Sample, setup: SetUp, start: Array, n_threads: int) -> list[Fitted]:
-    """The first fit says how many rounds there are; the others, while there is time, say better what their updates take."""
+    """Fit the sample, and again while there is time: the first fit says how many rounds there are, the others better what updates take."""
     fits: list[Fitted] = []
     began = time.perf_counter()
     while len(fits) < FITS and (left := FIT_SECONDS - (time.perf_counter() - began)) > 0:
@@ -216,7 +216,7 @@ def fit_repeatedly(sample: Sample, setup: SetUp, start: Array, n_threads: int) -
 
 
 def kinds_of(fits: Sequence[Fitted], strategy: Strategy) -> list[tuple[Cost, Broadcast]]:
-    """Each kind of round, with its last input, and what the fits say of its cost: how long computing and messages take is not known yet."""
+    """The cost of each kind of round as the fits tell it, and its last input: how long computing and messages take is not known yet."""
     found = []
     for kind, count in counts(fits[0], strategy).items():
         broadcast, sums = fits[0].rounds.last[kind]
@@ -233,7 +233,7 @@ def kinds_of(fits: Sequence[Fitted], strategy: Strategy) -> list[tuple[Cost, Bro
 
 
 def counts(fit: Fitted, strategy: Strategy) -> dict[Kind, int]:
-    """How many rounds of each kind there are: of batches that were cut off, those of whole epochs, and of all epochs where none may be
+    """The number of rounds of each kind: of batches that were cut off, those of whole epochs, and of all epochs where none may be
     left out."""
     found = {kind: len(updates) for kind, updates in fit.rounds.updates.items()}
     if fit.finished or not isinstance(strategy, StochasticGradient):
@@ -251,7 +251,7 @@ def makes_all_epochs(strategy: StochasticGradient) -> bool:
 
 
 def level_of(broadcast: Broadcast) -> int:
-    """Subtrees of 2^level groups compute such a round together."""
+    """The level of a round: subtrees of 2^level groups compute it together."""
     return reduction_of(broadcast).level(broadcast)
 
 
@@ -259,7 +259,7 @@ def level_of(broadcast: Broadcast) -> int:
 
 
 def measure_on_worker(sample: Sample, setup: SetUp, start: Array, kinds: Sequence[tuple[Cost, Broadcast]], n_threads: int) -> Worker:
-    """What a worker takes to load, to compute and to answer.
+    """Measure what a worker takes to load, to compute and to answer.
 
     Computing is measured there, and not in this process, because Dask's workers give memory back at once, and get it anew for each large
     sum; and in the processor's seconds, because a login node has other users. One process answers all MESSAGES messages of a round, where
@@ -287,8 +287,8 @@ def measure_on_worker(sample: Sample, setup: SetUp, start: Array, kinds: Sequenc
 
 
 def load_seconds(client: Any, sample: Sample) -> float:
-    """Of a worker thread for each row, 0 for rows that this process sends; measured once more, when that is short, after what loading
-    imports is there."""
+    """Seconds of loading of a worker thread for each row, 0 for rows that this process sends; measured once more, when that is short, after
+    what loading imports is there."""
     if sample.dataset.source.in_client:
         return 0.0
     number = int(sample.group_rows()[list(sample.numbers)].argmax())
@@ -310,8 +310,8 @@ def few_rows(sample: Sample, n_partitions: int) -> Dataset:
 
 
 def message_seconds(one: Dataset, many: Dataset, broadcast: Broadcast) -> tuple[float, float]:
-    """Of a round of one message that computes next to nothing, and of each further message."""
-    if broadcast.batch is not None:  # about all rows, and as many messages as partitions
+    """Seconds of a round of one message that computes next to nothing, and of each further message."""
+    if broadcast.batch is not None:  # level 0 gives as many messages as partitions, about all rows
         broadcast = broadcast._replace(batch=broadcast.batch._replace(sampling=broadcast.batch.sampling._replace(level=0)))
     first, n_first = median_round(one, broadcast)
     all_of_them, n_all = median_round(many, broadcast)
@@ -319,7 +319,7 @@ def message_seconds(one: Dataset, many: Dataset, broadcast: Broadcast) -> tuple[
 
 
 def batch_seconds(one: Dataset, fit: Fit, strategy: StochasticGradient, start: Array) -> float:
-    """Of a round about a batch that has next to no rows, in one message. Many such rounds follow each other: workers run them by
+    """Seconds of a round about a batch that has next to no rows, in one message. Many such rounds follow each other: workers run them by
     themselves, which takes a fraction of what a round from here does."""
     sampling = strategy.sampling._replace(n_rounds=BATCHES, level=0)
     epoch = replace(strategy, sampling=sampling, max_epochs=1, tol=-math.inf, early_stopping=False)
@@ -336,7 +336,7 @@ def median_round(dataset: Dataset, broadcast: Broadcast) -> tuple[float, int]:
 
 
 def row_seconds(client: Any, sample: Sample, broadcast: Broadcast, n_threads: int) -> float:
-    """Of a worker thread for each training row, while n_threads of them compute."""
+    """Seconds of a worker thread for each training row, while n_threads of them compute."""
     if kind_of(broadcast).n_batches:
         return row_seconds_of_batches(sample, broadcast, n_threads)
     n_groups = len(sample.groups)
@@ -351,8 +351,8 @@ def row_seconds(client: Any, sample: Sample, broadcast: Broadcast, n_threads: in
 
 
 def row_seconds_of_batches(sample: Sample, broadcast: Broadcast, n_threads: int) -> float:
-    """As `row_seconds`, for each training row, whether a batch has it or not. In this process: on workers batches follow each other without
-    tasks, and receiving one takes longer than computing a batch; they take little memory."""
+    """Seconds as `row_seconds`, for each training row, whether a batch has it or not. In this process: on workers batches follow each other
+    without tasks, and receiving one takes longer than computing a batch; they take little memory."""
     reduction, shards = reduction_of(broadcast), shards_of(sample, level_of(broadcast), n_threads)
 
     def compute(number: int, shard: Shard) -> float:

@@ -22,13 +22,13 @@ from tasks.machine.threads import single_blas_thread
 from tasks.rows.partition import Group, Shard, join_shards
 
 SAMPLE_BYTES: Final = 128 << 20
-"""Far more than a processor's caches hold, so that rounds on the sample read memory as rounds on all rows do."""
+"""The bytes of a sample: far more than a processor's caches hold, so that rounds on the sample read memory as rounds on all rows do."""
 SAMPLE_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """dataset: the train part of the sampled groups, resident in this process; shard: all parts of them.
+    """A sample of a dataset. dataset: the train part of the sampled groups, resident in this process; shard: all parts of them.
 
     numbers: of the groups.
     """
@@ -44,7 +44,7 @@ class Sample:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Of the train part."""
+        """The groups of the train part."""
         return self.shard.groups(self.dataset.part)
 
     @property
@@ -57,7 +57,7 @@ class Sample:
 
     @property
     def n_rows(self) -> int:
-        """Of all parts."""
+        """The rows of all parts."""
         return sum(group.n_rows for group in self.shard.all_groups)
 
     @property
@@ -72,8 +72,8 @@ class Sample:
         return sizes if source.partition_rows is not None else sizes * (self.n_rows / self.n_partitions)
 
     def schema(self, executor: Executor) -> Schema:
-        """That of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the first
-        thing that is wrong in the sampled rows."""
+        """The schema of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the
+        first thing that is wrong in the sampled rows."""
         dataset = self.dataset
         found = make_schema(executor.map_reduce(dataset.rows, CHECK, None), dataset.columns, dataset.dtype, dataset.place_of_row)
         factor = 1.0 if self.whole else float(self.group_rows().sum()) / self.n_rows
@@ -108,7 +108,7 @@ def take_sample(dataset: Dataset, n_threads: int) -> Sample:
 
 
 def plan_load(source: Source, number: int) -> tuple[ShardLoad, Sequence[Any]]:
-    """How a worker makes one group, and the values of what a cluster would make first, made here as far as this group needs it."""
+    """The plan to make one group, and the values of what a cluster would make first, made here as far as this group needs it."""
     first: dict[Any, Any] = {}
     (load,) = source.load_plans([(number,)], lambda graph, keys: first.update(graph))
     keys: list[Any] = list(load.keys)
@@ -117,7 +117,7 @@ def plan_load(source: Source, number: int) -> tuple[ShardLoad, Sequence[Any]]:
 
 
 def spread(n: int) -> Iterator[int]:
-    """0 to n - 1, each once, so that the first few lie all over: the numbers with their bits reversed."""
+    """The numbers 0 to n - 1, each once, so that the first few lie all over: the numbers with their bits reversed."""
     width = (n - 1).bit_length()
     return filter(n.__gt__, map(partial(reverse_bits, width=width), range(1 << width)))
 

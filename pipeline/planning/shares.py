@@ -1,4 +1,4 @@
-"""How so many jobs would share the groups of a dataset out, what each needs in memory, and how long its rounds take."""
+"""Shares of the groups of a dataset for so many jobs, the memory that each needs, and how long its rounds take."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.reductions.tree import n_nodes
 
 
 class Shares(NamedTuple):
-    """How rows lie on workers. slowest_rows: of the worker thread that has most; most_rows: of the worker that has most;
+    """The shares of rows on workers. slowest_rows: of the worker thread that has most; most_rows: of the worker that has most;
     n_messages: to worker threads and back; n_partials: sums that come back."""
 
     slowest_rows: float
@@ -27,7 +27,8 @@ class Shares(NamedTuple):
 
 
 def share_out(group_rows: Sequence[float], jobs: int, cores: int) -> Shares:
-    """As the cluster does when nobody holds any rows yet. More jobs than groups, or threads of a job, have nothing to do."""
+    """Share the groups out as the cluster does when nobody holds any rows yet. More jobs than groups, or threads of a job, have nothing to
+    do."""
     jobs, cores = (min(n, len(group_rows)) for n in (jobs, cores))
     threads = [f"job-{job:07}" for job in range(jobs) for _ in range(cores)]
     places = place(group_rows, threads, [{}] * len(group_rows))
@@ -43,7 +44,7 @@ def share_out(group_rows: Sequence[float], jobs: int, cores: int) -> Shares:
 
 
 def makespan(sizes: Sequence[float], n_threads: int) -> float:
-    """The most that one of the threads does when each takes the next piece as soon as it is free."""
+    """The work of the thread that has most when each takes the next piece as soon as it is free."""
     busy = [0.0] * n_threads
     for size in sizes:
         heapq.heapreplace(busy, busy[0] + size)
@@ -70,13 +71,13 @@ class Memory:
 
 
 def memory_of(probe: Probe, shares: Shares, cores: int) -> Memory:
-    """What the fullest worker takes."""
+    """The memory that the fullest worker takes."""
     sample = probe.sample
     group_rows = sample.group_rows()
     n_partitions = sample.dataset.n_partitions
     rows = shares.most_rows * sample.row_bytes
     derived = shares.most_rows * sum(group.derived_nbytes for group in sample.groups) / sample.n_rows
-    levels = tree_depth(n_partitions) + 3  # open sums in a group and above it, the one that is being added, and the answer
+    levels = tree_depth(n_partitions) + 3  # open sums in a group and above it, the sum that is being added, and the answer
     scratch = cores * levels * max(cost.returned_bytes for cost in probe.worker.costs)
     loading = cores * group_rows.max() * sample.row_bytes
     peak = probe.worker.n_bytes + rows + max(loading, derived + scratch)
@@ -92,14 +93,14 @@ def tree_depth(n_partitions: int) -> int:
 
 
 def seconds_of(probe: Probe, cost: Cost, shares: Shares) -> float:
-    """Of one round of that kind."""
+    """Seconds of one round of that kind."""
     train_rows = shares.slowest_rows * train_share(probe)
     messages = cost.delay_seconds + (shares.n_messages - 1) * cost.message_seconds
     return train_rows * cost.row_seconds + messages + cost.update_seconds
 
 
 def mean_seconds(probe: Probe, shares: Shares) -> float:
-    """Of a round, over all rounds of a fit."""
+    """Mean seconds of a round, over all rounds of a fit."""
     return mean_over_rounds(probe, [seconds_of(probe, cost, shares) for cost in probe.worker.costs])
 
 
@@ -110,5 +111,5 @@ def mean_over_rounds(probe: Probe, values: Sequence[float]) -> float:
 
 
 def train_share(probe: Probe) -> float:
-    """Of all rows."""
+    """The share of the training rows among all rows."""
     return probe.sample.n_train_rows / probe.sample.n_rows

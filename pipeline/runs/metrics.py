@@ -1,4 +1,4 @@
-"""What a run measures of itself, as metrics.json has it."""
+"""The metrics that a run measures of itself, as metrics.json has them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES: Final = ("dask", "distributed", "numba", "numpy", "pandas", "scikit-le
 
 
 class Metrics(TypedDict):
-    """test_score, train_score: of `score_name`, accuracy or r2; test_score is None when no rows were kept back.
+    """The figures of a run. test_score, train_score: of `score_name`, accuracy or r2; test_score is None when no rows were kept back.
     rounds: passes over the data or a sample of it; resumed_from: those done before, by the run that this one
     goes on from; iterations: accepted steps; status: converged, stalled, diverged or out of rounds.
     load_seconds: reading and checking the rows where they live; fit_seconds: the fit on data that is loaded, compiling the kernels on a
@@ -67,7 +67,8 @@ class Metrics(TypedDict):
 def make_metrics(
     job: Job, model: GradientModel, train: Dataset, n_rows: tuple[int, int], scores: tuple[float | None, float], times: Sequence[float]
 ) -> Metrics:
-    """n_rows: for training and testing; scores: test and train; times: at the start, when loaded, fitted, scored."""
+    """Make the metrics of a run. n_rows: for training and testing; scores: test and train; times: at the start, when loaded, fitted,
+    scored."""
     load, fit, score = (stop - start for start, stop in pairwise(times))
     return Metrics(
         name=job.name,
@@ -107,5 +108,5 @@ def rows_read(history: Sequence[Row], n_rows: int, held_out: float = 0.0) -> int
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of this library, and of what its numbers hang on."""
+    """The versions of Python, of this library, and of the packages that its numbers depend on."""
     return {"python": platform.python_version(), DISTRIBUTION: __version__} | {package: version(package) for package in PACKAGES}

@@ -42,7 +42,7 @@ class RoundRecord(Record):
             self._file.close()
 
     def begin(self, dataset: Dataset, seed: int | None, resumed_from: int) -> int | None:
-        """Cuts what is there to the rounds gone on from. Where they are not all there, a warning, and no record."""
+        """Cut the record that is there to the rounds that the fit goes on from. Where they are not all there, warn, and write no record."""
         rows = json.dumps({"seed": seed, "content": hexadecimal(dataset.contents)}) + "\n"
         kept = lines_of(self._path)[: resumed_from + 1] if resumed_from else [rows]
         if kept[:1] == [rows] and rounds_of(kept[1:]) == list(range(1, resumed_from + 1)):
@@ -53,14 +53,14 @@ class RoundRecord(Record):
         return None
 
     def hear(self, row: Row, report: Report) -> None:
-        """Add a line, which is there before a checkpoint after the round is."""
+        """Add the line of a round, before a checkpoint can have that round."""
         if self._file is not None and report.marks is not None:
             marks = {"level": report.marks.level, "marks": hexadecimal(report.marks.values)}
             self._file.add(json.dumps({"round": row["round"], **marks}) + "\n")
 
 
 def lines_of(path: Path) -> list[str]:
-    """None where there is no file."""
+    """The lines of a record's file; none where there is no file."""
     try:
         return path.read_text(errors="replace").splitlines(keepends=True)
     except FileNotFoundError:
@@ -76,28 +76,28 @@ def rounds_of(lines: Sequence[str]) -> list[int]:
 
 
 def publish_record(directory: Path, n_rounds: int) -> None:
-    """The record of a run of so many rounds takes the place of an earlier one's; none does where it is not whole. What is unfinished stays,
-    for one that goes on."""
+    """Put the record of a run of so many rounds in the place of an earlier one's, if it is whole. An unfinished record stays, for a run
+    that goes on."""
     (directory / RECORD_FILE).unlink(missing_ok=True)
     lines = lines_of(directory / UNFINISHED)
-    if len(lines) > n_rounds:  # there may be more, told before an interrupt
+    if len(lines) > n_rounds:  # more rounds than that may have been told before an interrupt
         replace_file(directory / RECORD_FILE, "".join(lines[: n_rounds + 1]))
 
 
 def hexadecimal(values: UInt64) -> list[str]:
-    """Each as 16 digits."""
+    """The values in text, each as 16 digits."""
     return [f"{value:016x}" for value in values.tolist()]
 
 
 class Difference(NamedTuple):
-    """The first one. round: 0 for the rows themselves; what: in words."""
+    """The first difference between two runs. round: 0 for the rows themselves; what: in words."""
 
     n_round: int
     what: str
 
 
 class FoundDifference(Exception):  # noqa: N818  nothing has failed
-    """Ends the fit that is compared. `difference`: the first one."""
+    """The end of a fit that is compared and differs. `difference`: the first one."""
 
     def __init__(self, difference: Difference) -> None:
         super().__init__(difference.what)
@@ -105,7 +105,7 @@ class FoundDifference(Exception):  # noqa: N818  nothing has failed
 
 
 class Comparison(Record):
-    """Compares a fit with the record of a run of n_rounds rounds; interrupted: one that did not come to its end.
+    """The comparison of a fit with the record of a run of n_rounds rounds; interrupted: one that did not come to its end.
 
     Raises FileNotFoundError without a record, ValueError for one that is none, or not whole.
     """
@@ -160,11 +160,11 @@ class Comparison(Record):
 
     @property
     def n_left(self) -> int:
-        """Rounds of the record that were not compared."""
+        """The number of rounds of the record that were not compared."""
         return len(self._rounds) - self.n_compared
 
     def _groups(self, lane: int, level: int) -> str:
-        """Which they are, of which partitions, and where those come from."""
+        """The groups of a lane in words: which they are, of which partitions, and where those come from."""
         source = self._dataset.source
         first, last = lane << level, min((lane + 1) << level, source.n_groups) - 1
         groups = f"group {first}" if first == last else f"groups {first} to {last}"

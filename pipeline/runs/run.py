@@ -39,7 +39,7 @@ CHECKPOINTS: Final = "checkpoints"
 
 
 class Run(NamedTuple):
-    """What a job made: the fitted model, its metrics, and the directory with the files."""
+    """The results of a job: the fitted model, its metrics, and the directory with the files."""
 
     model: GradientModel
     metrics: Metrics
@@ -67,7 +67,7 @@ def run_job(job: Job, progress: RoundProgress | None = None, *, resume: bool = F
         if not checkpoints_in(directory / CHECKPOINTS):
             (directory / UNFINISHED).unlink(missing_ok=True)
         with suppress(OSError):
-            directory.rmdir()  # leaves nothing behind, unless a run or a checkpoint is in there
+            directory.rmdir()  # an empty directory goes; one with a run or a checkpoint stays
     return Run(model, metrics, directory)
 
 
@@ -82,7 +82,7 @@ def fit_and_score(
     model = job.estimator.build().set_params(checkpoint=checkpoint_of(job, resume=resume))
     directory = Path(job.output.directory)
     if not job.output.record:
-        (directory / UNFINISHED).unlink(missing_ok=True)  # of a fit that ended before
+        (directory / UNFINISHED).unlink(missing_ok=True)  # left by an earlier fit
     with RoundLog(directory / ROUNDS_FILE) as log, RoundRecord(directory) if job.output.record else nullcontext() as record:
         model.set_callbacks(progress, log)
         model._record = record
@@ -98,7 +98,7 @@ def fit_and_score(
 
 
 def checkpoint_of(job: Job, *, resume: bool) -> Checkpoint:
-    """How a run's fit is saved."""
+    """The checkpoint options of a run's fit."""
     section = job.checkpoint
     return Checkpoint(
         directory=Path(job.output.directory) / CHECKPOINTS,

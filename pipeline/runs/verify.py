@@ -19,8 +19,8 @@ from pipeline.training.progress import RoundLimit, RoundProgress
 
 
 class Verdict(NamedTuple):
-    """difference: the first one, None where there is none; n_rounds: those compared before it; parameters_sha256: of the run; hints: what
-    is not as it was in the run, and may be why."""
+    """The verdict of a verification. difference: the first one, None where there is none; n_rounds: those compared before it;
+    parameters_sha256: of the run; hints: what is not as it was in the run, and may be why."""
 
     difference: Difference | None
     n_rounds: int
@@ -72,7 +72,7 @@ def verify(run: Path, cluster: Mapping[str, Any] | None, overrides: Sequence[str
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Of a run. Raises FileNotFoundError and ValueError, naming the file, where they are not whole."""
+    """The metrics of a run, read from its file. Raises FileNotFoundError and ValueError, naming the file, where they are not whole."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no whole run in {path.parent}: {path.name} is not there")
     try:
@@ -86,6 +86,6 @@ def read_metrics(path: Path) -> Metrics:
 
 
 def changed(before: Mapping[str, str]) -> list[str]:
-    """Versions that are not those of the run, in words."""
+    """The versions that are not those of the run, in words."""
     now = versions()
     return [f"the run had {name} {version}, here is {now.get(name)}" for name, version in before.items() if now.get(name) != version]

@@ -1,1 +1,1 @@
-"""Where partitions come from, and errors that say so."""
+"""Sources of partitions, and errors that say where one comes from."""

@@ -1,4 +1,4 @@
-"""What can be wrong with the source of a dataset, said with the partition and the place that it comes from."""
+"""Errors of the source of a dataset, with the partition and the place that it comes from."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def partition_error(error: LoadError, place: Callable[[int], str]) -> PartitionE
 
 @contextmanager
 def places_named(place: Callable[[int], str]) -> Iterator[None]:
-    """A LoadError in the block is raised as PartitionError."""
+    """A block whose LoadError is raised as PartitionError."""
     try:
         yield
     except LoadError as error:

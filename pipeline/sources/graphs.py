@@ -26,7 +26,7 @@ class Outside(NamedTuple):
     given: Mapping[str, Any]
 
     def names(self, keys: Iterable[Hashable]) -> list[str]:
-        """Those of the collections that need any of these keys."""
+        """The names of the collections that need any of these keys."""
         return [name for name, each in self.given.items() if is_dask_collection(each) and not needs_of(each).isdisjoint(keys)]
 
 
@@ -43,7 +43,7 @@ def blocks_graph(blocks: Sequence[Delayed]) -> Graph:
 def merged(blocks: Sequence[Delayed]) -> dict[Hashable, object]:
     """The graphs of all blocks together, as they are."""
     found: dict[Hashable, object] = {}
-    for collection in {id(block.dask): block.dask for block in blocks}.values():  # mostly one
+    for collection in {id(block.dask): block.dask for block in blocks}.values():  # mostly there is one graph for all blocks
         found.update(collection)
     return found
 
@@ -54,7 +54,7 @@ def futures_in(graph: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def ancestors(graph: Graph, keys: Iterable[Hashable], stop: Collection[Hashable] = ()) -> list[Hashable]:
-    """Everything that `keys` need, each after what it needs itself (depth first); not beyond the keys in `stop`."""
+    """The keys of all that `keys` need, each after what it needs itself (depth first); not beyond the keys in `stop`."""
     order: list[Hashable] = []
     seen: set[Hashable] = set(stop)
     work: list[tuple[Hashable, bool]] = [(key, False) for key in reversed(list(keys))]
@@ -127,12 +127,12 @@ def outside_keys(graph: Graph, keys: Sequence[Hashable], limit: int = 32) -> lis
 
 
 def all_outside(graph: Graph) -> frozenset[Hashable]:
-    """Everything that the nodes of a graph need and the graph does not make: values that a cluster holds."""
+    """The keys that the nodes of a graph need and the graph does not make: values that a cluster holds."""
     return frozenset(needed for node in graph.values() for needed in node.dependencies if needed not in graph)
 
 
 def outside_of(given: Mapping[str, Any]) -> Outside:
-    """What the lazy ones of these collections need from outside their graphs."""
+    """The keys that the lazy ones of these collections need from outside their graphs."""
     return Outside(frozenset[Hashable]().union(*map(needs_of, filter(is_dask_collection, given.values()))), given)
 
 
@@ -154,7 +154,7 @@ def shared_keys(graph: Graph, shards: Sequence[Sequence[Hashable]]) -> set[Hasha
         for key in keys:
             users[key].add(shard)
     shared: set[Hashable] = set()
-    for key in reversed(order):  # each after all that need it
+    for key in reversed(order):  # each key after all keys that need it
         if len(users[key]) > 1 and not _is_small(graph[key]):
             shared.add(key)
             continue

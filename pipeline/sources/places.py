@@ -1,4 +1,4 @@
-"""Where the rows of partitions come from, in words: for errors, long after the source was made."""
+"""Places that the rows of partitions come from, in words: for errors, long after the source was made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from dask.dataframe.dask_expr.io import FromMap, ReadParquet
 from tasks.loading.readers import CsvRows
 
 Places: TypeAlias = Callable[[int, int | None], str]
-"""(partition, row) -> the place of the partition, or of one of its rows where that is known better; row None for the partition."""
+"""A function (partition, row) -> the place of the partition, or of one of its rows where that is known better; row None for the
+partition."""
 
 
 def rows_between(start: int, stop: int) -> str:
@@ -33,7 +34,7 @@ class RowPlaces:
     arrays: Sequence[Sequence[tuple[str, int]]]
 
     def __call__(self, partition: int, row: int | None) -> str:
-        """ "X-3.npy, rows 0 to 999; y.npy, rows 3000 to 3999", say."""
+        """The place as text: "X-3.npy, rows 0 to 999; y.npy, rows 3000 to 3999", say."""
         start = sum(self.sizes[:partition])
         rows = (start, start + self.sizes[partition]) if row is None else (start + row, start + row + 1)
         return "; ".join(", and ".join(self._pieces(array, *rows)) for array in self.arrays)
@@ -49,7 +50,7 @@ class RowPlaces:
 
 @dataclass(frozen=True)
 class PiecePlaces:
-    """Partitions of whatever has a name for each of them."""
+    """The places of partitions that have a name each."""
 
     name: Callable[[int], str]
 
@@ -58,12 +59,12 @@ class PiecePlaces:
 
 
 def call_places() -> Places:
-    """Of partitions that a function makes."""
+    """The places of partitions that a function makes."""
     return PiecePlaces("make({})".format)
 
 
 def array_places(array: da.Array, cut: Any, sizes: Sequence[int] | None) -> Places:
-    """Of a Dask array; cut: the same rows in the chunks of the partitions; sizes: their rows, if known."""
+    """The places of the partitions of a Dask array; cut: the same rows in the chunks of the partitions; sizes: their rows, if known."""
     if cut.chunks[0] == array.chunks[0] or sizes is None:
         columns = "0" if array.numblocks[1] == 1 else ":"
         return PiecePlaces(lambda partition: f"chunk ({partition}, {columns}) of {array.name!r}")
@@ -71,7 +72,8 @@ def array_places(array: da.Array, cut: Any, sizes: Sequence[int] | None) -> Plac
 
 
 def frame_places(frame: Any, n_partitions: int | None) -> Places:
-    """Of a Dask frame, in n_partitions if that is given: of the files of which it has a partition each, else by the frame's own name."""
+    """The places of the partitions of a Dask frame, in n_partitions if that is given: by files, where each partition is of one, else by the
+    frame's own name."""
     if n_partitions is not None:
         return PiecePlaces(lambda partition: f"partition {partition} of {n_partitions} cut from {frame._name!r}")
     files = file_pieces(frame)
@@ -81,8 +83,8 @@ def frame_places(frame: Any, n_partitions: int | None) -> Places:
 
 
 def file_pieces(frame: Any) -> list[str] | None:
-    """Of each partition of a frame that is read from files and changed partition by partition at most; None for other frames, and where
-    another version of Dask keeps it elsewhere."""
+    """The file, and the piece of it, of each partition of a frame that is read from files and changed partition by partition at most; None
+    for other frames, and where another version of Dask keeps it elsewhere."""
     try:
         steps = list(frame.expr.walk())
         reads = [step for step in steps if isinstance(step, ReadParquet | FromMap)]
@@ -98,7 +100,7 @@ def file_pieces(frame: Any) -> list[str] | None:
 
 
 def parquet_pieces(read: Any) -> list[str]:
-    """Of each partition: the file, and which row groups of it."""
+    """The file of each partition, and which row groups of it."""
     pieces = []
     for part in read._plan["parts"]:
         path, groups, *_ = part["piece"]
@@ -107,7 +109,7 @@ def parquet_pieces(read: Any) -> list[str]:
 
 
 def csv_pieces(read: Any) -> list[str]:
-    """Of each partition: the file, and from which byte on if it is in several pieces. Raises AttributeError for what is no CSV."""
+    """The file of each partition, and from which byte on if it is in several pieces. Raises AttributeError for what is no CSV."""
     if not isinstance(read.operand("func"), CsvRows):
         raise AttributeError("no CSV files")
     found = read.operand("iterables")[2]

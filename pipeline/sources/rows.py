@@ -1,4 +1,4 @@
-"""What executors work on: the rows of one subset of a source."""
+"""Rows as executors work on them: those of one subset of a source."""
 
 from __future__ import annotations
 

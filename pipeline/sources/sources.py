@@ -1,4 +1,4 @@
-"""Where partitions come from, and how a shard of them is made again whenever it is lost."""
+"""Sources: where partitions come from, and how a shard of them is made again whenever it is lost."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from tasks.typing import Array, Design, Float64
 
 Persist = Callable[[dict[Any, Any], list[Any]], None]
 
-# A group is what a worker thread has at least, and costs a call in every round: (groups, bytes of each) from where more only cost.
-# Where sizes are not known, a partition counts as 8 MiB.
+# The limits of groups: (number of groups, bytes of each) beyond which more groups only cost. A worker thread has one group at least, and
+# each costs a call in every round. Where sizes are not known, a partition counts as 8 MiB.
 GROUP_LIMITS = ((16, 1 << 19), (256, 1 << 25), (4096, np.inf))
 
 
@@ -66,7 +66,7 @@ class Source(ABC):
     version: int = field(default=0, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the rows that are resident here: another process reads them by itself."""
+        """The state without the rows that are resident here: another process reads them by itself."""
         return {name: value for name, value in vars(self).items() if name not in ("resident", "lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def n_bytes(self) -> float:
-        """Of X; infinite while it is not known."""
+        """The bytes of X; infinite while they are not known."""
 
     @property
     def n_groups(self) -> int:
@@ -106,7 +106,7 @@ class Source(ABC):
 
     @abstractmethod
     def place(self, partition: int, row: int | None = None) -> str:
-        """Where a partition comes from, in words, or one of its rows before any split, as far as that is known better."""
+        """The place that a partition comes from, in words, or one of its rows before any split, as far as that is known better."""
 
     def places_of(self, first: int, last: int) -> str:
         """Partitions first to last, and where they come from."""
@@ -120,11 +120,12 @@ class Source(ABC):
 
     @abstractmethod
     def load_local(self, n_threads: int) -> Shard:
-        """All groups, in this process, read by so many threads."""
+        """A shard of all groups, in this process, read by so many threads."""
 
     @abstractmethod
     def load_plans(self, shards: Sequence[Sequence[int]], persist: Persist) -> list[ShardLoad]:
-        """How to make each shard, given by the numbers of its groups; `persist(graph, keys)` has keys that many shards need made first."""
+        """The plans to make each shard, which is given by the numbers of its groups; `persist(graph, keys)` has keys that many shards need
+        made first."""
 
     @abstractmethod
     def delayed_blocks(self) -> list[Delayed]:
@@ -150,12 +151,12 @@ class Source(ABC):
     @property
     @abstractmethod
     def outside(self) -> Outside:
-        """All that a cluster must hold before the rows can be made."""
+        """The values that a cluster must hold before the rows can be made."""
 
 
 @dataclass(eq=False)
 class ArraySource(Source):
-    """Rows in this process's memory. rows: (n_partitions + 1,) bounds of the partitions."""
+    """A source of rows in this process's memory. rows: (n_partitions + 1,) bounds of the partitions."""
 
     in_client = True
 
@@ -223,7 +224,7 @@ class ArraySource(Source):
 
 @dataclass(eq=False)
 class GraphSource(Source):
-    """Blocks as keys of a Dask graph: Dask collections and files alike.
+    """A source of blocks as keys of a Dask graph: Dask collections and files alike.
 
     blocks: one Delayed a partition; given: by name, the collections that they are made from, whose futures must stay alive; sizes: rows of
     the partitions, if known; row_bytes: bytes of a row of X; places: where partitions come from.
@@ -262,7 +263,7 @@ class GraphSource(Source):
         return self._blocks[1]
 
     def load_local(self, n_threads: int) -> Shard:
-        """Each thread makes a run of neighbouring groups; what several need is made first. Raises PartitionError."""
+        """A shard of all groups: each thread makes a run of neighbouring groups; what several need is made first. Raises PartitionError."""
         runs = [[int(number) for number in run] for run in np.array_split(range(self.n_groups), min(n_threads, self.n_groups))]
         first: dict[Any, Any] = {}
 
@@ -273,13 +274,13 @@ class GraphSource(Source):
         def load(each: ShardLoad) -> Shard:
             return each.function(*each.arguments, [(key, first[key]) for key in each.keys])
 
-        with places_named(self.place), ThreadPoolExecutor(len(runs)) as threads:  # which start when something is asked of them
+        with places_named(self.place), ThreadPoolExecutor(len(runs)) as threads:  # threads start when they get work
             try:
                 loads = self.load_plans(runs, persist)
             except Exception:
                 if len(runs) == 1:
                     raise
-                return self.load_local(1)  # which says what for it could not be made
+                return self.load_local(1)  # a single thread names the partition that failed
             if len(loads) == 1:
                 return load(*loads)
             return join_shards(list(threads.map(load, loads)))

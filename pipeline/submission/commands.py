@@ -1,4 +1,4 @@
-"""What python -m pipeline submit | status | logs | certificates do."""
+"""The commands of `python -m pipeline` for batch jobs: submit, status, logs, certificates."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def batch_job(arguments: argparse.Namespace) -> tuple[Job, BatchJob]:
 
 
 def resources(arguments: argparse.Namespace) -> Resources:
-    """What to ask for. Raises ValueError for what cannot be."""
+    """The resources to ask for. Raises ValueError for what cannot be."""
     try:
         walltime = None if arguments.walltime is None else seconds(arguments.walltime)
     except (ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""What a submitted run's directory holds besides what `pipeline.runs.run` writes.
+"""The records in a submitted run's directory, besides the files that `pipeline.runs.run` writes.
 
 submit.sh        the batch script
 submitted.json   what `Submission` holds
@@ -32,7 +32,7 @@ Log: TypeAlias = Literal["train", "scheduler", "workers", "batch"]
 
 
 def log_file(run: Path, log: Log) -> Path:
-    """Where a log of a run's directory is."""
+    """The path of a log in a run's directory."""
     return run / "logs" / f"{log}.log"
 
 
@@ -42,7 +42,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """None when the file is not there, or is not such a record."""
+        """Read the record; None when the file is not there, or is not such a record."""
         try:
             found = json.loads(path.read_bytes())
         except (OSError, ValueError):
@@ -54,14 +54,14 @@ class Record:
         )
 
     def write(self, path: Path) -> None:
-        """Write it whole."""
+        """Write the record, whole or not at all."""
         replace_file(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission(Record):
-    """job_id: the queue's; command: that submitted it; time: in ISO 8601, with the zone; host: where the command ran; resume: whether it
-    goes on from a checkpoint, and in further jobs; number: which of them job_id is."""
+    """A submission of a run. job_id: the queue's; command: the one that submitted it; time: in ISO 8601, with the zone; host: where the
+    command ran; resume: whether it goes on from a checkpoint, and in further jobs; number: which of them job_id is."""
 
     job_id: str
     queue: str
@@ -83,7 +83,8 @@ class Continued(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Ended(Record):
-    """exit_status: the script's, 143 when the queue ended it; reason: why no further job goes on with a run whose walltime is over."""
+    """The end of a batch script. exit_status: the script's, 143 when the queue ended it; reason: why no further job goes on with a run
+    whose walltime is over."""
 
     job_id: str
     exit_status: int
@@ -91,10 +92,10 @@ class Ended(Record):
 
 
 def submitted(run: Path) -> Submission | None:
-    """How a run's directory was submitted, with the job that it is at by now; None when it was not."""
+    """The submission of a run's directory, with the job that it is at by now; None when it was not."""
     submission = Submission.read(run / SUBMITTED_FILE)
     continued = Continued.read(run / CONTINUED_FILE)
-    if submission is None or continued is None or continued.first_job_id != submission.job_id:  # of an earlier submission
+    if submission is None or continued is None or continued.first_job_id != submission.job_id:  # the chain is of an earlier submission
         return submission
     return replace(submission, job_id=continued.job_id, number=continued.number)
 

@@ -24,7 +24,7 @@ BODY: Final = (resources.files("pipeline.submission") / "batch.sh").read_text()
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the queue is asked for.
+    """The resources that the queue is asked for.
 
     jobs: workers; cores: threads of each; memory: bytes of each; gpus: of each; walltime: seconds, or
     None for the partition's default; directives: further #SBATCH options.
@@ -119,7 +119,7 @@ def slurm_script(job: BatchJob) -> str:
 
 
 def options(job: BatchJob) -> list[str]:
-    """What stands behind #SBATCH."""
+    """The options that stand behind #SBATCH."""
     asked = job.resources
     found = [
         f"--job-name={job.name}",

@@ -1,4 +1,4 @@
-"""What is known of runs: from their files, and from the queue for those that were submitted."""
+"""The status of runs: from their files, and from the queue for those that were submitted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ State: TypeAlias = Literal["waiting", "running", "requeued", "finished", "failed
 ENDINGS: Final[dict[str, State]] = {"CANCELLED": "cancelled", "TIMEOUT": "out of time", "DEADLINE": "out of time"}
 ACTIVE: Final = ("waiting", "running", "requeued")
 LOG_LINES: Final = 8
-LOGS: Final[tuple[Log, ...]] = ("batch", "train")  # of which status shows the ends
+LOGS: Final[tuple[Log, ...]] = ("batch", "train")  # the logs whose ends `status` shows
 BY_QUEUE: Final = 143  # the script's exit status when the queue ended it
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """What is known of a run; detail: a line; lines: the end of its log, when it failed."""
+    """The status of a run; detail: a line; lines: the end of its log, when it failed."""
 
     directory: Path
     state: State
@@ -65,13 +65,13 @@ def is_run(path: Path) -> bool:
 
 
 def run_status(directory: Path) -> RunStatus:
-    """What is known of a run. Raises OSError when it may be in the queue and that does not answer."""
+    """The status of a run. Raises OSError when it may be in the queue and that does not answer."""
     submission = submitted(directory)
     if submission is None:
         return RunStatus(directory=directory, state="finished", detail=score(directory))
     ended = Ended.read(directory / ENDED_FILE)
     if ended is not None and ended.job_id != submission.job_id:
-        ended = None  # of an earlier job
+        ended = None  # this is the end of an earlier job
     if ended is not None and ended.exit_status == 0:
         return RunStatus(directory=directory, state="finished", detail=f"{job_words(submission)}: {score(directory)}")
     queue = slurm.job_state(submission.job_id)
@@ -108,7 +108,7 @@ def over(directory: Path, submission: Submission, queue: slurm.QueueState | None
 
 
 def ending(directory: Path, submission: Submission, queue: slurm.QueueState | None, ended: Ended | None) -> tuple[State, list[str]]:
-    """How a run ended that did not end well, and why."""
+    """The end of a run that did not end well, and why."""
     if ended is not None and ended.reason:
         return "out of time", [ended.reason]
     if queue is not None and queue.state in ENDINGS:
@@ -131,7 +131,7 @@ def job_words(submission: Submission) -> str:
 
 
 def saved_rounds(directory: Path) -> int:
-    """After how many rounds a run was last saved; 0 when there is no checkpoint. Their names end in it."""
+    """The number of rounds after which a run was last saved; 0 when there is no checkpoint. Their names end in it."""
     return max((int(path.stem.rpartition("-")[2]) for path in checkpoints_in(directory / CHECKPOINTS)), default=0)
 
 
@@ -156,7 +156,7 @@ def has_words(directory: Path) -> bool:
 
 
 def log_lines(directory: Path, log: Log) -> list[str]:
-    """Of a log; none when it is not there."""
+    """The lines of a log; none when it is not there."""
     path = log_file(directory, log)
     return path.read_text(errors="replace").rstrip().splitlines() if path.is_file() else []
 

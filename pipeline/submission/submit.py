@@ -1,4 +1,4 @@
-"""From a job and its resources to a run that waits in the queue."""
+"""Submission: from a job and its resources to a run that waits in the queue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.submission.script import BatchJob, slurm_script
 JOB_FILE: Final = "job.toml"
 WORKERS_SECONDS: Final = 300.0  # for the workers to come; after that the run goes on with those that are there
 SETTLING_SECONDS: Final = 3.0
-ADVICE: Final = "start Dask in a script of your own, as the README shows under 'In a batch job'"
+ADVICE: Final = "start Dask in a script of your own, as docs/running.md shows"
 
 
 def check_queue(queue: str) -> None:
@@ -83,7 +83,7 @@ def queued(script: Path) -> Iterator[str]:
             raise JobRefusedError(f"SLURM would let the job wait for ever: {reason}; ask for less, or for another --partition")
         yield job_id
     except BaseException:
-        slurm.ask("scancel", job_id)  # nobody would know of it
+        slurm.ask("scancel", job_id)  # otherwise nobody would know of the job
         raise
 
 

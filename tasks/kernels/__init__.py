@@ -77,7 +77,7 @@ def loss_and_gradient(
     n_models: int,
     positive_weight: Float64 | None = None,
 ) -> tuple[Float64, float, Float64, Float64]:
-    """loss_sum (k,), weight_sum, coef_gradient (m, p), intercept_gradient (m,): Σ_i weight_i times
+    """Sums of the loss and its gradient: loss_sum (k,), weight_sum, coef_gradient (m, p), intercept_gradient (m,): Σ_i weight_i times
 
     squared      ½ (raw_i - y_i)²
     logistic     log(1 + exp(raw_i)) - y_i raw_i
@@ -108,7 +108,7 @@ def hessian(
     positive_weight: Float64 | None = None,
     standard: tuple[Float64, Float64] | None = None,
 ) -> tuple[Float64, float, Float64, Float64, Float64]:
-    """What loss_and_gradient returns, and hessian_sum (k, N, N), exactly symmetric; all of rows factor (x - shift), where standard is
+    """The sums of loss_and_gradient, and hessian_sum (k, N, N), exactly symmetric; all of rows factor (x - shift), where standard is
     (shift (p,), factor (p,)).
 
     N = c (p + 1), or c p without intercept, in the order [coef of output 0 (p), coef of output 1, ..., intercepts (c)].
@@ -165,7 +165,7 @@ def hessian_vector(
 
 
 def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
-    """X @ coef.T + intercept, (n, m) float64."""
+    """Raw predictions X @ coef.T + intercept, (n, m) float64."""
     if not isinstance(X, np.ndarray | sp.csr_array):
         return array_api.raw_prediction(X, coef, intercept)
     rows, kind = _rows(X)
@@ -199,7 +199,7 @@ def largest_of(X: Any) -> Float64:
 
 
 def _rows(X: Any) -> tuple[Any, tuple[str, ...]]:
-    """X as the kernels take it, and the kind of it that they are compiled for."""
+    """The form of X that the kernels take, and the kind of it that they are compiled for."""
     if isinstance(X, np.ndarray):
         assert X.flags.c_contiguous
         assert X.flags.aligned
@@ -215,7 +215,8 @@ def _name(dtype: np.dtype[Any]) -> str:
 def _per_row(
     loss: int, X: Any, y: Array, weight: Float64 | None, positive_weight: Float64 | None, offsets: Int64
 ) -> tuple[Array, Array, Array, Int64]:
-    """y as float64 (n, t), class codes as float64 bit patterns, so that one compiled version does; weights, empty for ones."""
+    """Targets and weights as the kernels take them: y as float64 (n, t), class codes as float64 bit patterns, so that one compiled version
+    does; weights, empty for ones."""
     y = np.ascontiguousarray(y, np.int64).view(np.float64) if loss == MULTINOMIAL else np.ascontiguousarray(y, np.float64)
     n = X.shape[0]
     if y.ndim == 1:

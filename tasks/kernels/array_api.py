@@ -35,7 +35,7 @@ def loss_and_gradient(
     n_models: int,
     positive_weight: Float64 | None = None,
 ) -> tuple[Float64, float, Float64, Float64]:
-    """As tasks.kernels.loss_and_gradient."""
+    """Sums of the loss and its gradient, as tasks.kernels.loss_and_gradient has them."""
     xp = namespace_of(X)
     coef, intercept = like(X, coef), like(X, intercept)
 
@@ -64,7 +64,7 @@ def hessian_vector(
     intercept_direction: Float64,
     positive_weight: Float64 | None = None,
 ) -> tuple[Float64, Float64]:
-    """As tasks.kernels.hessian_vector."""
+    """Sums of Hessian-vector products, as tasks.kernels.hessian_vector has them."""
     xp = namespace_of(X)
     coef, intercept, coef_direction, intercept_direction = (like(X, a) for a in (coef, intercept, coef_direction, intercept_direction))
 
@@ -82,13 +82,13 @@ def hessian_vector(
 
 
 def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
-    """As tasks.kernels.raw_prediction."""
+    """Raw predictions, as tasks.kernels.raw_prediction has them."""
     xp = namespace_of(X)
     return to_numpy(_flat(xp, _predict(xp, xp.astype(X, xp.float64), like(X, coef), like(X, intercept), 1)))
 
 
 def column_spread(X: Any, weight: Any) -> tuple[float, Float64, Float64, Float64]:
-    """As tasks.kernels.column_spread, for a single partition, in two passes."""
+    """The spread of columns as tasks.kernels.column_spread has it, for a single partition, in two passes."""
     xp = namespace_of(X)
     p = X.shape[1]
     if not X.shape[0]:
@@ -134,7 +134,7 @@ def _each_output(xp: Any, loss: int, parameter: float, raw: Any, y: Any) -> tupl
 
 
 def _piecewise(xp: Any, loss: int, parameter: float, raw: Any, y: Any) -> tuple[Any, Any, Any]:
-    """As tasks.kernels.pointwise has it, with 0 * raw to carry what is not finite."""
+    """Losses of two pieces as tasks.kernels.pointwise has them, with 0 * raw to carry what is not finite."""
     offset, scale, cap, slope = pointwise.pieces(loss, parameter)
     zero, one = xp.zeros_like(raw), xp.ones_like(raw)
     if pointwise.is_margin_loss(loss):
@@ -167,7 +167,7 @@ def like(X: Any, array: Any) -> Any:
 
 
 def to_numpy(array: Any) -> Float64:
-    """A copy here."""
+    """A copy of the array as NumPy's."""
     return np.array(on_host(array), dtype=np.float64)
 
 

@@ -21,8 +21,8 @@ SOURCES = _digest()
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """njit that releases the GIL and inlines (calls cost more than the arithmetic of a small partition), cached on disk under a name that
-    carries the digest of all sources in this folder.
+    """Compile a function by njit, which releases the GIL and inlines (calls cost more than the arithmetic of a small partition), cached on
+    disk under a name that carries the digest of all sources in this folder.
 
     numba itself compares the file of the function alone, and would run old machine code when only a helper in another file changed.
     """
@@ -30,12 +30,12 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def compiled_leaf(function: Callable[..., Any]) -> Any:
-    """`compiled` for what runs once a partition: it must allocate nothing and return no array. It counts no references to arrays, each an
-    atomic operation: together they take longer than the arithmetic of a few rows."""
+    """Compile, as `compiled` does, a function that runs once a partition: it must allocate nothing and return no array. It counts no
+    references to arrays, each an atomic operation: together they take longer than the arithmetic of a few rows."""
     return _compiled(function, counts_references=False)
 
 
 def _compiled(function: Callable[..., Any], counts_references: bool) -> Any:
     function.__qualname__ = f"{function.__qualname__}_{SOURCES}"
-    options: dict[str, Any] = {"forceinline": True, "_nrt": counts_references}  # the second is not in numba's own types
+    options: dict[str, Any] = {"forceinline": True, "_nrt": counts_references}  # numba's own types do not know the second option
     return njit(nogil=True, cache=True, error_model="numpy", **options)(function)

@@ -10,19 +10,19 @@ Csr = tuple[Array, Array, Array]
 
 @compiled
 def csr_block_rows(X: Csr, m: int) -> int:
-    """Rows of a block."""
+    """The number of rows of a block."""
     return 256
 
 
 @compiled
 def csr_scratch_size(X: Csr, m: int, rows: int) -> int:
-    """None: nothing is converted."""
+    """The size of the scratch memory: zero, for nothing is converted."""
     return 0
 
 
 @compiled
 def csr_predict(X: Csr, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> None:
-    """raw (m, count) flat = coef @ X[start : start + count].T + intercept; four sums a row, which need not wait for one another."""
+    """Compute raw (m, count) flat = coef @ X[start : start + count].T + intercept; four sums a row, which need not wait for one another."""
     data, indices, indptr = X
     for i in range(count):
         first, last = indptr[start + i], indptr[start + i + 1]
@@ -41,7 +41,7 @@ def csr_predict(X: Csr, start: int, count: int, coef: Float64, intercept: Float6
 
 @compiled_leaf
 def csr_add(X: Csr, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
-    """sums (m p,) += factor (m, count) flat @ X[start : start + count], row after row."""
+    """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count], row after row."""
     data, indices, indptr = X
     m = len(factor) // count
     p = len(sums) // m
@@ -55,7 +55,7 @@ def csr_add(X: Csr, start: int, count: int, factor: Float64, sums: Float64, scra
 
 @compiled
 def csr_take(X: Csr, start: int, count: int, block: Float64) -> None:
-    """block (count, p) = X[start : start + count] as dense float64."""
+    """Copy block (count, p) = X[start : start + count] as dense float64."""
     data, indices, indptr = X
     block[:] = 0.0
     for i in range(count):

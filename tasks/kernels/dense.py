@@ -21,7 +21,7 @@ WIDTH: Final = 4 * LANES  # four vectors at a time hide the latency of fma
 
 @compiled_leaf
 def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, raw: Float64) -> None:
-    """raw[i] = X[start + i] @ coef[0] + intercept; reads straight on, as memory likes it."""
+    """Compute raw[i] = X[start + i] @ coef[0] + intercept; reads straight on, as memory likes it."""
     p = X.shape[1]
     wide, whole = p - p % WIDTH, p - p % LANES
     for i in range(count):
@@ -41,7 +41,7 @@ def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, 
 
 @compiled_leaf
 def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -> None:
-    """sums += Σ_i factor[i] X[start + i], row after row."""
+    """Add up sums += Σ_i factor[i] X[start + i], row after row."""
     p = X.shape[1]
     for low in range(0, p, WIDTH):  # four vectors of sums stay in registers while we go down the rows
         n = p - low
@@ -68,7 +68,7 @@ def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -
 
 @compiled_leaf
 def sum_of(values: Float64) -> float:
-    """Σ values, lane by lane."""
+    """The sum of values, lane by lane."""
     s = splat(0.0)
     for i in range(0, len(values), LANES):
         s = s + load_part(values, i, min(LANES, len(values) - i))
@@ -77,7 +77,7 @@ def sum_of(values: Float64) -> float:
 
 @compiled
 def dense_take(X: Array, start: int, count: int, block: Float64) -> None:
-    """block (count, p) = X[start : start + count] as float64."""
+    """Copy block (count, p) = X[start : start + count] as float64."""
     for i in range(count):
         for j in range(X.shape[1]):
             block[i, j] = X[start + i, j]
@@ -116,7 +116,7 @@ def dense_scratch_size(X: Array, m: int, rows: int) -> int:
 
 @compiled
 def dense_predict(X: Array, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> None:
-    """raw (m, count) flat = coef @ X[start : start + count].T + intercept."""
+    """Compute raw (m, count) flat = coef @ X[start : start + count].T + intercept."""
     m = len(coef)
     if m == 1:
         dot_rows(X, start, count, coef, intercept[0], raw)
@@ -130,7 +130,7 @@ def dense_predict(X: Array, start: int, count: int, coef: Float64, intercept: Fl
 
 @compiled_leaf
 def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
-    """sums (m p,) += factor (m, count) flat @ X[start : start + count]; scratch holds the block since `dense_predict`."""
+    """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count]; scratch holds the block since `dense_predict`."""
     p = X.shape[1]
     m = len(product) // max(1, p)
     if m <= 1:
@@ -141,7 +141,7 @@ def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, 
 
 @compiled
 def add_product(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
-    """`dense_add` by BLAS, through product (m, p)."""
+    """Add up as `dense_add`, by BLAS, through product (m, p)."""
     m, p = product.shape
     np.dot(factor[: m * count].reshape(m, count), float64_block(X, start, count, scratch, False), product)
     for a in range(m):

@@ -12,21 +12,21 @@ from numba.extending import get_cython_function_address
 from tasks.kernels.compiling import compiled
 from tasks.typing import Array, Float64
 
-# Numba knows of gemm alone, which does twice the work. The symbol, not its address, goes into compiled code, so that it can be cached.
+# Numba knows gemm alone, which does twice the work of syrk. Compiled code has the symbol, not its address, so that it can be cached.
 llvmlite.binding.add_symbol("dask_descent_dsyrk", get_cython_function_address("scipy.linalg.cython_blas", "dsyrk"))
 _dsyrk: Any = types.ExternalFunction("dask_descent_dsyrk", types.void(*[types.uintp] * 10))
 
 
 @compiled
 def gram_rows(p: int) -> int:
-    """Rows of a block: with its weighted copy it fits the L2 cache."""
+    """The number of rows of a block, which with its weighted copy fits the L2 cache."""
     return max(32, min(512, 65536 // max(1, p) // 8 * 8))
 
 
 @compiled
 def add_squares(letters: Array, factors: Float64, sizes: Array, root: Float64, gram: Float64) -> None:
-    """Lower half of gram (p, p) += sign root.T @ root; letters: UN (uint8); factors: sign, 1; sizes (int32): p, rows of root, elements from
-    a row of gram to the next.
+    """Add to the lower half of gram: gram (p, p) += sign root.T @ root; letters: UN (uint8); factors: sign, 1; sizes (int32): p, rows of
+    root, elements from a row of gram to the next.
 
     Fortran sees root.T and gram.T, whose upper half is our lower one. What is pointed to belongs to the caller: numba frees an array after
     its last use, and does not count its address as one.
@@ -37,8 +37,8 @@ def add_squares(letters: Array, factors: Float64, sizes: Array, root: Float64, g
 
 @compiled
 def add_gram(block: Float64, h: Float64, sign: float, gram: Float64) -> None:
-    """Lower half of gram (p, p) += block.T @ (h block), for sign h (count,) that is negative by rounding only; gram may be a part of a
-    larger matrix."""
+    """Add to the lower half of gram: gram (p, p) += block.T @ (h block), for sign h (count,) that is negative by rounding only; gram may be
+    a part of a larger matrix."""
     count, p = block.shape
     root = np.empty((count, p))
     for i in range(count):

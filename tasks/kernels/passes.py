@@ -26,7 +26,7 @@ from tasks.typing import Float64, Int64
 
 
 def block_rows(X: Any, m: int) -> Any:
-    """Rows of a block."""
+    """The number of rows of a block."""
 
 
 def scratch_size(X: Any, m: int, rows: int) -> Any:
@@ -34,15 +34,15 @@ def scratch_size(X: Any, m: int, rows: int) -> Any:
 
 
 def predict_block(X: Any, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> Any:
-    """raw (m, count) flat = the raw predictions of a block."""
+    """Compute raw (m, count) flat = the raw predictions of a block."""
 
 
 def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> Any:
-    """sums (m p,) += factor (m, count) flat @ block."""
+    """Add up sums (m p,) += factor (m, count) flat @ block."""
 
 
 def take_block(X: Any, start: int, count: int, block: Float64) -> Any:
-    """block (count, p) = X[start : start + count] as dense float64."""
+    """Copy block (count, p) = X[start : start + count] as dense float64."""
 
 
 @overload(block_rows, strict=False)
@@ -131,7 +131,7 @@ def add_gradient(
     scratch: Float64,
     product: Float64,
 ) -> None:
-    """stack[top] += the sums over the rows at .. end - 1 of a block that begins at `start`; each counts 1 unless weighted."""
+    """Add to stack[top] the sums over the rows at .. end - 1 of a block that begins at `start`; each counts 1 unless weighted."""
     low, high, sums = at - start, end - start, stack[top]
     add_outputs(losses[k * low : k * high], k, sums[:k])
     sums[k] += sum_of(weights[low:high]) if weighted else high - low
@@ -142,7 +142,7 @@ def add_gradient(
 def add_products(
     X: Any, start: int, at: int, end: int, factors: Float64, m: int, sums: Float64, scratch: Float64, product: Float64
 ) -> None:
-    """sums += [factors (m, rows) @ X, sums of factors (m)] over the rows at .. end - 1 of a block that begins at `start`."""
+    """Add up sums += [factors (m, rows) @ X, sums of factors (m)] over the rows at .. end - 1 of a block that begins at `start`."""
     factor = factors[m * (at - start) : m * (end - start)]
     n = len(sums) - m
     add_block(X, at, end - at, factor, sums[:n], scratch, product)
@@ -151,7 +151,7 @@ def add_products(
 
 @compiled_leaf
 def block_end(offsets: Int64, j: int, start: int, rows: int, m: int) -> int:
-    """Where a block ends that starts in partition j: at most `rows` rows of it and, if the rest of it is less than that, of whole
+    """The end of a block that starts in partition j: at most `rows` rows of it and, if the rest of it is less than that, of whole
     partitions after it. Not with several outputs: BLAS may give a row other bits next to other rows, and residuals (m, count) of a part of
     the rows lie apart.
     """
@@ -164,7 +164,7 @@ def block_end(offsets: Int64, j: int, start: int, rows: int, m: int) -> int:
 
 @compiled_leaf
 def add_outputs(values: Float64, m: int, sums: Float64) -> None:
-    """sums[a] += Σ_i values[a, i], values (m, count) flat."""
+    """Add up sums[a] += Σ_i values[a, i], values (m, count) flat."""
     count = len(values) // m
     for a in range(m):
         sums[a] += sum_of(values[a * count : (a + 1) * count])
@@ -270,7 +270,7 @@ def hessian_pass(
 
 @compiled
 def standardise(block: Float64, shift: Float64, factor: Float64) -> None:
-    """block (count, p) = factor (block - shift)."""
+    """Standardise the block (count, p) = factor (block - shift)."""
     for i in range(len(block)):
         for j in range(block.shape[1]):
             block[i, j] = (block[i, j] - shift[j]) * factor[j]
@@ -299,7 +299,7 @@ def add_hessian(loss: int, block: Float64, curvature: Float64, weight: Float64, 
 
 @compiled
 def repeat_first_output(hessians: Float64, p: int, c: int) -> None:
-    """Squared loss: put what output 0 of model 0 has into all other outputs and models."""
+    """Copy the Hessian of output 0 of model 0 to all other outputs and models, for the squared loss."""
     k, size, _ = hessians.shape
     n_coef = c * p
     for output in range(1, k * c):  # output 0 of model 0 is the source

@@ -86,7 +86,7 @@ def log1p_nonnegative(x: Any) -> Any:
 
 @compiled
 def _put_loss(losses: Float64, add: bool, i: int, value: Any, count: int) -> None:
-    """losses[i : i + count] = value, or += value, if losses are wanted."""
+    """Put losses[i : i + count] = value, or += value, if losses are wanted."""
     if len(losses):
         store_part(losses, i, load_part(losses, i, count) + value if add else value, count)
 
@@ -95,7 +95,8 @@ def _put_loss(losses: Float64, add: bool, i: int, value: Any, count: int) -> Non
 def _squared(
     raw: Float64, target: Float64, weight: Float64, at: int, residual: Float64, curvature: Float64, losses: Float64, add: bool
 ) -> None:
-    """One output: weighted residual and curvature of rows 0 .. len(weight) - 1, and their weighted losses by `_put_loss`."""
+    """The squared loss of one output: weighted residual and curvature of rows 0 .. len(weight) - 1, and their weighted losses by
+    `_put_loss`."""
     count = len(weight)
     for i in range(0, count, LANES):
         n = min(LANES, count - i)
@@ -137,7 +138,8 @@ def is_margin_loss(loss: int) -> bool:
 
 @compiled
 def pieces(loss: int, parameter: float) -> tuple[float, float, float, float]:
-    """offset, scale, cap and slope of the losses in two pieces: 0 for u < 0, scale u² up to u = cap, from there on a line of that slope.
+    """The offset, scale, cap and slope of the losses in two pieces: 0 for u < 0, scale u² up to u = cap, from there on a line of that
+    slope.
 
     u is offset - margin or |error| - offset.
     """
@@ -167,7 +169,7 @@ def _piecewise(
     losses: Float64,
     add: bool,
 ) -> None:
-    """One output of a loss in `pieces`. At u = 0 the hinge has its slope and the epsilon-insensitive loss none, as in scikit-learn."""
+    """The loss in `pieces` of one output. At u = 0 the hinge has its slope and the epsilon-insensitive loss none, as in scikit-learn."""
     count = len(weight)
     offset, scale, cap, slope = pieces(loss, parameter)
     margin = is_margin_loss(loss)
@@ -201,7 +203,7 @@ def _piecewise(
 def _multinomial(
     raw: Float64, target: Float64, weight: Float64, at: int, c: int, residual: Float64, probability: Float64, losses: Float64
 ) -> None:
-    """All c outputs of one model; residual = weight (softmax - indicator), probability = softmax (not weighted)."""
+    """The multinomial loss of all c outputs of one model; residual = weight (softmax - indicator), probability = softmax (not weighted)."""
     count = len(weight)
     zero = splat(0.0)
     for i in range(0, count, LANES):
@@ -280,7 +282,7 @@ def pointwise(
 
 @compiled
 def curvature_times(loss: int, curvature: Float64, weight: Float64, k: int, c: int, direction: Float64, product: Float64) -> None:
-    """product = (d²loss/draw²) @ direction for each row, weight included; both (k c, count) flat."""
+    """Compute product = (d²loss/draw²) @ direction for each row, weight included; both (k c, count) flat."""
     count = len(weight)
     if loss != MULTINOMIAL:
         for i in range(k * c * count):
@@ -301,7 +303,7 @@ def curvature_times(loss: int, curvature: Float64, weight: Float64, k: int, c: i
 
 @compiled
 def curvature_pair(loss: int, curvature: Float64, weight: Float64, at: int, a: int, b: int, pair: Float64) -> None:
-    """pair = weight * d²loss/draw_a draw_b for each row, of the model whose curvature starts at `at`."""
+    """Compute pair = weight * d²loss/draw_a draw_b for each row, of the model whose curvature starts at `at`."""
     count = len(weight)
     for i in range(count):
         p = curvature[at + a * count + i]

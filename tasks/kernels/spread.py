@@ -52,7 +52,7 @@ def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64) -> Float64:
 
 @compiled
 def merge_spreads(left: Float64, right: Float64) -> None:
-    """left = the node of both; neighbours, in order."""
+    """Make left the node of both; the two are neighbours, in order."""
     p = len(left) // 3
     total = left[0] + right[0]
     share = right[0] / total if total > 0.0 else 0.0
@@ -70,7 +70,7 @@ def merge_spreads(left: Float64, right: Float64) -> None:
 
 
 def add_partition(X: Any, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> Any:
-    """node, which is zero, = that of the rows start .. stop - 1."""
+    """Make node, which is zero, that of the rows start .. stop - 1."""
 
 
 @overload(add_partition, strict=False)
@@ -102,7 +102,7 @@ def _dense_partition(X: Array, start: int, stop: int, p: int, weight: Float64, n
 
 @compiled
 def _measure_dense(X: Array, start: int, stop: int, weight: Float64, origin: Float64, node: Float64) -> None:
-    """Sums of w (x - origin) in the place of the means, of its squares in that of the scatters, and the largest |x|."""
+    """Put sums of w (x - origin) in the place of the means, of its squares in that of the scatters, and the largest |x|."""
     p = X.shape[1]
     node[1:] = 0.0
     for at in range(start, stop, ROWS):
@@ -132,13 +132,13 @@ def _add_rows(
 
 @compiled_leaf
 def load_some(array: Array, index: int, n: int) -> Any:
-    """Eight elements, or the first n."""
+    """Load eight elements, or the first n."""
     return load(array, index) if n >= LANES else load_part(array, index, n)
 
 
 @compiled_leaf
 def store_some(array: Float64, index: int, value: Any, n: int) -> None:
-    """The reverse of `load_some`."""
+    """Store eight elements, or the first n: the reverse of `load_some`."""
     if n >= LANES:
         store(array, index, value)
     else:
@@ -161,7 +161,8 @@ def _finish_column(node: Float64, j: int, p: int, origin: float, weight: float) 
 
 @compiled
 def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> None:
-    """Stored values are measured from the first one of their column that counts, and then combined with the zeros."""
+    """The spread of a partition in CSR: stored values are measured from the first of their column that counts, then combined with the
+    zeros."""
     data, indices, indptr = X
     origin, stored = scratch[:p], scratch[p : 2 * p]
     stored[:] = 0.0
@@ -192,7 +193,7 @@ def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node:
 
 @compiled
 def _measure_csr(X: Csr, start: int, stop: int, weight: Float64, origin: Float64, node: Float64) -> None:
-    """`_measure_dense` of the stored values."""
+    """Measure the stored values, as `_measure_dense` does."""
     data, indices, indptr = X
     p = len(node) // 3
     node[1:] = 0.0

@@ -32,7 +32,7 @@ def _merge(stack: Float64, top: int) -> None:
 
 @compiled_leaf
 def push(stack: Float64, top: int, leaf: int) -> int:
-    """Leaf number `leaf` is complete in stack[top]; returns the place of the next one."""
+    """Take in leaf number `leaf`, which is complete in stack[top]; returns the place of the next one."""
     rest = leaf + 1
     while rest & 1 == 0:
         _merge(stack, top)
@@ -43,7 +43,7 @@ def push(stack: Float64, top: int, leaf: int) -> int:
 
 @compiled_leaf
 def clear(stack: Float64, top: int) -> None:
-    """A leaf begins in stack[top]."""
+    """Clear stack[top], where a leaf begins."""
     for i in range(stack.shape[1]):
         stack[top, i] = 0.0
 

@@ -23,7 +23,7 @@ _TYPES: Final[dict[str, Any]] = {"f": types.float32, "d": types.float64}
 
 
 def element_wise(kernel: Any, inputs: Sequence[Array], n_outputs: int, *numbers: float) -> Array:
-    """What kernel(*inputs, *outputs, *numbers) writes into its outputs: (n_outputs, n) in the dtype of the inputs.
+    """The outputs that kernel(*inputs, *outputs, *numbers) writes: (n_outputs, n) in the dtype of the inputs.
 
     inputs   contiguous, aligned, of one length n and one dtype, float32 or float64
     numbers  int as int64, float in the dtype of the inputs
@@ -49,7 +49,8 @@ def squared_norm(values: Array) -> float:
 
 @cache
 def _machine_code(kernel: Any, dtype: str, n_inputs: int, n_outputs: int, numbers: tuple[type, ...]) -> Any:
-    """Compiled, or read from the cache, on first use. Inputs are typed read-only, which takes writable arrays too."""
+    """The machine code of a kernel, compiled or read from the cache on first use. Inputs are typed read-only, which takes writable arrays
+    too."""
     real = _TYPES[dtype]
     inputs = (types.Array(real, 1, "C", readonly=True),) * n_inputs
     outputs = (types.Array(real, 1, "C"),) * n_outputs
@@ -64,7 +65,7 @@ def decay_of(i: int, n_decayed: int, decay: float) -> float:
 
 @compiled
 def descend(parameters: Array, gradient: Array, moved: Array, n_decayed: int, decay: float, step: float) -> None:
-    """moved = parameters - step gradient."""
+    """Compute moved = parameters - step gradient."""
     for i in range(len(parameters)):
         moved[i] = parameters[i] - (step * gradient[i] + decay_of(i, n_decayed, decay) * parameters[i])
 
@@ -82,7 +83,7 @@ def descend_with_velocity(
     momentum: float,
     ahead: int,
 ) -> None:
-    """moved = parameters + new velocity, or with `ahead` + momentum new velocity - step gradient."""
+    """Compute moved = parameters + new velocity, or with `ahead` + momentum new velocity - step gradient."""
     for i in range(len(parameters)):
         speed = momentum * velocity[i] - step * gradient[i]
         change = momentum * speed - step * gradient[i] if ahead else speed
@@ -104,7 +105,7 @@ def descend_by_root(
     take: float,
     epsilon: float,
 ) -> None:
-    """moved = parameters - step gradient / (√new_square + epsilon), new_square = keep square + take gradient²."""
+    """Compute moved = parameters - step gradient / (√new_square + epsilon), new_square = keep square + take gradient²."""
     for i in range(len(parameters)):
         s = keep * square[i] + take * gradient[i] * gradient[i]
         change = step * gradient[i] / (np.sqrt(s) + epsilon)
@@ -131,7 +132,7 @@ def descend_by_moments(
     correction: float,
     epsilon: float,
 ) -> None:
-    """moved = parameters - step new_mean / (correction √new_square + epsilon), both new moments as in `descend_by_root`."""
+    """Compute moved = parameters - step new_mean / (correction √new_square + epsilon), both new moments as in `descend_by_root`."""
     for i in range(len(parameters)):
         m = keep_mean * mean[i] + take_mean * gradient[i]
         s = keep_square * square[i] + take_square * gradient[i] * gradient[i]
@@ -143,14 +144,14 @@ def descend_by_moments(
 
 @compiled
 def running_mean(mean: Array, values: Array, new_mean: Array, count: float) -> None:
-    """new_mean = mean + (values - mean) / count."""
+    """Compute new_mean = mean + (values - mean) / count."""
     for i in range(len(mean)):
         new_mean[i] = mean[i] + (values[i] - mean[i]) / count
 
 
 @compiled
 def sum_of_squares(values: Array) -> float:
-    """Σ values², lane by lane."""
+    """The sum of values², lane by lane."""
     s = splat(0.0)
     for i in range(0, len(values), LANES):
         x = load_part(values, i, min(LANES, len(values) - i))

@@ -1,1 +1,1 @@
-"""From users' partitions to shards of rows: reading, checking, statistics."""
+"""The way from users' partitions to shards of rows: reading, checking, statistics."""

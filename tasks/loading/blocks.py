@@ -1,4 +1,4 @@
-"""From what users hold in a partition (arrays, sparse matrices, pandas frames) to a block of numbers."""
+"""Blocks of numbers, made of what users hold in a partition: arrays, sparse matrices, pandas frames."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.typing import Design, Float64
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What a block must become: dtype of X, its number of columns where that is known, and, when a partition is one frame that holds
+    """The form that a block must have: dtype of X, its number of columns where that is known, and, when a partition is one frame that holds
     everything, which column is what."""
 
     dtype: str = "float64"
@@ -32,8 +32,8 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """Training rows are part 0, test rows part 1; see tasks.rows.draws.split_rows. Raises ValueError or TypeError for what is no share or
-    no seed."""
+    """A split of rows: training rows are part 0, test rows part 1; see tasks.rows.draws.split_rows. Raises ValueError or TypeError for what
+    is no share or no seed."""
 
     test_size: float
     seed: int
@@ -132,7 +132,7 @@ def as_design(X: Any, dtype: str) -> Design:
         import pandas as pd
 
         X = frame_values(pd.DataFrame(X), "float64")
-    with np.errstate(over="ignore"):  # what overflows is infinite, and the check finds it
+    with np.errstate(over="ignore"):  # overflow gives infinity, which the check finds
         rows = np.require(X, dtype=dtype, requirements=["C", "A"])
     _require_same_values(X, rows)
     return rows
@@ -154,7 +154,7 @@ def _csr(X: Any, dtype: str) -> sp.csr_array:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
     require_real(X.dtype)
     given = sp.csr_array(X)
-    csr: Any = given.astype(dtype, copy=False)  # before equal places are added up, which narrow integers cannot hold
+    csr: Any = given.astype(dtype, copy=False)  # widened before equal places are added up, which narrow integers cannot hold
     _require_same_values(given.data, csr.data)
     if not csr.has_canonical_format:
         csr = csr.copy() if np.shares_memory(csr.data, getattr(X, "data", csr.data)) else csr
@@ -230,5 +230,6 @@ def require_real(dtype: np.dtype[Any], name: str = "X") -> None:
 
 
 def row_dtype(*dtypes: np.dtype[Any]) -> str:
-    """What rows of values of these dtypes live in: float32 where that holds every value exactly (of 16 bits and fewer), else float64."""
+    """The dtype that rows of values of these dtypes live in: float32 where that holds every value exactly (of 16 bits and fewer), else
+    float64."""
     return "float32" if dtypes and all(np.can_cast(dtype, np.float32) for dtype in dtypes) else "float64"

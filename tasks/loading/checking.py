@@ -33,11 +33,11 @@ class Fault(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """partition_rows (partitions of the group or subtree, in order); spread: of the columns of X; target_spread: of those of y, None where
-    they are no numbers; form: what the rows look like, None without rows; target_dtype: the one that holds every y, None without y;
-    classes: sorted distinct targets, None for continuous or missing targets, several columns of them, or more than MAX_CLASSES; class_rows,
-    class_weights: rows and summed weights of each class; first_partition: for messages; n_bytes: of X; content: the digest of each
-    partition (see `tasks.rows.digests`) that is not supplied; poison: (partition, why) of those that are left out."""
+    """A summary of rows. partition_rows (partitions of the group or subtree, in order); spread: of the columns of X; target_spread: of
+    those of y, None where they are no numbers; form: what the rows look like, None without rows; target_dtype: the one that holds every y,
+    None without y; classes: sorted distinct targets, None for continuous or missing targets, several columns of them, or more than
+    MAX_CLASSES; class_rows, class_weights: rows and summed weights of each class; first_partition: for messages; n_bytes: of X; content:
+    the digest of each partition (see `tasks.rows.digests`) that is not supplied; poison: (partition, why) of those that are left out."""
 
     first_partition: int
     partition_rows: Int64
@@ -115,7 +115,7 @@ def contents(group: Group, broadcast: Any = None) -> UInt64:
 
 
 def both_contents(left: UInt64, right: UInt64) -> UInt64:
-    """Of neighbouring rows."""
+    """The digests of neighbouring rows, put together."""
     return np.concatenate([left, right])
 
 
@@ -156,7 +156,7 @@ def _first_fault(group: Group, largest: Float64) -> Fault | None:
 
 
 def _first_not_finite(X: Any) -> tuple[int, int, float]:
-    """Row, column and value, row by row."""
+    """The row, the column and the value of the first number that is not finite, row by row."""
     if isinstance(X, sp.csr_array):
         position = int(np.argmin(np.isfinite(X.data)))
         row = int(np.searchsorted(X.indptr, position, side="right")) - 1
@@ -180,7 +180,7 @@ def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
     y = group.y.reshape(-1)
     if y.dtype.kind == "f" and not np.all(y == np.trunc(y)):
         return NO_CLASSES
-    if y.dtype.kind == "O":  # some are missing: a fault, or nothing is there at all
+    if y.dtype.kind == "O":  # some targets are missing, which is a fault, or there are none at all
         return NO_CLASSES
     values, codes = _encode(y)
     rows = np.bincount(codes, minlength=len(values))
@@ -200,7 +200,7 @@ def _encode(y: Array) -> tuple[Array, Int64]:
     if y.dtype.kind in "iuf" and y.dtype != np.uint64 and len(y):
         span = y.max().item() - y.min().item()
         if span <= MAX_CLASSES:
-            wide = np.float64 if y.dtype.kind == "f" else np.int64  # where a difference of narrow integers does not wrap
+            wide = np.float64 if y.dtype.kind == "f" else np.int64  # wide enough for differences of narrow integers
             codes = np.subtract(y, y.min(), dtype=wide).astype(np.int64, copy=False)
             return (np.arange(int(span) + 1) + y.min().astype(wide)).astype(y.dtype), codes
     return np.unique(y, return_inverse=True)
@@ -213,7 +213,7 @@ def _weight_sum(group: Group) -> float:
 
 
 def _merge_classes(left: Summary, right: Summary) -> tuple[Array | None, Int64, Float64]:
-    if left.classes is None or right.classes is None:  # an empty side has no say
+    if left.classes is None or right.classes is None:  # a side without rows does not count
         if left.partition_rows.sum() == 0:
             return right.classes, right.class_rows, right.class_weights
         if right.partition_rows.sum() == 0:

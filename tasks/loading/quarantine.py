@@ -13,7 +13,7 @@ from tasks.rows.partition import Block, make_group
 
 
 class Failed(NamedTuple):
-    """Stands for a value that could not be made, and for all that would be made from it."""
+    """A stand-in for a value that could not be made, and for all that would be made from it."""
 
     why: str
 
@@ -41,7 +41,7 @@ class Guarded:
 
 @dataclass(frozen=True)
 class Screen:
-    """Lets blocks of numbers through; n_columns and dtype: of X."""
+    """A screen that lets blocks of numbers through; n_columns and dtype: of X."""
 
     n_columns: int
     dtype: str
@@ -58,7 +58,7 @@ class Screen:
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, with its type unless that says nothing; of pandas, which columns a frame lacks."""
+    """The text of an exception, with its type unless that says nothing; of pandas, which columns a frame lacks."""
     said = str(error).strip()
     if isinstance(error, KeyError) and said.rstrip("\"'").endswith(("not in index", "in the [columns]")):
         return f"it lacks columns that the first one has, {error.args[0]}; add them, or leave them out with columns="

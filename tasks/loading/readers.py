@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def npy_header(path: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """shape, Fortran order, dtype and the offset of the data of an `.npy` file. Raises ValueError for what is none."""
+    """The header of an `.npy` file: shape, Fortran order, dtype and the offset of the data. Raises ValueError for what is none."""
     with fsspec.open(path, "rb") as file:
         try:
             version = np.lib.format.read_magic(file)

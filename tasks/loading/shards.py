@@ -15,13 +15,13 @@ from tasks.rows.partition import Block, Shard, make_group
 
 
 class LoadError(Exception):
-    """A partition could not be made. Whoever knows where it comes from says so.
+    """An error for a partition that could not be made. Whoever knows where it comes from says so.
 
     text: what was raised, as a text; of_types: whether that was a TypeError; original: what the source itself raised.
     """
 
     def __init__(self, partition: int, text: str, of_types: bool, original: Exception) -> None:
-        super().__init__(partition, text, of_types, original)  # all of it, so that it arrives elsewhere
+        super().__init__(partition, text, of_types, original)  # all arguments, so that pickling keeps them
         self.partition = partition
         self.text = text
         self.of_types = of_types
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
 
 class GroupPlan(NamedTuple):
-    """How one group comes about: the steps to run, then the keys of its partitions' blocks, in order."""
+    """A plan to make one group: the steps to run, then the keys of its partitions' blocks, in order."""
 
     first_partition: int
     steps: tuple[Step, ...]
@@ -54,7 +54,7 @@ def load_shard(numbers: tuple[int, ...], plans: Sequence[GroupPlan], split: Spli
     groups = []
     for plan in plans:
         failed = run_steps(plan, values)
-        if failed is not None:  # raised here, where nothing is handled: what was might be nothing that can be sent
+        if failed is not None:  # raised outside the handler: the error that it handled may be one that cannot be sent
             raise failed
         groups.append(group_parts([values[key] for key in plan.blocks], plan.first_partition, split))
         for key in plan.blocks:
@@ -76,8 +76,8 @@ def run_steps(plan: GroupPlan, values: dict[Hashable, Any]) -> LoadError | None:
 
 
 def load_error(partition: int, error: Exception) -> LoadError:
-    """What is said of a partition for which `error` was raised."""
-    named = isinstance(error, ValueError | TypeError)  # by this library, mostly, with what was behind it as the cause
+    """The error to raise for a partition for which `error` was raised."""
+    named = isinstance(error, ValueError | TypeError)  # mostly raised by this library, with the original as the cause
     original = error.__cause__ if named and isinstance(error.__cause__, Exception) else error
     text = text_of(error).removeprefix(f"partition {partition}: ")
     return LoadError(partition, text, isinstance(error, TypeError), portable(original))
@@ -104,7 +104,7 @@ def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:
 
 @dataclass(frozen=True, eq=False)
 class ShardLoad:
-    """How to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster."""
+    """A way to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster."""
 
     function: Callable[..., Shard]
     arguments: tuple[Any, ...]

@@ -16,7 +16,7 @@ from tasks.typing import Float64, Int64
 
 
 class Moments(NamedTuple):
-    """n_rows, mean (p,), scatter (p, p) = Σ (x - mean)(x - mean)'; weights do not count."""
+    """Moments of rows: n_rows, mean (p,), scatter (p, p) = Σ (x - mean)(x - mean)'; weights do not count."""
 
     n_rows: float
     mean: Float64
@@ -40,7 +40,7 @@ def _partition_moments(X: Any) -> Moments:
 
 
 def add_moments(left: Moments, right: Moments) -> Moments:
-    """Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979)."""
+    """The moments of both, by Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979)."""
     n_rows = left.n_rows + right.n_rows
     if right.n_rows == 0 or left.n_rows == 0:
         return right if left.n_rows == 0 else left
@@ -56,7 +56,7 @@ MOMENTS: Final = Reduction("moments", of_group(moments), add_moments, lambda bro
 
 
 class Spread(NamedTuple):
-    """Where the values of each column lie.
+    """The spread of each column: where its values lie.
 
     weight: of the rows together; mean (p,), weighted; scatter (p,) = Σ s_i (x_i - mean)²; largest (p,) absolute value, whatever its row
     weighs, NaN where one is not finite.
@@ -78,7 +78,7 @@ class Spread(NamedTuple):
         return np.hypot(self.deviation, self.mean)
 
     def about(self, *, the_mean: bool) -> tuple[Float64, Float64]:
-        """Where columns are measured from (p,), their means or zero, and their size from there (p,)."""
+        """The points that columns are measured from (p,), their means or zero, and their size from there (p,)."""
         return (self.mean, self.deviation) if the_mean else (np.zeros_like(self.mean), self.root_mean_square)
 
 

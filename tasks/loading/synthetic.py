@@ -15,7 +15,7 @@ from tasks.typing import Array, Float64
 
 @dataclass(frozen=True)
 class LinearRows:
-    """Partition i: X (n_rows, n_columns) standard normal, and with raw = X @ coef, whose variance is about 4,
+    """A maker of partitions: X (n_rows, n_columns) standard normal, and with raw = X @ coef, whose variance is about 4,
 
     "logistic"  y = 1 with probability 1 / (1 + exp(-raw)), else 0
     "linear"    y = raw + standard normal noise
@@ -35,7 +35,7 @@ class LinearRows:
         return np.asarray(generator(self.seed, "coefficients").standard_normal(self.n_columns) * (2 / np.sqrt(self.n_columns)))
 
     def __call__(self, partition: int) -> tuple[Array, Array]:
-        """X, y of one partition."""
+        """Make X and y of one partition."""
         draw = generator(self.seed, "rows", partition)
         X = draw.standard_normal((self.n_rows, self.n_columns), dtype=np.float32 if self.dtype == "float32" else np.float64)
         with single_blas_thread():

@@ -18,7 +18,7 @@ _idle: Final[dict[int, list[Array]]] = {}  # by size in bytes; only atomic calls
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """As numpy.empty. The memory is used again once the array *and every view of it* is gone, so nobody has to give it back.
+    """An array as of numpy.empty. The memory is used again once the array *and every view of it* is gone, so nobody has to give it back.
 
     Pickles and copies are ordinary arrays.
     """
@@ -34,7 +34,7 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class _Loan:
-    """What the array has as its base, and NumPy hands on to its views: it dies with the last of them."""
+    """The base of such an array, which NumPy hands on to its views: it dies with the last of them."""
 
     __slots__ = ("__array_interface__", "memory")
 
@@ -46,7 +46,7 @@ class _Loan:
         # The defaults are bound because the module's names may be gone at the end of the process.
         size = self.memory.nbytes
         if size + sum(other * len(memories) for other, memories in list(idle.items())) > limit:
-            for other in [other for other in list(idle) if other != size]:  # those of an earlier fit
+            for other in [other for other in list(idle) if other != size]:  # buffers of an earlier fit
                 idle.pop(other, None)
         memories = idle.setdefault(size, [])
         if size * (len(memories) + 1) <= limit:

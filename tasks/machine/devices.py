@@ -16,7 +16,7 @@ VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
 def dask_setup(worker: Any) -> None:
-    """Called by Dask in the worker's process, before it takes tasks."""
+    """Give the worker its GPU: called by Dask in the worker's process, before it takes tasks."""
     device = own_device(str(worker.name), visible_devices())
     if device is not None:
         os.environ[VARIABLE] = device

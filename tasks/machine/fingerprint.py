@@ -1,4 +1,4 @@
-"""What a process says of the bits that its CPU gives."""
+"""The fingerprint of a process: what it says of the bits that its CPU gives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def numeric_digest() -> str:
     single = values.astype(np.float32)
     with single_blas_thread():
         product = values.T @ values
-        squares = linalg.blas.dsyrk(1.0, values.T)  # what Hessians take
+        squares = linalg.blas.dsyrk(1.0, values.T)  # the BLAS routine of Hessians
         factor = linalg.cholesky(product + 67 * np.eye(67), lower=True)
         results = [product, squares, factor, single.T @ single]
     for each in (values, single):

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 
 def namespace_of(X: Any) -> Any:
-    """Of dense arrays computed with X; of CSR rows these are NumPy's."""
+    """The namespace of dense arrays computed with X: NumPy's for CSR rows."""
     if isinstance(X, np.ndarray | sp.csr_array):
         return np
     from array_api_compat import array_namespace
@@ -18,7 +18,7 @@ def namespace_of(X: Any) -> Any:
 
 
 def device_of(X: Any) -> Any:
-    """Where an array lives, for what is to be made there."""
+    """The device where an array lives, for what is to be made there."""
     if isinstance(X, np.ndarray):
         return "cpu"
     from array_api_compat import device

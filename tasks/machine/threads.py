@@ -25,7 +25,7 @@ def _controller() -> ThreadpoolController:
 
 
 def _let_anyone_set_limits() -> None:
-    """From 3.8 on threadpoolctl silently does nothing in any thread but the one that first set a limit; here a lock keeps order."""
+    """Let every thread set limits: from 3.8 on threadpoolctl silently does nothing in any but the first one; here a lock keeps order."""
     if _CLEAR is not None:
         _CLEAR(force=True)
 

@@ -22,16 +22,16 @@ from tasks.rows.partition import Group
 from tasks.typing import Float64, Int64
 
 ROWS_A_LANE: Final = 256
-"""Of a batch: with fewer, the gradient's own memory costs more than the rows."""
+"""The rows of a batch that a lane should have: with fewer, the gradient's own memory costs more than the rows."""
 LANE_BYTES: Final = 256 << 20
-"""Of all rows that a lane draws from: they are on one worker."""
+"""The most bytes of all rows that a lane draws from: they are on one worker."""
 AHEAD: Final = "drawn ahead"
 TRAINING: Final = -1
 HELD_OUT: Final = -2
 
 
 class Sampling(NamedTuple):
-    """How an epoch draws rows.
+    """The way in which an epoch draws rows.
 
     n_rounds             of an epoch
     level                lanes are subtrees of 2^level groups
@@ -52,7 +52,7 @@ class Sampling(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Round `number` of an epoch; or TRAINING, all rows but those held out; or HELD_OUT, those."""
+    """A batch: round `number` of an epoch; or TRAINING, all rows but those held out; or HELD_OUT, those."""
 
     sampling: Sampling
     epoch: int
@@ -60,13 +60,13 @@ class Batch(NamedTuple):
 
     @property
     def level(self) -> int:
-        """Of the subtrees that draw together."""
+        """The level of the subtrees that draw together."""
         return self.sampling.level if self.number >= 0 else 0
 
 
 class Order(NamedTuple):
-    """What a group draws in an epoch. rows (n,): in order; weight (n,): theirs in the sums, or None for ones; offset: where between two
-    rows the rounds begin, in [0, 1), or small groups would all draw in the same rounds."""
+    """The order in which a group draws rows in an epoch. rows (n,): in order; weight (n,): theirs in the sums, or None for ones; offset:
+    where between two rows the rounds begin, in [0, 1), or small groups would all draw in the same rounds."""
 
     rows: Int64
     weight: Float64 | None
@@ -78,7 +78,7 @@ class Order(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """What the groups of a lane draw in an epoch. share (g,): rows a round of each group, not whole numbers; offset, size (g,)."""
+    """The draws of the groups of a lane in an epoch. share (g,): rows a round of each group, not whole numbers; offset, size (g,)."""
 
     orders: tuple[Order, ...]
     share: Float64
@@ -139,14 +139,14 @@ def drawn_rows(groups: Sequence[Group], batch: Batch) -> Group:
 
 
 def lane_of(groups: Sequence[Group], batch: Batch) -> Lane:
-    """All rounds of an epoch, so that one round is but a slice of each group's rows."""
+    """The lane of all rounds of an epoch, so that one round is but a slice of each group's rows."""
     orders = tuple(order_of(group, batch.sampling, batch.epoch) for group in groups)
     size = np.array([len(order.rows) for order in orders])
     return Lane(orders, size / batch.sampling.n_rounds, np.array([order.offset for order in orders]), size)
 
 
 def bound(lane: Lane, batch: Batch, further: int) -> list[int]:
-    """How many rows of each group came before a round, or one further; all before the end, whatever rounding did."""
+    """The number of rows of each group that came before a round, or one further; all before the end, whatever rounding did."""
     number = batch.number + further
     if number == batch.sampling.n_rounds:
         return list(lane.size.tolist())
@@ -154,7 +154,7 @@ def bound(lane: Lane, batch: Batch, further: int) -> list[int]:
 
 
 def order_of(group: Group, sampling: Sampling, epoch: int) -> Order:
-    """The training rows in the order of an epoch; with importance, draws of them."""
+    """The order of the training rows in an epoch; with importance, draws of them."""
     random = generator(sampling.seed, "order", epoch, group.first_partition)
     offset = random.random()
     rows, _ = split(group, sampling)
@@ -182,7 +182,7 @@ def importances(group: Group, rows: Int64) -> Float64:
 
 
 def squared_norms(X: Any) -> Float64:
-    """Of each row, (n,)."""
+    """The squared norm of each row, (n,)."""
     if isinstance(X, sp.csr_array):
         return np.asarray(X.multiply(X).sum(axis=1), dtype=np.float64)
     if isinstance(X, np.ndarray):
@@ -191,7 +191,7 @@ def squared_norms(X: Any) -> Float64:
 
 
 def split_key(sampling: Sampling) -> tuple[int, float] | None:
-    """What decides which rows are held out; None where none are."""
+    """The seed and the share that decide which rows are held out; None where none are."""
     return (sampling.seed, sampling.validation_fraction) if sampling.validation_fraction else None
 
 
@@ -241,7 +241,7 @@ def held_out_rows(group: Group, sampling: Sampling) -> Group:
 
 
 def gather(groups: Sequence[Group], rows: Sequence[Int64]) -> Any:
-    """Those rows of each group, one below the other."""
+    """The given rows of each group, one below the other."""
     X: Any = groups[0].X
     if isinstance(X, sp.csr_array):
         return gather_sparse([group.X for group in groups], rows)
@@ -258,7 +258,7 @@ def gather(groups: Sequence[Group], rows: Sequence[Int64]) -> Any:
 
 
 def gather_sparse(pieces: Sequence[Any], rows: Sequence[Int64]) -> Any:
-    """Those rows of each CSR matrix: scipy's indexing and stacking take several times as long for few rows."""
+    """The given rows of each CSR matrix: scipy's indexing and stacking take several times as long for few rows."""
     starts = np.concatenate([X.indptr[own] for X, own in zip(pieces, rows, strict=True)]).astype(np.int64)
     stops = np.concatenate([X.indptr[own + 1] for X, own in zip(pieces, rows, strict=True)]).astype(np.int64)
     indptr = np.concatenate([[0], np.cumsum(stops - starts)])
@@ -273,5 +273,5 @@ def gather_sparse(pieces: Sequence[Any], rows: Sequence[Int64]) -> Any:
 
 
 def running_sums(lengths: Sequence[int]) -> list[int]:
-    """From 0."""
+    """The running sums of lengths, from 0."""
     return list(accumulate(lengths, initial=0))

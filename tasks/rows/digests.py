@@ -1,4 +1,4 @@
-"""What rows are, as a number: a digest of each partition, by which it is known whether rows that are read again are the same.
+"""Digests of rows, one for each partition, by which it is known whether rows that are read again are the same.
 
 No cryptography: it tells a file that was written anew, not a forgery.
 """
@@ -26,7 +26,7 @@ MODULUS: Final = 1 << 64
 
 
 def partition_digests(group: Group) -> UInt64:
-    """(q,): of each partition its number, and dtype, shape, bits and order of its rows; made once where the group lives.
+    """The digest of each partition, (q,): of its number, and dtype, shape, bits and order of its rows; made once where the group lives.
 
     CSR and dense rows of the same values differ, as do 0.0 and -0.0, and y in another dtype.
     """
@@ -52,7 +52,7 @@ def _partition_digests(group: Group) -> UInt64:
 
 
 def _text_digests(y: Array) -> UInt64:
-    """Of each label, in the shape of y: how wide strings are stored depends on the other partitions of the group."""
+    """The digest of each label, in the shape of y: how wide strings are stored depends on the other partitions of the group."""
     import pandas as pd
 
     hashes: UInt64 = pd.util.hash_array(y.ravel().astype(object)).reshape(y.shape)
@@ -60,17 +60,17 @@ def _text_digests(y: Array) -> UInt64:
 
 
 def _take_in(name: str, array: Array, offsets: Int64, digests: UInt64) -> None:
-    """Rows offsets[k]:offsets[k + 1] of a C-ordered array (n, ...) into digests[k]."""
+    """Take rows offsets[k]:offsets[k + 1] of a C-ordered array (n, ...) into digests[k]."""
     row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
     unit = gcd(row_bytes, 8)
     words = array.reshape(-1).view(f"u{unit}")
-    words.flags.writeable = False  # of the view: one compiled function for rows of all origins
+    words.flags.writeable = False  # read-only view: one compiled function serves rows of all origins
     digests ^= np.uint64(zlib.crc32(f"{name} {array.dtype.str} {array.shape[1:]}".encode()))
     folding.fold(words, offsets * (row_bytes // unit), digests)
 
 
 def bits_digest(arrays: Iterable[Array]) -> np.uint64:
-    """Of the bits of arrays of numbers, one after the other."""
+    """The digest of the bits of arrays of numbers, one after the other."""
     digest = np.zeros(1, np.uint64)
     for array in arrays:
         words = np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}")
@@ -90,5 +90,5 @@ def shard_digest(shard: Shard, part: int) -> int:
 
 
 def total(digests: UInt64) -> int:
-    """Their sum modulo 2^64."""
+    """The sum of digests modulo 2^64."""
     return int(np.sum(digests, dtype=np.uint64))

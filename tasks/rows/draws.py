@@ -1,4 +1,4 @@
-"""Which rows: counter-based draws that are the same wherever and however often a task runs."""
+"""Counter-based draws of rows, which are the same wherever and however often a task runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def split_rows(n_rows: int, test_size: float, seed: int, partition: int) -> tupl
 
 
 def take(block: Block, rows: Int64) -> Block:
-    """Those rows of a block."""
+    """The given rows of a block."""
     return Block(
         block.X[rows],
         None if block.y is None else block.y[rows],
@@ -46,7 +46,7 @@ def sample(group: Group, row_step: int) -> Group:
 
 
 def take_sample(group: Group, row_step: int) -> Group:
-    """The sample, anew."""
+    """The sample of a group, made anew."""
     pieces = [np.arange(start, stop, row_step) for start, stop in pairwise(group.offsets)]
     rows = np.concatenate(pieces)
     taken = take(Block(group.X, group.y, group.sample_weight), rows)

@@ -1,4 +1,4 @@
-"""pandas, where rows are frames: without it there are none, and who gets arrays alone need not have it."""
+"""Frames of pandas as rows: without pandas there are none, and a process that gets arrays alone need not have it."""
 
 from __future__ import annotations
 

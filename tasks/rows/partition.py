@@ -83,7 +83,7 @@ class Group:
         return self._derived[key]
 
     def latest(self, name: str, key: Any, make: Callable[[Group], Any]) -> Any:
-        """As `derived`, but of one name only the values of the last two keys are kept: those of two fits that take turns
+        """A value as of `derived`, but of one name only the values of the last two keys are kept: those of two fits that take turns
         (of a single one, where the key changes with the epoch, those of the last two epochs)."""
         kept = self._derived.get(name, ())
         found = next((pair for pair in kept if pair[0] == key), None) or (key, make(self))
@@ -95,7 +95,7 @@ class Group:
         self._derived[name] = value
 
     def handed_out(self, name: str) -> Any:
-        """What was kept under that name, and is not any more; None without."""
+        """Hand out what was kept under that name, once; None where there is nothing."""
         return self._derived.pop(name, None)
 
     @property
@@ -107,7 +107,7 @@ class Group:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """The group's own, and what is kept here."""
+        """The group's own arrays, and those of what is kept here."""
         return self.X, self.y, self.sample_weight, self.offsets, tuple(self._derived.values())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,11 +124,11 @@ class Group:
 
 @runtime_checkable
 class Holder(Protocol):
-    """What a group keeps, if its arrays are to count as memory."""
+    """A value that a group keeps, and whose arrays count as memory."""
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """Arrays, or holders, or tuples of them."""
+        """The value's arrays, or holders, or tuples of them."""
 
 
 def arrays_of(value: Any) -> list[Any]:

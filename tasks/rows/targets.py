@@ -1,4 +1,4 @@
-"""What y may be: numbers or labels, in one form over all partitions."""
+"""Targets: y as numbers or labels, in one form over all partitions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NUMBERS: Final = "biuf"
 
 
 class Form(NamedTuple):
-    """What all partitions with rows must agree on: sparse X, weights or none, y's shape after the rows (None without y), and whether y
-    holds numbers or text."""
+    """The form in which all partitions with rows must agree: sparse X, weights or none, y's shape after the rows (None without y), and
+    whether y holds numbers or text."""
 
     sparse: bool
     weighted: bool
@@ -49,9 +49,9 @@ def require_same_form(left: Form, right: Form, left_name: str, right_name: str) 
 
 
 def as_target(y: Any) -> Array | None:
-    """y as an aligned array (n,) or (n, t) in its own kind: labels stay labels, float16, decimals and fractions become float64; a missing
-    label becomes None, a missing number NaN, which the check finds. A frame is (n, t), also of one column. Raises ValueError or TypeError
-    for what is neither numbers nor labels of one type."""
+    """The target y as an aligned array (n,) or (n, t) in its own kind: labels stay labels, float16, decimals and fractions become float64;
+    a missing label becomes None, a missing number NaN, which the check finds. A frame is (n, t), also of one column. Raises ValueError or
+    TypeError for what is neither numbers nor labels of one type."""
     if y is None:
         return None
     if np.ma.is_masked(y):
@@ -90,8 +90,8 @@ def _values(y: Any) -> Array:
 
 
 def _labels(y: Array) -> Array:
-    """Objects as strings or numbers, float64 for those that NumPy has no dtype for. Raises TypeError where they are of several types,
-    ValueError for whole numbers that no dtype holds."""
+    """Labels of objects as strings or numbers, float64 for those that NumPy has no dtype for. Raises TypeError where they are of several
+    types, ValueError for whole numbers that no dtype holds."""
     import pandas as pd
 
     missing = pd.isna(y)

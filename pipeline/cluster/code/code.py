@@ -1,4 +1,4 @@
-"""Whether the workers run the same code, and their CPUs give the same bits, as this process; code that they lack is sent."""
+"""A check that workers run the same code as this process, on CPUs that give the same bits; code that they lack is sent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COMPARED_ANYWAY: Final = frozenset(PACKAGES)
 
 @dataclass(eq=False)
 class Known:
-    """What one client knows of its cluster: the workers that were looked at, those among them that cannot be used, and the user's modules
+    """A client's knowledge of its cluster: the workers that were looked at, those among them that cannot be used, and the user's modules
     that all must have, by their digests."""
 
     workers: set[str] = field(default_factory=set)
@@ -53,7 +53,7 @@ _known: WeakKeyDictionary[Client, Known] = WeakKeyDictionary()
 
 
 def usable_workers(client: Client, workers: Sequence[str], *, late: bool = False) -> list[str]:
-    """Those of these addresses (of worker threads) that can be used: each worker is compared with this process once, gets the code that
+    """The addresses (of worker threads) that can be used among these: each worker is compared with this process once, gets the code that
     it lacks, and is made ready for calls. Workers that join later get that code, too.
 
     Raises VersionMismatchError, listing what differs; late: warns instead, and leaves workers that joined a running fit out. Warns of
@@ -61,7 +61,7 @@ def usable_workers(client: Client, workers: Sequence[str], *, late: bool = False
     """
     known = _known.setdefault(client, Known())
     with known.lock:
-        known.workers &= set(workers)  # nobody should wait for answers of the dead
+        known.workers &= set(workers)  # nobody should wait for answers of dead workers
         new = sorted(set(workers) - known.workers - known.unusable)
         if new:
             for some_new in [[worker] for worker in new] if late else [new]:
@@ -132,7 +132,7 @@ def require_found(client: Client, workers: Iterable[str], packages: Iterable[str
 
 
 def distribution_of(package: str) -> str:
-    """What is to be installed for a top-level module to be there."""
+    """The distribution that has to be installed for a top-level module to be there."""
     return next(iter(packages_distributions().get(package, ())), package)
 
 
@@ -151,7 +151,7 @@ def supply(client: Client, workers: Sequence[str], modules: Mapping[str, Sources
     for module in sorted(lacking):
         plugin = ModuleForWorkers(module, modules[module], client.id, first=module != TASKS)
         client.register_plugin(plugin, name=f"dask-descent-{module}")
-    with suppress(TypeError, ValueError):  # a scheduler that runs no functions
+    with suppress(TypeError, ValueError):  # errors of a scheduler that runs no functions
         for module in sorted(lacking_there(Look.of(client.run_on_scheduler(look, sorted(modules))), digests)):
             client.run_on_scheduler(put_on_scheduler, module, dict(modules[module]), client.id, module != TASKS)
 
@@ -178,7 +178,7 @@ def lacking_there(found: Look, digests: Mapping[str, str]) -> set[str]:
 
 
 def other_tasks(found: Found) -> str:
-    """What is wrong with a worker's `tasks`, and the cure."""
+    """The message on what is wrong with a worker's `tasks`, and the cure."""
     if "/dask-descent/" in found.place:
         return "runs another version of dask-descent, which another client sent; end that client, then client.restart() the workers"
     if found.place.endswith("tasks.py"):

@@ -26,7 +26,8 @@ _parsing = threading.Lock()
 
 
 def dumps(value: Any) -> tuple[bytes, frozenset[str]]:
-    """A pickle, and the names of the modules that unpickling it imports, and of those of the user's that what it holds will import."""
+    """A pickle of the value, and the names of the modules that unpickling it imports, and of those of the user's that what it holds will
+    import."""
     with io.BytesIO() as file:
         recorder = _Recorder(file)
         recorder.dump(value)
@@ -102,7 +103,8 @@ def top_level(name: str) -> str:
 
 
 def own_sources(name: str) -> Sources:
-    """Of a module imported here, as they were when it was first asked for, or when it was last reloaded: what this process runs."""
+    """The sources of a module imported here, as they were when it was first asked for, or when it was last reloaded: what this process
+    runs."""
     specs = specs_of(name)
     before, sources = _sources.get(name, ({}, {}))
     if not sources or reloaded(before, specs):
@@ -118,7 +120,7 @@ def imported(sources: Iterable[bytes]) -> set[str]:
 
 @lru_cache(maxsize=1 << 14)
 def imported_by(source: bytes) -> frozenset[str]:
-    """Of one file: asked for in every round."""
+    """Top-level names that one file imports, kept because every round asks for them."""
     names: set[str] = set()
     try:
         tree = parsed(source)
@@ -143,7 +145,7 @@ def is_installed(name: str) -> bool:
 
 
 def _is_installed(name: str) -> bool | None:
-    """None for what is this library's or Python's own, and for what is no file."""
+    """Whether a top-level module lies where packages are installed; None for this library's, Python's own, and what is no file."""
     if not name or name in NEVER_SENT or name in sys.stdlib_module_names:
         return None
     spec = spec_of(name)
@@ -158,7 +160,7 @@ def _are_installed(places: tuple[str, ...]) -> bool | None:
 
 @cache
 def installed_folders() -> tuple[Path, ...]:
-    """Where the standard library and packages live."""
+    """The folders where the standard library and packages live."""
     paths = sysconfig.get_paths()
     names = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     return tuple(Path(name).resolve() for name in (*names, *site.getsitepackages(), site.getusersitepackages()))

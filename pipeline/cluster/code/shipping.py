@@ -25,14 +25,14 @@ from distributed import WorkerPlugin
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 Sources = Mapping[str, bytes]
-"""Of a module: path relative to the folder that it is imported from -> content."""
+"""The files of a module: path relative to the folder that it is imported from -> content."""
 MOST_BYTES: Final = 64 << 20
 NOTES: Final = "_dask_descent_modules"
-"""Of a process, as a module, because functions that are sent by value have no globals that stay."""
+"""The name of a module that holds a process's notes, because functions that are sent by value have no globals that stay."""
 
 
 class Found(NamedTuple):
-    """What a module is in a process: the digest of its sources, None when there is none; its place; the client that sent it, if any."""
+    """A module as it is in a process: the digest of its sources, None when there is none; its place; the client that sent it, if any."""
 
     digest: str | None
     place: str
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What `look` found, and in which process: its host and number."""
+    """The findings of `look`, and the process: its host and number."""
 
     process: tuple[str, int]
     modules: dict[str, Found]
@@ -52,11 +52,11 @@ class Look(NamedTuple):
 
 
 Answer = tuple[tuple[str, int], dict[str, tuple[str | None, str, str]]]
-"""A Look in builtin types: to pickle any other, a worker that has this library would import all of it, and be silent for seconds."""
+"""A `Look` in builtin types: to pickle any other, a worker that has this library would import all of it, and be silent for seconds."""
 
 
 def spec_of(name: str) -> ModuleSpec | None:
-    """What an import of a top-level module finds; None for nothing, and for modules that were made without an import."""
+    """The spec that an import of a top-level module finds; None for nothing, and for modules that were made without an import."""
     try:
         return find_spec(name)
     except (ImportError, ValueError, AttributeError):
@@ -96,7 +96,7 @@ def digest_of(sources: Sources) -> str:
 
 
 def specs_of(name: str) -> dict[str, Any]:
-    """Of the module and all below it that are imported here: others after a reload."""
+    """The specs of the module and of all below it that are imported here; a reload makes other ones."""
     loaded = [(each, module) for each, module in list(sys.modules.items()) if each.partition(".")[0] == name]
     return {each: getattr(module, "__spec__", None) for each, module in loaded}
 
@@ -107,7 +107,7 @@ def reloaded(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def notes() -> Any:
-    """What this process remembers: `digests` {module: (specs, digest)} of what it imported; of what was sent, `roots` {module: folder} and
+    """The memory of this process: `digests` {module: (specs, digest)} of what it imported; of what was sent, `roots` {module: folder} and
     `owners` {module: client}."""
     if NOTES not in sys.modules:
         made: Any = ModuleType(NOTES)
@@ -117,8 +117,7 @@ def notes() -> Any:
 
 
 async def prepare(dask_worker: Any) -> str:
-    """`tasks.workers.calls.prepare_worker`, imported and run in a thread: that may take longer than a scheduler waits for a silent
-    worker."""
+    """Import and run `tasks.workers.calls.prepare_worker` in a thread: that may take longer than a scheduler waits for a silent worker."""
 
     def run() -> str:
         digest: str = importlib.import_module("tasks.workers.calls").prepare_worker(dask_worker)
@@ -128,8 +127,8 @@ async def prepare(dask_worker: Any) -> str:
 
 
 def look(names: Sequence[str]) -> Answer:
-    """What these modules are in this process, see `Look`. What is imported counts, as its files were when it was first looked at, not what
-    they are now."""
+    """Look at what these modules are in this process, see `Look`. What is imported counts, as its files were when it was first looked at,
+    not what they are now."""
     importlib.invalidate_caches()
     found = {}
     for name in names:
@@ -145,7 +144,7 @@ def look(names: Sequence[str]) -> Answer:
 
 
 def lacking(names: Sequence[str]) -> list[str]:
-    """Those of these top-level modules that this process cannot import."""
+    """The top-level modules among these that this process cannot import."""
     importlib.invalidate_caches()
     return [name for name in names if spec_of(name) is None]
 
@@ -179,7 +178,7 @@ def put(module: str, sources: Sources, owner: str, first: bool, scratch: Callabl
 
 
 def folder(digest: str, scratch: Callable[[], Path]) -> Path:
-    """In the user's cache, or where that is not theirs alone, or cannot be written, in `scratch()`."""
+    """The folder for modules of this digest: in the user's cache; in `scratch()` where that is not theirs alone, or cannot be written."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     for root in private_folders(cache, scratch):
         try:
@@ -194,7 +193,7 @@ def folder(digest: str, scratch: Callable[[], Path]) -> Path:
 
 
 def private_folders(cache: Path, scratch: Callable[[], Path]) -> Iterator[Path]:
-    """Where folders of modules may be, best first."""
+    """The places where folders of modules may be, best first."""
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield cache / "dask-descent"
@@ -217,10 +216,10 @@ class ModuleForWorkers(WorkerPlugin):
 
 
 def put_on_scheduler(module: str, sources: Sources, owner: str, first: bool) -> None:
-    """The scheduler unpickles the graphs of lazy predictions."""
+    """Put a module on the scheduler, which unpickles the graphs of lazy predictions."""
     put(module, sources, owner, first, lambda: Path(tempfile.mkdtemp(prefix="dask-descent-")))
 
 
 def clients_of(dask_scheduler: Any) -> list[str]:
-    """Those that are connected."""
+    """The names of the clients that are connected."""
     return list(dask_scheduler.clients)

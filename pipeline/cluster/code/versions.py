@@ -17,7 +17,7 @@ NEEDED: Final = ("cloudpickle", "llvmlite", "psutil", "threadpoolctl")
 """Must be there, in any version: `tasks` imports them wherever it runs. What only some fits need, `require_packages` looks for."""
 
 PACKAGES: Final = (*COMPARED[1:], *NEEDED)
-"""All that are asked for; python comes with them."""
+"""The packages that workers are asked for; their answer has python's version, too."""
 
 Packages = Mapping[str, str | None]
 
@@ -54,12 +54,12 @@ def differences(here: Packages, there: Mapping[str, Packages]) -> tuple[list[str
 
 
 def release(version: str | None) -> list[str]:
-    """The first two numbers."""
+    """The first two numbers of a version."""
     return (version or "").split(".")[:2]
 
 
 def short(version: str | None) -> str:
-    """As users know it: Python's comes with its release level."""
+    """A version as users know it: Python's comes with its release level."""
     return "missing" if version is None else version.replace(".final.0", "")
 
 

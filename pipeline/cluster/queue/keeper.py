@@ -1,4 +1,4 @@
-"""As many jobs in the queue as are wanted: those that vanish (cancelled, out of time, their node down) are submitted again."""
+"""Keeping as many jobs in the queue as are wanted: those that vanish (cancelled, out of time, their node down) are submitted again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_DELAY: Final = 300.0
 
 
 class Keeper:
-    """Compares every few seconds the jobs that the cluster is to have with those there are, on the cluster's own loop.
+    """The keeper of a cluster's jobs: every few seconds it compares the jobs wanted with those there are, on the cluster's own loop.
 
     A job that is gone gets a successor under a new name: Dask takes a while to forget a lost worker's name, and would cancel a job that
     has it again. Jobs that end without a worker, or are refused, are tried again ever more slowly.
@@ -33,7 +33,7 @@ class Keeper:
         self._successors = 0
 
     def start(self) -> None:
-        """Begin; the cluster's end is its end."""
+        """Begin to compare; the end of the cluster is the end of it."""
         cluster = self.queue.cluster
         self._had_workers |= self.queue.workers(cluster.worker_spec).keys()
         periodic = cluster.periodic_callbacks["keeper"] = PeriodicCallback(self.check, CHECK_EVERY * 1000)
@@ -47,7 +47,7 @@ class Keeper:
         return cluster.status != Status.running or (adaptive is not None and adaptive.state != "stopped")
 
     async def check(self) -> None:
-        """Replace what is gone."""
+        """Replace the jobs that are gone."""
         if self.idle:
             return
         cluster = self.queue.cluster
@@ -57,7 +57,7 @@ class Keeper:
         forgotten = cluster.worker_spec.keys() - jobs.keys()
         gone = self.queue.gone(await self.queue.listing())
         lost = (gone.keys() | refused.keys() | (forgotten & self._missing)) & cluster.worker_spec.keys()
-        self._missing = forgotten  # or being submitted just now
+        self._missing = forgotten  # these may be about to be submitted
         if cluster.worker_spec.keys() <= self._had_workers:
             self._delay = 0.0
         if lost and time.monotonic() > self._not_before and not self.idle:

@@ -42,7 +42,7 @@ class CommandError(RuntimeError):
 
 
 async def call(command: list[str], *, shell: bool = False) -> str:
-    """What a command prints. Raises CommandError, with its words, when it fails or takes more than a minute."""
+    """The output of a command. Raises CommandError, with its words, when it fails or takes more than a minute."""
     create: Any = asyncio.create_subprocess_shell if shell else asyncio.create_subprocess_exec
     try:
         process = await create(*command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=environment())
@@ -61,7 +61,7 @@ async def call(command: list[str], *, shell: bool = False) -> str:
 
 
 class ReportingJob(ProcessInterface):
-    """What comes before a dask-jobqueue job class in the bases of ours: a refused job is one without an id that says why.
+    """A base class that comes before a dask-jobqueue job class: a refused job is one without an id that says why.
 
     dask-jobqueue would log the refusal, and the cluster go on without the job.
     """
@@ -82,7 +82,7 @@ class ReportingJob(ProcessInterface):
 
     @staticmethod
     async def _call(command: list[str], *, shell: bool = False, **options: Any) -> str:
-        return await call([word.removesuffix(" 2> /dev/null") for word in command], shell=shell)  # LSF's words would be lost there
+        return await call([word.removesuffix(" 2> /dev/null") for word in command], shell=shell)  # the suffix would hide LSF's words
 
 
 def is_listed(job_id: str, listing: str) -> bool:
@@ -105,12 +105,12 @@ class Queue:
     suspects: set[str] = field(default_factory=set)
 
     def jobs(self) -> dict[str, ReportingJob]:
-        """Those that were submitted or refused, by the names of their workers."""
+        """The jobs that were submitted or refused, by the names of their workers."""
         return dict(self.cluster.workers)
 
     def workers(self, names: Iterable[str]) -> dict[str, list[str]]:
         """The addresses of the workers of each of these jobs that has any. A job of several processes has workers NAME-0, NAME-1."""
-        found: dict[str, list[str]] = {name: [] for name in list(names)}  # they may change meanwhile
+        found: dict[str, list[str]] = {name: [] for name in list(names)}  # a copy, for names may change meanwhile
         for worker in list(self.cluster.scheduler.workers.values()):
             for name in (str(worker.name), str(worker.name).rpartition("-")[0]):
                 if name in found:
@@ -118,7 +118,7 @@ class Queue:
         return {name: addresses for name, addresses in found.items() if addresses}
 
     async def listing(self) -> str | None:
-        """What the queue lists of the user's jobs; None when it does not answer."""
+        """The queue's listing of the user's jobs; None when it does not answer."""
         try:
             return await call(self.system.list_command())
         except CommandError as error:
@@ -136,13 +136,13 @@ class Queue:
         return {name: jobs[name] for name in gone}
 
     def hopeless(self, listing: str | None) -> str | None:
-        """What the queue says of a job that it took and that can never run; None when it says so of none."""
+        """The queue's words about a job that it took and that can never run; None when it says so of none."""
         lines = [line for line in (listing or "").splitlines() if self.system.never & set(re.findall(r"\w+", line))]
         ids = [str(job.job_id) for job in self.jobs().values() if job.job_id is not None]
         return next(("job " + line.replace("|", " ") for line in lines if any(is_listed(job_id, line) for job_id in ids)), None)
 
     async def words(self) -> str:
-        """What the queue says of the jobs, of a few of them."""
+        """The queue's words about a few of the jobs."""
         said = []
         for job in list(self.jobs().values())[:3]:
             if job.job_id is None:

@@ -1,4 +1,4 @@
-"""What a job in the queue asks for: options that are checked before anything is submitted, and what dask-jobqueue gets for them."""
+"""The options of a job in the queue: checked before anything is submitted, and put into the words of dask-jobqueue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _reads(read: Callable[[str], Any]) -> Callable[[Any], bool]:
 
 
 def seconds(text: str) -> int:
-    """Of "HH:MM:SS", "D-HH:MM:SS", or what Dask reads as a time: "2h", "90 minutes". Raises ValueError for anything else."""
+    """The seconds of "HH:MM:SS", "D-HH:MM:SS", or what Dask reads as a time: "2h", "90 minutes". Raises ValueError for anything else."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", text)
     if found:
         days, hours, minutes, rest = (int(part or 0) for part in found.groups())
@@ -59,7 +59,7 @@ def one_word(name: str, text: str | None) -> str:
 
 
 def port_range(text: str) -> tuple[int, int]:
-    """Of "40000:40100". Raises ValueError when it holds fewer than five ports."""
+    """The two ends of a range of ports, "40000:40100". Raises ValueError when it holds fewer than five ports."""
     first, _, last = text.partition(":")
     ports = int(first), int(last)
     if not 0 < ports[0] <= ports[1] - 4 < ports[1] < 65536:
@@ -74,7 +74,7 @@ Ports: TypeAlias = Annotated[str, Rule('a range of at least five ports, such as 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueOptions(Section):
-    """Of each of `jobs` jobs; what is None is as the user's jobqueue.yaml has it.
+    """The options of each of `jobs` jobs; an option that is None is as the user's jobqueue.yaml has it.
 
     cores, memory, disk (HTCondor's), gpus: of a job. processes: how many it is cut into, by default dask-jobqueue's choice. walltime:
     "HH:MM:SS", or "2h". account, partition: who pays, and where it runs. prologue: lines of shell before the worker, directives: the
@@ -124,8 +124,8 @@ class QueueOptions(Section):
 
 @dataclass(frozen=True)
 class JobPlan:
-    """A job as dask-jobqueue is to submit it. worker: keywords of its job class; scheduler: options of the scheduler. config: the system's
-    section of jobqueue.yaml. gpu_workers: whether each process takes one GPU of the job."""
+    """The plan of a job that dask-jobqueue is to submit. worker: keywords of its job class; scheduler: options of the scheduler. config:
+    the system's section of jobqueue.yaml. gpu_workers: whether each process takes one GPU of the job."""
 
     system: System
     options: QueueOptions
@@ -146,7 +146,7 @@ class JobPlan:
 
     @property
     def walltime(self) -> int | None:
-        """Seconds; None when jobqueue.yaml has it in words that only the queue reads."""
+        """The walltime in seconds; None when jobqueue.yaml has it in words that only the queue reads."""
         text = self.options.walltime or str(self.config.get("walltime"))
         if re.fullmatch(r"\d+:\d\d", text) and self.system.name == "lsf":
             text += ":00"
@@ -156,7 +156,7 @@ class JobPlan:
             return None
 
     def processes(self) -> int | None:
-        """How many a job is cut into; None for dask-jobqueue's choice. Raises ConfigError when that cannot be."""
+        """The number of processes that a job is cut into; None for dask-jobqueue's choice. Raises ConfigError when that cannot be."""
         given, cores = self.options.processes, self.cores
         if given is not None and (self.gpu_workers or self.threads_per_worker is not None):
             raise ConfigError("processes is what cores and threads_per_worker make, or gpus with gpu=True; leave it out, or them")
@@ -219,12 +219,12 @@ class JobPlan:
         return dict(configured) | {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in own)}
 
     def log_directory(self) -> str:
-        """Where the jobs' output goes."""
+        """The directory for the jobs' output."""
         chosen = self.options.log_directory or self.config.get("log-directory") or "queue-logs"
         return one_word("log_directory", str(Path(chosen).expanduser().resolve()))
 
     def worker_arguments(self) -> list[str]:
-        """Of `dask worker`; those of jobqueue.yaml come last, and so win."""
+        """The arguments of `dask worker`; those of jobqueue.yaml come last, and so win."""
         configured = self.config["worker-extra-args"]
         arguments = ["--dashboard-address", LOCALHOST]
         if self.options.ports is not None:

@@ -41,14 +41,14 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
     keywords = checked(plan, job_class)
     if security is not None:
         security = with_worker_files(security, opened.enter_context(private_directory(plan)))
-    keywords |= {"security": security, "scheduler_options": plan.scheduler(), "silence_logs": "warning"}  # as a LocalCluster has it
+    keywords |= {"security": security, "scheduler_options": plan.scheduler(), "silence_logs": "warning"}  # as in a LocalCluster
     cluster = cluster_class(job_cls=reporting(job_class), **keywords)
     opened.callback(close_quietly, cluster)
     client = opened.enter_context(closing(ClosingClient(cluster, timeout=min(timeout, 30.0))))
     queue = Queue(cluster, plan.system, Path(keywords["log_directory"]))
     cluster.scale(jobs=plan.options.jobs)
     await_jobs(queue, plan.options.min_workers, timeout)
-    client.scheduler_info()  # the client's repr tells of the last it heard
+    client.scheduler_info()  # asked for now, because the client's repr shows the last answer
     Keeper(queue).start()
     patience = max(timeout, seconds_of(WAIT_FOR_WORKERS))  # a fit outlives the wait for replacements
     opened.enter_context(dask.config.set({WAIT_FOR_WORKERS: patience}))
@@ -56,7 +56,7 @@ def start_queue(plan: JobPlan, security: Security | None, timeout: float, opened
 
 
 def close_quietly(cluster: Cluster) -> None:
-    """Workers that are cancelled leave connections that would be complained of."""
+    """Close the cluster without a log: workers that are cancelled leave connections that would be complained of."""
     with quiet_logs():
         cluster.close()
 
@@ -105,11 +105,12 @@ def sweep(parent: Path, prefix: str) -> None:
     for path in parent.glob(f"{prefix}*"):
         found = re.match(r"(\d+)-", path.name.removeprefix(prefix))
         if found is not None and not psutil.pid_exists(int(found[1])):
-            shutil.rmtree(path, ignore_errors=True)  # others' cannot be removed
+            shutil.rmtree(path, ignore_errors=True)  # directories of other users cannot be removed
 
 
 def scale_jobs(queue: Queue, client: Client, jobs: int) -> None:
-    """So many jobs from now on. Of too many those go first that have not started, and workers hand their rows over before they do."""
+    """Ask for so many jobs from now on. Of too many those go first that have not started, and workers hand their rows over before they
+    do."""
     cluster = queue.cluster
     workers = queue.workers(cluster.worker_spec)
     surplus = sorted(cluster.worker_spec, key=lambda name: name in workers)[: max(0, len(cluster.worker_spec) - jobs)]

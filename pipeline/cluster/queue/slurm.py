@@ -26,8 +26,8 @@ NEVER: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class QueueState:
-    """state: SLURM's, PENDING for instance; reason: why it waits, or ended; since: when it started, if it has; restarts: by requeues;
-    exit_code: how it ended, STATUS:SIGNAL."""
+    """The state of a job. state: SLURM's word, PENDING for instance; reason: why it waits, or ended; since: when it started, if it has;
+    restarts: by requeues; exit_code: how it ended, STATUS:SIGNAL."""
 
     state: str
     reason: str = ""
@@ -48,7 +48,8 @@ class QueueState:
 
 
 def job_state(job_id: str) -> QueueState | None:
-    """What SLURM knows of a job: from the controller, after that has forgotten it from the accounting; None when neither knows it.
+    """The state of a job as SLURM knows it: from the controller, after that has forgotten it from the accounting; None when neither knows
+    it.
 
     Raises FileNotFoundError without scontrol, TimeoutError or ConnectionError when SLURM does not answer.
     """
@@ -61,8 +62,8 @@ def job_state(job_id: str) -> QueueState | None:
 
 
 def shown_state(text: str) -> QueueState:
-    """From `scontrol -o show job`; the job's name, which comes before the other fields, has no spaces."""
-    found = dict(re.findall(r"\b(JobState|Reason|StartTime|Restarts|ExitCode)=(\S*)", text)[::-1])  # the first of each
+    """The state of a job from the text of `scontrol -o show job`; the job's name, which comes before the other fields, has no spaces."""
+    found = dict(re.findall(r"\b(JobState|Reason|StartTime|Restarts|ExitCode)=(\S*)", text)[::-1])  # reversed: the first of a name wins
     return QueueState(
         state=found["JobState"],
         reason=found.get("Reason", "").replace("None", ""),
@@ -73,7 +74,7 @@ def shown_state(text: str) -> QueueState:
 
 
 def accounted_state(job_id: str) -> QueueState | None:
-    """From `sacct`; None on sites without accounting too."""
+    """The state of a job from `sacct`; None on sites without accounting too."""
     try:
         done = ask("sacct", "-n", "-X", "-P", "-o", "State,Start,ExitCode", "-j", job_id)
     except FileNotFoundError:
@@ -98,11 +99,12 @@ def ask(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's, for commands of a queue: inside a job of SLURM's, that job's variables would speak for the new one."""
+    """The environment of this process for commands of a queue: inside a job of SLURM's, that job's variables would speak for the new
+    one."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
 
 
 def words(stderr: str) -> str:
-    """What a command of SLURM's says, in a line, without its prefixes."""
+    """The text of a SLURM command in a line, without its prefixes."""
     lines = [re.sub(r"^(sbatch|scontrol|slurm_\w+):?( error:)? ", "", line) for line in stderr.splitlines()]
     return "; ".join(line.strip().removeprefix("error: ") for line in lines if line.strip()) or "it gives no reason"

@@ -26,12 +26,12 @@ Keywords = dict[str, Any]
 
 
 def clock(seconds: int) -> str:
-    """HH:MM:SS."""
+    """The seconds as HH:MM:SS."""
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def hours_minutes(seconds: int) -> str:
-    """H:MM, rounded up, as LSF wants it."""
+    """The seconds as H:MM, rounded up, as LSF wants it."""
     minutes = math.ceil(seconds / 60)
     return f"{minutes // 60}:{minutes % 60:02}"
 
@@ -42,10 +42,10 @@ def _mib(size: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """cluster: its class in dask_jobqueue. account, partition, walltime (seconds), disk: how it is told; None where it knows no such thing.
-    gpus: the same, of their number, the job's cores and its bytes of memory. listing: the command that lists the user's own jobs, an id in
-    each line; nothing: what it says, with an error, when there are none. status: the command that says how one job is. never:
-    words of the listing for jobs that were taken and can never run."""
+    """A queueing system. cluster: its class in dask_jobqueue. account, partition, walltime (seconds), disk: how it is told; None where it
+    knows no such thing. gpus: the same, of their number, the job's cores and its bytes of memory. listing: the command that lists the
+    user's own jobs, an id in each line; nothing: what it says, with an error, when there are none. status: the command that says how one
+    job is. never: words of the listing for jobs that were taken and can never run."""
 
     name: str
     cluster: str
@@ -61,7 +61,8 @@ class System:
     never: frozenset[str] = frozenset()
 
     def classes(self) -> tuple[Any, Any]:
-        """dask-jobqueue's cluster and job class. Raises ValueError without dask-jobqueue, FileNotFoundError without the queue's command."""
+        """The cluster and job class of dask-jobqueue. Raises ValueError without dask-jobqueue, FileNotFoundError without the queue's
+        command."""
         try:
             cluster = vars(dask_jobqueue())[self.cluster]
         except ModuleNotFoundError as error:
@@ -83,7 +84,7 @@ class System:
 
 
 def dask_jobqueue() -> ModuleType:
-    """The package, with its defaults in Dask's configuration, also where a `with dask.config.set(...)` took them along.
+    """The dask_jobqueue package, with its defaults in Dask's configuration, also where a `with dask.config.set(...)` took them along.
 
     Where Ctrl-C was a KeyboardInterrupt it stays one: the import would have it end Python, or a notebook's kernel.
     """
