@@ -24,6 +24,7 @@ from pipeline.data.collections import NAMES, design_dtype, feature_names, parame
 from pipeline.data.dataset import Dataset
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.data.schema import Schema
+from pipeline.estimators.diagram import FitAttributes
 from pipeline.estimators.solvers import Choice
 from pipeline.execution.base import Executor
 from pipeline.execution.current import compute
@@ -66,7 +67,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     """A model trained on partitions by rounds.
 
     Fitted attributes: n_features_in_, feature_names_in_, n_iter_, solver_ (name and reason), status_ (kind and reason), history_ (a row per
-    round: see `pipeline.training.history.Row`), n_rounds_, resumed_from_ (the round of the checkpoint that the fit went on from, 0
+    round: see `pipeline.training.history.Rounds`), n_rounds_, resumed_from_ (the round of the checkpoint that the fit went on from, 0
     without), bytes_per_round_ (numbers to and from one worker), tasks_per_round_ (tasks, or calls of
     workers), and parameters_sha256_, the digest of the flat parameters as float64.
     """
@@ -386,6 +387,10 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             tree.add((0, i), part)
         found: ScoreSums = tree.result()
         return found
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> FitAttributes:
+        """What scikit-learn's diagram shows of the fitted attributes."""
+        return FitAttributes(super()._get_fitted_attr_html(doc_link))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

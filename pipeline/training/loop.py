@@ -15,7 +15,7 @@ from pipeline.sources.rows import Rows
 from pipeline.training.checkpoints.files import Saved
 from pipeline.training.checkpoints.keeper import Keeper
 from pipeline.training.checkpoints.termination import terminations
-from pipeline.training.history import History, Row
+from pipeline.training.history import History, Rounds, Row
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.base import Objective
 from tasks.objectives.penalties import Penalty
@@ -38,7 +38,7 @@ class Result:
     parameters: Array
     statuses: tuple[Status, ...]
     iterations: tuple[int, ...]
-    history: list[Row]
+    history: Rounds
     bytes_per_round: int
     tasks_per_round: int
     states: list[Any]
