@@ -15,7 +15,9 @@ from dask.delayed import delayed
 from pipeline.cluster.task_threads import exclusive
 from pipeline.data import collections, readers
 from pipeline.data.inputs import LAZY, as_rows
+from pipeline.data.overview import overview
 from pipeline.data.schema import Description, Schema, column_names, fault_text, make_description, make_schema
+from pipeline.data.tables import facts_html
 from pipeline.execution.base import Executor
 from pipeline.execution.current import current_executor
 from pipeline.sources.errors import Quarantined, warn_of_quarantine
@@ -399,9 +401,19 @@ class Dataset:
         return list(rows) if rows is not None and as_read else [np.nan] * self.n_partitions
 
     def __repr__(self) -> str:
-        sizes = self._chunk_sizes()
-        rows = "rows not counted yet" if np.isnan(sum(sizes)) else f"{sum(sizes)} rows"
+        n_rows = self._n_rows
+        rows = "rows not counted yet" if n_rows is None else f"{n_rows} rows"
         return f"Dataset({rows}, {self.n_columns} columns, {self.n_partitions} partitions, {self.dtype})"
+
+    def _repr_html_(self) -> str:
+        facts = overview(self.rows, self._n_rows, self.columns, (self.dtype, self.parameter_dtype), self._known)
+        return facts_html("Dataset", facts)
+
+    @property
+    def _n_rows(self) -> int | None:
+        """None while they are not counted."""
+        n_rows = sum(self._chunk_sizes())
+        return None if np.isnan(n_rows) else int(n_rows)
 
 
 def partition_sizes(block: Block, n_partitions: int | None, partition_rows: Sequence[int] | None) -> Sequence[int]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
+from pipeline.data.tables import frames_html, frames_text
 from tasks.loading.checking import LARGEST_VALUE, Fault, Summary
 from tasks.loading.statistics import Moments, Spread
 from tasks.rows.digests import total
@@ -87,6 +88,22 @@ class Description:
     variance: pd.Series
     covariance: pd.DataFrame
     class_balance: pd.DataFrame | None
+
+    def __repr__(self) -> str:
+        return frames_text(self._title, self._frames)
+
+    def _repr_html_(self) -> str:
+        return frames_html(self._title, self._frames)
+
+    @property
+    def _title(self) -> str:
+        return f"{self.n_rows} rows of {len(self.mean)} columns"
+
+    @property
+    def _frames(self) -> dict[str, pd.DataFrame]:
+        """A row a column, and a row a class."""
+        columns = pd.DataFrame({"mean": self.mean, "standard deviation": np.sqrt(self.variance)})
+        return {"columns": columns} if self.class_balance is None else {"columns": columns, "classes": self.class_balance}
 
 
 def column_names(columns: Sequence[str] | None, n_columns: int) -> list[str]:

@@ -15,6 +15,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
+from pipeline.estimators.diagram import FitAttributes
 from pipeline.estimators.solvers import Choice
 from pipeline.training.callbacks import RoundCallbacks
 from pipeline.training.checkpoints.files import Problem
@@ -63,7 +64,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     """A model trained on partitions by rounds.
 
     Fitted attributes: n_features_in_, feature_names_in_, n_iter_, solver_ (name and reason), status_ (kind and reason), history_ (a row per
-    round: see `pipeline.training.history.Row`), n_rounds_, resumed_from_ (the round of the checkpoint that the fit went on from, 0
+    round: see `pipeline.training.history.Rounds`), n_rounds_, resumed_from_ (the round of the checkpoint that the fit went on from, 0
     without), bytes_per_round_ (numbers to and from one worker), tasks_per_round_ (tasks, or calls of
     workers), and parameters_sha256_, the digest of the flat parameters as float64.
     """
@@ -292,6 +293,10 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"X has {n_columns} features, but {name} is expecting {self._n_features} features as input")
         if columns is not None and "feature_names_in_" in vars(self):
             _check_feature_names(self, pd.DataFrame(columns=list(columns)), reset=False)
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> FitAttributes:
+        """What scikit-learn's diagram shows of the fitted attributes."""
+        return FitAttributes(super()._get_fitted_attr_html(doc_link))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

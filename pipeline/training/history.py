@@ -7,13 +7,26 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import numpy as np
 
+from tasks.lazy import Lazy
 from tasks.rounds.fitting import Report
 from tasks.rounds.oracles import ORACLES
 from tasks.typing import Float64
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from pipeline.data import tables
+else:
+    pd = Lazy("pandas")
+    tables = Lazy("pipeline.data.tables")
+
+ENDS: Final = 5
+"""Rounds that are shown of the beginning and of the end of a long fit."""
 
 
 class Row(TypedDict):
@@ -35,11 +48,80 @@ def share_read(row: Row, held_out: float = 0.0) -> float:
     return held_out if ORACLES[row["power"]].subset == "held out" else (1.0 - held_out) / row["row_step"]
 
 
+class Rounds(list[Row]):
+    """The rounds of a fit, a row each: a list, with a frame, a plot, and reprs that stay short."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows as a data frame, by round."""
+        return frame_of(self)
+
+    def plot(self, axes: Any = None, *, tol: float | None = None) -> tuple[Axes, Axes]:
+        """Draw objective and largest |gradient| by round with matplotlib, and return the two axes.
+
+        axes: two of matplotlib's to draw into, by default those of a new figure; tol: what a line is drawn at beside the gradients. Raises
+        TypeError for axes that are not two.
+        """
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            _, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+        try:
+            left, right = axes
+        except (TypeError, ValueError):
+            raise TypeError(f"axes must be two, as of matplotlib's pyplot.subplots(1, 2)[1], got {axes!r}") from None
+        rounds = [row["round"] for row in self]
+        draw(left, rounds, [row["objective"] for row in self], xlabel="round", ylabel="objective (mean loss + penalty)")
+        draw_gradients(right, rounds, self, xlabel="round", ylabel="largest |gradient|")
+        if tol is not None:
+            right.axhline(tol, color="grey", linestyle=":", label=f"tol {tol:g}")
+            right.legend()
+        return left, right
+
+    def __repr__(self) -> str:
+        return tables.frames_text(self._title, self._ends)
+
+    def _repr_html_(self) -> str:
+        return tables.frames_html(self._title, self._ends)
+
+    @property
+    def _is_long(self) -> bool:
+        return len(self) > 2 * ENDS
+
+    @property
+    def _title(self) -> str:
+        return f"{len(self)} round{'s' * (len(self) != 1)}{f', the first {ENDS} and the last {ENDS}' if self._is_long else ''}"
+
+    @property
+    def _ends(self) -> dict[str, pd.DataFrame]:
+        """What is shown; not of all rows: a long fit by mini-batches has a hundred thousand."""
+        return {"rounds": frame_of([*self[:ENDS], *self[-ENDS:]] if self._is_long else self)}
+
+
+def frame_of(rows: Iterable[Row]) -> pd.DataFrame:
+    """Rows as a data frame, by round."""
+    return pd.DataFrame(list(rows), columns=list(Row.__annotations__)).set_index("round")
+
+
+def draw(axes: Axes, x: Sequence[int], y: Sequence[float], **words: str) -> None:
+    """A line over whole numbers. words: what matplotlib's Axes.set takes."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.plot(x, y, marker=".")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.grid(alpha=0.3)
+    axes.set(**words)
+
+
+def draw_gradients(axes: Axes, x: Sequence[int], rows: Iterable[Row], **words: str) -> None:
+    """The largest |gradient| of each row on a logarithmic scale, which has no place for zeros."""
+    draw(axes, x, [row["gradient_norm"] if row["gradient_norm"] > 0 else math.nan for row in rows], **words, yscale="log")
+
+
 class History:
     """Rows of a running fit, after those of a fit that it goes on from."""
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
-        self.rows: list[Row] = list(rows)
+        self.rows = Rounds(rows)
         self._start = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
 
     def following(self, reports: Sequence[Report], began: float) -> list[Row]:

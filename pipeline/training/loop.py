@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pipeline.training.checkpoints.files import Saved
-from pipeline.training.history import History, Row
+from pipeline.training.history import History, Rounds, Row
 from pipeline.training.observers import Observer
 from tasks.machine.threads import single_blas_thread
 from tasks.rounds.fitting import Fit
@@ -35,7 +35,7 @@ class Result:
     parameters: Array
     statuses: tuple[Status, ...]
     iterations: tuple[int, ...]
-    history: list[Row]
+    history: Rounds
     bytes_per_round: int
     tasks_per_round: int
     states: list[Any]

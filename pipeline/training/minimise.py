@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.training.checkpoints.files import Problem
 from pipeline.training.checkpoints.identity import identity
 from pipeline.training.checkpoints.keeper import Checkpoint, Keeper
-from pipeline.training.history import Row, digest
+from pipeline.training.history import Rounds, digest
 from pipeline.training.loop import train
 from pipeline.training.observers import Calling, OnRound
 from pipeline.training.sampling import batches_of
@@ -35,7 +35,7 @@ class Minimum:
 
     parameters: Array
     status: Status
-    history: list[Row]
+    history: Rounds = field(repr=False)
     parameters_sha256: str
 
 

@@ -56,6 +56,15 @@ class Resident:
     speeds: Speeds = field(default_factory=Speeds)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def where(self) -> str:
+        """Where the rows are, in words, as far as this process knows: nobody is asked."""
+        statuses = {future.status for future in self.futures}
+        threads = f"{len({each.worker for each in self.work})} workers, {len(self.work)} threads"
+        if statuses <= {"finished"}:
+            return f"on {threads}"
+        return f"being read by {threads}" if statuses <= {"finished", "pending"} else "gone from a cluster; the next use reads them again"
+
     def release(self) -> None:
         """Let the cluster forget the rows."""
         for future in self.futures:
