@@ -13,6 +13,8 @@ from tasks.rows.frames import is_frame, is_series, series_values
 from tasks.rows.partition import Block, Group, normalise
 from tasks.typing import Array, Float64
 
+LARGEST_WHOLE: Final = 2.0**53
+"""Up to which float64 holds all whole numbers."""
 NUMBERS: Final = "biuf"
 """The kinds of NumPy's dtypes whose values can be regressed on: booleans, integers, floats."""
 
@@ -81,12 +83,16 @@ def _values(y: Any) -> Array:
         return series_values(y)
     try:
         values = np.asarray(y)
-        lossy = values.dtype.kind in "US" or (values.dtype.kind == "f" and np.any(np.abs(values) >= 2.0**53))
-        return np.array(y, dtype=object) if lossy and isinstance(y, list | tuple) else values  # as they were: numbers among strings, say
+        return np.array(y, dtype=object) if isinstance(y, list | tuple) and _may_be_others(values) else values
     except ValueError as error:
         raise ValueError(
             f"y must be 1-D (rows,) or 2-D (rows, targets), but is neither: {error}; make all its rows of one length"
         ) from error
+
+
+def _may_be_others(values: Array) -> bool:
+    """Whether NumPy's array of a list may not hold what the list does: text of numbers among strings, or rounded whole numbers."""
+    return values.dtype.kind in "US" or (values.dtype.kind == "f" and bool(np.any(np.abs(values) >= LARGEST_WHOLE)))
 
 
 def _labels(y: Array) -> Array:
@@ -109,15 +115,18 @@ def _labels(y: Array) -> Array:
     values = np.array(y.tolist()).reshape(y.shape)
     values = values.astype(np.float64) if values.dtype.kind == "O" else values
     if values.dtype.kind == "f":
-        _require_whole(y.ravel(), values.ravel())
+        _require_distinct(y.ravel(), values.ravel())
     return values
 
 
-def _require_whole(y: Array, values: Float64) -> None:
-    """Raise ValueError where float64 `values` are not the whole numbers that y holds: two labels could become one."""
-    for given, value in zip(y, values, strict=True):
-        if isinstance(given, Integral) and not (np.isfinite(value) and int(value) == given):
-            raise ValueError(f"y holds {given}, a whole number that neither 64 bits nor float64 hold; pass labels as text, {str(given)!r}")
+def _require_distinct(y: Array, values: Float64) -> None:
+    """Raise ValueError where whole numbers of y that differ are one in float64 `values`: two labels would become one."""
+    whole = {int(given): value for given, value in zip(y, values.tolist(), strict=True) if isinstance(given, Integral)}
+    if len(set(whole.values())) < len(whole):
+        raise ValueError(
+            f"y holds whole numbers, {max(whole)} say, that neither 64 bits nor float64 tell from others;"
+            f" pass labels as text, {str(max(whole))!r}"
+        )
 
 
 def _kind(value: Any) -> str:

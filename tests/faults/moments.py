@@ -72,7 +72,7 @@ def tree(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str
     """As large sums and parameters travel: both in tasks of their own."""
     only_tasks(patch)
     patch.setattr(cluster, "CLIENT_COMBINE_BYTES", 0)
-    patch.setattr(cluster, "INLINE_FLOATS", 0)
+    patch.setattr(cluster, "INLINE_BYTES", 0)
     patch.setattr(cluster, "merge_sums", GatedMerge(gate))
     return released(made(), lambda rows: fitted(model(n_rounds=n_rounds), rows))
 

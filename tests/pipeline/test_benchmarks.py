@@ -48,8 +48,8 @@ from pipeline.benchmarks.sgd import targets as sgd_targets
 from pipeline.benchmarks.soak import WHAT, Lived
 from pipeline.benchmarks.soak import judge as judge_soak
 from pipeline.benchmarks.startup import Start, compared, took
+from pipeline.training.checkpoints.files import Saved
 from pipeline.training.checkpoints.keeper import Keeper
-from pipeline.training.history import Row
 
 BINARY = Problem(n_rows=2_000, n_columns=5, n_partitions=3)
 MULTI = Problem(n_rows=2_000, n_columns=5, n_classes=4, n_partitions=3)
@@ -392,11 +392,11 @@ def test_rounds_beside_which_a_checkpoint_is_offered_are_in_the_blocks_with(tmp_
         now[0] += 1
         return now[0]
 
-    def offer(keeper: Keeper, states: list[Any], history: list[Row], bytes_per_round: int) -> None:
+    def rest(keeper: Keeper, saved: Saved) -> None:
         now[0] += 10 * (keeper.options.every_rounds is not None)
 
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(perf_counter=clock))
-    monkeypatch.setattr(Keeper, "offer", offer)
+    monkeypatch.setattr(Keeper, "rest", rest)
     watch = checkpoints.Watch(tmp_path)
     checkpoints.fit(checkpoints.table(3000, 1000), watch)
     means = checkpoints.block_means(watch.ends)

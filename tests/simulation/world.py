@@ -298,7 +298,7 @@ def simulated(schedule: Schedule) -> Iterator[World]:
         stack.enter_context(patch.object(workers_module, "distributed", world.client))
         if schedule.small:
             stack.enter_context(patch.object(messages, "LARGE", 16))
-            stack.enter_context(patch.object(cluster, "INLINE_FLOATS", 0))
+            stack.enter_context(patch.object(cluster, "INLINE_BYTES", 0))
             stack.enter_context(patch.object(cluster, "CLIENT_COMBINE_BYTES", 0))
             stack.enter_context(patch.object(cluster, "FAN_IN", 2))
         if schedule.restless:

@@ -253,9 +253,14 @@ def test_rows_that_are_not_what_was_declared(name: str) -> None:
 def test_labels_beyond_64_bits_are_refused() -> None:
     """Two of them could become one."""
     ids = [2**70 + int(label) for label in LABELS]
-    for y in (ids, np.array(ids, dtype=object), [2**63 + 1 if label else -1 for label in LABELS]):
-        with pytest.raises(ValueError, match="a whole number that neither 64 bits nor float64 hold; pass labels as text"):
-            LogisticRegression().fit(COUNTS, y)
+    fits: list[Callable[[], Any]] = [
+        lambda: LogisticRegression().fit(COUNTS, ids),
+        lambda: LogisticRegression().fit(COUNTS, np.array(ids, dtype=object)),
+        lambda: Dataset.from_arrays(COUNTS, ids),
+    ]
+    for fit in fits:
+        with pytest.raises(ValueError, match="that neither 64 bits nor float64 tell from others; pass labels as text"):
+            fit()
     exact = LogisticRegression().fit(COUNTS, [2**63 + int(label) for label in LABELS])
     assert exact.classes_.tolist() == [2**63, 2**63 + 1]
     assert Ridge().fit(COUNTS, [2**70 * int(label) for label in LABELS]).coef_.shape == (3,)  # float64 holds these

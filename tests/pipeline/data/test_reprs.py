@@ -10,7 +10,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from pipeline import Dataset, PartitionError, Ridge
 from tests.markup import Page
@@ -99,10 +99,10 @@ def test_rows_on_workers(client: Client) -> None:
     assert facts(lazy)["rows are"] == "not read yet"
 
 
-def test_rows_of_a_cluster_that_is_gone(client: Client) -> None:
+def test_rows_of_a_cluster_that_is_gone(cluster: LocalCluster) -> None:
     dataset = Dataset.from_function(lambda i: (X[i::4], Y[i::4]), n_partitions=4, n_columns=3)
-    Ridge().fit(dataset)
-    client.close()
+    with Client(cluster, set_as_default=False) as client, client.as_current():
+        Ridge().fit(dataset)
     assert facts(dataset)["rows are"].startswith("gone")
 
 
