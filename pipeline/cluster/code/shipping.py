@@ -97,7 +97,7 @@ def digest_of(sources: Sources) -> str:
 
 def specs_of(name: str) -> dict[str, Any]:
     """The specs of the module and of all below it that are imported here; a reload makes other ones."""
-    loaded = [(each, module) for each, module in list(sys.modules.items()) if each.partition(".")[0] == name]
+    loaded = [(each, module) for each, module in sys.modules.copy().items() if each.partition(".")[0] == name]
     return {each: getattr(module, "__spec__", None) for each, module in loaded}
 
 
