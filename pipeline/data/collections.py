@@ -22,6 +22,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
 from pipeline.data.inputs import LAZY, as_rows
+from pipeline.execution.current import compute
 from pipeline.sources.graphs import futures_in, outside_of
 from pipeline.sources.places import Places, array_places, call_places, frame_places
 from tasks.loading.blocks import (
@@ -215,8 +216,6 @@ def align(given: Sequence[Any], n_partitions: int | None) -> list[Any]:
 
 def with_known_rows(arrays: Sequence[Any]) -> list[Any]:
     """The same arrays with their row chunks counted, all in one computation."""
-    from pipeline.execution.current import compute  # imported here, because it imports sources
-
     columns = [a if a.ndim == 1 else a[:, :1] for a in arrays if isinstance(a, da.Array) and np.isnan(a.shape[0])]
     count = delayed(count_rows, pure=True)
     numbers = [column.numblocks[0] for column in columns]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -13,7 +12,6 @@ import pandas as pd
 from pipeline.data.tables import frames_html, frames_text
 from tasks.loading.checking import LARGEST_VALUE, Fault, Summary
 from tasks.loading.statistics import Moments, Spread
-from tasks.rows.digests import total
 from tasks.typing import Array, Float64, Int64, UInt64
 
 RowPlace: TypeAlias = Callable[[int, int], str]
@@ -51,11 +49,6 @@ class Schema:
     n_bytes: int
     content: UInt64
     poison: tuple[tuple[int, Any], ...]
-
-    @cached_property
-    def content_sum(self) -> int:
-        """Of all digests, modulo 2^64."""
-        return total(self.content)
 
     @property
     def names(self) -> list[str]:
