@@ -52,7 +52,7 @@ class Schema:
 
     @property
     def names(self) -> list[str]:
-        """Of the columns: their own, or x0, x1 ..."""
+        """The names of the columns: their own, or x0, x1 ..."""
         return column_names(self.columns, self.n_columns)
 
     @property

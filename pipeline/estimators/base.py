@@ -118,7 +118,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     @abstractmethod
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
-        """For data of this schema in so many groups. Raises ValueError for targets that do not fit."""
+        """The set-up of a fit on data of this schema in so many groups. Raises ValueError for targets that do not fit."""
 
     @abstractmethod
     def _start(self, objective: Any) -> Array:
@@ -203,7 +203,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         return setup, result, callbacks
 
     def _keeper(self, options: Checkpoint, dataset: Dataset) -> Keeper:
-        """Of this fit's checkpoints, with the one that it goes on from."""
+        """The keeper of this fit's checkpoints, with the one that it goes on from."""
         words = {"estimator": type(self).__name__, **self._described(), "data": dataset.described()}
         if self._continues:
             words["start"] = described([vars(self).get(name) for name in START])

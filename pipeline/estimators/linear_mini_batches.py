@@ -234,5 +234,5 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
 
 
 def lane_rows(objective: LinearObjective) -> int:
-    """So many rows that their arithmetic takes longer than the call."""
+    """The number of rows whose arithmetic takes longer than the call."""
     return max(ROWS_A_LANE, LANE_NUMBERS // objective.layout.size)
