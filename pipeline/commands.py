@@ -139,13 +139,14 @@ def report(metrics: Metrics, directory: Path) -> str:
     test = "no rows kept back"
     if metrics["test_score"] is not None:
         test = f"{metrics['test_score']:.6f} ({score.format(metrics['n_test_rows'])})"
+    compiling = f", beside {metrics['compile_seconds']:.3g} s of compiling" if metrics["compile_seconds"] else ""
     lines = {
         "job": f"{metrics['name']}: {metrics['estimator']}, {metrics['n_columns']} columns, {metrics['n_partitions']} partitions",
         "solver": f"{metrics['solver']} ({metrics['solver_reason']})",
         "status": f"{metrics['status']} ({metrics['status_reason']})",
         "test score": test,
         "train score": f"{metrics['train_score']:.6f} ({score.format(metrics['n_train_rows'])})",
-        "rounds": f"{metrics['rounds']} in {metrics['fit_seconds']:.3g} s",
+        "rounds": f"{metrics['rounds']} in {metrics['fit_seconds']:.3g} s{compiling}",
         "rows per second": f"{metrics['rows_per_second']:,.0f}",
         "bytes per round": f"{metrics['bytes_per_round']:,}",
         "digest": metrics["parameters_sha256"],

@@ -205,7 +205,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
         return int(self.batch_size)
 
     def _tol(self, schema: Schema, objective: LinearObjective) -> float | None:
-        """Of the mean over rows, which weights above 1 make larger than the mean loss here."""
+        """The tolerance of the mean over rows, which weights above 1 make larger than the mean loss here."""
         if self.tol is None or self.early_stopping:
             return self.tol
         return self.tol * min(1.0, schema.n_rows / self._weight(schema, objective))

@@ -64,7 +64,7 @@ class MiniBatchModel(GradientModel):
     @property
     @abstractmethod
     def _state_follows(self) -> dict[str, Any]:
-        """By parameter, what the state of a fit hangs on: with another one, no other fit can go on from it."""
+        """The parameters that the state of a fit hangs on, and what each makes: no fit with another one can go on from it."""
 
     def _batches(self, schema: Schema, n_groups: int, batch_size: int, **options: Any) -> Batches:
         """How rows are drawn. options: further ones of `pipeline.training.sampling.batches_of`. Raises ValueError for too few rows to
@@ -158,7 +158,7 @@ class MiniBatchModel(GradientModel):
         return -np.inf if tol is None or self._partial else tol
 
     def _first_states(self, fit: Fit) -> list[Any]:
-        """Of a partial fit: where the last one ended, or what the fitted attributes were set to since."""
+        """The states that a partial fit starts from: where the last one ended, or what the fitted attributes were set to since."""
         if self._goes_on:
             assert isinstance(fit.strategy, StochasticGradient)
             if fit.objective.layout.size != len(self._state.parameters):  # what rows can still change, once `_check_state` is content

@@ -160,7 +160,7 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
         return LinearObjective(loss, schema.n_columns, loss.n_outputs(1, len(classes)), self.fit_intercept, classes, weight)
 
     def _weight(self, schema: Schema, objective: LinearObjective) -> float:
-        """With the class weights, which are no part of the sum for one-vs-rest."""
+        """The sum of weights with the class weights, which are no part of it for one-vs-rest."""
         if objective.class_weight is None or objective.one_vs_rest:
             return schema.weight_sum
         assert schema.classes is not None

@@ -29,14 +29,14 @@ SMALLEST: Final = 1e-200
 
 
 class Curvature(NamedTuple):
-    """Of Σ s_i x_i x_iᵀ / Σ s_i, the intercept's column of ones included: the largest eigenvalue, and the trace."""
+    """The largest eigenvalue and the trace of Σ s_i x_i x_iᵀ / Σ s_i, the intercept's column of ones included."""
 
     largest: float
     trace: float
 
 
 def survey(executor: Executor, dataset: Dataset, objective: LinearObjective) -> Curvature:
-    """By a few Hessian-vector rounds over some SURVEY_ROWS rows; `bound` where those say nothing, because none of them has weight."""
+    """The curvature, by a few Hessian-vector rounds over some SURVEY_ROWS rows; `bound` where none of these has weight."""
     squares = replace(objective, loss=LogisticLoss() if objective.loss.classification else SquaredLoss())
     at_zero = 0.25 if objective.loss.classification else 1.0
     strategy = LargestCurvature(row_step=max(1, dataset.schema.n_rows // SURVEY_ROWS))

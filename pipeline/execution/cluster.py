@@ -361,7 +361,7 @@ class ClusterExecutor(Executor):
             return self._gather(graph, names, held=1 if result_bytes > CLIENT_COMBINE_BYTES else HELD_ROUNDS)
 
     def _send_modules(self, names: Set[str]) -> None:
-        """Those of the user's; each once more at its first use in a fit."""
+        """Send the user's modules of these names, each once more at its first use in a fit."""
         send_users_modules(self.client, names, anew=not names <= self._sent)
         self._sent |= names
 

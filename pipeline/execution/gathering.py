@@ -40,6 +40,6 @@ async def gather_for(client: Client, futures: list[Any], begun: asyncio.Task[lis
 
 
 def take_note(task: asyncio.Task[Any]) -> None:
-    """Of an error that nobody asks for any more, after an interrupt."""
+    """Take an error's note that nobody asks for any more, after an interrupt."""
     if not task.cancelled():
         task.exception()

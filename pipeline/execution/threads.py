@@ -142,8 +142,8 @@ if sys.platform != "win32":
 
 
 def default_threads() -> int:
-    """As many threads as Dask's threaded scheduler would use: those of the `pool` in Dask's configuration, else its `num_workers`, else the
-    cores that this process may use by affinity and cgroup. 1 inside a Dask task. Raises ValueError for a number that is none."""
+    """The number of threads that Dask's threaded scheduler would use: those of the `pool` in Dask's configuration, else its `num_workers`,
+    else the cores that this process may use by affinity and cgroup. 1 inside a Dask task. Raises ValueError for a number that is none."""
     if in_task():
         return 1
     pool = dask.config.get("pool", None)

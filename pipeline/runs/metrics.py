@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
-from typing import Any, Final, TypedDict
+from typing import Any, Final, NamedTuple, TypedDict
 
 from sklearn.base import ClassifierMixin
 
@@ -22,12 +22,27 @@ METRICS_FILE: Final = "metrics.json"
 PACKAGES: Final = ("dask", "distributed", "numba", "numpy", "pandas", "scikit-learn", "scipy")
 
 
+class Moment(NamedTuple):
+    """A moment of a run. time: by `time.perf_counter`; here: seconds that this process has compiled until then; workers: by address, the
+    same of each."""
+
+    time: float
+    here: float
+    workers: Mapping[str, float]
+
+    def compiling_until(self, later: Moment) -> float:
+        """Seconds of compiling: of this process, and of the worker that took longest."""
+        took = [seconds - self.workers.get(address, 0.0) for address, seconds in later.workers.items()]
+        return min(later.here - self.here + max(took, default=0.0), later.time - self.time)
+
+
 class Metrics(TypedDict):
     """The figures of a run. test_score, train_score: of `score_name`, accuracy or r2; test_score is None when no rows were kept back.
     rounds: passes over the data or a sample of it; resumed_from: those done before, by the run that this one
     goes on from; iterations: accepted steps; status: converged, stalled, diverged or out of rounds.
-    load_seconds: reading and checking the rows where they live; fit_seconds: the fit on data that is loaded, compiling the kernels on a
-    machine's first run included; score_seconds: both scores; seconds: all three.
+    load_seconds: reading and checking the rows where they live; fit_seconds: the fit on data that is loaded; score_seconds: both scores;
+    compile_seconds: compiling kernels, which a machine's first run does, in this process and, beside it, in the worker that took longest:
+    it is in none of the others; seconds: all four.
     rows_per_second: rows read by the rounds of this fit / fit_seconds, where a round on every k-th row counts n_train_rows / k of them, a
     score of rows held out those.
     bytes_per_round: numbers to and from one worker in the largest round; tasks_per_round: tasks, or calls, of the largest.
@@ -58,6 +73,7 @@ class Metrics(TypedDict):
     load_seconds: float
     fit_seconds: float
     score_seconds: float
+    compile_seconds: float
     seconds: float
     cluster: str
     platform: str
@@ -65,11 +81,12 @@ class Metrics(TypedDict):
 
 
 def make_metrics(
-    job: Job, model: GradientModel, train: Dataset, n_rows: tuple[int, int], scores: tuple[float | None, float], times: Sequence[float]
+    job: Job, model: GradientModel, train: Dataset, n_rows: tuple[int, int], scores: tuple[float | None, float], moments: Sequence[Moment]
 ) -> Metrics:
-    """Make the metrics of a run. n_rows: for training and testing; scores: test and train; times: at the start, when loaded, fitted,
+    """Make the metrics of a run. n_rows: for training and testing; scores: test and train; moments: at the start, when loaded, fitted,
     scored."""
-    load, fit, score = (stop - start for start, stop in pairwise(times))
+    compiling = [start.compiling_until(stop) for start, stop in pairwise(moments)]
+    load, fit, score = (stop.time - start.time - took for (start, stop), took in zip(pairwise(moments), compiling, strict=True))
     return Metrics(
         name=job.name,
         estimator=job.estimator.name,
@@ -95,7 +112,8 @@ def make_metrics(
         load_seconds=load,
         fit_seconds=fit,
         score_seconds=score,
-        seconds=times[-1] - times[0],
+        compile_seconds=sum(compiling),
+        seconds=moments[-1].time - moments[0].time,
         cluster=str(job.cluster.kind),
         platform=platform.platform(),
         versions=versions(),

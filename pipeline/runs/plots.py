@@ -32,7 +32,7 @@ def loss_plot(model: GradientModel, metrics: Metrics) -> bytes:
 
 
 def plot_epochs(model: MiniBatchModel, left: Axes, right: Axes) -> None:
-    """Of a fit by mini-batches, whose rounds are many and say little each."""
+    """Plot a fit by mini-batches by epochs: its rounds are many and say little each."""
     draw(left, by_number(model.loss_curve_), model.loss_curve_, xlabel="epoch", ylabel="mean loss + penalty of its batches")
     scores = model.validation_scores_
     if scores is not None:

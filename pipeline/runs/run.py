@@ -20,12 +20,15 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pipeline.cluster.asking import ask
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import GradientModel
+from pipeline.execution.cluster import ClusterExecutor
+from pipeline.execution.current import current_executor
 from pipeline.files.whole import replace_file
 from pipeline.jobs.job import Job
 from pipeline.models.model_files import MODEL_FILE, save_model
-from pipeline.runs.metrics import METRICS_FILE, Metrics, make_metrics
+from pipeline.runs.metrics import METRICS_FILE, Metrics, Moment, make_metrics
 from pipeline.runs.plots import loss_plot
 from pipeline.runs.records import UNFINISHED, RoundRecord, publish_record
 from pipeline.training.checkpoints.keeper import Checkpoint, checkpoints_in, remove_checkpoints
@@ -33,6 +36,7 @@ from pipeline.training.history import finite, json_line
 from pipeline.training.loop import INTERRUPTED
 from pipeline.training.progress import RoundLog, RoundProgress
 from tasks import DISTRIBUTION, __version__
+from tasks.machine.compilation import compile_seconds
 
 ROUNDS_FILE: Final = ".history.jsonl.part"
 CHECKPOINTS: Final = "checkpoints"
@@ -75,10 +79,10 @@ def fit_and_score(
     job: Job, train: Dataset, test: Dataset | None, progress: RoundProgress, *, resume: bool = False
 ) -> tuple[GradientModel, Metrics]:
     """The fitted model and what there is to say of it."""
-    times = [time.perf_counter()]
+    moments = [moment()]
     progress.step("read and check")
     n_train, n_test = train.schema.n_rows, 0 if test is None else test.schema.n_rows
-    times.append(time.perf_counter())
+    moments.append(moment())
     model = job.estimator.build().set_params(checkpoint=checkpoint_of(job, resume=resume))
     directory = Path(job.output.directory)
     if not job.output.record:
@@ -90,11 +94,21 @@ def fit_and_score(
         model._record = None
         model.set_callbacks()
         model.set_params(checkpoint=None)
-    times.append(time.perf_counter())
+    moments.append(moment())
     progress.step("score")
     scores = (None if test is None else model.score(test), model.score(train))
-    times.append(time.perf_counter())
-    return model, make_metrics(job, model, train, (n_train, n_test), scores, times)
+    moments.append(moment())
+    return model, make_metrics(job, model, train, (n_train, n_test), scores, moments)
+
+
+def moment() -> Moment:
+    """This moment. Workers that do not answer, or have no library to ask yet, count as having compiled nothing."""
+    executor = current_executor()
+    workers: dict[str, float] = {}
+    if isinstance(executor, ClusterExecutor):
+        with suppress(ModuleNotFoundError, OSError):
+            workers = ask(executor.client, compile_seconds, list(executor.client.scheduler_info(n_workers=-1)["workers"]))
+    return Moment(time.perf_counter(), compile_seconds(), workers)
 
 
 def checkpoint_of(job: Job, *, resume: bool) -> Checkpoint:

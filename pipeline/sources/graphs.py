@@ -117,7 +117,7 @@ def plan_groups(
 
 
 def outside_keys(graph: Graph, keys: Sequence[Hashable], limit: int = 32) -> list[frozenset[Hashable]]:
-    """For each of `keys`, what it needs that the graph does not make: values that the cluster holds. What needs more than `limit` of
+    """What each of `keys` needs and the graph does not make: values that the cluster holds. What needs more than `limit` of
     them, a mean over all rows say, lives nowhere in particular and counts for none."""
     found: dict[Hashable, frozenset[Hashable]] = {}
     for key in ancestors(graph, keys):

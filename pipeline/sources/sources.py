@@ -146,7 +146,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def held_keys(self) -> list[frozenset[Hashable]]:
-        """For each group, the keys of its rows that the cluster holds already; empty where none does."""
+        """The keys of each group's rows that the cluster holds already; empty where none does."""
 
     @property
     @abstractmethod

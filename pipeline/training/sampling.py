@@ -18,7 +18,7 @@ class Batches(NamedTuple):
 
     @property
     def batch_rows(self) -> float:
-        """Of a round, on average."""
+        """The rows of a round's batch, on average."""
         return self.n_rows / self.sampling.n_rounds
 
 

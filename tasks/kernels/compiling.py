@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from numba import njit
+from numba.core import event
 
 
 def _digest() -> str:
@@ -18,6 +19,19 @@ def _digest() -> str:
 
 
 SOURCES = _digest()
+
+
+class Clock(event.TimingListener):  # type: ignore[misc]
+    """The time that numba compiles. It compiles one function at a time, whatever the threads."""
+
+    @property
+    def seconds(self) -> float:
+        """What compiling has taken so far."""
+        return self.duration if self.done else 0.0
+
+
+CLOCK = Clock()
+event.register("numba:compile", CLOCK)
 
 
 def compiled(function: Callable[..., Any]) -> Any:

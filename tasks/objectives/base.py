@@ -97,7 +97,7 @@ class HessianSums(Protocol):
     """A further power: the matrix of second derivatives."""
 
     def hessian(self, group: Group, parameters: Float64) -> Partial:
-        """As loss_and_gradient, with hessian_sum."""
+        """Sums of the loss, its gradient and its Hessian: as loss_and_gradient, with hessian_sum."""
         ...
 
 

@@ -101,7 +101,7 @@ def quotient(total: Array, weight: float) -> Array:
 
 
 def evaluate_difference(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array, reference: Array) -> Evaluation:
-    """As `evaluate`, with the gradient less the gradient at `reference` (n,), of which the partial has the difference of the sums."""
+    """An evaluation as `evaluate` makes it, with the gradient less that at `reference` (n,): the partial has the difference of the sums."""
     found = evaluate(partial, model, layout, penalty, parameters)
     found.gradient[: layout.n_coef] -= penalty.gradient(reference[: layout.n_coef])
     return found

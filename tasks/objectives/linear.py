@@ -168,7 +168,7 @@ class LinearObjective:
         return (coef, intercept) if self.standard is None else self.standard.in_units(coef, intercept)
 
     def centred(self, intercept: Float64) -> Float64:
-        """Of all intercepts (n_outputs,) that predict the same, the ones that are reported: those of softmax add up to zero."""
+        """The intercepts (n_outputs,) that are reported, of all that predict the same: those of softmax add up to zero."""
         softmax = isinstance(self.loss, MultinomialLoss) and self.fit_intercept
         return intercept - intercept.mean() if softmax else intercept
 

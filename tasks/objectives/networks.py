@@ -150,7 +150,7 @@ class NetworkObjective:
 
 
 class Layer(NamedTuple):
-    """Of one layer: weight (n_in, n_out), bias (n_out,); parameters, or sums of derivatives."""
+    """The weight (n_in, n_out) and the bias (n_out,) of one layer; parameters, or sums of derivatives."""
 
     weight: Any
     bias: Any

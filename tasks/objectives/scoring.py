@@ -43,7 +43,7 @@ class ScoreSums(NamedTuple):
 
 
 def score_sums(rows: Group | Block, broadcast: ScoreInput) -> ScoreSums:
-    """Of one group or block. Raises ValueError for rows that cannot be scored."""
+    """The sums of a score over one group or block. Raises ValueError for rows that cannot be scored."""
     require_scorable(rows, broadcast)
     raw = finite_predictions(broadcast, normalise(rows.X))
     weight = np.ones(raw.shape[0]) if rows.sample_weight is None else normalise(rows.sample_weight)
@@ -74,7 +74,7 @@ def require_scorable(rows: Group | Block, broadcast: ScoreInput) -> None:
 
 
 def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
-    """Of neighbouring rows (means and scatter: Chan, Golub and LeVeque, 1979)."""
+    """Add the sums of neighbouring rows (means and scatter: Chan, Golub and LeVeque, 1979)."""
     weight = left.weight + right.weight
     if left.weight == 0 or right.weight == 0:
         return right if left.weight == 0 else left

@@ -148,7 +148,7 @@ def joined(shards: Sequence[Shard], part: int, n_groups: int) -> dict[Node, Grou
 
 
 def reduce_joined(groups: Mapping[Node, Group], slot: int, n_groups: int, reduction: Reduction, broadcast: Any) -> Sums:
-    """As `reduce_shards`, of groups that are joined."""
+    """Reduce groups that are joined, as `reduce_shards` does shards."""
     start = time.perf_counter()
     tree = Tree(n_groups, reduction.combine)
     with single_blas_thread():

@@ -202,7 +202,7 @@ def solve_least_norm(matrix: Float64, right: Float64, units: Float64 | None = No
 
 
 def least_norm(step: Float64, scale: Float64, vectors: Float64, n_free: int, units: Float64) -> Float64:
-    """Of all x with the same products vectors[:, n_free:].T @ (x / scale) as step (n,), the one for which units x has the least norm.
+    """The x for which units x has the least norm, of all x with the same products vectors[:, n_free:].T @ (x / scale) as step (n,).
 
     vectors (n, n) are orthonormal. By least squares in the smaller of the two spaces; what is solved never moves but along the free one.
     Units count as at least RANGE of the largest: along elements that a norm does not see, rounding would go anywhere.

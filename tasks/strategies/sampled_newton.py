@@ -39,10 +39,12 @@ class SampledNewtonState(NamedTuple):
 
 @dataclass(frozen=True)
 class SampledNewton:
-    """With m sampled rows and n parameters, the sample's optimum lies about sqrt(n / m) from that of all rows (in the norm of the
-    Hessian), and each full round with the sample's Hessian brings it nearer by about that factor again: M. Erdogdu and
-    A. Montanari, Convergence rates of sub-sampled Newton methods (2015); R. Byrd et al., Math. Program. 134 (2012). The L-BFGS
-    memory and its strong Wolfe search make it converge whatever the sample.
+    """Newton's method that starts at the optimum of a sample.
+
+    With m sampled rows and n parameters, that lies about sqrt(n / m) from that of all rows (in the norm of the Hessian), and each full
+    round with the sample's Hessian brings it nearer by about that factor again: M. Erdogdu and A. Montanari, Convergence rates of
+    sub-sampled Newton methods (2015); R. Byrd et al., Math. Program. 134 (2012). The L-BFGS memory and its strong Wolfe search make it
+    converge whatever the sample.
 
     row_step    the sample is every row_step-th row of each partition
     sample_tol  the sample's Newton steps end when the expected decrease ½ gradient' H^-1 gradient is below this

@@ -36,7 +36,7 @@ class Epoch(NamedTuple):
 
     @property
     def mean_loss(self) -> float:
-        """Of its batches, each before its update; NaN without weight."""
+        """The mean loss of an epoch's batches, each before its update; NaN without weight."""
         return self.loss_sum / self.weight_sum if self.weight_sum else nan
 
 
@@ -317,7 +317,7 @@ class StochasticGradient:
 
 
 def accumulated(waiting: Accumulated | None, gradient: Array, weight: float) -> Accumulated:
-    """With one more round's gradient."""
+    """Add one more round's gradient to those that wait for an update."""
     if waiting is None:
         return Accumulated(gradient * weight, weight, 1)
     return Accumulated(waiting.gradient + gradient * weight, waiting.weight + weight, waiting.rounds + 1)

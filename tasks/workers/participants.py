@@ -126,7 +126,7 @@ def round_too_large(this: Round, n_columns: int, n_partials: float) -> bool:
 
 
 async def take_part(dask_worker: Any, transport: Transport, comm: Any, plan: bytes, rank: int) -> None:
-    """Until the session ends, by whatever: `comm` leads to the parent, or to the client."""
+    """Take part in rounds until the session ends, by whatever: `comm` leads to the parent, or to the client."""
     try:
         found: Plan = await transport.in_own_thread(partial(pickle.loads, plan))
         participant = Participant(dask_worker, found, rank)
@@ -225,7 +225,7 @@ class Participant:
 
     @cached_property
     def content(self) -> int:
-        """Of the rows here, which stay the same as long as the session lasts."""
+        """The content of the rows here, which stay the same as long as the session lasts."""
         return 0 if self.plan.content is None else content_of(chain.from_iterable(shards for _, shards in self.slots), self.plan.part)
 
     def leave(self) -> None:

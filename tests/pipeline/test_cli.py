@@ -92,6 +92,21 @@ def test_digits_has_the_same_bits_on_a_local_cluster_as_in_process(tmp_path: Pat
     assert "rows per second" in out and f"bytes per round  {model.bytes_per_round_:,}" in out
 
 
+def test_compiling_is_told_apart_from_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an installation: there is no machine code on disk yet."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "machine-code"))
+    found = []
+    for name in ("first", "second"):
+        out, _ = run(tmp_path, "train", "breast_cancer", "--n-workers", "1", "--out", name)
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        parts = [metrics[f"{part}_seconds"] for part in ("load", "fit", "score", "compile")]
+        assert sum(parts) == pytest.approx(metrics["seconds"]) and min(parts) >= 0
+        found.append(metrics["compile_seconds"])
+        assert ("s of compiling" in out) == (metrics["compile_seconds"] > 0)
+        assert metrics["fit_seconds"] < found[0]
+    assert found[0] > 1 and found[1] == 0
+
+
 def test_files_are_made_trained_on_and_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["make-data", "pixels", "--every", "25", "--out", str(tmp_path / "data/pixels")]) == 0
     assert "21692 rows in 34 files" in capsys.readouterr().out

@@ -125,7 +125,7 @@ def balanced(assigned: Sequence[Sequence[int]], sizes: Sequence[float], speeds: 
 
 
 def in_runs(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> list[list[int]]:
-    """As many pieces for each thread, those that move as runs of neighbours, which come back as few sums."""
+    """Pieces by thread, as many for each as given; those that move do so as runs of neighbours, which come back as few sums."""
     kept = [sorted(set(now) & set(then)) for now, then in zip(after, before, strict=True)]
     moved = iter(sorted(set().union(*after) - set().union(*kept)))
     return [sorted([*own, *islice(moved, len(now) - len(own))]) for own, now in zip(kept, after, strict=True)]

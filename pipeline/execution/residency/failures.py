@@ -20,8 +20,8 @@ class WorkersKilledError(ConnectionError):
 
 @dataclass
 class Losses:
-    """Of one round. n_deaths: workers that were gone after an attempt; pieces: those that all of them had, as far as there are any; times:
-    attempts in a row after which workers with these were gone."""
+    """The losses of one round. n_deaths: workers that were gone after an attempt; pieces: those that all of them had, as far as there are
+    any; times: attempts in a row after which workers with these were gone."""
 
     n_deaths: int = 0
     pieces: frozenset[int] = frozenset()
@@ -62,7 +62,7 @@ def killers_named(name: str, keys: Container[Any], source: Source, resident: Res
 
 
 def killed(what: str, source: Source, resident: Resident, pieces: Iterable[int]) -> WorkersKilledError:
-    """With the partitions of these pieces, if any."""
+    """The error for workers that were killed, with the partitions of these pieces, if any."""
     groups = sorted(chain.from_iterable(resident.numbers[piece] for piece in pieces))
     n_rows = source.partition_rows
     partitions = sorted(chain.from_iterable(range(*source.group_starts[group : group + 2]) for group in groups))

@@ -40,7 +40,7 @@ def await_held(client: Client, workers: Workers, outside: Outside) -> None:
 
 
 def held_bytes(client: Client, keys: Sequence[Hashable]) -> dict[Hashable, dict[str, float]]:
-    """For each key, the workers that hold it, with its bytes; {} when one has just been forgotten."""
+    """The workers that hold each key, with its bytes; {} when one has just been forgotten."""
     holders = ask(client, "who_has", keys)
     try:
         sizes: Mapping[Any, float] = client.nbytes([key for key in keys if holders[key]], summary=False)

@@ -52,7 +52,7 @@ class Loader:
         return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
 
     def _held_bytes(self, source: Source) -> list[dict[str, float]]:
-        """For each group, the bytes that workers hold of what it is made from."""
+        """The bytes that workers hold of what each group is made from."""
         await_held(self.client, self.workers, source.outside)  # rows that are still being persisted, too: they are needed in any case
         needed = source.held_keys
         keys = sorted(set().union(*needed), key=str)

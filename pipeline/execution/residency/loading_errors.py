@@ -81,5 +81,5 @@ def memory(source: Source, numbers: Sequence[int], threads: Sequence[str], limit
 
 
 def megabytes(n_bytes: float) -> str:
-    """As people say it."""
+    """A number of bytes in megabytes, as people say it."""
     return f"{n_bytes / 1e6:.3g} MB"

@@ -67,7 +67,7 @@ async def forget(target: str, keys: Sequence[tuple[Any, str]], scheduler: Any) -
 
 
 def slices(keys: Sequence[tuple[Any, str]], scheduler: Any) -> Iterator[list[tuple[Any, str]]]:
-    """Of about SLICE_BYTES, so that little is there twice."""
+    """Cut what moves into slices of about SLICE_BYTES, so that little is there twice."""
     some: list[tuple[Any, str]] = []
     n_bytes = 0
     for key, source in keys:

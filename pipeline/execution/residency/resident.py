@@ -102,7 +102,7 @@ class Resident:
         return list(lanes.values())
 
     def _by_lane(self) -> list[list[int]]:
-        """For each thread, the numbers of its lanes."""
+        """The numbers of each thread's lanes."""
         number_of = {piece: number for number, lane in enumerate(self._lanes) for piece in lane}
         return [sorted({number_of[piece] for piece in pieces}) for pieces in self.assigned]
 

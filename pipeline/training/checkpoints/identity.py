@@ -81,7 +81,7 @@ class _Walk:
 
     @singledispatchmethod
     def _object(self, value: Any) -> None:
-        """By how it would be pickled: what makes it, from what."""
+        """The identity of an object by how it would be pickled: what makes it, from what."""
         try:
             reducer = copyreg.dispatch_table.get(type(value))
             made = value.__reduce_ex__(4) if reducer is None else reducer(value)
@@ -197,7 +197,7 @@ def is_of_body(name: str, value: Any) -> bool:
 
 
 def content_of(cell: CellType) -> Any:
-    """Of a variable of the function around; None before it has one."""
+    """The content of a variable of the function around; None before it has one."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -205,7 +205,7 @@ def content_of(cell: CellType) -> Any:
 
 
 def version_of(module: str | None) -> str:
-    """Of the package that somebody else wrote. Those that the bits hang on anyway are told apart by their versions elsewhere."""
+    """The version of a package that somebody else wrote. Those that the bits hang on anyway are told apart elsewhere."""
     package = (module or "").partition(".")[0]
     return "" if package in (*VALUES, "pipeline") else str(vars(sys.modules.get(package, sys)).get("__version__", ""))
 

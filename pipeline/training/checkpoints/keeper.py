@@ -305,7 +305,7 @@ def in_shared(directory: Path, write: Callable[[], None]) -> None:
 
 
 def remove_checkpoints(directory: Path) -> None:
-    """Of whatever problem, and the directory if nothing else is in it."""
+    """Remove the checkpoints in a directory, of whatever problem, and the directory if nothing else is in it."""
     with suppress(OSError):
         for path in checkpoints_in(directory):
             path.unlink(missing_ok=True)

@@ -61,6 +61,6 @@ def terminations(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
 
 
 def seconds_left(environment: Mapping[str, str]) -> float | None:
-    """Until the end of the SLURM job that this process is in; None outside of one, or in one without an end."""
+    """Seconds until the end of the SLURM job that this process is in; None outside of one, or in one without an end."""
     end = environment.get(END_TIME, "")
     return float(end) - time.time() if end.isdigit() and float(end) > time.time() else None
