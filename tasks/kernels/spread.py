@@ -22,7 +22,8 @@ from tasks.kernels.tree import new_stack
 from tasks.typing import Array, Float64, Int64
 
 ROWS: Final = 8
-"""Rows that are gone through together."""
+"""Rows that are gone through together, at least: more of narrow ones, up to BLOCK numbers."""
+BLOCK: Final = 512
 CANCELLED: Final = 1e-3
 """The share of a sum of squares about an origin which, when it is all that is left about the mean, has lost digits."""
 
@@ -104,9 +105,10 @@ def _dense_partition(X: Array, start: int, stop: int, p: int, weight: Float64, n
 def _measure_dense(X: Array, start: int, stop: int, weight: Float64, origin: Float64, node: Float64) -> None:
     """Put sums of w (x - origin) in the place of the means, of its squares in that of the scatters, and the largest |x|."""
     p = X.shape[1]
+    n_rows = max(ROWS, BLOCK // p)
     node[1:] = 0.0
-    for at in range(start, stop, ROWS):
-        _add_rows(X, at, min(ROWS, stop - at), weight, origin, node[1 : 1 + p], node[1 + p : 1 + 2 * p], node[1 + 2 * p :])
+    for at in range(start, stop, n_rows):
+        _add_rows(X, at, min(n_rows, stop - at), weight, origin, node[1 : 1 + p], node[1 + p : 1 + 2 * p], node[1 + 2 * p :])
 
 
 @compiled_leaf
