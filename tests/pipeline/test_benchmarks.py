@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -320,13 +322,18 @@ def test_passes_count_a_sample_as_its_share() -> None:
 
 
 def test_peak_memory_sees_a_short_allocation() -> None:
-    import os
-
-    with PeakMemory([os.getpid()], interval=0.002) as memory:
-        block = np.ones(8 << 20)
-        time.sleep(0.05)
-        del block
-    assert memory.growth > 48 << 20
+    """In a process of its own: this one may let go of as much memory meanwhile."""
+    code = "import sys, time, numpy as np\nprint(flush=True); sys.stdin.readline()\nblock = np.ones(8 << 20); time.sleep(0.2); del block\n"
+    code += "print(flush=True); sys.stdin.readline()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+        with PeakMemory([child.pid], interval=0.002) as memory:
+            child.stdin.write("\n")
+            child.stdin.flush()
+            child.stdout.readline()
+        child.stdin.close()
+    assert 48 << 20 < memory.growth < 96 << 20
 
 
 def test_a_time_limit_ends_a_block() -> None:
