@@ -32,6 +32,7 @@ def lazy(rows: Any) -> da.Array:
     return da.from_array(rows, chunks=(20, -1)[: rows.ndim])
 
 
+@pytest.mark.long
 def test_no_workers() -> None:
     with (
         LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
@@ -53,6 +54,7 @@ def test_asynchronous_client() -> None:
     asyncio.run(fit())
 
 
+@pytest.mark.long
 def test_errors_of_workers_reach_the_caller(client: Client) -> None:
     broken = X.copy()
     broken[45, 1] = np.nan
@@ -65,6 +67,7 @@ def test_errors_of_workers_reach_the_caller(client: Client) -> None:
     assert found.parameters_sha256_ == LogisticRegression(solver="newton").fit(Dataset.from_arrays(X, Y, n_partitions=3)).parameters_sha256_
 
 
+@pytest.mark.long
 def test_workers_of_another_version(tmp_path: Path) -> None:
     shutil.copytree(Path(tasks.__file__).parent, tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "tasks" / "rows.py").open("a") as file:

@@ -63,6 +63,7 @@ def test_there_are_notebooks() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.long
 def test_runs_from_a_clean_kernel_as_stored(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if "SLURM" in path.read_text() and slurm_is_installed():
         request.getfixturevalue("slurm")  # without it the notebook says that there is none

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.mark.parametrize(("fault", "moment"), [("SIGKILL", "session"), ("SIGTERM", "load"), ("SIGKILL", "tree")])
+@pytest.mark.long
 def test_a_signal(fault: str, moment: str, client: Client, gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def inject(pid: int) -> str:
         SIGNALS[fault](Victim(client, pid))
@@ -35,12 +36,14 @@ def test_a_segfault_in_a_call(client: Client, gate: Gate, expected: str, monkeyp
         assert MOMENTS["call"](gate, monkeypatch) == expected
 
 
+@pytest.mark.long
 def test_out_of_memory_in_a_task(client: Client, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     gate.tell_all("out of memory")
     with pytest.raises(MemoryError, match=r"ran out of memory at partition.*: Unable to allocate .* rows would fit \(n_partitions="):
         MOMENTS["task"](gate, monkeypatch)
 
 
+@pytest.mark.long
 def test_the_scheduler_dies(tmp_path: Path, gate: Gate) -> None:
     rows = made()
     with processes(tmp_path, n_workers=1) as (cluster, _):
@@ -62,6 +65,7 @@ def test_workers_import_what_they_need_alone(client: Client, expected: str) -> N
     assert not any(client.run(lambda: {"pipeline", "sklearn"} & sys.modules.keys()).values())
 
 
+@pytest.mark.long
 def test_a_round_outside_of_fits_leaves_no_tasks(client: Client) -> None:
     """Even if an exception that was caught keeps its executor alive."""
     rows = arrays()

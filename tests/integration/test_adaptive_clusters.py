@@ -61,6 +61,7 @@ def client(adaptive: Client) -> Iterator[Client]:
     assert tasks_there(adaptive) == []
 
 
+@pytest.mark.long
 def test_fits_bring_up_workers(client: Client) -> None:
     X, y = breast_cancer()
     lazy = da.from_array(X, chunks=(50, -1)), da.from_array(y, chunks=50)
@@ -91,6 +92,7 @@ def test_workers_that_leave_during_a_fit(make: Any, client: Client) -> None:
     rows.release()
 
 
+@pytest.mark.long
 def test_nobody_comes() -> None:
     with (
         LocalCluster(n_workers=0, processes=True, dashboard_address=":0") as cluster,
@@ -108,6 +110,7 @@ def test_nobody_comes() -> None:
         assert tasks_there(client) == []
 
 
+@pytest.mark.long
 def test_a_connection_that_adapts() -> None:
     with dask.config.set(scheduler="threads"):
         expected = LogisticRegression().fit(*breast_cancer()).parameters_sha256_

@@ -65,6 +65,7 @@ def test_other_partitions_give_other_bits(in_process: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("n_workers", "threads"), [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1), (8, 2)])
+@pytest.mark.long
 def test_same_bits_on_any_cluster(in_process: dict[str, str], n_workers: int, threads: int) -> None:
     with (
         LocalCluster(n_workers=n_workers, threads_per_worker=threads, processes=True, dashboard_address=":0") as cluster,
@@ -84,6 +85,7 @@ def kill_worker(cluster: LocalCluster, killed: list[int]) -> None:
 @pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["numpy", "dask", "split"])
+@pytest.mark.long
 def test_a_killed_worker_changes_nothing(kind: str) -> None:
     X, y = breast_cancer()
 
@@ -103,6 +105,7 @@ def test_a_killed_worker_changes_nothing(kind: str) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_two_fits_at_once_and_a_fit_inside_a_task(client: Client, in_process: dict[str, str]) -> None:
     X, y = breast_cancer()
     arrays = da.from_array(X, chunks=(100, -1)), da.from_array(y, chunks=100)
@@ -125,6 +128,7 @@ def fit_in_task(X: Any, y: Any) -> str:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_a_round_takes_few_tasks_and_leaves_none(client: Client) -> None:
     X, y = breast_cancer()
     rows = uneven(len(X), 1024)

@@ -253,6 +253,7 @@ def changes_and_dies(client: Client, tmp_path: Path, kind: str) -> None:
     assert digest(dataset) == here(read(tmp_path)) != here(Dataset.from_arrays(X, y, n_partitions=N))
 
 
+@pytest.mark.long
 def test_a_file_changes_and_a_worker_dies(cluster_to_harm: tuple[LocalCluster, Client], tmp_path: Path) -> None:
     changes_and_dies(cluster_to_harm[1], tmp_path, "npy")
 
@@ -295,6 +296,7 @@ def rounds_led(client: Client) -> int:
     return sum(client.run(lambda: participants.counted["rounds"]).values())
 
 
+@pytest.mark.long
 def test_a_session_of_other_rows_moves_nothing(client: Client) -> None:
     """The root compares what the participants have with what the client knows."""
     X, y = breast_cancer()

@@ -56,6 +56,7 @@ def handlers_on_workers(client: Client, change: Any) -> None:
     client.run(run)
 
 
+@pytest.mark.long
 def test_rounds_after_a_short_one_are_no_tasks(cluster: LocalCluster, client: Client, expected: str) -> None:
     dataset, finished = resident(), Finished()
     fit(dataset)  # the first rounds of all compile, and are not short
@@ -72,6 +73,7 @@ def test_rounds_after_a_short_one_are_no_tasks(cluster: LocalCluster, client: Cl
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_workers_that_cannot_be_called_get_tasks(client: Client, expected: str) -> None:
     dataset = resident()
     try:
@@ -82,6 +84,7 @@ def test_workers_that_cannot_be_called_get_tasks(client: Client, expected: str) 
 
 
 @pytest.mark.timeout(20)
+@pytest.mark.long
 def test_calls_that_nobody_answers(client: Client, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "PATIENCE", 0.3)
     dataset = resident()
@@ -103,6 +106,7 @@ def test_calls_that_nobody_answers(client: Client, expected: str, monkeypatch: p
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_shards_that_move_between_calls(expected: str) -> None:
     with LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
         dataset = resident()

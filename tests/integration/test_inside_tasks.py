@@ -100,10 +100,12 @@ def rounds(n_rounds: int, n_threads: int, each: Callable[[Client], None]) -> Non
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.long
 def test_first_fits_of_dask_data_at_once(n_threads: int) -> None:
     rounds(2, n_threads, first_fits_at_once)
 
 
+@pytest.mark.long
 def test_a_fit_of_dask_data_beside_one_of_rows_in_memory() -> None:
     rounds(2, 1, lazy_beside_memory)
 
@@ -198,6 +200,7 @@ def actor(worker: Client) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.long
 def test_the_thread_is_given_back_once(way: Callable[..., Any], worker: Client) -> None:
     for data in (lazy(), worker.persist(lazy())):
         assert worker.submit(way, *data, pure=False).result(timeout=LIMIT) == here("lazy")
@@ -209,6 +212,7 @@ def test_rows_in_memory_need_no_other_thread(way: Callable[..., Any], worker: Cl
 
 
 @pytest.mark.parametrize("way", HELD_UP)
+@pytest.mark.long
 def test_a_thread_that_cannot_be_given_back(way: Callable[..., Any], worker: Client) -> None:
     assert worker.submit(by_get_client, *lazy(), pure=False).result(timeout=LIMIT) == here("lazy")  # so that there is a client
     with pytest.raises(ThreadHeldError, match=rf"{way.__name__}-.* held all threads of this worker for 1 s, .* distributed.secede\(\)"):
@@ -248,6 +252,7 @@ def n_rows(dataset: Dataset) -> int:
     return dataset.schema.n_rows
 
 
+@pytest.mark.long
 def test_tasks_share_a_dataset_whose_maker_fits(worker: Client, tmp_path: Path) -> None:
     """One object on the worker: it is loaded and checked once, by fits and by its schema at the same time."""
     path = tmp_path / "made"
@@ -258,6 +263,7 @@ def test_tasks_share_a_dataset_whose_maker_fits(worker: Client, tmp_path: Path) 
     assert sorted(path.read_text().split()) == [str(i) for i in range(6)]
 
 
+@pytest.mark.long
 def test_a_dataset_that_is_resident_here_can_be_sent_to_a_task(worker: Client) -> None:
     for dataset, kind in ((Dataset.from_dask(*lazy()), "lazy"), (Dataset.from_arrays(*breast_cancer()), "memory")):
         assert fitted(dataset) == here(kind)

@@ -37,6 +37,7 @@ with Client(sys.argv[1]) if len(sys.argv) > 1 else open("/dev/null"):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("where", ["cluster", "in process"])
+@pytest.mark.long
 def test_ctrl_c(where: str, client: Client) -> None:
     arguments = [client.scheduler.address] if where == "cluster" else []
     with subprocess.Popen(
@@ -63,6 +64,7 @@ exec "$0" -m pytest -q -p no:cacheprovider \
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_tests_of_signals_where_the_shell_ignores_them() -> None:
     """As with nohup, or with & in a script: children inherit that, and Python leaves it as it is."""
     tests = Path(__file__).parents[2]

@@ -41,6 +41,7 @@ def here(make: Any) -> str:
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.long
 def test_kills_at_any_moment_of_a_fit(own_cluster: tuple[LocalCluster, Client]) -> None:
     """Not between rounds only: a thread kills whatever worker there is, every now and then, while fits run."""
     cluster, _ = own_cluster
@@ -71,6 +72,7 @@ def test_kills_at_any_moment_of_a_fit(own_cluster: tuple[LocalCluster, Client]) 
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
+@pytest.mark.long
 def test_a_dataset_outlives_a_restart_of_the_cluster(own_cluster: tuple[LocalCluster, Client], kind: str) -> None:
     _, client = own_cluster
     X, y = breast_cancer()
@@ -115,6 +117,7 @@ def test_two_fits_on_one_dataset(client: Client) -> None:
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
+@pytest.mark.long
 def test_all_workers_die_at_once_and_come_back(own_cluster: tuple[LocalCluster, Client], kind: str) -> None:
     """Dask leaves tasks that were meant for the dead lying beside idle newcomers; the fit has them made anew."""
     _, client = own_cluster
@@ -134,6 +137,7 @@ def test_all_workers_die_at_once_and_come_back(own_cluster: tuple[LocalCluster, 
 
 @pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.timeout(90)
+@pytest.mark.long
 def test_all_workers_gone_ends_with_a_named_error(tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
     command = [sys.executable, "-m", "dask"]
@@ -157,6 +161,7 @@ def test_all_workers_gone_ends_with_a_named_error(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_a_client_closed_by_another_thread(own_cluster: tuple[LocalCluster, Client]) -> None:
     _, client = own_cluster
     X, y = breast_cancer()

@@ -194,6 +194,7 @@ def test_lanes_end_with_their_fit(client: Client) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("n_workers", [1, 2, 4, 8])
+@pytest.mark.long
 def test_every_optimizer_on_any_number_of_workers(n_workers: int) -> None:
     strategies = [strategy(optimizer=make(), schedule=Constant(0.01), max_epochs=2) for make in OPTIMIZERS.values()]
     here = [bits(fit(ThreadExecutor(1), dataset(), each).parameters) for each in strategies]
@@ -206,6 +207,7 @@ def test_every_optimizer_on_any_number_of_workers(n_workers: int) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_a_participant_killed_in_an_epoch_changes_nothing() -> None:
     X, y = breast_cancer()
     model = MLPClassifier((16,), batch_size=64, dropout=0.2, max_iter=400, tol=None, random_state=0)

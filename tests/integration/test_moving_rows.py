@@ -71,6 +71,7 @@ class PacedRegression(LogisticRegression):
 
 @pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
+@pytest.mark.long
 def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
     cluster, client = two_workers
@@ -92,6 +93,7 @@ def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client],
 
 @pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
+@pytest.mark.long
 def test_a_worker_that_retires_hands_over(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
     cluster, client = two_workers
@@ -110,6 +112,7 @@ def test_a_worker_that_retires_hands_over(two_workers: tuple[LocalCluster, Clien
 
 
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
+@pytest.mark.long
 def test_rows_leave_a_slow_worker(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
     _, client = two_workers
@@ -123,6 +126,7 @@ def test_rows_leave_a_slow_worker(two_workers: tuple[LocalCluster, Client], kind
     assert model.parameters_sha256_ == here(kind, LogisticRegression(solver="lbfgs", tol=1e-8))
 
 
+@pytest.mark.long
 def test_rows_that_cannot_be_moved_stay(two_workers: tuple[LocalCluster, Client], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a scheduler that runs no functions of ours."""
     monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
@@ -156,6 +160,7 @@ def wait_then_make(seconds: float) -> Slow:
 
 
 @pytest.mark.parametrize("dies", ["source", "target"])
+@pytest.mark.long
 def test_a_worker_that_dies_within_a_move(dies: str) -> None:
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
         source, target = sorted(client.scheduler_info(n_workers=-1)["workers"])
@@ -171,6 +176,7 @@ def test_a_worker_that_dies_within_a_move(dies: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
+@pytest.mark.long
 def test_workers_that_join_and_die_at_once(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two fits on one dataset, and a worker that is killed just after it joined, again and again."""
     monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)

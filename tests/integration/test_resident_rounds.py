@@ -103,6 +103,7 @@ def own_client() -> Iterator[Client]:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("n_workers", "n_threads"), [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2)])
+@pytest.mark.long
 def test_the_bits_of_every_solver(n_workers: int, n_threads: int, digests: dict[str, str]) -> None:
     with (
         LocalCluster(n_workers=n_workers, threads_per_worker=n_threads, processes=True, dashboard_address=":0") as cluster,
@@ -118,6 +119,7 @@ def test_the_bits_of_every_solver(n_workers: int, n_threads: int, digests: dict[
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_the_bits_of_the_graph(cluster: LocalCluster, digests: dict[str, str]) -> None:
     with Client(cluster, direct_to_workers=False) as client:
         rows, before = dataset(), rounds_led(client)
@@ -126,6 +128,7 @@ def test_the_bits_of_the_graph(cluster: LocalCluster, digests: dict[str, str]) -
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_over_tls(tmp_path: Path, expected: Any) -> None:
     security: Any = read_certificates(make_certificates(tmp_path / "tls"))
     with (
@@ -139,6 +142,7 @@ def test_over_tls(tmp_path: Path, expected: Any) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_workers_without_this_library(tmp_path: Path, digests: dict[str, str]) -> None:
     python = make_bare_python(tmp_path / "venv")
     with command_line_cluster(python, directory=tmp_path) as file, connect(scheduler_file=file, tls=False) as connection:
@@ -158,6 +162,7 @@ def test_workers_without_this_library(tmp_path: Path, digests: dict[str, str]) -
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_what_a_round_takes(own_client: Client, expected: Any) -> None:
     executor = ClusterExecutor(own_client)
     assert np.array_equal(walk(executor, dataset()).parameters, expected)
@@ -167,6 +172,7 @@ def test_what_a_round_takes(own_client: Client, expected: Any) -> None:
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_two_fits_at_once(client: Client, expected: Any) -> None:
     rows = dataset()
     executors = [ClusterExecutor(client) for _ in range(2)]
@@ -236,6 +242,7 @@ class Broken(LinearObjective):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_an_error_is_raised_as_itself(client: Client) -> None:
     rows = dataset()
     executor = ClusterExecutor(client)
@@ -295,6 +302,7 @@ def while_walking(client: Client, action: Callable[[int], None], *, of_root: boo
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("of_root", [True, False], ids=["root", "another"])
+@pytest.mark.long
 def test_a_participant_is_killed(own_client: Client, of_root: bool, expected: Any) -> None:
     found, executor, before, seconds = while_walking(own_client, lambda pid: os.kill(pid, signal.SIGKILL), of_root=of_root)
     assert np.array_equal(found.parameters, expected)
@@ -305,6 +313,7 @@ def test_a_participant_is_killed(own_client: Client, of_root: bool, expected: An
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("of_root", [True, False], ids=["root", "another"])
+@pytest.mark.long
 def test_a_participant_is_stopped_for_a_while(own_client: Client, of_root: bool, expected: Any) -> None:
     def stop(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
@@ -317,6 +326,7 @@ def test_a_participant_is_stopped_for_a_while(own_client: Client, of_root: bool,
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_a_participant_retires(own_client: Client, expected: Any) -> None:
     rows = dataset()
     executor = ClusterExecutor(own_client)

@@ -110,6 +110,7 @@ def assert_same(model: GradientModel, whole: GradientModel) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.long
 def test_every_model_goes_on_to_the_same_bits(tmp_path: Path, name: str) -> None:
     model, read = MODELS[name]
     whole = clone(model).fit(rows(read))
@@ -124,6 +125,7 @@ def test_every_model_goes_on_to_the_same_bits(tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", ["logistic lbfgs", "logistic newton", "sgd svrg", "mlp stopping"])
 @pytest.mark.usefixtures("rounds_from_here")
+@pytest.mark.long
 def test_here_and_on_a_cluster(tmp_path: Path, client: Client, name: str) -> None:
     model, read = MODELS[name]
     with dask.config.set(scheduler="threads"):
@@ -137,6 +139,7 @@ def test_here_and_on_a_cluster(tmp_path: Path, client: Client, name: str) -> Non
     assert_same(resumed, whole)
 
 
+@pytest.mark.long
 def test_resident_rounds_are_saved_when_the_client_hears_of_them(tmp_path: Path, client: Client) -> None:
     model = SGDClassifier("log_loss", random_state=3, max_iter=300, tol=None)
     dataset = rows(breast_cancer)
@@ -190,6 +193,7 @@ def test_other_parameters_and_other_rows_begin_anew(tmp_path: Path) -> None:
     assert clone(model).fit(Dataset.from_arrays(X, y)).resumed_from_ == 3
 
 
+@pytest.mark.long
 def test_a_search_that_shares_a_directory_finds_what_it_would_without(tmp_path: Path) -> None:
     X, y = breast_cancer()
     grid = {"C": [0.1, 1.0, 10.0]}
@@ -390,6 +394,7 @@ def test_a_run_whose_walltime_nears_its_end_stops_in_time(tmp_path: Path) -> Non
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_a_changed_job_does_not_go_on(tmp_path: Path) -> None:
     process = begin(tmp_path)
     wait_for_checkpoint(tmp_path)

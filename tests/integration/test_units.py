@@ -107,6 +107,7 @@ def test_ridge_without_intercept(solver: str, sparse: bool, rows: Rows, alpha: f
 @every_solver
 @few
 @given(rows=many_rows())
+@pytest.mark.long
 def test_logistic_regression(solver: str, sparse: bool, rows: Rows) -> None:
     """Against scikit-learn on the columns as they were before they were scaled and shifted; without a penalty the objective is the same."""
     y = rows.base.sum(axis=1) + 3 * rows.noise > 0
@@ -243,6 +244,7 @@ def test_a_strategy_finds_the_least_norm_that_its_name_finds() -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.long
 def test_columns_far_from_zero_without_an_intercept(solver: str) -> None:
     """They stand in for one. Whoever says "converged" has what they say beside that, too; against scikit-learn on differences of columns,
     which span the same."""
@@ -283,6 +285,7 @@ def test_nanoseconds_of_three_classes() -> None:
 
 @pytest.mark.parametrize("load", [datasets.load_iris, datasets.load_wine, datasets.load_breast_cancer, datasets.load_digits])
 @pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
+@pytest.mark.long
 def test_ordinary_data_needs_no_scaling(load: Any, solver: str) -> None:
     """With default parameters: no warning, and the classes that scikit-learn finds on standardised columns."""
     X, y = load(return_X_y=True)

@@ -140,6 +140,7 @@ def test_a_solver_out_of_time_enters_no_ratio() -> None:
     assert "tasks a fit" not in table.columns  # nobody counted any
 
 
+@pytest.mark.long
 def test_contenders_in_processes_of_their_own(tmp_path: Path) -> None:
     judge = Judge.of(BINARY)
     with stored(judge.X, judge.y) as folder:
@@ -151,6 +152,7 @@ def test_contenders_in_processes_of_their_own(tmp_path: Path) -> None:
     assert str(standings[1].fit and standings[1].fit.solution.passes).startswith(">=")
 
 
+@pytest.mark.long
 def test_a_contender_that_fails_says_why() -> None:
     judge = Judge.of(BINARY)
     with stored(judge.X, judge.y) as folder:
@@ -441,6 +443,7 @@ def test_what_may_grow_in_many_fits() -> None:
     assert not any(target.met for target in report.targets)
 
 
+@pytest.mark.long
 def test_starts_are_measured_in_processes_of_their_own() -> None:
     idle = Start("none", "idle", ("-c", "import time; time.sleep(0.3)"))
     busy = Start("none", "busy", ("-c", "import time\nx = bytearray(50 << 20)\nwhile time.process_time() < 0.3: pass"))

@@ -70,6 +70,7 @@ def run(directory: Path, *arguments: str, status: int = 0) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_digits_has_the_same_bits_on_a_local_cluster_as_in_process(tmp_path: Path) -> None:
     out, err = run(tmp_path, "train", "digits", "--n-workers", "2", *LOOSE)
     X, y = digits()
@@ -107,6 +108,7 @@ def test_compiling_is_told_apart_from_training(tmp_path: Path, monkeypatch: pyte
     assert found[0] > 1 and found[1] == 0
 
 
+@pytest.mark.long
 def test_files_are_made_trained_on_and_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["make-data", "pixels", "--every", "25", "--out", str(tmp_path / "data/pixels")]) == 0
     assert "21692 rows in 34 files" in capsys.readouterr().out
@@ -123,6 +125,7 @@ def test_files_are_made_trained_on_and_predicted(tmp_path: Path, capsys: pytest.
     assert abs(correct / 21692 - reference) < 0.01
 
 
+@pytest.mark.long
 def test_missing_files_end_with_2_and_the_command_that_makes_them(tmp_path: Path) -> None:
     out, err = run(tmp_path, "train", "pixels", "--in-process", status=2)
     assert out == "" and err.startswith("error: [data] path: no file matches") and err.count("\n") == 1
@@ -133,6 +136,7 @@ def test_missing_files_end_with_2_and_the_command_that_makes_them(tmp_path: Path
 SMALL = ["--set", "data.n_partitions=4", "--set", "data.rows_per_partition=500"]
 
 
+@pytest.mark.long
 def test_a_plan_is_printed(tmp_path: Path) -> None:
     out, err = run(tmp_path, "plan", "generated", "--jobs", "2", "--memory", "4GB", *SMALL)
     assert err == "" and not list(tmp_path.iterdir())
@@ -141,6 +145,7 @@ def test_a_plan_is_printed(tmp_path: Path) -> None:
         assert shown in out
 
 
+@pytest.mark.long
 def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "generated", "--jobs", "1", "--cores", "2", "--memory", "4GiB", "--json", *SMALL]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -148,6 +153,7 @@ def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["memory"]["needed"] < 4 << 30 and plan["kinds"][0]["count"] >= 1
 
 
+@pytest.mark.long
 def test_a_plan_that_does_not_fit_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "generated", "--jobs", "1", "--memory", "70MB", *SMALL]) == 2
     out, err = capsys.readouterr()
@@ -172,6 +178,7 @@ def test_mistakes_in_a_plan_end_with_2(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_with_130_and_no_worker_stays(tmp_path: Path) -> None:
     # gradient descent on classes that can be told apart has no end within minutes
     endless = ["--set", "estimator.solver=gradient-descent", "--set", "estimator.C=1e6"]
@@ -229,6 +236,7 @@ def test_predictions_that_cannot_be_written_name_their_file(tmp_path: Path, caps
     assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.long
 def test_a_running_scheduler_by_address_and_by_file(cluster: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "scheduler.json"
     file.write_text(json.dumps({"address": cluster.scheduler_address}))
@@ -327,6 +335,7 @@ def test_bench_passes_its_arguments_and_status_on(monkeypatch: pytest.MonkeyPatc
     assert "pip install 'dask-descent[bench]'" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_warnings_are_lines_for_users(tmp_path: Path) -> None:
     arguments = ["train", "breast_cancer", "--in-process", "--set", "estimator.max_iter=1"]
     done = subprocess.run(

@@ -35,6 +35,7 @@ def python(code: str, *arguments: str, status: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_estimators_load_nothing_heavy_beside_scikit_learn() -> None:
     code = (
         "import json, sys, sklearn.linear_model\nbefore = set(sys.modules)\n"
@@ -45,6 +46,7 @@ def test_estimators_load_nothing_heavy_beside_scikit_learn() -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
+@pytest.mark.long
 def test_estimators_are_made_without_the_packages_that_fits_need() -> None:
     code = WITHOUT.format(names=HEAVY) + (
         f"import pipeline\nfrom sklearn.base import clone\nfor name in {ESTIMATORS}:\n"
@@ -71,6 +73,7 @@ def test_help_and_wrong_arguments_load_nothing_heavy(arguments: list[str], statu
     assert said in python(code, *arguments, status=status)
 
 
+@pytest.mark.long
 def test_first_fits_of_several_threads() -> None:
     """All at once in a process that has imported nothing of what a fit takes."""
     code = (

@@ -109,6 +109,7 @@ def run_schedules(n: int, *, derandomize: bool) -> Tally:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_some_schedules() -> None:
     tally = run_schedules(150, derandomize=True)
     assert tally.happened["rounds of sessions"] > 300

@@ -52,6 +52,7 @@ def test_a_module_that_is_not_there_is_an_error_at_its_first_use() -> None:
             lazy.anything  # noqa: B018
 
 
+@pytest.mark.long
 def test_what_is_replaced_in_the_module_is_seen(slow_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lazy = Lazy(slow_module)
     assert lazy.LATE == "there"

@@ -19,6 +19,7 @@ from pipeline.execution.current import current_executor
 from pipeline.execution.threads import ThreadExecutor
 
 
+@pytest.mark.long
 def test_work_stays_in_this_process_whatever_client_is_current(client: Client) -> None:
     with connect() as connection:
         assert connection.client is None
@@ -95,6 +96,7 @@ def test_arguments_are_refused_by_their_names(arguments: dict[str, Any], kind: t
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.long
 def test_scale() -> None:
     with connect(n_workers=1) as connection:
         assert connection.client is not None
@@ -179,6 +181,7 @@ def test_a_connection_waits_for_workers_within_bounds(cluster: LocalCluster) -> 
         connection.await_workers(1, timeout=0.2)
 
 
+@pytest.mark.long
 def test_what_a_connection_shows(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
     with connect(n_workers=1) as connection:

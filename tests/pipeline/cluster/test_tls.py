@@ -52,6 +52,7 @@ def secure(certificates: Path) -> Iterator[LocalCluster]:
         yield cluster
 
 
+@pytest.mark.long
 def test_who_has_certificates_is_connected(secure: LocalCluster, certificates: Path) -> None:
     address = secure.scheduler_address
     for tls in (certificates, str(certificates), read_certificates(certificates)):
@@ -131,6 +132,7 @@ def test_arguments_that_contradict_each_other(cluster: LocalCluster) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"tls": True}, {"require_tls": True}, {"tls": "directory"}])
+@pytest.mark.long
 def test_workers_of_this_machine(arguments: dict[str, Any], certificates: Path) -> None:
     if arguments.get("tls") == "directory":
         arguments = {"tls": certificates}
@@ -153,6 +155,7 @@ def test_dashboards_listen_on_this_machine_alone() -> None:
                     socket.create_connection((host, min(ports)), timeout=2)
 
 
+@pytest.mark.long
 def test_processes_of_the_command_line(certificates: Path, others: Path, tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
     environment = os.environ | tls_environment(certificates) | {"DASK_DISTRIBUTED__SCHEDULER__DASHBOARD__ENABLED": "False"}

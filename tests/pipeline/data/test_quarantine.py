@@ -92,6 +92,7 @@ def test_what_is_left_out_is_said() -> None:
     np.testing.assert_array_equal(dataset.y.compute(), np.delete(Y, np.r_[20:30, 70:80, 190:200]))
 
 
+@pytest.mark.long
 def test_the_bits_are_those_of_empty_partitions(client: Client) -> None:
     expected = digest(made(without(2, 7, 19)))
     assert digest(made(poisoned, on_error="quarantine")) == expected

@@ -167,6 +167,7 @@ def test_scores_of_rows_that_cannot_be_scored() -> None:
         model.score(da.from_array(X, chunks=(100, -1)))
 
 
+@pytest.mark.long
 def test_scores_after_the_rows_crossed_the_network(client: Client) -> None:
     """Arrays that arrive misaligned are put right first; persisted chunks on two workers do arrive so."""
     X, y = breast_cancer()

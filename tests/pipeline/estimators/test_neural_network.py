@@ -148,6 +148,7 @@ def mean_accuracies(seeds: int, **options: Any) -> tuple[float, float]:
     return float(np.mean(found[0])), float(np.mean(found[1]))
 
 
+@pytest.mark.long
 def test_accuracy_on_digits() -> None:
     ours, theirs = mean_accuracies(2, max_iter=40, hidden_layer_sizes=(64,), batch_size=64)
     assert ours > 0.95
@@ -160,6 +161,7 @@ def test_accuracy_on_digits_is_at_least_scikit_learns() -> None:
     assert ours >= theirs
 
 
+@pytest.mark.long
 def test_regression_on_diabetes() -> None:
     X, y = regression()
     split = train_test_split(X, y, random_state=0)

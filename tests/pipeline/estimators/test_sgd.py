@@ -77,6 +77,7 @@ def optimum(X: Any, y: Any, alpha: float) -> LogisticRegression:
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("loss", ["hinge", "log_loss", "modified_huber", "squared_hinge", "perceptron"])
+@pytest.mark.long
 def test_classification_reaches_what_scikit_learn_reaches(loss: str, penalty: str | None) -> None:
     """Theirs is the best of three seeds; on squared_hinge it diverges."""
     X, y = breast_cancer()
@@ -90,6 +91,7 @@ def test_classification_reaches_what_scikit_learn_reaches(loss: str, penalty: st
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("loss", ["squared_error", "huber", "epsilon_insensitive", "squared_epsilon_insensitive"])
+@pytest.mark.long
 def test_regression_reaches_what_scikit_learn_reaches(loss: str, penalty: str | None) -> None:
     X, y = numbers()
     options: dict[str, Any] = {"loss": loss, "penalty": penalty, "alpha": ALPHA}
@@ -107,6 +109,7 @@ def test_columns_of_other_scale_do_not_make_it_unstable(change: dict[str, float]
     assert model.score(X, y) > 0.3
 
 
+@pytest.mark.long
 def test_averaged_long_runs_come_near_the_optimum() -> None:
     X, y = breast_cancer()
     options: dict[str, Any] = {"alpha": 0.05, "learning_rate": "constant", "max_iter": 120, "tol": None, "random_state": 0}
@@ -135,6 +138,7 @@ def test_an_average_that_is_switched_off_holds_nothing_back() -> None:
     assert largest_relative(model.coef_, before) > 1e-3
 
 
+@pytest.mark.long
 def test_variance_reduction_reaches_the_optimum() -> None:
     X, y = breast_cancer()
     model = SGDClassifier(
@@ -177,6 +181,7 @@ def objective_at(best: Any, X: Any, y: Any) -> float:
     ],
     ids=str,
 )
+@pytest.mark.long
 def test_every_option_learns_and_does_something(options: dict[str, Any]) -> None:
     X, y = breast_cancer()
     model = quietly(lambda: SGDClassifier("log_loss", alpha=ALPHA, random_state=0, **options).fit(X, y))
@@ -184,6 +189,7 @@ def test_every_option_learns_and_does_something(options: dict[str, Any]) -> None
     assert model.parameters_sha256_ != SGDClassifier("log_loss", alpha=ALPHA, random_state=0).fit(X, y).parameters_sha256_
 
 
+@pytest.mark.long
 def test_l1_makes_exact_zeros() -> None:
     """Without the noise of batches, those of the optimum; with it, some."""
     X, y = breast_cancer()
@@ -212,6 +218,7 @@ def test_step_sizes_of_batches_are_sums_of_those_of_rows() -> None:
 
 
 @pytest.mark.parametrize("kind", ["classifier", "regressor"])
+@pytest.mark.long
 def test_the_survey_finds_eigenvalue_and_trace(kind: str) -> None:
     """Of Σ s x xᵀ / Σ s, by NumPy; the trace is an estimate from one vector of signs, exact where columns are uncorrelated."""
     X = np.linalg.qr(np.random.default_rng(0).normal(size=(400, 6)))[0] * 20 * np.array([3.0, 1, 1, 1, 1, 1])
@@ -228,6 +235,7 @@ def test_the_survey_finds_eigenvalue_and_trace(kind: str) -> None:
     assert model._curvature.largest == pytest.approx(np.linalg.eigvalsh(second)[-1], rel=0.02)
 
 
+@pytest.mark.long
 def test_a_survey_of_rows_without_weight_says_nothing() -> None:
     """Every second row of 9000 is looked at, and has none: step sizes are below those that the largest values allow, h (1 + Σ max x²)."""
     random = np.random.default_rng(0)
@@ -240,6 +248,7 @@ def test_a_survey_of_rows_without_weight_says_nothing() -> None:
     assert model.score(X, y) > 0.95
 
 
+@pytest.mark.long
 def test_batches_and_their_decay() -> None:
     X, y = breast_cancer()
     reason = SGDClassifier(random_state=0).fit(X, y).solver_.reason
@@ -281,6 +290,7 @@ def test_a_fit_draws_one_number(model: Any) -> None:
 
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 3.0, 1: 0.5}], ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.long
 def test_weights(class_weight: Any, weighted: bool) -> None:
     """SVRG's solution against the optimum of scikit-learn's objective, (1 / n) Σ s_i c_i loss_i + ½ alpha |coef|²."""
     X, y = breast_cancer()
@@ -295,6 +305,7 @@ def test_weights(class_weight: Any, weighted: bool) -> None:
     assert largest_relative(model.coef_, best.coef_) < 2e-3
 
 
+@pytest.mark.long
 def test_one_vs_rest_is_one_fit_a_class() -> None:
     X, y = wine()
     factors = {0: 2.0, 1: 1.0, 2: 0.5}
@@ -310,6 +321,7 @@ def test_one_vs_rest_is_one_fit_a_class() -> None:
     assert np.array_equal(model.predict(X), model.decision_function(X).argmax(axis=1))
 
 
+@pytest.mark.long
 def test_probabilities_are_there_for_two_losses_only() -> None:
     X, y = breast_cancer()
     for loss in ("hinge", "squared_hinge", "perceptron"):
@@ -346,6 +358,7 @@ def test_two_partial_fits_are_two_epochs(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("rate", ["cosine", "step"])
+@pytest.mark.long
 def test_step_sizes_fall_over_partial_fits_as_over_epochs(rate: str) -> None:
     """In 12 calls as in 12 epochs: "step" halves after ten, "cosine" ends at zero after max_iter."""
     X, y = breast_cancer()
@@ -373,6 +386,7 @@ def test_partial_fits_on_a_dask_array_see_all_partitions() -> None:
     assert model.t_ == pytest.approx(6 * len(y))
 
 
+@pytest.mark.long
 def test_chunks_may_lack_classes() -> None:
     X, y = wine()
     words = np.array(["red", "rosé", "white"])[y]
@@ -409,6 +423,7 @@ def test_rules_of_partial_fits() -> None:
         SGDRegressor(early_stopping=True).partial_fit(X, y)
 
 
+@pytest.mark.long
 def test_warm_starts_and_partial_fits_go_on_from_a_fit(tmp_path: Path) -> None:
     X, y = breast_cancer()
     model = SGDClassifier("log_loss", random_state=0, warm_start=True).fit(X, y)
@@ -437,6 +452,7 @@ def test_early_stopping_keeps_the_best_epoch() -> None:
     assert SGDRegressor(random_state=0).fit(X, y).validation_scores_ is None
 
 
+@pytest.mark.long
 def test_no_tol_makes_all_epochs_and_too_few_warn() -> None:
     X, y = breast_cancer()
     model = SGDClassifier(tol=None, max_iter=40, random_state=0).fit(X, y)
@@ -477,6 +493,7 @@ def test_an_interrupted_fit_is_a_model(where: str, request: pytest.FixtureReques
 # -- where it runs -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_same_bits_on_a_cluster(client: Client) -> None:
     X, y = breast_cancer()
     pieces = uneven(len(y), 19)
@@ -493,6 +510,7 @@ def test_the_same_bits_on_a_cluster(client: Client) -> None:
     assert there.parameters_sha256_ == here.parameters_sha256_
 
 
+@pytest.mark.long
 def test_sparse_and_single_precision_rows() -> None:
     X, y = breast_cancer()
     dense = SGDClassifier("log_loss", random_state=0).fit(X, y)

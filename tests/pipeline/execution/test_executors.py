@@ -78,11 +78,13 @@ def in_namespace(script: str, **variables: str) -> list[int]:
 
 @several_cores
 @pytest.mark.parametrize("script", [BY_FILES_V1, BY_FILES_V2], ids=["v1", "v2"])
+@pytest.mark.long
 def test_a_quota_of_cpus(script: str) -> None:
     assert in_namespace(script) == [1, 1]
 
 
 @several_cores
+@pytest.mark.long
 def test_a_real_quota_of_cpus(group: Path, tmp_path: Path) -> None:
     assert in_namespace(REAL_V1, GROUP=str(group), PLACE=str(tmp_path / "group")) == [1, 1]
 

@@ -52,6 +52,7 @@ def with_costs(found: Probe, **cost: float) -> Probe:
 
 
 @pytest.mark.parametrize("solver", ["newton", "lbfgs", "newton-cg"])
+@pytest.mark.long
 def test_a_small_job_is_planned_as_it_is_fitted(solver: str) -> None:
     job = make_job({"solver": solver})
     plan = make_plan(job, 2, 4 * GB)
@@ -70,6 +71,7 @@ def test_a_small_job_is_planned_as_it_is_fitted(solver: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.long
 def test_memory_is_that_of_the_arrays(dtype: str) -> None:
     job = make_job({"solver": "lbfgs"}, rows_per_partition=5_000, n_columns=40, dtype=dtype)
     whole, half = (make_plan(job, jobs, 4 * GB).memory for jobs in (1, 2))
@@ -83,6 +85,7 @@ def test_memory_is_that_of_the_arrays(dtype: str) -> None:
     assert 50e6 < whole.process < 1e9
 
 
+@pytest.mark.long
 def test_a_large_job_is_estimated_from_a_few_partitions(found: Probe) -> None:
     sample = found.sample
     assert 0 < sample.n_partitions < 32
@@ -104,6 +107,7 @@ BATCHES = {
 @pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.long
 def test_rounds_of_mini_batches_are_those_of_a_fit(name: str, cores: int) -> None:
     job = make_job({**BATCHES[name], "random_state": 0}, rows_per_partition=5_000, n_columns=50)
     plan = make_plan(job, 1, 4 * GB, cores)
@@ -122,6 +126,7 @@ def test_rounds_of_mini_batches_are_those_of_a_fit(name: str, cores: int) -> Non
 
 
 @pytest.mark.parametrize("name", ["SGDRegressor", "MLPRegressor"])
+@pytest.mark.long
 def test_batches_of_a_sample_say_how_many_rounds_all_rows_take(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "SAMPLE_BYTES", 1)
     monkeypatch.setattr(probing, "FIT_SECONDS", 0.5)
@@ -172,6 +177,7 @@ def test_a_refusal_names_what_fits(found: Probe, monkeypatch: pytest.MonkeyPatch
         make_plan(job, planning.least_jobs(found, planning.Asked(1, 1, limit)) - 1, limit)  # type: ignore[operator]
 
 
+@pytest.mark.long
 def test_the_cure_of_a_refusal_passes_another_probe() -> None:
     job = make_job(n_partitions=32, rows_per_partition=10_000, n_columns=100)
     with pytest.raises(PlanError) as refused:

@@ -57,6 +57,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 # -- runs ----------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_scores_are_scikit_learns_on_the_same_split(digits_run: Run) -> None:
     X, y = digits()
     sizes = read_job("digits").data.partition_rows  # type: ignore[attr-defined]
@@ -100,12 +101,14 @@ def test_the_rounds_so_far_are_in_a_file_while_a_fit_runs(tmp_path: Path) -> Non
     assert not path.exists()
 
 
+@pytest.mark.long
 def test_the_job_as_run_runs_again_to_the_same_bits(digits_run: Run, tmp_path: Path) -> None:
     again = run_job(read_job(str(digits_run.directory / "job.toml"), [f"output.directory={tmp_path / 'again'}"]))
     assert again.metrics["name"] == "digits"
     assert again.metrics["parameters_sha256"] == digits_run.metrics["parameters_sha256"]
 
 
+@pytest.mark.long
 def test_generated_rows_are_fitted_to_their_coefficients(tmp_path: Path) -> None:
     small = ("data.n_partitions=5", "data.rows_per_partition=8000", "data.n_columns=6", "data.dtype=float32")
     run = run_here("generated", tmp_path / "new" / "run", *small, "estimator.C=inf")
@@ -147,6 +150,7 @@ def test_a_run_that_fails_leaves_nothing_and_one_before_it_alone(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["LogisticRegression", "SGDClassifier"])
+@pytest.mark.long
 def test_a_run_that_fails_after_its_fit_goes_on_without_another_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     estimator = {"name": name, "max_iter": 500} | ({"random_state": 0} if name == "SGDClassifier" else {})
     job = read_job("breast_cancer", replace={**IN_PROCESS, "estimator": estimator, "output": {"directory": str(tmp_path)}})
@@ -163,6 +167,7 @@ def test_a_run_that_fails_after_its_fit_goes_on_without_another_round(tmp_path: 
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.long
 def test_no_file_of_a_run_says_that_it_is_whole_while_others_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_here("breast_cancer", tmp_path)
     monkeypatch.setattr("pipeline.runs.run.save_model", no_space)
@@ -191,6 +196,7 @@ def test_data_are_looked_for_before_a_cluster_is_started(
         run_job(job)
 
 
+@pytest.mark.long
 def test_an_in_process_job_leaves_the_current_client_alone(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ClusterExecutor, "map_reduce", lambda *_: pytest.fail("ran on the cluster"))
     assert run_here("breast_cancer", tmp_path / "run").metrics["cluster"] == "in-process"
@@ -367,6 +373,7 @@ def named() -> tuple[LogisticRegression, pd.DataFrame]:
 
 @pytest.mark.parametrize("source", ["csv", "parquet"])
 @pytest.mark.parametrize("target", ["csv", "parquet"])
+@pytest.mark.long
 def test_predictions_follow_the_formula_by_column_name(
     named: tuple[LogisticRegression, pd.DataFrame], tmp_path: Path, source: str, target: str
 ) -> None:

@@ -78,6 +78,7 @@ def changed_record(directory: Path, change: Callable[[list[dict[str, Any]]], Any
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.long
 def test_a_run_comes_out_again_in_process_and_on_workers(model: str, client: Client, capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained(model)
     n_rounds = json.loads((directory / "metrics.json").read_text())["rounds"]
@@ -88,6 +89,7 @@ def test_a_run_comes_out_again_in_process_and_on_workers(model: str, client: Cli
     assert (directory / RECORD_FILE).read_text() == record
 
 
+@pytest.mark.long
 def test_the_first_round_and_group_that_differ_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("lbfgs")
 
@@ -103,6 +105,7 @@ def test_the_first_round_and_group_that_differ_are_named(capfd: pytest.CaptureFi
     assert words.endswith("; 3 rounds before it are the same")
 
 
+@pytest.mark.long
 def test_lanes_are_named_as_groups(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("sgd")
 
@@ -117,6 +120,7 @@ def test_lanes_are_named_as_groups(capfd: pytest.CaptureFixture[str]) -> None:
     assert ": partitions 0 to " in words
 
 
+@pytest.mark.long
 def test_other_rows_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     trained("newton")
     X = np.load("X-2.npy")
@@ -131,6 +135,7 @@ def test_other_rows_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert verified(capfd)[0] == 1
 
 
+@pytest.mark.long
 def test_other_partitions_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     trained("newton")
     np.save("X-5.npy", np.load("X-4.npy"))
@@ -138,6 +143,7 @@ def test_other_partitions_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert verified(capfd) == (1, "different: 6 partitions here, 5 then")
 
 
+@pytest.mark.long
 def test_other_parameters_after_the_same_rounds_are_a_difference(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("newton")
     metrics = json.loads((directory / "metrics.json").read_text())
@@ -147,6 +153,7 @@ def test_other_parameters_after_the_same_rounds_are_a_difference(capfd: pytest.C
     assert words.startswith(f"different: the parameters after round {metrics['rounds']}, whose digest is {metrics['parameters_sha256']}")
 
 
+@pytest.mark.long
 def test_the_model_belongs_to_the_run(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("newton")
     model = (directory / "model.safetensors").read_bytes()
@@ -159,6 +166,7 @@ def test_the_model_belongs_to_the_run(capfd: pytest.CaptureFixture[str]) -> None
     assert "they are of two runs" in words
 
 
+@pytest.mark.long
 def test_versions_that_changed_are_a_hint(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("newton")
     metrics = json.loads((directory / "metrics.json").read_text())
@@ -170,6 +178,7 @@ def test_versions_that_changed_are_a_hint(capfd: pytest.CaptureFixture[str]) -> 
     assert words.endswith(f"the run had numpy 1.0, here is {np.__version__}")
 
 
+@pytest.mark.long
 def test_rounds_that_the_run_lacks_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("lbfgs")
     changed_record(directory, lambda lines: lines.__delitem__(slice(3, None)))
@@ -177,6 +186,7 @@ def test_rounds_that_the_run_lacks_are_named(capfd: pytest.CaptureFixture[str]) 
     assert verified(capfd) == (1, "different: round 3, which the run did not have; 2 rounds before it are the same")
 
 
+@pytest.mark.long
 def test_rounds_that_the_fit_lacks_are_named(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("newton")
     changed_record(directory, lambda lines: lines.append({**lines[-1], "round": len(lines)}))
@@ -187,6 +197,7 @@ def test_rounds_that_the_fit_lacks_are_named(capfd: pytest.CaptureFixture[str]) 
     assert "and the run's record has 1 more" in words
 
 
+@pytest.mark.long
 def test_a_run_without_a_record_is_told_the_cure(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("lbfgs")
     (directory / RECORD_FILE).unlink()
@@ -197,6 +208,7 @@ def test_a_run_without_a_record_is_told_the_cure(capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("lost", [slice(1, 2), slice(3, 4), slice(-1, None), slice(1, None)])
+@pytest.mark.long
 def test_a_record_without_some_rounds_is_no_difference(lost: slice, capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("lbfgs")
     n_rounds = metrics_of(directory)["rounds"]
@@ -208,6 +220,7 @@ def test_a_record_without_some_rounds_is_no_difference(lost: slice, capfd: pytes
 
 
 @pytest.mark.parametrize("line", ['{"round": 1, "marks": []}', '{"round": 1, "level": 0, "marks": 5}', '{"seed": -5, "content": []}', "{"])
+@pytest.mark.long
 def test_damaged_records_are_named(line: str, capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("newton")
     lines = (directory / RECORD_FILE).read_text().splitlines()
@@ -264,6 +277,7 @@ def ended_after(n_rounds: int, end: Callable[[], None], monkeypatch: pytest.Monk
         yield
 
 
+@pytest.mark.long
 def test_the_record_of_a_run_that_went_on_is_whole(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     directory = trained("sgd")
     record, digest = (directory / RECORD_FILE).read_text(), verified(capfd)[1]
@@ -282,6 +296,7 @@ def test_the_record_of_a_run_that_went_on_is_whole(capfd: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("model", ["sgd", "mlp"])
+@pytest.mark.long
 def test_an_interrupted_run_is_compared_as_far_as_it_came_and_then_goes_on(
     model: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +391,7 @@ def test_a_full_disk_costs_the_lines_and_not_the_fit(
     assert verified(capfd)[0] == (2 if name == UNFINISHED else 0)
 
 
+@pytest.mark.long
 def test_certificates_are_those_of_the_runs_own_cluster(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("newton")
     status, words = verified(capfd, "--tls", "certificates")

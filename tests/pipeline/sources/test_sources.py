@@ -142,6 +142,7 @@ def test_partitions_come_from_the_files(files: Path) -> None:
 
 
 @pytest.mark.parametrize("n_partitions", [1, 600, 601, 1000])
+@pytest.mark.long
 def test_any_number_of_partitions(n_partitions: int) -> None:
     for dataset in (Dataset.from_arrays(X, Y, n_partitions=n_partitions), Dataset.from_dask(dask_X(), dask_y(), n_partitions=n_partitions)):
         assert dataset.n_partitions == n_partitions
@@ -162,6 +163,7 @@ def test_any_number_of_partitions(n_partitions: int) -> None:
         (1000, np.inf, 250),
     ],
 )
+@pytest.mark.long
 def test_groups_are_as_many_as_workers_may_need(n_partitions: int, mib_each: float, n_groups: int) -> None:
     """A thousand workers have something to do when there is much; little data are few groups."""
     table = Dataset.from_function(lambda i: None, n_partitions=n_partitions, n_columns=1).source
@@ -173,6 +175,7 @@ def test_groups_are_as_many_as_workers_may_need(n_partitions: int, mib_each: flo
 
 
 @pytest.mark.parametrize("where", ["threads", "cluster"])
+@pytest.mark.long
 def test_a_thousand_uneven_partitions_some_empty(where: str, request: pytest.FixtureRequest) -> None:
     if where == "cluster":
         request.getfixturevalue("client")
@@ -395,6 +398,7 @@ def test_persisted_rows_on_the_cluster(client: Client) -> None:
         assert LogisticRegression(solver="newton").fit(dataset).parameters_sha256_ == expected.parameters_sha256_
 
 
+@pytest.mark.long
 def test_shuffled_frame_on_the_cluster(client: Client) -> None:
     with dask.config.set({"dataframe.shuffle.method": "p2p"}):
         frame = dask_frame().assign(key=lambda f: (f["a"] * 1000).astype(int) % 7).shuffle("key", npartitions=4)

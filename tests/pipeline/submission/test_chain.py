@@ -164,6 +164,7 @@ def test_a_chain_ends_by_name(script: Callable[..., Script], train: str, argumen
     assert chain.record(ENDED_FILE) == {"job_id": "7", "exit_status": 75, "reason": reason}
 
 
+@pytest.mark.long
 def test_a_job_that_adds_no_round_to_the_one_before_ends_the_chain(script: Callable[..., Script]) -> None:
     chain = script()
     chain(f"{saves(12)}; exit 75")
@@ -172,6 +173,7 @@ def test_a_job_that_adds_no_round_to_the_one_before_ends_the_chain(script: Calla
     assert chain.calls == next_job(chain, 2)
 
 
+@pytest.mark.long
 def test_a_run_submitted_to_begin_anew_does_so_and_does_not_go_on(script: Callable[..., Script]) -> None:
     plain = script(resume=False)
     subprocess.run(["bash", "-c", saves(99)], check=True, env={**os.environ, "RUN": str(plain.run)})
@@ -184,6 +186,7 @@ def test_a_run_submitted_to_begin_anew_does_so_and_does_not_go_on(script: Callab
 
 
 @pytest.mark.parametrize(("reason", "goes_on"), [("TimeLimit", True), ("None", False)])
+@pytest.mark.long
 def test_sigterm_waits_for_the_checkpoint_and_goes_on_at_the_time_limit_alone(
     script: Callable[..., Script], reason: str, goes_on: bool
 ) -> None:
@@ -203,6 +206,7 @@ def test_a_training_that_ends_for_a_reason_of_its_own_ends_the_chain(script: Cal
     assert chain.calls == [] and chain.record(ENDED_FILE)["exit_status"] == code
 
 
+@pytest.mark.long
 def test_a_training_that_is_done_when_sigterm_comes_is_done(script: Callable[..., Script]) -> None:
     chain = script()
     process = chain.start('trap "" TERM; touch "$RUN/up"; sleep 2; exit 0')

@@ -91,6 +91,7 @@ def no_space(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.long
 def test_runs_that_were_not_submitted_have_a_status_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status"]) == 0
     assert capsys.readouterr().out == ""
@@ -113,6 +114,7 @@ def test_a_submitted_run_needs_the_queues_commands(here: Path, monkeypatch: pyte
     assert "there is no scontrol on this machine" in refused(capsys, "status", "run")
 
 
+@pytest.mark.long
 def test_a_name_as_long_as_its_column_stands_apart_from_the_state(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "breast_cancer", "--in-process", "--quiet", "--out", "runs/" + "x" * 30]) == 0
     capsys.readouterr()

@@ -60,6 +60,7 @@ def answer_to_http(address: str, port: int) -> bytes:
     return b""
 
 
+@pytest.mark.long
 def test_a_run_ends_with_the_digest_of_the_same_job_in_process(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = submit("breast_cancer", "--gpus", "1") if os.getuid() == 0 else submit("breast_cancer")
     assert main(["logs", "breast_cancer", "--follow"]) == 0
@@ -77,6 +78,7 @@ def test_a_run_ends_with_the_digest_of_the_same_job_in_process(here: Path, capsy
     assert json.loads((run / "ended.json").read_text()) == {"job_id": job_id(run), "exit_status": 0, "reason": ""}
 
 
+@pytest.mark.long
 def test_a_running_run_is_closed_to_others_and_outlives_a_worker(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = submit("digits", *ENDLESS)
     job = job_id(run)
@@ -115,6 +117,7 @@ def test_a_running_run_is_closed_to_others_and_outlives_a_worker(here: Path, cap
     assert not [process for process in processes(job) if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.long
 def test_a_requeued_run_starts_again_and_ends_with_the_right_digest(here: Path) -> None:
     run = submit("breast_cancer")
     job = job_id(run)
@@ -135,6 +138,7 @@ def test_a_requeued_run_starts_again_and_ends_with_the_right_digest(here: Path) 
     assert f"job {job}, start 1, " in batch and f"job {job}, start 2, " in batch
 
 
+@pytest.mark.long
 def test_a_run_that_fails_tells_why(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pd.DataFrame({"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]}).to_csv("rows.csv", index=False)
     Path("gone.toml").write_text('[data]\nkind = "csv"\npath = "rows.csv"\ntarget = "y"\n[estimator]\nname = "LogisticRegression"\n')
@@ -148,6 +152,7 @@ def test_a_run_that_fails_tells_why(here: Path, capsys: pytest.CaptureFixture[st
     assert not (run / "tls").exists()
 
 
+@pytest.mark.long
 def test_a_run_whose_scheduler_cannot_start_fails_soon(here: Path) -> None:
     run = submit("breast_cancer", "--interface", "none0")
     status = ended(run)
@@ -165,6 +170,7 @@ def test_a_run_whose_prologue_ends_it_shows_how_slurm_saw_it_end(here: Path) -> 
     assert (status.detail, status.lines[-1]) == (f"job {job_id(run)}: SLURM says FAILED, exit status 4", "  no such module")
 
 
+@pytest.mark.long
 def test_a_run_that_slurm_kills_for_its_memory_has_failed(here: Path) -> None:
     greedy = "x = bytearray(2 << 30); x[::4096] = x[::4096]; __import__('time').sleep(60)"
     run = submit("breast_cancer", "--prologue", shlex.join([sys.executable, "-c", greedy]))
@@ -214,6 +220,7 @@ def test_a_refused_job_leaves_an_earlier_run_as_it_was(here: Path) -> None:
     assert {path.name: path.read_bytes() for path in Path("runs/breast_cancer").iterdir()} == before
 
 
+@pytest.mark.long
 def test_a_job_that_waits_says_for_what_and_is_not_submitted_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = submit("breast_cancer", "--directive=--begin=now+1hour")
     status = run_status(run)

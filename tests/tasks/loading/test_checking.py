@@ -94,6 +94,7 @@ def test_classes(X: Any, y: Any, classes: list[Any], rows: list[int], weights: l
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int64", "uint64", "float32"])
+@pytest.mark.long
 def test_classes_over_the_range_of_a_dtype(dtype: str) -> None:
     span = np.iinfo("int8" if dtype == "int8" else "uint8")
     ends = np.iinfo(dtype) if dtype != "float32" else span

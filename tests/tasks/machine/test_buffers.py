@@ -105,6 +105,7 @@ def test_live_arrays_never_share_memory(steps: list[tuple[str, int, tuple[int, i
         assert np.all(array == value)
 
 
+@pytest.mark.long
 def test_reductions_on_many_threads_are_those_of_fresh_memory() -> None:
     def leaf(seed: int, empty: Any) -> Partial:
         values = np.random.default_rng(seed).normal(size=(2, 10_000))

@@ -51,6 +51,7 @@ def test_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         connect(gpu=True)
 
 
+@pytest.mark.long
 def test_one_worker_a_gpu_also_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     with connect(gpu=True) as connection:

@@ -65,6 +65,7 @@ def held_out(groups: list[Group], sampling: Sampling) -> list[int]:
     st.sampled_from([0.0, 0.1, 0.5, 0.9]),
     st.integers(0, 5),
 )
+@pytest.mark.long
 def test_an_epoch_has_every_training_row_once(
     sizes: list[int], n_rounds: int, level: int, shuffle: bool, fraction: float, epoch: int
 ) -> None:
@@ -149,6 +150,7 @@ def test_what_other_samplings_drew_is_not_remembered() -> None:
         assert drawn(groups, other) == drawn(numbered([50] * 5), other)
 
 
+@pytest.mark.long
 def test_every_order_is_as_likely() -> None:
     groups = numbered([5])
     first = [drawn(groups, Sampling(seed, 5), epoch)[0] for seed in range(20) for epoch in range(100)]
@@ -315,6 +317,7 @@ def probabilities(group: Group, rows: Any) -> Float64:
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.long
 def test_importance_has_the_sums_of_all_rows_as_its_mean(weighted: bool, sparse: bool) -> None:
     """Σ over all outcomes of one draw of probability times what it counts; and rows come as often as they should."""
     group = unequal(5, weighted, sparse)
@@ -347,6 +350,7 @@ def gradients(groups: list[Group], sampling: Sampling, n: int, divide: bool) -> 
 
 
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.long
 def test_gradients_of_drawn_rows_are_unbiased(weighted: bool) -> None:
     """Within four standard errors, with groups whose share of a round is no whole number and with rows held out."""
     group = unequal(61, weighted)

@@ -53,6 +53,7 @@ def test_the_definition(shape: tuple[int, int]) -> None:
 
 @settings(deadline=None)
 @given(st.data(), DTYPES, SHAPES)
+@pytest.mark.long
 def test_any_flipped_bit(data: st.DataObject, dtype: str, shape: tuple[int, int]) -> None:
     X = data.draw(hnp.arrays(dtype, shape, elements=st.floats(-8, 8, width=32)))
     flipped = X.copy()

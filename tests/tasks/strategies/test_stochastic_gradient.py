@@ -268,6 +268,7 @@ def optimum() -> Float64:
     return np.asarray(at)
 
 
+@pytest.mark.long
 def test_variance_reduction_reaches_the_optimum_where_plain_steps_do_not() -> None:
     expected = optimum()
     shared = {"schedule": Constant(0.2), "tol": -np.inf}

@@ -77,6 +77,7 @@ def from_dask() -> Dataset:
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["tcp", "tls"])
+@pytest.mark.long
 def test_workers_without_this_library(bare_python: Path, cache: Path, tmp_path: Path, encrypted: bool) -> None:
     """From the command line; by address and by scheduler file; workers that join, machine code that stays."""
     tls = make_certificates(tmp_path / "certificates") if encrypted else None
@@ -128,6 +129,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modu
         sys.modules.pop(name, None)
 
 
+@pytest.mark.long
 def test_a_users_own_module_travels(bare_python: Path, cache: Path, tmp_path: Path, own_module: Any) -> None:
     class ScaledRegression(LogisticRegression):
         """Fits the user's objective."""
@@ -157,6 +159,7 @@ def travelling(value: Any) -> set[str]:
     return set(users_modules(dumps(value)[1]))
 
 
+@pytest.mark.long
 def test_modules_that_travel(own_module: ModuleType) -> None:
     assert travelling(own_module.Scaled) == {"my_losses", "my_paths"}
     assert travelling([own_module.make, np.ones(3), fit]) >= {"my_losses", "my_paths"}
@@ -213,6 +216,7 @@ def my_values(beside: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
     del sys.modules["my_values"]
 
 
+@pytest.mark.long
 def test_modules_that_are_edited_reloaded_and_put_back(two_bare_workers: str, beside: Path, my_values: Any) -> None:
     for value in (1.0, 2.0, 1.0):  # the last has the digest of the first
         write(beside, "my_values.py", MAKE.format(value))
@@ -226,6 +230,7 @@ def test_modules_that_are_edited_reloaded_and_put_back(two_bare_workers: str, be
         assert mean_of(my_values.make) == 3.0  # and by the same client
 
 
+@pytest.mark.long
 def test_two_clients_with_different_modules(two_bare_workers: str, beside: Path, my_values: Any) -> None:
     with Client(two_bare_workers):
         assert mean_of(my_values.make) == 1.0
@@ -240,6 +245,7 @@ def test_two_clients_with_different_modules(two_bare_workers: str, beside: Path,
         assert mean_of(my_values.make) == 2.0
 
 
+@pytest.mark.long
 def test_modules_that_functions_name_or_import(two_bare_workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function of the script itself, by value: what it refers to, what it imports when it runs, and a package with a data file."""
     folder = tmp_path / "beside"
@@ -271,6 +277,7 @@ def test_modules_that_functions_name_or_import(two_bare_workers: str, tmp_path: 
             sys.modules.pop(name, None)
 
 
+@pytest.mark.long
 def test_this_process_stays_as_it_is(cache: Path, beside: Path, my_values: Any) -> None:
     """The scheduler of a LocalCluster lives in it."""
     path = list(sys.path)
@@ -307,6 +314,7 @@ def test_versions_that_differ() -> None:
     assert differences(same, {"a": {**same, "llvmlite": None}})[0] == ["llvmlite 1.0 here, missing on a"]
 
 
+@pytest.mark.long
 def test_a_worker_with_other_packages(tmp_path: Path, bare_python: Path) -> None:
     """Really another version: a distribution of that name comes before the installed one on the worker's path."""
     fake = tmp_path / "fake" / "numba-0.1.dist-info"
@@ -379,6 +387,7 @@ def write_hdf5(path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", [LogisticRegression(solver="newton"), MLPClassifier((4,), max_iter=2, random_state=0)])
+@pytest.mark.long
 def test_workers_without_packages_that_a_fit_does_not_use(bare_python: Path, cache: Path, tmp_path: Path, model: Any) -> None:
     def digests() -> list[str]:
         with warnings.catch_warnings():
@@ -392,6 +401,7 @@ def test_workers_without_packages_that_a_fit_does_not_use(bare_python: Path, cac
         assert digests() == expected
 
 
+@pytest.mark.long
 def test_a_worker_without_a_package_that_a_fit_uses(bare_python: Path, cache: Path, tmp_path: Path) -> None:
     write_hdf5(tmp_path / "rows.h5")
     frame = dd.from_pandas(pd.DataFrame(breast_cancer()[0][:, :3], columns=["a", "b", "t"]), npartitions=6)
@@ -440,6 +450,7 @@ def test_tasks_is_imported_with_few_packages() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_a_worker_whose_blas_rounds_differently(tmp_path: Path) -> None:
     """OpenBLAS picks its kernels by the CPU; here it is told another one."""
     X, y = breast_cancer()

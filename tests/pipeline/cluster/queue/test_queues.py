@@ -69,6 +69,7 @@ def job(slurm: Path, tmp_path: Path) -> Iterator[dict[str, Any]]:
     assert not shared.exists() or list(shared.iterdir()) == []
 
 
+@pytest.mark.long
 def test_trains_over_tls_to_the_digest_of_this_process(job: dict[str, Any], tmp_path: Path) -> None:
     expected = in_process()
     with connect(**job, jobs=2) as connection:
@@ -99,6 +100,7 @@ def dashboards_are_local(client: Client) -> None:
     assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
+@pytest.mark.long
 def test_plain_when_asked_for(job: dict[str, Any]) -> None:
     with connect(**job, tls=False) as connection:
         assert str(connection.address).startswith("tcp://") and not connection.encrypted
@@ -120,6 +122,7 @@ def test_a_refusal_has_the_words_of_the_queue(job: dict[str, Any], wrong: dict[s
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.long
 def test_jobs_that_could_never_run_are_refused_at_once(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")  # as inside another job, for which these speak
     monkeypatch.setenv("SLURM_TIMELIMIT", "1")
@@ -137,16 +140,19 @@ def test_jobs_that_could_never_run_are_refused_at_once(job: dict[str, Any], monk
         ({"python": "/no/python"}, "/no/python"),
     ],
 )
+@pytest.mark.long
 def test_a_job_that_ends_early_shows_its_log(job: dict[str, Any], wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(JobEndedError, match=rf"job \d+ ended before its worker joined; the end of its log:\n(?s:.*){words}"):
         connect(**job | wrong)
 
 
+@pytest.mark.long
 def test_a_job_that_ends_without_a_word_says_what_may_have_ended_it(job: dict[str, Any]) -> None:
     with pytest.raises(JobEndedError, match=r"job \d+ ended before its worker joined; it wrote nothing to .*a line of the prologue"):
         connect(**job, prologue=["exit 3"])
 
 
+@pytest.mark.long
 def test_a_job_that_waits_is_waited_for_so_long(job: dict[str, Any]) -> None:
     start = time.monotonic()
     with pytest.raises(QueueTimeoutError, match=r"no worker joined in 4 s.* job \d+: PENDING: (BeginTime|None)"):
@@ -154,6 +160,7 @@ def test_a_job_that_waits_is_waited_for_so_long(job: dict[str, Any]) -> None:
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.long
 def test_a_job_that_vanishes_is_replaced_and_the_fit_goes_on(job: dict[str, Any]) -> None:
     expected = in_process()
     cancelled: list[str] = []
@@ -173,6 +180,7 @@ def test_a_job_that_vanishes_is_replaced_and_the_fit_goes_on(job: dict[str, Any]
         assert LogisticRegression(solver="lbfgs").fit(data()).parameters_sha256_ == expected
 
 
+@pytest.mark.long
 def test_the_last_worker_is_waited_for_in_a_fit(job: dict[str, Any]) -> None:
     expected = in_process()
     with connect(**job), dask.config.set({WAIT_FOR_WORKERS: 60}):
@@ -182,6 +190,7 @@ def test_the_last_worker_is_waited_for_in_a_fit(job: dict[str, Any]) -> None:
         assert LogisticRegression(solver="lbfgs").fit(rows).parameters_sha256_ == expected
 
 
+@pytest.mark.long
 def test_a_queue_that_refuses_later_is_asked_again(job: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     def partition(state: str) -> None:
         subprocess.run(["scontrol", "update", "PartitionName=debug", f"State={state}"], check=True)
@@ -199,6 +208,7 @@ def test_a_queue_that_refuses_later_is_asked_again(job: dict[str, Any], caplog: 
         until(lambda: n_workers(client) == 1)
 
 
+@pytest.mark.long
 def test_a_cluster_that_adapts_is_left_to_itself(job: dict[str, Any]) -> None:
     with connect(**job) as connection:
         assert connection.cluster is not None
@@ -211,6 +221,7 @@ def test_a_cluster_that_adapts_is_left_to_itself(job: dict[str, Any]) -> None:
     assert keeper.idle
 
 
+@pytest.mark.long
 def test_fits_bring_up_jobs(slurm: Path, tmp_path: Path) -> None:
     """dask-jobqueue's own cluster, from no job at all; the jobs end after each fit."""
     expected = in_process()
@@ -229,6 +240,7 @@ def test_fits_bring_up_jobs(slurm: Path, tmp_path: Path) -> None:
     until(lambda: not squeue())
 
 
+@pytest.mark.long
 def test_what_is_not_given_is_as_jobqueue_yaml_has_it(job: dict[str, Any], tmp_path: Path) -> None:
     site = {
         "jobqueue.slurm.cores": 2,
@@ -250,6 +262,7 @@ def test_what_is_not_given_is_as_jobqueue_yaml_has_it(job: dict[str, Any], tmp_p
         until(lambda: n_workers(client) == 2)
 
 
+@pytest.mark.long
 def test_each_process_sees_one_gpu_of_its_job(job: dict[str, Any]) -> None:
     gpus = subprocess.run(["sinfo", "-h", "-o", "%G"], check=True, capture_output=True, text=True).stdout
     if "gpu:2" not in gpus:
@@ -261,6 +274,7 @@ def test_each_process_sees_one_gpu_of_its_job(job: dict[str, Any]) -> None:
         assert [worker["nthreads"] for worker in connection.client.scheduler_info()["workers"].values()] == [1, 1]
 
 
+@pytest.mark.long
 def test_train_in_a_queue(job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     of_jobs = ["--jobs", "2", "--cores", "1", "--memory", "500MB", "--walltime", "00:10:00", "--set", "cluster.log_directory=logs"]
     train = ["train", "breast_cancer", "--quiet"]
@@ -279,6 +293,7 @@ def test_train_in_a_queue(job: dict[str, Any], tmp_path: Path, monkeypatch: pyte
     assert "'cores' is not known" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_an_interrupt_while_jobs_wait_leaves_nothing(job: dict[str, Any], tmp_path: Path) -> None:
     """In a process of its own: importing dask-jobqueue changes what Ctrl-C does, once."""
     code = """if True:

@@ -166,6 +166,7 @@ GONE = r"persisted rows of this data are gone from .*: of {}, .*; persist them a
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("how", ["cancel", "restart", "client closed"])
+@pytest.mark.long
 def test_persisted_rows_that_are_gone(cluster: LocalCluster, client: Client, how: str) -> None:
     owner = Client(cluster, set_as_default=False) if how == "client closed" else client
     X = owner.persist(da.random.normal(size=(100, 3), chunks=(10, -1)))
@@ -183,6 +184,7 @@ def test_persisted_rows_that_are_gone(cluster: LocalCluster, client: Client, how
 
 
 @pytest.mark.usefixtures("at_once")
+@pytest.mark.long
 def test_which_of_the_rows_are_gone(client: Client, other: Client) -> None:
     X, y, weight = client.persist([lazy_X(), lazy_y(), lazy_y() ** 2])
     model = LinearRegression().fit(X, y, weight)
@@ -243,6 +245,7 @@ def test_rows_on_another_cluster(client: Client) -> None:
             assert fit(X, lazy_y()) == here()
 
 
+@pytest.mark.long
 def test_rows_on_a_cluster_that_this_process_works_without(cluster: LocalCluster) -> None:
     with Client(cluster, set_as_default=False) as owner:
         X, y = owner.persist([lazy_X(), lazy_y()])

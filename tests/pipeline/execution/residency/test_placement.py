@@ -21,6 +21,7 @@ HELD = st.lists(st.dictionaries(st.sampled_from("abcz"), st.integers(1, 9)), max
 
 
 @given(SIZES, st.lists(st.sampled_from("abc"), min_size=1, max_size=8), HELD)
+@pytest.mark.long
 def test_every_group_has_one_place(sizes: list[int], threads: list[str], held: list[dict[str, int]]) -> None:
     held = (held + [{}] * len(sizes))[: len(sizes)]
     shards = place(sizes, sorted(threads), held)
@@ -52,6 +53,7 @@ def test_most_bytes_win() -> None:
 
 
 @given(st.lists(st.floats(0.5, 2.0), min_size=20, max_size=60))
+@pytest.mark.long
 def test_a_worker_that_holds_too_much_gives_some_away(sizes: list[float]) -> None:
     shards = place(sizes, ["a", "b", "b"], [{"a": 1.0}] * len(sizes))
     on_a = sum(sizes[number] for numbers, worker in shards for number in numbers if worker == "a")
@@ -96,6 +98,7 @@ def test_neighbours_go_together_where_nobody_holds_them() -> None:
     assert all(b - a == 1 for numbers, _ in shards for a, b in pairwise(numbers))
 
 
+@pytest.mark.long
 def test_a_fit_straight_after_persist(client: Client) -> None:
     for seed in range(10):
         X = da.random.RandomState(seed).normal(size=(20_000, 5), chunks=(2_000, 5)).persist()

@@ -94,6 +94,7 @@ def in_scripts(directory: Path, variants: list[dict[str, Any]]) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
 
 
+@pytest.mark.long
 def test_classes_of_scripts_are_known_by_their_code(tmp_path: Path) -> None:
     (first,) = in_scripts(tmp_path, [{"comment": "# what it does"}])
     again, *others = in_scripts(tmp_path, [{}, *({change: 7} for change in CONSTANTS)])

@@ -55,6 +55,7 @@ print("done")
 """
 
 
+@pytest.mark.long
 def test_a_walltime_that_nears_its_end_when_the_fit_is_done_ends_nothing() -> None:
     ended = subprocess.run([sys.executable, "-c", TOO_LATE], check=False, capture_output=True, text=True, timeout=25)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")

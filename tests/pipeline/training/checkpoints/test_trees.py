@@ -66,6 +66,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 @given(trees)
+@pytest.mark.long
 def test_what_comes_back_is_what_was_saved(tree: Any) -> None:
     assert same(there_and_back(tree), tree)
 
