@@ -17,7 +17,7 @@ from numba.extending import overload
 
 from tasks.kernels import csr, dense
 from tasks.kernels.codes import MULTINOMIAL, SQUARED
-from tasks.kernels.compiling import compiled, compiled_leaf
+from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
 from tasks.kernels.gram import add_gram, gram_rows, mirror
 from tasks.kernels.pointwise import curvature_pair, curvature_times, pointwise, take_targets
@@ -75,7 +75,7 @@ def _take_block(X: Any, start: Any, count: Any, block: Any) -> Any:
     return lambda X, start, count, block: take(X, start, count, block)
 
 
-@compiled
+@compiled_pass
 def gradient_pass(
     loss: int,
     parameter: float,
@@ -170,7 +170,7 @@ def add_outputs(values: Float64, m: int, sums: Float64) -> None:
         sums[a] += sum_of(values[a * count : (a + 1) * count])
 
 
-@compiled
+@compiled_pass
 def product_pass(
     loss: int,
     parameter: float,
@@ -213,7 +213,7 @@ def product_pass(
     return collapse(stack, top)
 
 
-@compiled
+@compiled_pass
 def hessian_pass(
     loss: int,
     parameter: float,
@@ -313,7 +313,7 @@ def repeat_first_output(hessians: Float64, p: int, c: int) -> None:
             hessians[model, n_coef + a, n_coef + a] = hessians[0, n_coef, n_coef]
 
 
-@compiled
+@compiled_pass
 def predict_pass(X: Any, n: int, coef: Float64, intercept: Float64) -> Float64:
     """Raw predictions (n, m)."""
     m = len(coef)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from tasks.kernels.compiling import compiled, compiled_leaf
+from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
 from tasks.kernels.csr import Csr
 from tasks.kernels.dense import sum_of
 from tasks.kernels.lanes import LANES, fma, larger, load, load_part, splat, store, store_part
@@ -28,7 +28,7 @@ CANCELLED: Final = 1e-3
 """The share of a sum of squares about an origin which, when it is all that is left about the mean, has lost digits."""
 
 
-@compiled
+@compiled_pass
 def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64) -> Float64:
     """The node of all partitions; weight is empty for ones. Columns with a value that is not finite, or whose squares overflow, have NaN as
     their largest."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from tasks.kernels.compiling import compiled
+from tasks.kernels.compiling import compiled, compiled_pass
 from tasks.kernels.lanes import LANES, fma, load_part, splat, total
 from tasks.machine import buffers
 from tasks.typing import Array
@@ -63,14 +63,14 @@ def decay_of(i: int, n_decayed: int, decay: float) -> float:
     return decay if i < n_decayed else type(decay)(0)
 
 
-@compiled
+@compiled_pass
 def descend(parameters: Array, gradient: Array, moved: Array, n_decayed: int, decay: float, step: float) -> None:
     """Compute moved = parameters - step gradient."""
     for i in range(len(parameters)):
         moved[i] = parameters[i] - (step * gradient[i] + decay_of(i, n_decayed, decay) * parameters[i])
 
 
-@compiled
+@compiled_pass
 def descend_with_velocity(
     parameters: Array,
     gradient: Array,
@@ -91,7 +91,7 @@ def descend_with_velocity(
         new_velocity[i] = speed
 
 
-@compiled
+@compiled_pass
 def descend_by_root(
     parameters: Array,
     gradient: Array,
@@ -113,7 +113,7 @@ def descend_by_root(
         new_square[i] = s
 
 
-@compiled
+@compiled_pass
 def descend_by_moments(
     parameters: Array,
     gradient: Array,
@@ -142,14 +142,14 @@ def descend_by_moments(
         new_square[i] = s
 
 
-@compiled
+@compiled_pass
 def running_mean(mean: Array, values: Array, new_mean: Array, count: float) -> None:
     """Compute new_mean = mean + (values - mean) / count."""
     for i in range(len(mean)):
         new_mean[i] = mean[i] + (values[i] - mean[i]) / count
 
 
-@compiled
+@compiled_pass
 def sum_of_squares(values: Array) -> float:
     """The sum of values², lane by lane."""
     s = splat(0.0)
