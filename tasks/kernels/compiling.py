@@ -39,7 +39,7 @@ def compiled(function: Callable[..., Any]) -> Any:
     a small partition), cached on disk under a name that carries the digest of all sources in this folder.
 
     numba itself compares the file of the function alone, and would run old machine code when only a helper in another file changed.
-    Python cannot call it: the code for that would be a fifth of all compiling.
+    Python must not call it, which would be a crash: the code for such calls would be a fifth of all compiling.
     """
     return _compiled(function, counts_references=True, for_python=False)
 

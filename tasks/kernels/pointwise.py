@@ -20,7 +20,7 @@ from tasks.kernels.codes import (
     SQUARED,
     SQUARED_HINGE,
 )
-from tasks.kernels.compiling import compiled
+from tasks.kernels.compiling import compiled, compiled_pass
 from tasks.kernels.lanes import (
     LANES,
     exponent,
@@ -130,13 +130,13 @@ def _logistic(
             store_part(curvature, at + i, w * fma(z, zero, small * reciprocal * reciprocal), n)
 
 
-@compiled
+@compiled_pass
 def is_margin_loss(loss: int) -> bool:
     """Whether a loss of two pieces depends on the margin (2 y - 1) raw, else on the error raw - y."""
     return loss in (HINGE, SQUARED_HINGE, MODIFIED_HUBER)
 
 
-@compiled
+@compiled_pass
 def pieces(loss: int, parameter: float) -> tuple[float, float, float, float]:
     """The offset, scale, cap and slope of the losses in two pieces: 0 for u < 0, scale u² up to u = cap, from there on a line of that
     slope.
