@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 import pipeline.data.dataset
-import pipeline.estimators.base
+import pipeline.estimators.rows
 from pipeline import Dataset
 from pipeline.execution import cluster
 from pipeline.execution.sessions import Sessions
@@ -79,7 +79,7 @@ def tree(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str
 
 def scores(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
     """After an undisturbed fit."""
-    patch.setattr(pipeline.estimators.base, "SCORE", gated(SCORE, gate))
+    patch.setattr(pipeline.estimators.rows, "SCORE", gated(SCORE, gate))
 
     def run(rows: Dataset) -> str:
         found: Any = model()
