@@ -41,8 +41,8 @@ class LinearModel(GradientModel):
     intercept_: Any
     fit_intercept: bool
     solver: Any
-    tol: float
-    max_iter: int | None
+    tol: Any  # float, or None by epochs
+    max_iter: Any  # int, or None for the usual
 
     @abstractmethod
     def _objective(self, schema: Schema) -> LinearObjective:
@@ -160,17 +160,8 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
 
 
 @with_parameters
-class LinearRegression(LeastSquares):
-    """Ordinary least squares: minimise ½ Σ s_i (y_i - coef @ x_i - intercept)² / Σ s_i.
-
-    Solvers see the columns standardised, so that neither what they find nor when they end hangs on units
-    (`tasks.objectives.standardisation`). Where the columns are dependent, "newton" and "newton-cg" find the solution of least norm, as
-    scikit-learn's ("newton-cg" in the norm of the standardised coefficients where sizes of columns differ by more than a thousand);
-    others find one that predicts the same. Parameters as `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton",
-    "newton-cg", "lbfgs", "gradient-descent", "nesterov" or a strategy; max_iter: steps at most, None for the strategy's own limit.
-    Converged when the largest |gradient| of the mean loss by the coefficients of the standardised columns is at most tol times the
-    standard deviation of y, or when a Newton step would gain less than rounding does.
-    """
+class LinearRegressionParameters:
+    """The parameters of LinearRegression."""
 
     _: KW_ONLY
     fit_intercept: Flag = True
@@ -182,6 +173,19 @@ class LinearRegression(LeastSquares):
     max_iter: Count | None = None
     checkpoint: Saving = None
 
+
+class LinearRegression(LinearRegressionParameters, LeastSquares):
+    """Ordinary least squares: minimise ½ Σ s_i (y_i - coef @ x_i - intercept)² / Σ s_i.
+
+    Solvers see the columns standardised, so that neither what they find nor when they end hangs on units
+    (`tasks.objectives.standardisation`). Where the columns are dependent, "newton" and "newton-cg" find the solution of least norm, as
+    scikit-learn's ("newton-cg" in the norm of the standardised coefficients where sizes of columns differ by more than a thousand);
+    others find one that predicts the same. Parameters as `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton",
+    "newton-cg", "lbfgs", "gradient-descent", "nesterov" or a strategy; max_iter: steps at most, None for the strategy's own limit.
+    Converged when the largest |gradient| of the mean loss by the coefficients of the standardised columns is at most tol times the
+    standard deviation of y, or when a Newton step would gain less than rounding does.
+    """
+
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         return L2(0.0)
 
@@ -192,13 +196,8 @@ class LinearRegression(LeastSquares):
 
 
 @with_parameters
-class Ridge(LeastSquares):
-    """Least squares with an L2 penalty: minimise Σ s_i (y_i - coef @ x_i - intercept)² + alpha |coef|².
-
-    Parameters as `sklearn.linear_model.Ridge`'s; alpha may be (t,), one for each target; warm_start starts at the last coef_. solver as
-    `LinearRegression`'s; scikit-learn's "cholesky" and "svd" mean "newton". The penalty is on the user's coefficients, whatever the
-    solver sees. Converged as LinearRegression.
-    """
+class RidgeParameters:
+    """The parameters of Ridge."""
 
     alpha: Annotated[Any, Interval(Real, 0, None, closed="left"), "array-like"] = 1.0
     _: KW_ONLY
@@ -211,6 +210,15 @@ class Ridge(LeastSquares):
     random_state: RandomState = None  # nothing here is drawn: every value gives the same fit
     warm_start: Flag = False
     checkpoint: Saving = None
+
+
+class Ridge(RidgeParameters, LeastSquares):
+    """Least squares with an L2 penalty: minimise Σ s_i (y_i - coef @ x_i - intercept)² + alpha |coef|².
+
+    Parameters as `sklearn.linear_model.Ridge`'s; alpha may be (t,), one for each target; warm_start starts at the last coef_. solver as
+    `LinearRegression`'s; scikit-learn's "cholesky" and "svd" mean "newton". The penalty is on the user's coefficients, whatever the
+    solver sees. Converged as LinearRegression.
+    """
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         super()._set_coef(coef, intercept, dataset)

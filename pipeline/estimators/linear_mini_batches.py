@@ -56,28 +56,8 @@ LearningRate: TypeAlias = Annotated[Any, StrOptions({*RATES, *PASSIVE_AGGRESSIVE
 
 
 @with_parameters
-class LinearMiniBatchModel(MiniBatchModel, LinearModel):
-    """What SGDClassifier and SGDRegressor share.
-
-    **Batches.** batch_size="auto" is n_rows / 64, at least 16 rows and at most 16384: a round costs some 0.3 to 1 ms beside its rows.
-
-    **Step sizes.** scikit-learn's schedules are for one row an update. Here the step size of an update of b rows is the sum of those that
-    scikit-learn would take for b rows (linear scaling: P. Goyal et al., 2017), b schedule(b updates), but at most 1 / L. L is the steepest
-    curvature that a batch can show: h (λ + T / b) + l2, where λ is the largest eigenvalue of Σ s_i x_i x_iᵀ / Σ s_i (with the intercept's
-    ones), T its trace, the mean square norm of a row, and h the largest second derivative of the loss (1/4 for log_loss; 1 for losses
-    with kinks). Beyond 2 / L gradient descent on a quadratic is not stable (for T / b: R. Gower et al., SGD: General Analysis and Improved
-    Rates, ICML 2019). λ and T come from eight Hessian-vector rounds over some 4096 rows before the first update
-    (`tasks.strategies.largest_curvature`), so columns need no scale for a fit to be stable; standardised ones make it fast.
-    With momentum m, b is b (1 - m) in L.
-
-    For "optimal" and "invscaling", epochs that gain less than tol halve the step sizes from half of n_iter_no_change in a row on, because
-    then the noise of batches, and not the distance to go, keeps the loss up; with tol=None and in partial_fit there are none.
-    "step" (times ½ every 10 epochs) and "cosine" (to zero at max_iter) start from the step size that "constant" has. Of optimizers that
-    divide by the gradient's size (adagrad, rmsprop, adam, adamw), eta0 is the step size of an update, however large the batch, and
-    "optimal" means constant. A Schedule is taken as it is, by number of the update.
-    """
-
-    _solvers: ClassVar[tuple[str, ...]] = tuple(OPTIMIZERS)
+class LinearMiniBatchParameters:
+    """The parameters that SGDClassifier and SGDRegressor share."""
 
     _: KW_ONLY
     penalty: Annotated[str | None, StrOptions({"l2", "l1", "elasticnet"}), None] = "l2"
@@ -85,7 +65,7 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     l1_ratio: Share | None = 0.15
     fit_intercept: Flag = True
     max_iter: Count = 1000
-    tol: NotNegative | None = 1e-3  # type: ignore[assignment]
+    tol: NotNegative | None = 1e-3
     shuffle: Flag = True
     verbose: Verbose = 0
     epsilon: NotNegative = 0.1  # of losses for numbers
@@ -108,6 +88,30 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     variance_reduction: Annotated[str | None, StrOptions({"svrg"}), None] = None
     importance: Annotated[str, StrOptions({"uniform", "norm"})] = "uniform"
     checkpoint: Saving = None
+
+
+class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearModel):
+    """What SGDClassifier and SGDRegressor share.
+
+    **Batches.** batch_size="auto" is n_rows / 64, at least 16 rows and at most 16384: a round costs some 0.3 to 1 ms beside its rows.
+
+    **Step sizes.** scikit-learn's schedules are for one row an update. Here the step size of an update of b rows is the sum of those that
+    scikit-learn would take for b rows (linear scaling: P. Goyal et al., 2017), b schedule(b updates), but at most 1 / L. L is the steepest
+    curvature that a batch can show: h (λ + T / b) + l2, where λ is the largest eigenvalue of Σ s_i x_i x_iᵀ / Σ s_i (with the intercept's
+    ones), T its trace, the mean square norm of a row, and h the largest second derivative of the loss (1/4 for log_loss; 1 for losses
+    with kinks). Beyond 2 / L gradient descent on a quadratic is not stable (for T / b: R. Gower et al., SGD: General Analysis and Improved
+    Rates, ICML 2019). λ and T come from eight Hessian-vector rounds over some 4096 rows before the first update
+    (`tasks.strategies.largest_curvature`), so columns need no scale for a fit to be stable; standardised ones make it fast.
+    With momentum m, b is b (1 - m) in L.
+
+    For "optimal" and "invscaling", epochs that gain less than tol halve the step sizes from half of n_iter_no_change in a row on, because
+    then the noise of batches, and not the distance to go, keeps the loss up; with tol=None and in partial_fit there are none.
+    "step" (times ½ every 10 epochs) and "cosine" (to zero at max_iter) start from the step size that "constant" has. Of optimizers that
+    divide by the gradient's size (adagrad, rmsprop, adam, adamw), eta0 is the step size of an update, however large the batch, and
+    "optimal" means constant. A Schedule is taken as it is, by number of the update.
+    """
+
+    _solvers: ClassVar[tuple[str, ...]] = tuple(OPTIMIZERS)
 
     def _check_refused(self) -> None:
         super()._check_refused()

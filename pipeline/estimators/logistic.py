@@ -35,17 +35,8 @@ if TYPE_CHECKING:
 
 
 @with_parameters
-class LogisticRegression(ProbabilisticClassifier, LinearModel):
-    """Minimise C Σ s_i loss(y_i, coef @ x_i + intercept) + ½ |coef|², the intercept unpenalised.
-
-    The loss is log(1 + exp(raw)) - y raw for two classes (coef_ is (1, p)) and the symmetric softmax cross-entropy for more (coef_ is
-    (n_classes, p)). C=inf fits without penalty. Parameters as `sklearn.linear_model.LogisticRegression`'s; solver: "auto", "lbfgs",
-    "newton" (= scikit-learn's "newton-cholesky"), "newton-cg", "sampled-newton", "gradient-descent", "nesterov" or a strategy. Solvers see
-    the columns standardised, so that neither what they find nor when they end hangs on units (`tasks.objectives.standardisation`); the
-    penalty is on the user's coefficients. Inside, the objective is divided by C Σ s_i: converged when the largest |gradient| of that, by
-    the coefficients of the standardised columns, is at most tol, or when a Newton step would gain less than rounding does; max_iter
-    counts steps.
-    """
+class LogisticRegressionParameters:
+    """The parameters of LogisticRegression."""
 
     penalty: Annotated[Any, Only(("deprecated",), "scikit-learn deprecates it; C=inf fits without penalty")] = "deprecated"
     _: KW_ONLY
@@ -65,6 +56,19 @@ class LogisticRegression(ProbabilisticClassifier, LinearModel):
     warm_start: Flag = False
     n_jobs: Threads = None
     checkpoint: Saving = None
+
+
+class LogisticRegression(LogisticRegressionParameters, ProbabilisticClassifier, LinearModel):
+    """Minimise C Σ s_i loss(y_i, coef @ x_i + intercept) + ½ |coef|², the intercept unpenalised.
+
+    The loss is log(1 + exp(raw)) - y raw for two classes (coef_ is (1, p)) and the symmetric softmax cross-entropy for more (coef_ is
+    (n_classes, p)). C=inf fits without penalty. Parameters as `sklearn.linear_model.LogisticRegression`'s; solver: "auto", "lbfgs",
+    "newton" (= scikit-learn's "newton-cholesky"), "newton-cg", "sampled-newton", "gradient-descent", "nesterov" or a strategy. Solvers see
+    the columns standardised, so that neither what they find nor when they end hangs on units (`tasks.objectives.standardisation`); the
+    penalty is on the user's coefficients. Inside, the objective is divided by C Σ s_i: converged when the largest |gradient| of that, by
+    the coefficients of the standardised columns, is at most tol, or when a Newton step would gain less than rounding does; max_iter
+    counts steps.
+    """
 
     def _objective(self, schema: Schema) -> LinearObjective:
         classes = require_classes(schema)

@@ -66,33 +66,9 @@ ONE_EPOCH: Final = Epochs(1, 1, 1)
 
 
 @with_parameters
-class Network(MiniBatchModel):
-    """coefs_ and intercepts_, layer by layer, found by a `solver`.
+class NetworkParameters:
+    """The parameters that MLPClassifier and MLPRegressor share."""
 
-    solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of
-                        tasks.strategies.optimizers.OPTIMIZERS, an Optimizer; or in full passes "lbfgs", or a strategy that asks for
-                        gradients alone
-    batch_size          rows of one round over all partitions; "auto" is min(200, rows)
-    alpha               the penalty is ½ alpha Σ coef² divided by the weight of a batch, in full passes by that of all rows
-    learning_rate       "constant"; "invscaling" and "adaptive", as in scikit-learn of no effect with "adam"; "step": halved ten times in
-                        max_iter epochs; "cosine": to zero over max_iter epochs; or a Schedule, which learning_rate_init does not enter
-    max_iter            epochs, or steps in full passes
-    epsilon             of Adam as published and as in PyTorch, beside the corrected root: scikit-learn's is another in the first updates
-    n_iter_no_change    with a loss, or a score, that is not better by tol for more epochs than this the fit has converged; tol=None: never
-    dropout             share of the hidden units that each mini-batch drops; predictions use all
-    dtype               of parameters and arithmetic, "float32" or "float64". Full passes are always in "float64": line searches compare
-                        values closer than float32 tells apart
-    weight_decay        decoupled, beside alpha; 0 means 0.01 for "adamw"
-    clip_norm           gradients are shortened to this norm
-    accumulate          rounds whose gradients make one update
-    warm_up             updates over which the step size rises
-    average             True: coefs_ are the mean of all iterates; a number: of those from that update on
-
-    Fitted besides what all models have: coefs_ [(n_in, n_out)], intercepts_ [(n_out,)], n_layers_, n_outputs_, out_activation_, loss_ (of
-    the last epoch), best_loss_ (None with early_stopping), and what mini-batches leave.
-    """
-
-    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, "lbfgs")
     hidden_layer_sizes: Annotated[Any, "array-like", Interval(Integral, 1, None, closed="left")] = (100,)
     activation: Annotated[Any, StrOptions(set(ACTIVATIONS))] = "relu"
     _: KW_ONLY
@@ -127,6 +103,35 @@ class Network(MiniBatchModel):
     warm_up: Whole = 0
     average: Annotated[bool | int, "boolean", Interval(Integral, 0, None, closed="left")] = False
     checkpoint: Saving = None
+
+
+class Network(NetworkParameters, MiniBatchModel):
+    """coefs_ and intercepts_, layer by layer, found by a `solver`.
+
+    solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of
+                        tasks.strategies.optimizers.OPTIMIZERS, an Optimizer; or in full passes "lbfgs", or a strategy that asks for
+                        gradients alone
+    batch_size          rows of one round over all partitions; "auto" is min(200, rows)
+    alpha               the penalty is ½ alpha Σ coef² divided by the weight of a batch, in full passes by that of all rows
+    learning_rate       "constant"; "invscaling" and "adaptive", as in scikit-learn of no effect with "adam"; "step": halved ten times in
+                        max_iter epochs; "cosine": to zero over max_iter epochs; or a Schedule, which learning_rate_init does not enter
+    max_iter            epochs, or steps in full passes
+    epsilon             of Adam as published and as in PyTorch, beside the corrected root: scikit-learn's is another in the first updates
+    n_iter_no_change    with a loss, or a score, that is not better by tol for more epochs than this the fit has converged; tol=None: never
+    dropout             share of the hidden units that each mini-batch drops; predictions use all
+    dtype               of parameters and arithmetic, "float32" or "float64". Full passes are always in "float64": line searches compare
+                        values closer than float32 tells apart
+    weight_decay        decoupled, beside alpha; 0 means 0.01 for "adamw"
+    clip_norm           gradients are shortened to this norm
+    accumulate          rounds whose gradients make one update
+    warm_up             updates over which the step size rises
+    average             True: coefs_ are the mean of all iterates; a number: of those from that update on
+
+    Fitted besides what all models have: coefs_ [(n_in, n_out)], intercepts_ [(n_out,)], n_layers_, n_outputs_, out_activation_, loss_ (of
+    the last epoch), best_loss_ (None with early_stopping), and what mini-batches leave.
+    """
+
+    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, "lbfgs")
 
     @abstractmethod
     def _problem(self, schema: Schema) -> tuple[Loss, int, Array | None]:

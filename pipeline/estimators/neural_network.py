@@ -11,7 +11,7 @@ from sklearn.utils.metaestimators import available_if
 
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.mini_batches import MiniBatchClassifier
-from pipeline.estimators.networks import Network, makes_mini_batches
+from pipeline.estimators.networks import Network, NetworkParameters, makes_mini_batches
 from pipeline.estimators.parameters import Only, with_parameters
 from tasks.objectives.losses import LogisticLoss, Loss, MultinomialLoss, SquaredLoss
 from tasks.typing import Array
@@ -64,7 +64,11 @@ class RegressionLoss:
 
 
 @with_parameters
-class MLPRegressor(MultiOutputMixin, Regressor, Network, RegressionLoss):
+class MLPRegressorParameters(NetworkParameters, RegressionLoss):
+    """The parameters of MLPRegressor."""
+
+
+class MLPRegressor(MLPRegressorParameters, MultiOutputMixin, Regressor, Network):
     """A multi-layer perceptron that minimises the mean of half squared errors, summed over targets, plus a penalty.
 
     Parameters as `sklearn.neural_network.MLPRegressor`'s and, by keyword, those that `pipeline.estimators.networks.Network` lists.

@@ -1,13 +1,16 @@
 """The parameters of estimators, each declared once: a field with its type, what scikit-learn checks, and its default.
 
     @with_parameters
-    class Ridge(LeastSquares):
+    class RidgeParameters:
         alpha: Annotated[Any, Interval(Real, 0, None, closed="left"), "array-like"] = 1.0
         _: KW_ONLY
         fit_intercept: Flag = True
 
+    class Ridge(RidgeParameters, LeastSquares): ...
+
 The constructor follows from the fields, and so do `_parameter_constraints`, which scikit-learn checks, and `_refused`. Type checkers and
-editors see a dataclass. It is none: Dask takes those apart by their fields, and would forget what a model has learned.
+editors see a dataclass. It is none: Dask takes those apart by their fields, and would forget what a model has learned. The fields stand in
+a class of their own, because mypy lets a dataclass take any argument when it does not know all its bases, such as scikit-learn's.
 """
 
 from __future__ import annotations
@@ -78,7 +81,8 @@ AnyClass = TypeVar("AnyClass")
 
 @dataclass_transform(eq_default=False)
 def with_parameters(cls: type[AnyClass]) -> type[AnyClass]:
-    """Make the constructor of a class, and what its parameters may be, from its fields and those of its bases, in the order of dataclasses.
+    """Make the constructor of a class NameParameters, as Name's, and what its parameters may be, from its fields and those of its bases, in
+    the order of dataclasses.
 
     A field is what is annotated, a `ClassVar` apart; a type without constraints must be Any, and is not checked.
     """
@@ -147,6 +151,6 @@ def _constructor(cls: type, found: Mapping[str, Parameter]) -> Callable[..., Non
     constructor.__defaults__ = tuple(found[name].default for name in positional)
     constructor.__kwdefaults__ = {name: found[name].default for name in keywords}
     constructor.__annotations__ = {name: found[name].annotation for name in (*positional, *keywords)} | {"return": None}
-    constructor.__qualname__ = f"{cls.__qualname__}.__init__"
+    constructor.__qualname__ = f"{cls.__qualname__.removesuffix('Parameters')}.__init__"  # which errors name
     init: Callable[..., None] = constructor
     return init

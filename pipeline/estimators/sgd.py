@@ -16,7 +16,7 @@ from pipeline.estimators.kinds import (
     require_class_weight,
     require_numbers,
 )
-from pipeline.estimators.linear_mini_batches import LearningRate, LinearMiniBatchModel
+from pipeline.estimators.linear_mini_batches import LearningRate, LinearMiniBatchModel, LinearMiniBatchParameters
 from pipeline.estimators.mini_batches import MiniBatchClassifier
 from pipeline.estimators.parameters import Before, ClassWeight, NotNegative, Only, Threads, with_parameters
 from tasks.objectives import losses
@@ -44,7 +44,22 @@ REGRESSION: Final[dict[str, Any]] = {
 
 
 @with_parameters
-class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
+class SGDClassifierParameters(LinearMiniBatchParameters):
+    """The parameters of SGDClassifier."""
+
+    loss: Annotated[
+        str,
+        StrOptions({*CLASSIFICATION, *REGRESSION}),
+        Only(
+            tuple(CLASSIFICATION), "losses for numbers are not for classes here; use SGDRegressor on y of -1 and 1, or a loss for classes"
+        ),
+    ] = "hinge"
+    _: KW_ONLY
+    n_jobs: Annotated[Threads, Before("random_state")] = None
+    class_weight: Annotated[ClassWeight, Before("warm_start")] = None
+
+
+class SGDClassifier(SGDClassifierParameters, LinearMiniBatchModel, MiniBatchClassifier):
     """Minimise (1 / n) Σ s_i loss(y_i, coef @ x_i + intercept) + alpha R(coef) by stochastic gradient descent, the intercept unpenalised.
 
     R is ½ |coef|² for penalty="l2", Σ |coef_j| for "l1", and l1_ratio of this with 1 - l1_ratio of that for "elasticnet". Σ |coef_j| makes
@@ -58,17 +73,6 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
     accumulate: batches an update; variance_reduction="svrg"; importance="norm": rows are drawn by their norm. See `LinearMiniBatchModel`
     for batches and step sizes, and `tasks.strategies.stochastic_gradient` for sources.
     """
-
-    loss: Annotated[
-        str,
-        StrOptions({*CLASSIFICATION, *REGRESSION}),
-        Only(
-            tuple(CLASSIFICATION), "losses for numbers are not for classes here; use SGDRegressor on y of -1 and 1, or a loss for classes"
-        ),
-    ] = "hinge"
-    _: KW_ONLY
-    n_jobs: Annotated[Threads, Before("random_state")] = None
-    class_weight: Annotated[ClassWeight, Before("warm_start")] = None
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -134,17 +138,22 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
 
 
 @with_parameters
-class SGDRegressor(LinearMiniBatchModel, Regressor):
+class SGDRegressorParameters(LinearMiniBatchParameters):
+    """The parameters of SGDRegressor."""
+
+    loss: Annotated[str, StrOptions(set(REGRESSION))] = "squared_error"
+    _: KW_ONLY
+    learning_rate: LearningRate = "invscaling"
+    power_t: NotNegative = 0.25
+
+
+class SGDRegressor(SGDRegressorParameters, LinearMiniBatchModel, Regressor):
     """Minimise (1 / n) Σ s_i loss(y_i, coef @ x_i + intercept) + alpha R(coef) by stochastic gradient descent, the intercept unpenalised.
 
     Parameters as `sklearn.linear_model.SGDRegressor`'s, and R and the further ones as `SGDClassifier`'s. loss: "squared_error", "huber",
     "epsilon_insensitive" or "squared_epsilon_insensitive". tol is absolute: scale y to about 1.
     """
 
-    loss: Annotated[str, StrOptions(set(REGRESSION))] = "squared_error"
-    _: KW_ONLY
-    learning_rate: LearningRate = "invscaling"
-    power_t: NotNegative = 0.25
     _flattens_target = True
 
     @_fit_context(prefer_skip_nested_validation=True)

@@ -154,6 +154,7 @@ def test_what_a_model_learned_is_part_of_it_for_dask() -> None:
     assert tokenize(model.fit(np.eye(4), np.arange(4.0))) != before
 
 
+@pytest.mark.slow
 def test_type_checkers_know_the_parameters(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from pipeline import LinearRegression, MLPRegressor, Ridge, SGDClassifier\n"
@@ -199,7 +200,7 @@ class Second(First):
 
 
 def test_bases_come_first_but_for_what_names_its_place() -> None:
-    assert str(inspect.signature(First)) == "(a: float = 1.0, *, b: bool = True, c: Any = None) -> None".replace("Any", "typing.Any")
+    assert str(inspect.signature(First)) == "(a: float = 1.0, *, b: bool = True, c: Any = None) -> None"
     assert list(inspect.signature(Second).parameters) == ["d", "a", "b", "e", "c"]
     assert Second(0.5).get_params() == {"a": 2.0, "b": True, "c": None, "d": 0.5, "e": False}
     assert First().get_params() == {"a": 1.0, "b": True, "c": None} and First.shared == 7
