@@ -33,6 +33,7 @@ from tasks.typing import UInt64
 OnError: TypeAlias = Literal["raise", "quarantine"]
 PARTITION_BYTES = 4 << 20
 MAX_PARTITION_BYTES = 64 << 20
+TEST_SIZE = 0.25
 
 
 class Dataset:
@@ -342,7 +343,7 @@ class Dataset:
         schema = self.schema
         return make_description(schema, self.executor().map_reduce(self.rows, MOMENTS, None))
 
-    def split(self, test_size: float = 0.25, seed: int = 0) -> tuple[Dataset, Dataset]:
+    def split(self, test_size: float = TEST_SIZE, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Split into (train, test): rows drawn by seed inside each partition, so that none crosses the network; one read serves both.
 
         Raises ValueError for a test_size outside (0, 1) and for a dataset that is one part of a split already.

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
 from pipeline.estimators.diagram import FitAttributes
+from pipeline.estimators.parameters import Only
 from pipeline.estimators.solvers import Choice
 from pipeline.training.callbacks import RoundCallbacks
 from pipeline.training.checkpoints.files import Problem
@@ -69,8 +70,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     workers), and parameters_sha256_, the digest of the flat parameters as float64.
     """
 
-    # parameters that exist for scikit-learn's signature: name -> (the values that mean nothing special, what to do instead)
-    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {}
+    # of parameters that exist for scikit-learn's signature, by name; `with_parameters` fills it
+    _refused: ClassVar[Mapping[str, Only]] = {}
     # what `solver` may be by name, where there is one
     _solvers: ClassVar[tuple[str, ...]] = ()
     # whether y of shape (n, 1) is taken as (n,), with scikit-learn's warning

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
-from numbers import Integral, Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from dataclasses import KW_ONLY, replace
+from numbers import Real
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import numpy as np
 from sklearn.base import MultiOutputMixin
@@ -15,8 +14,8 @@ from sklearn.utils._param_validation import Interval
 
 from pipeline.estimators.base import GradientModel, SetUp, parameter
 from pipeline.estimators.kinds import Regressor, require_numbers
+from pipeline.estimators.parameters import Count, Flag, NotNegative, Only, RandomState, Saving, Threads, with_parameters
 from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose, takes_common_units
-from pipeline.training.checkpoints.keeper import Checkpoint
 from pipeline.training.history import digest
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import SquaredLoss
@@ -27,11 +26,6 @@ from tasks.typing import Array
 if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
     from pipeline.data.schema import Schema
-
-THREADS_CURE = (
-    "leave it None; a fit in this process uses the threads that Dask would, limited by dask.config.set(num_workers=...);"
-    " for processes connect(n_workers=...)"
-)
 
 ROUNDING: Final = 16 * EPSILON
 """What tells nothing of a gradient, as a share of what is added up for it."""
@@ -47,8 +41,8 @@ class LinearModel(GradientModel):
     intercept_: Any
     fit_intercept: bool
     solver: Any
-    tol: float
-    max_iter: int | None
+    tol: Any  # float, or None by epochs
+    max_iter: Any  # int, or None for the usual
 
     @abstractmethod
     def _objective(self, schema: Schema) -> LinearObjective:
@@ -165,7 +159,22 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
         return LinearObjective(SquaredLoss(), self._n_columns, len(np.atleast_2d(self.coef_)), True)
 
 
-class LinearRegression(LeastSquares):
+@with_parameters
+class LinearRegressionParameters:
+    """The parameters of LinearRegression."""
+
+    _: KW_ONLY
+    fit_intercept: Flag = True
+    copy_X: Flag = True
+    tol: NotNegative = 1e-6
+    n_jobs: Threads = None
+    positive: Annotated[Flag, Only((False,), "coefficients are not constrained here; use sklearn.linear_model.LinearRegression")] = False
+    solver: Any = "auto"
+    max_iter: Count | None = None
+    checkpoint: Saving = None
+
+
+class LinearRegression(LinearRegressionParameters, LeastSquares):
     """Ordinary least squares: minimise ½ Σ s_i (y_i - coef @ x_i - intercept)² / Σ s_i.
 
     Solvers see the columns standardised, so that neither what they find nor when they end hangs on units
@@ -177,42 +186,6 @@ class LinearRegression(LeastSquares):
     standard deviation of y, or when a Newton step would gain less than rounding does.
     """
 
-    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
-        "n_jobs": ((None,), THREADS_CURE),
-        "positive": ((False,), "coefficients are not constrained here; use sklearn.linear_model.LinearRegression"),
-    }
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "fit_intercept": ["boolean"],
-        "copy_X": ["boolean"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "n_jobs": [None, Integral],
-        "positive": ["boolean"],
-        "solver": "no_validation",
-        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
-        "checkpoint": [str, Path, Checkpoint, None],
-    }
-
-    def __init__(
-        self,
-        *,
-        fit_intercept: bool = True,
-        copy_X: bool = True,
-        tol: float = 1e-6,
-        n_jobs: int | None = None,
-        positive: bool = False,
-        solver: Any = "auto",
-        max_iter: int | None = None,
-        checkpoint: Any = None,
-    ) -> None:
-        self.fit_intercept = fit_intercept
-        self.copy_X = copy_X
-        self.tol = tol
-        self.n_jobs = n_jobs
-        self.positive = positive
-        self.solver = solver
-        self.max_iter = max_iter
-        self.checkpoint = checkpoint
-
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         return L2(0.0)
 
@@ -222,54 +195,30 @@ class LinearRegression(LeastSquares):
         return found[:, None] if found.ndim < np.ndim(self.coef_) else found
 
 
-class Ridge(LeastSquares):
+@with_parameters
+class RidgeParameters:
+    """The parameters of Ridge."""
+
+    alpha: Annotated[Any, Interval(Real, 0, None, closed="left"), "array-like"] = 1.0
+    _: KW_ONLY
+    fit_intercept: Flag = True
+    copy_X: Flag = True
+    max_iter: Count | None = None
+    tol: NotNegative = 1e-4
+    solver: Any = "auto"
+    positive: Annotated[Flag, Only((False,), "coefficients are not constrained here; use sklearn.linear_model.Ridge")] = False
+    random_state: RandomState = None  # nothing here is drawn: every value gives the same fit
+    warm_start: Flag = False
+    checkpoint: Saving = None
+
+
+class Ridge(RidgeParameters, LeastSquares):
     """Least squares with an L2 penalty: minimise Σ s_i (y_i - coef @ x_i - intercept)² + alpha |coef|².
 
     Parameters as `sklearn.linear_model.Ridge`'s; alpha may be (t,), one for each target; warm_start starts at the last coef_. solver as
     `LinearRegression`'s; scikit-learn's "cholesky" and "svd" mean "newton". The penalty is on the user's coefficients, whatever the
     solver sees. Converged as LinearRegression.
     """
-
-    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
-        "positive": ((False,), "coefficients are not constrained here; use sklearn.linear_model.Ridge"),
-    }
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "alpha": [Interval(Real, 0, None, closed="left"), "array-like"],
-        "fit_intercept": ["boolean"],
-        "copy_X": ["boolean"],
-        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "solver": "no_validation",
-        "positive": ["boolean"],
-        "random_state": ["random_state"],
-        "warm_start": ["boolean"],
-        "checkpoint": [str, Path, Checkpoint, None],
-    }
-
-    def __init__(
-        self,
-        alpha: Any = 1.0,
-        *,
-        fit_intercept: bool = True,
-        copy_X: bool = True,
-        max_iter: int | None = None,
-        tol: float = 1e-4,
-        solver: Any = "auto",
-        positive: bool = False,
-        random_state: Any = None,
-        warm_start: bool = False,
-        checkpoint: Any = None,
-    ) -> None:
-        self.alpha = alpha
-        self.fit_intercept = fit_intercept
-        self.copy_X = copy_X
-        self.max_iter = max_iter
-        self.tol = tol
-        self.solver = solver
-        self.positive = positive
-        self.random_state = random_state  # nothing here is drawn: every value gives the same fit
-        self.warm_start = warm_start
-        self.checkpoint = checkpoint
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         super()._set_coef(coef, intercept, dataset)

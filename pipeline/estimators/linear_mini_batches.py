@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from numbers import Integral, Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -13,9 +13,21 @@ from pipeline.estimators.base import SetUp
 from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.mini_batches import MiniBatchModel
 from pipeline.estimators.optimizer_choice import named_optimizer
+from pipeline.estimators.parameters import (
+    BelowOne,
+    Count,
+    Flag,
+    NotNegative,
+    Positive,
+    RandomState,
+    Saving,
+    Share,
+    Verbose,
+    Whole,
+    with_parameters,
+)
 from pipeline.estimators.solvers import Choice
 from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, stable_step, survey
-from pipeline.training.checkpoints.keeper import Checkpoint
 from pipeline.training.history import Row
 from pipeline.training.sampling import Batches
 from tasks.objectives.linear import LinearObjective
@@ -40,8 +52,45 @@ HALF: Final = 0.5
 LANE_NUMBERS: Final = 1 << 15
 PENALTIES: Final = {"l2": 0.0, "l1": 1.0}
 
+LearningRate: TypeAlias = Annotated[Any, StrOptions({*RATES, *PASSIVE_AGGRESSIVE}), Schedule]
 
-class LinearMiniBatchModel(MiniBatchModel, LinearModel):
+
+@with_parameters
+class LinearMiniBatchParameters:
+    """The parameters that SGDClassifier and SGDRegressor share."""
+
+    _: KW_ONLY
+    penalty: Annotated[str | None, StrOptions({"l2", "l1", "elasticnet"}), None] = "l2"
+    alpha: NotNegative = 0.0001
+    l1_ratio: Share | None = 0.15
+    fit_intercept: Flag = True
+    max_iter: Count = 1000
+    tol: NotNegative | None = 1e-3
+    shuffle: Flag = True
+    verbose: Verbose = 0
+    epsilon: NotNegative = 0.1  # of losses for numbers
+    random_state: RandomState = None
+    learning_rate: LearningRate = "optimal"
+    eta0: Positive = 0.01
+    power_t: NotNegative = 0.5
+    early_stopping: Flag = False
+    validation_fraction: Annotated[float, Interval(Real, 0, 1, closed="neither")] = 0.1
+    n_iter_no_change: Count = 5
+    warm_start: Flag = False
+    average: Annotated[Any, Interval(Integral, 0, None, closed="neither"), "boolean"] = False
+    batch_size: Annotated[Any, Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})] = "auto"
+    optimizer: Annotated[Any, StrOptions(set(OPTIMIZERS)), Optimizer] = "sgd"
+    warm_up: Whole = 0
+    momentum: BelowOne = 0.9
+    clip_norm: Positive | None = None
+    accumulate: Count = 1
+    weight_decay: NotNegative = 0.0
+    variance_reduction: Annotated[str | None, StrOptions({"svrg"}), None] = None
+    importance: Annotated[str, StrOptions({"uniform", "norm"})] = "uniform"
+    checkpoint: Saving = None
+
+
+class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearModel):
     """What SGDClassifier and SGDRegressor share.
 
     **Batches.** batch_size="auto" is n_rows / 64, at least 16 rows and at most 16384: a round costs some 0.3 to 1 ms beside its rows.
@@ -63,59 +112,6 @@ class LinearMiniBatchModel(MiniBatchModel, LinearModel):
     """
 
     _solvers: ClassVar[tuple[str, ...]] = tuple(OPTIMIZERS)
-
-    loss: str
-    penalty: str | None
-    alpha: float
-    l1_ratio: float | None
-    max_iter: int
-    tol: float | None  # type: ignore[assignment]
-    epsilon: float
-    learning_rate: Any
-    eta0: float
-    power_t: float
-    n_iter_no_change: int
-    average: Any
-    batch_size: Any
-    optimizer: Any
-    warm_up: int
-    momentum: float
-    clip_norm: float | None
-    accumulate: int
-    weight_decay: float
-    variance_reduction: str | None
-    importance: Any
-
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "penalty": [StrOptions({"l2", "l1", "elasticnet"}), None],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
-        "fit_intercept": ["boolean"],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "shuffle": ["boolean"],
-        "verbose": ["verbose"],
-        "epsilon": [Interval(Real, 0, None, closed="left")],
-        "random_state": ["random_state"],
-        "learning_rate": [StrOptions({*RATES, *PASSIVE_AGGRESSIVE}), Schedule],
-        "eta0": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "warm_start": ["boolean"],
-        "average": [Interval(Integral, 0, None, closed="neither"), "boolean"],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "optimizer": [StrOptions(set(OPTIMIZERS)), Optimizer],
-        "warm_up": [Interval(Integral, 0, None, closed="left")],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "accumulate": [Interval(Integral, 1, None, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "variance_reduction": [StrOptions({"svrg"}), None],
-        "importance": [StrOptions({"uniform", "norm"})],
-        "checkpoint": [str, Path, Checkpoint, None],
-    }
 
     def _check_refused(self) -> None:
         super()._check_refused()

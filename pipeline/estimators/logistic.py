@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import KW_ONLY
+from numbers import Real
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 
 from pipeline.estimators.kinds import ProbabilisticClassifier, class_weights, require_class_weight, require_classes
-from pipeline.estimators.linear import THREADS_CURE, LinearModel
-from pipeline.training.checkpoints.keeper import Checkpoint
+from pipeline.estimators.linear import LinearModel
+from pipeline.estimators.parameters import (
+    ClassWeight,
+    Count,
+    Flag,
+    NotNegative,
+    Only,
+    Positive,
+    RandomState,
+    Saving,
+    Threads,
+    Verbose,
+    with_parameters,
+)
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss, Loss, MultinomialLoss
 from tasks.objectives.penalties import L2
@@ -22,7 +34,31 @@ if TYPE_CHECKING:
     from pipeline.data.schema import Schema
 
 
-class LogisticRegression(ProbabilisticClassifier, LinearModel):
+@with_parameters
+class LogisticRegressionParameters:
+    """The parameters of LogisticRegression."""
+
+    penalty: Annotated[Any, Only(("deprecated",), "scikit-learn deprecates it; C=inf fits without penalty")] = "deprecated"
+    _: KW_ONLY
+    C: Annotated[float, Interval(Real, 0, None, closed="right")] = 1.0
+    l1_ratio: Annotated[
+        float, Interval(Real, 0, 1, closed="both"), None, Only((0, 0.0), "L1 penalties are not available yet; use l1_ratio=0")
+    ] = 0.0
+    dual: Annotated[Flag, Only((False,), "there is no dual solver here; use dual=False")] = False
+    tol: NotNegative = 1e-4
+    fit_intercept: Flag = True
+    intercept_scaling: Annotated[Positive, Only((1, 1.0), "the intercept is not penalised here, so its scale means nothing")] = 1
+    class_weight: ClassWeight = None
+    random_state: RandomState = None  # nothing here is drawn: every value gives the same fit
+    solver: Any = "auto"
+    max_iter: Count = 100
+    verbose: Verbose = 0
+    warm_start: Flag = False
+    n_jobs: Threads = None
+    checkpoint: Saving = None
+
+
+class LogisticRegression(LogisticRegressionParameters, ProbabilisticClassifier, LinearModel):
     """Minimise C Σ s_i loss(y_i, coef @ x_i + intercept) + ½ |coef|², the intercept unpenalised.
 
     The loss is log(1 + exp(raw)) - y raw for two classes (coef_ is (1, p)) and the symmetric softmax cross-entropy for more (coef_ is
@@ -33,67 +69,6 @@ class LogisticRegression(ProbabilisticClassifier, LinearModel):
     the coefficients of the standardised columns, is at most tol, or when a Newton step would gain less than rounding does; max_iter
     counts steps.
     """
-
-    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
-        "penalty": (("deprecated",), "scikit-learn deprecates it; C=inf fits without penalty"),
-        "l1_ratio": ((0, 0.0), "L1 penalties are not available yet; use l1_ratio=0"),
-        "dual": ((False,), "there is no dual solver here; use dual=False"),
-        "intercept_scaling": ((1, 1.0), "the intercept is not penalised here, so its scale means nothing"),
-        "verbose": ((0, False), "use set_callbacks(sklearn.callback.ProgressBar())"),
-        "n_jobs": ((None,), THREADS_CURE),
-    }
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "penalty": "no_validation",
-        "C": [Interval(Real, 0, None, closed="right")],
-        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
-        "dual": ["boolean"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "fit_intercept": ["boolean"],
-        "intercept_scaling": [Interval(Real, 0, None, closed="neither")],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
-        "random_state": ["random_state"],
-        "solver": "no_validation",
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "checkpoint": [str, Path, Checkpoint, None],
-        "n_jobs": [None, Integral],
-    }
-
-    def __init__(
-        self,
-        penalty: Any = "deprecated",
-        *,
-        C: float = 1.0,
-        l1_ratio: float = 0.0,
-        dual: bool = False,
-        tol: float = 1e-4,
-        fit_intercept: bool = True,
-        intercept_scaling: float = 1,
-        class_weight: Any = None,
-        random_state: Any = None,
-        solver: Any = "auto",
-        max_iter: int = 100,
-        verbose: int = 0,
-        warm_start: bool = False,
-        n_jobs: int | None = None,
-        checkpoint: Any = None,
-    ) -> None:
-        self.penalty = penalty
-        self.C = C
-        self.l1_ratio = l1_ratio
-        self.dual = dual
-        self.tol = tol
-        self.fit_intercept = fit_intercept
-        self.intercept_scaling = intercept_scaling
-        self.class_weight = class_weight
-        self.random_state = random_state  # nothing here is drawn: every value gives the same fit
-        self.solver = solver
-        self.max_iter = max_iter
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.n_jobs = n_jobs
-        self.checkpoint = checkpoint
 
     def _objective(self, schema: Schema) -> LinearObjective:
         classes = require_classes(schema)

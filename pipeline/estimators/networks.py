@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import KW_ONLY
 from itertools import pairwise
 from numbers import Integral, Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import OF_SGD, Epochs, choose_optimizer, choose_schedule
+from pipeline.estimators.optimizer_choice import Pace, choose_optimizer, choose_schedule
+from pipeline.estimators.parameters import (
+    BelowOne,
+    Count,
+    Flag,
+    NotNegative,
+    Only,
+    Positive,
+    RandomState,
+    Saving,
+    Share,
+    Verbose,
+    Whole,
+    with_parameters,
+)
 from pipeline.estimators.solvers import Choice
-from pipeline.training.checkpoints.keeper import Checkpoint
 from pipeline.training.history import digest
 from pipeline.training.loop import Result
 from tasks.objectives.activations import ACTIVATIONS
@@ -27,7 +40,7 @@ from tasks.rows.batches import Sampling
 from tasks.strategies.base import Strategy
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
-from tasks.strategies.schedules import Schedule
+from tasks.strategies.schedules import InverseScaling, Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 
@@ -35,11 +48,64 @@ if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
     from pipeline.data.schema import Schema
 
+
 AUTO_BATCH: Final = 200
+OF_SGD: Final = ("invscaling", "adaptive")
+DROPS: Final = 10
+
+
+class Epochs(NamedTuple):
+    """What schedules count by: updates and rows of an epoch, and the most epochs that there may be."""
+
+    updates: int
+    rows: int
+    most: int
+
+
 ONE_EPOCH: Final = Epochs(1, 1, 1)
 
 
-class Network(MiniBatchModel):
+@with_parameters
+class NetworkParameters:
+    """The parameters that MLPClassifier and MLPRegressor share."""
+
+    hidden_layer_sizes: Annotated[Any, "array-like", Interval(Integral, 1, None, closed="left")] = (100,)
+    activation: Annotated[Any, StrOptions(set(ACTIVATIONS))] = "relu"
+    _: KW_ONLY
+    solver: Any = "adam"
+    alpha: NotNegative = 0.0001
+    batch_size: Annotated[Any, StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")] = "auto"
+    learning_rate: Any = "constant"
+    learning_rate_init: Positive = 0.001
+    power_t: NotNegative = 0.5
+    max_iter: Count = 200
+    shuffle: Flag = True
+    random_state: RandomState = None
+    tol: NotNegative | None = 1e-4
+    verbose: Verbose = False
+    warm_start: Flag = False
+    momentum: Share = 0.9
+    nesterovs_momentum: Flag = True
+    early_stopping: Flag = False
+    validation_fraction: BelowOne = 0.1
+    beta_1: BelowOne = 0.9
+    beta_2: BelowOne = 0.999
+    epsilon: Positive = 1e-8
+    n_iter_no_change: Annotated[float, Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})] = 10
+    max_fun: Annotated[
+        Count, Only((15000,), "max_iter bounds the steps, and a line search takes 30 evaluations at most; leave max_fun=15000")
+    ] = 15000
+    dropout: BelowOne = 0.0
+    dtype: Annotated[str, StrOptions({"float32", "float64"})] = "float32"
+    weight_decay: NotNegative = 0.0
+    clip_norm: Positive | None = None
+    accumulate: Count = 1
+    warm_up: Whole = 0
+    average: Annotated[bool | int, "boolean", Interval(Integral, 0, None, closed="left")] = False
+    checkpoint: Saving = None
+
+
+class Network(NetworkParameters, MiniBatchModel):
     """coefs_ and intercepts_, layer by layer, found by a `solver`.
 
     solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of
@@ -66,113 +132,6 @@ class Network(MiniBatchModel):
     """
 
     _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, "lbfgs")
-    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
-        "verbose": ((0, False), "use set_callbacks(sklearn.callback.ProgressBar())"),
-        "max_fun": ((15000,), "max_iter bounds the steps, and a line search takes 30 evaluations at most; leave max_fun=15000"),
-    }
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
-        "solver": "no_validation",
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": "no_validation",
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "dtype": [StrOptions({"float32", "float64"})],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "accumulate": [Interval(Integral, 1, None, closed="left")],
-        "warm_up": [Interval(Integral, 0, None, closed="left")],
-        "average": ["boolean", Interval(Integral, 0, None, closed="left")],
-        "checkpoint": [str, Path, Checkpoint, None],
-    }
-
-    coefs_: list[Array]
-    intercepts_: list[Array]
-
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
-        *,
-        solver: Any = "adam",
-        alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: Any = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float | None = 1e-4,
-        verbose: Any = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        dropout: float = 0.0,
-        dtype: str = "float32",
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-        accumulate: int = 1,
-        warm_up: int = 0,
-        average: bool | int = False,
-        checkpoint: Any = None,
-    ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.dropout = dropout
-        self.dtype = dtype
-        self.weight_decay = weight_decay
-        self.clip_norm = clip_norm
-        self.accumulate = accumulate
-        self.warm_up = warm_up
-        self.average = average
-        self.checkpoint = checkpoint
 
     @abstractmethod
     def _problem(self, schema: Schema) -> tuple[Loss, int, Array | None]:
@@ -270,7 +229,9 @@ class Network(MiniBatchModel):
         )
 
     def _schedule(self, rate: Any, epochs: Epochs) -> Schedule:
-        return choose_schedule(rate, self.learning_rate_init, self.power_t, self.warm_up, epochs)
+        first, updates = self.learning_rate_init, epochs.updates * epochs.most
+        others = {"invscaling": lambda: InverseScaling(first, self.power_t, every=epochs.updates, stride=epochs.rows)}
+        return choose_schedule(rate, Pace(first, max(1, updates // DROPS), updates), self.warm_up, others)
 
     def _start(self, objective: NetworkObjective) -> Array:
         return objective.start(self._seed)

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from tasks.strategies.optimizers import OPTIMIZERS, Adam, AdamW, Momentum, Nesterov, Optimizer
-from tasks.strategies.schedules import Constant, Cosine, InverseScaling, Schedule, StepDecay, WarmUp
+from tasks.strategies.schedules import Constant, Cosine, Schedule, StepDecay, WarmUp
 
-LEARNING_RATES: Final = ("constant", "invscaling", "adaptive", "step", "cosine")
-OF_SGD: Final = ("invscaling", "adaptive")
-DROPS: Final = 10
 NUMBERS: Final[Mapping[type[Optimizer], tuple[str, ...]]] = {
     Momentum: ("momentum",),
     Nesterov: ("momentum",),
     Adam: ("beta_1", "beta_2", "epsilon"),
     AdamW: ("beta_1", "beta_2", "epsilon"),
 }
-
-
-class Epochs(NamedTuple):
-    """What schedules count by: updates and rows of an epoch, and the most epochs that there may be."""
-
-    updates: int
-    rows: int
-    most: int
 
 
 def choose_optimizer(solver: Any, nesterov: bool, numbers: Mapping[str, float]) -> Optimizer:
@@ -51,17 +40,37 @@ def named_optimizer(name: str, numbers: Mapping[str, float]) -> Optimizer:
     return kind(**own, **({"weight_decay": numbers["weight_decay"]} if numbers["weight_decay"] else {}))
 
 
-def choose_schedule(learning_rate: Any, step_size: float, power: float, warm_up: int, epochs: Epochs) -> Schedule:
-    """learning_rate: one of LEARNING_RATES, or a Schedule. Raises ValueError for numbers out of range, TypeError for anything else."""
-    if isinstance(learning_rate, str) and learning_rate not in LEARNING_RATES:
-        known = ", ".join(map(repr, LEARNING_RATES))
-        raise ValueError(f"learning_rate={learning_rate!r} is not available; use one of {known}, or pass a schedule such as Constant(0.1)")
-    if not isinstance(learning_rate, str) and not isinstance(learning_rate, Schedule):
-        raise TypeError(f"learning_rate must be a name or a schedule such as Constant(0.1), got {learning_rate!r}")
-    schedules: dict[str, Schedule] = {
-        "invscaling": InverseScaling(step_size, power, every=epochs.updates, stride=epochs.rows),
-        "step": StepDecay(step_size, every=max(1, epochs.updates * epochs.most // DROPS)),
-        "cosine": Cosine(step_size, epochs.updates * epochs.most),
+class Pace(NamedTuple):
+    """What named learning rates fall by. first: the first step size; halved_every: updates between two halvings by "step"; updates: until
+    "cosine" is at zero."""
+
+    first: float
+    halved_every: int
+    updates: int
+
+
+def choose_schedule(learning_rate: Any, pace: Pace, warm_up: int, others: Mapping[str, Callable[[], Schedule]]) -> Schedule:
+    """The step sizes of a learning rate, a name or a Schedule, behind a warm-up of so many updates. others: what makes the schedules by the
+    names that mean something else in each kind of model.
+
+    Raises ValueError for names that are not known and for numbers out of range, TypeError for what is neither name nor Schedule.
+    """
+    named: dict[str, Callable[[], Schedule]] = {
+        "constant": lambda: Constant(pace.first),
+        **others,
+        "adaptive": lambda: Constant(pace.first),
+        "step": lambda: StepDecay(pace.first, pace.halved_every),
+        "cosine": lambda: Cosine(pace.first, pace.updates),
     }
-    schedule = schedules.get(learning_rate, Constant(step_size)) if isinstance(learning_rate, str) else learning_rate
+    if isinstance(learning_rate, str):
+        if learning_rate not in named:
+            known = ", ".join(map(repr, named))
+            raise ValueError(
+                f"learning_rate={learning_rate!r} is not available; use one of {known}, or pass a schedule such as Constant(0.1)"
+            )
+        schedule = named[learning_rate]()
+    elif isinstance(learning_rate, Schedule):
+        schedule = learning_rate
+    else:
+        raise TypeError(f"learning_rate must be a name or a schedule such as Constant(0.1), got {learning_rate!r}")
     return WarmUp(schedule, warm_up) if warm_up else schedule

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from dataclasses import KW_ONLY, replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -17,9 +16,9 @@ from pipeline.estimators.kinds import (
     require_class_weight,
     require_numbers,
 )
-from pipeline.estimators.linear import THREADS_CURE
-from pipeline.estimators.linear_mini_batches import LinearMiniBatchModel
+from pipeline.estimators.linear_mini_batches import LearningRate, LinearMiniBatchModel, LinearMiniBatchParameters
 from pipeline.estimators.mini_batches import MiniBatchClassifier
+from pipeline.estimators.parameters import Before, ClassWeight, NotNegative, Only, Threads, with_parameters
 from tasks.objectives import losses
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import Loss
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
     from pipeline.data.schema import Schema
 
-VERBOSE_CURE: Final = "use set_callbacks(sklearn.callback.ProgressBar())"
 CLASSIFICATION: Final[dict[str, Loss]] = {
     "hinge": losses.HingeLoss(),
     "log_loss": losses.LogisticLoss(),
@@ -45,7 +43,23 @@ REGRESSION: Final[dict[str, Any]] = {
 }
 
 
-class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
+@with_parameters
+class SGDClassifierParameters(LinearMiniBatchParameters):
+    """The parameters of SGDClassifier."""
+
+    loss: Annotated[
+        str,
+        StrOptions({*CLASSIFICATION, *REGRESSION}),
+        Only(
+            tuple(CLASSIFICATION), "losses for numbers are not for classes here; use SGDRegressor on y of -1 and 1, or a loss for classes"
+        ),
+    ] = "hinge"
+    _: KW_ONLY
+    n_jobs: Annotated[Threads, Before("random_state")] = None
+    class_weight: Annotated[ClassWeight, Before("warm_start")] = None
+
+
+class SGDClassifier(SGDClassifierParameters, LinearMiniBatchModel, MiniBatchClassifier):
     """Minimise (1 / n) Σ s_i loss(y_i, coef @ x_i + intercept) + alpha R(coef) by stochastic gradient descent, the intercept unpenalised.
 
     R is ½ |coef|² for penalty="l2", Σ |coef_j| for "l1", and l1_ratio of this with 1 - l1_ratio of that for "elasticnet". Σ |coef_j| makes
@@ -59,88 +73,6 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
     accumulate: batches an update; variance_reduction="svrg"; importance="norm": rows are drawn by their norm. See `LinearMiniBatchModel`
     for batches and step sizes, and `tasks.strategies.stochastic_gradient` for sources.
     """
-
-    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
-        "verbose": ((0, False), VERBOSE_CURE),
-        "n_jobs": ((None,), THREADS_CURE),
-        "loss": (
-            tuple(CLASSIFICATION),
-            "losses for numbers are not for classes here; use SGDRegressor on y of -1 and 1, or a loss for classes",
-        ),
-    }
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **LinearMiniBatchModel._parameter_constraints,
-        "loss": [StrOptions({*CLASSIFICATION, *REGRESSION})],
-        "n_jobs": [None, Integral],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
-    }
-
-    def __init__(
-        self,
-        loss: str = "hinge",
-        *,
-        penalty: str | None = "l2",
-        alpha: float = 0.0001,
-        l1_ratio: float | None = 0.15,
-        fit_intercept: bool = True,
-        max_iter: int = 1000,
-        tol: float | None = 1e-3,
-        shuffle: bool = True,
-        verbose: int = 0,
-        epsilon: float = 0.1,
-        n_jobs: int | None = None,
-        random_state: Any = None,
-        learning_rate: Any = "optimal",
-        eta0: float = 0.01,
-        power_t: float = 0.5,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 5,
-        class_weight: Any = None,
-        warm_start: bool = False,
-        average: Any = False,
-        batch_size: Any = "auto",
-        optimizer: Any = "sgd",
-        warm_up: int = 0,
-        momentum: float = 0.9,
-        clip_norm: float | None = None,
-        accumulate: int = 1,
-        weight_decay: float = 0.0,
-        variance_reduction: str | None = None,
-        importance: str = "uniform",
-        checkpoint: Any = None,
-    ) -> None:
-        self.loss = loss
-        self.penalty = penalty
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
-        self.shuffle = shuffle
-        self.verbose = verbose
-        self.epsilon = epsilon  # of losses that are refused
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.learning_rate = learning_rate
-        self.eta0 = eta0
-        self.power_t = power_t
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.class_weight = class_weight
-        self.warm_start = warm_start
-        self.average = average
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.warm_up = warm_up
-        self.momentum = momentum
-        self.clip_norm = clip_norm
-        self.accumulate = accumulate
-        self.weight_decay = weight_decay
-        self.variance_reduction = variance_reduction
-        self.importance = importance
-        self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -205,82 +137,24 @@ class SGDClassifier(LinearMiniBatchModel, MiniBatchClassifier):
         return super().predict_log_proba(X)
 
 
-class SGDRegressor(LinearMiniBatchModel, Regressor):
+@with_parameters
+class SGDRegressorParameters(LinearMiniBatchParameters):
+    """The parameters of SGDRegressor."""
+
+    loss: Annotated[str, StrOptions(set(REGRESSION))] = "squared_error"
+    _: KW_ONLY
+    learning_rate: LearningRate = "invscaling"
+    power_t: NotNegative = 0.25
+
+
+class SGDRegressor(SGDRegressorParameters, LinearMiniBatchModel, Regressor):
     """Minimise (1 / n) Σ s_i loss(y_i, coef @ x_i + intercept) + alpha R(coef) by stochastic gradient descent, the intercept unpenalised.
 
     Parameters as `sklearn.linear_model.SGDRegressor`'s, and R and the further ones as `SGDClassifier`'s. loss: "squared_error", "huber",
     "epsilon_insensitive" or "squared_epsilon_insensitive". tol is absolute: scale y to about 1.
     """
 
-    _refused: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {"verbose": ((0, False), VERBOSE_CURE)}
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **LinearMiniBatchModel._parameter_constraints,
-        "loss": [StrOptions(set(REGRESSION))],
-    }
     _flattens_target = True
-
-    def __init__(
-        self,
-        loss: str = "squared_error",
-        *,
-        penalty: str | None = "l2",
-        alpha: float = 0.0001,
-        l1_ratio: float | None = 0.15,
-        fit_intercept: bool = True,
-        max_iter: int = 1000,
-        tol: float | None = 1e-3,
-        shuffle: bool = True,
-        verbose: int = 0,
-        epsilon: float = 0.1,
-        random_state: Any = None,
-        learning_rate: Any = "invscaling",
-        eta0: float = 0.01,
-        power_t: float = 0.25,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 5,
-        warm_start: bool = False,
-        average: Any = False,
-        batch_size: Any = "auto",
-        optimizer: Any = "sgd",
-        warm_up: int = 0,
-        momentum: float = 0.9,
-        clip_norm: float | None = None,
-        accumulate: int = 1,
-        weight_decay: float = 0.0,
-        variance_reduction: str | None = None,
-        importance: str = "uniform",
-        checkpoint: Any = None,
-    ) -> None:
-        self.loss = loss
-        self.penalty = penalty
-        self.alpha = alpha
-        self.l1_ratio = l1_ratio
-        self.fit_intercept = fit_intercept
-        self.max_iter = max_iter
-        self.tol = tol
-        self.shuffle = shuffle
-        self.verbose = verbose
-        self.epsilon = epsilon
-        self.random_state = random_state
-        self.learning_rate = learning_rate
-        self.eta0 = eta0
-        self.power_t = power_t
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.warm_start = warm_start
-        self.average = average
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.warm_up = warm_up
-        self.momentum = momentum
-        self.clip_norm = clip_norm
-        self.accumulate = accumulate
-        self.weight_decay = weight_decay
-        self.variance_reduction = variance_reduction
-        self.importance = importance
-        self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from pipeline.estimators.optimizer_choice import Pace, choose_schedule
 from pipeline.training.loop import train
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss, SquaredLoss
@@ -14,7 +16,7 @@ from tasks.objectives.penalties import L2
 from tasks.rounds.fitting import Fit
 from tasks.strategies.largest_curvature import LargestCurvature
 from tasks.strategies.optimizers import SGD, Momentum, Nesterov, Optimizer
-from tasks.strategies.schedules import Constant, Cosine, InverseScaling, OfRows, Optimal, Schedule, StepDecay, WarmUp
+from tasks.strategies.schedules import Constant, InverseScaling, OfRows, Optimal, Schedule
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
@@ -67,24 +69,18 @@ class StepSizes:
 
     def schedule(self, optimizer: Optimizer, largest: float) -> Schedule:
         """largest: the step size beyond which plain gradient descent would not be stable."""
-        found = self._schedule(optimizer, largest)
-        return WarmUp(found, self.warm_up) if self.warm_up else found
-
-    def _schedule(self, optimizer: Optimizer, largest: float) -> Schedule:
-        rate, plain = self.learning_rate, isinstance(optimizer, PLAIN)
-        if not isinstance(rate, str):
-            return rate
+        plain = isinstance(optimizer, PLAIN)
         first = min(largest, self.n_rows * self.eta0) if plain else float(self.eta0)
-        if rate == "step":
-            return StepDecay(first, EPOCHS_A_STEP * self.n_updates)
-        if rate == "cosine":
-            return Cosine(first, self.max_epochs * self.n_updates)
-        single: Schedule = Constant(self.eta0)
-        if rate == "invscaling":
-            single = InverseScaling(self.eta0, self.power_t)
-        elif rate == "optimal" and plain:
-            single = Optimal(self.alpha)
-        return OfRows(single, self.n_rows, largest) if plain else single
+
+        def of_rows(single: Schedule) -> Schedule:
+            return OfRows(single, self.n_rows, largest) if plain else single
+
+        others: dict[str, Callable[[], Schedule]] = {
+            "optimal": lambda: of_rows(Optimal(self.alpha) if plain else Constant(first)),
+            "invscaling": lambda: of_rows(InverseScaling(self.eta0, self.power_t)),
+        }
+        pace = Pace(first, EPOCHS_A_STEP * self.n_updates, self.max_epochs * self.n_updates)
+        return choose_schedule(self.learning_rate, pace, self.warm_up, others)
 
 
 PLAIN: Final = (SGD, Momentum, Nesterov)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from dask.system import cpu_count
 
-from pipeline.cluster.connect import connect
+from pipeline.cluster.connect import TIMEOUT, connect
 from pipeline.cluster.connection import Connection
 from pipeline.cluster.interrupts import spared_interrupts
 from pipeline.cluster.queue.queue_options import QueueOptions
@@ -71,7 +71,7 @@ class Scheduler(Cluster):
     address: Text | None = None
     scheduler_file: Text | None = None
     n_workers: Count | None = None
-    timeout: Seconds = 10.0
+    timeout: Seconds = TIMEOUT
     tls: Text | None = None
     require_tls: Flag = False
 

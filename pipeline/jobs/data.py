@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, OnError
 from pipeline.jobs.bundled import BUNDLED, load_bundled
 from pipeline.sections import ConfigError, Count, Counts, Paths, Section, Table, Text, Texts, Whole, one_of, unknown
-from tasks.loading.synthetic import LinearRows
+from tasks.loading.synthetic import LinearRows, Model, Precision
 
-OnErrorName: TypeAlias = Annotated[Literal["raise", "quarantine"], one_of("raise", "quarantine")]
+OnErrorName: TypeAlias = Annotated[OnError, one_of(*get_args(OnError))]
 """What to do with partitions that cannot be used: see `Dataset`."""
 
 
@@ -49,11 +49,32 @@ class BundledData(Data):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameData(Data):
+class FileData(Data):
+    """Files that a constructor of `Dataset` reads: the section's fields are that one's parameters, by their names; path is urlpath."""
+
+    reader: ClassVar[Callable[..., Dataset]]
+
+    def dataset(self) -> Dataset:
+        return self._read()
+
+    def _read(self, *apart: str, **options: Any) -> Dataset:
+        """Read, with the fields but those apart, and what is beside them."""
+        arguments = {"urlpath" if key == "path" else key: value for key, value in vars(self).items() if key not in apart}
+        return type(self).reader(**arguments, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathData(FileData):
+    """Files that hold all of a dataset."""
+
+    path: Paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameData(PathData):
     """Files of named columns. columns: the features, by default all but target and sample_weight; options: Dask's own for the format;
     made_by: the command that makes the files, for the error when they are missing."""
 
-    path: Paths
     target: Text
     sample_weight: Text | None = None
     columns: Texts | None = None
@@ -61,19 +82,9 @@ class FrameData(Data):
     options: Table = field(default_factory=dict)
     made_by: Text | None = None
 
-    @abstractmethod
-    def _read(self, path: Any, **options: Any) -> Dataset: ...
-
     def dataset(self) -> Dataset:
-        path = self.path if isinstance(self.path, str) else list(self.path)
-        names: dict[str, Any] = {
-            "target": self.target,
-            "sample_weight": self.sample_weight,
-            "columns": self.columns,
-            "on_error": self.on_error,
-        }
         try:
-            return self._read(path, **names, **self.options)
+            return self._read("options", "made_by", **self.options)
         except FileNotFoundError as error:
             cure = f"; make the files with: {self.made_by}" if self.made_by else ""
             raise FileNotFoundError(f"[data] path: {error}{cure}") from error
@@ -84,9 +95,7 @@ class CsvData(FrameData):
     """CSV files. options: dask.dataframe.read_csv's."""
 
     kind: ClassVar[str] = "csv"
-
-    def _read(self, path: Any, **options: Any) -> Dataset:
-        return Dataset.read_csv(path, **options)
+    reader = Dataset.read_csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,56 +103,51 @@ class ParquetData(FrameData):
     """Parquet files. options: dask.dataframe.read_parquet's."""
 
     kind: ClassVar[str] = "parquet"
-
-    def _read(self, path: Any, **options: Any) -> Dataset:
-        return Dataset.read_parquet(path, **options)
+    reader = Dataset.read_parquet
 
 
 @dataclass(frozen=True, kw_only=True)
-class NpyData(Data):
-    """NumPy files. X, y, sample_weight: `.npy` files, globs or lists of them, or directories of dask's `to_npy_stack`."""
+class ArrayData(FileData):
+    """Files of arrays."""
 
-    kind: ClassVar[str] = "npy"
     X: Paths
     y: Paths
     sample_weight: Paths | None = None
     n_partitions: Count | None = None
     on_error: OnErrorName = "raise"
 
-    def dataset(self) -> Dataset:
-        return Dataset.read_npy(self.X, self.y, self.sample_weight, n_partitions=self.n_partitions, on_error=self.on_error)
+
+@dataclass(frozen=True, kw_only=True)
+class NpyData(ArrayData):
+    """NumPy files. X, y, sample_weight: `.npy` files, globs or lists of them, or directories of dask's `to_npy_stack`."""
+
+    kind: ClassVar[str] = "npy"
+    reader = Dataset.read_npy
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZarrData(Data):
+class NamedArrayData(ArrayData):
+    """Arrays that have a name each."""
+
+    X: Text
+    y: Text
+    sample_weight: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZarrData(NamedArrayData):
     """Zarr arrays for each of X, y and sample_weight."""
 
     kind: ClassVar[str] = "zarr"
-    X: Text
-    y: Text
-    sample_weight: Text | None = None
-    n_partitions: Count | None = None
-    on_error: OnErrorName = "raise"
-
-    def dataset(self) -> Dataset:
-        return Dataset.read_zarr(self.X, self.y, self.sample_weight, n_partitions=self.n_partitions, on_error=self.on_error)
+    reader = Dataset.read_zarr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hdf5Data(Data):
+class Hdf5Data(NamedArrayData, PathData):
     """HDF5 files. X, y, sample_weight: names of the datasets inside each file."""
 
     kind: ClassVar[str] = "hdf5"
-    path: Paths
-    X: Text
-    y: Text
-    sample_weight: Text | None = None
-    n_partitions: Count | None = None
-    on_error: OnErrorName = "raise"
-
-    def dataset(self) -> Dataset:
-        names: dict[str, Any] = {"X": self.X, "y": self.y, "sample_weight": self.sample_weight}
-        return Dataset.read_hdf5(self.path, **names, n_partitions=self.n_partitions, on_error=self.on_error)
+    reader = Dataset.read_hdf5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +155,12 @@ class GeneratedData(Data):
     """Rows drawn where they will live, partition by partition: see `tasks.loading.synthetic.LinearRows`."""
 
     kind: ClassVar[str] = "generated"
-    model: Annotated[Literal["logistic", "linear"], one_of("logistic", "linear")] = "logistic"
+    model: Annotated[Model, one_of(*get_args(Model))] = "logistic"
     n_partitions: Count
     rows_per_partition: Count
     n_columns: Count
-    dtype: Annotated[Literal["float32", "float64"], one_of("float32", "float64")] = "float64"
-    seed: Whole = 0
+    dtype: Annotated[Precision, one_of(*get_args(Precision))] = LinearRows.dtype
+    seed: Whole = LinearRows.seed
 
     def dataset(self) -> Dataset:
         make = LinearRows(self.model, self.rows_per_partition, self.n_columns, self.dtype, self.seed)

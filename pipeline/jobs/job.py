@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import TEST_SIZE, Dataset
 from pipeline.estimators.base import GradientModel
 from pipeline.estimators.registry import ESTIMATORS
 from pipeline.jobs.cluster import CLUSTERS, Cluster
@@ -31,6 +31,7 @@ from pipeline.sections import (
     to_toml,
     unknown,
 )
+from pipeline.training.checkpoints.keeper import EVERY_SECONDS
 
 # -- [split], [estimator], [output] --------------------------------------------------------------------------------------------------
 
@@ -41,7 +42,7 @@ class Split(Section):
     each partition."""
 
     title: ClassVar[str] = "split"
-    test_size: Share = 0.25
+    test_size: Share = TEST_SIZE
     seed: Whole = 0
 
     def parts(self, dataset: Dataset) -> tuple[Dataset, Dataset | None]:
@@ -97,11 +98,11 @@ class Estimator(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints(Section):
-    """The times at which a fit is saved in the run's directory, see `pipeline.Checkpoint`: every so many seconds, and every so many
+    """The times at which a fit is saved in the run's directory, as `pipeline.Checkpoint` has them: every so many seconds, and every so many
     rounds."""
 
     title: ClassVar[str] = "checkpoint"
-    every_seconds: Seconds = 60.0
+    every_seconds: Seconds = EVERY_SECONDS
     every_rounds: Count | None = None
 
 

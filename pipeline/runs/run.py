@@ -113,11 +113,9 @@ def moment() -> Moment:
 
 def checkpoint_of(job: Job, *, resume: bool) -> Checkpoint:
     """The checkpoint options of a run's fit."""
-    section = job.checkpoint
     return Checkpoint(
         directory=Path(job.output.directory) / CHECKPOINTS,
-        every_seconds=section.every_seconds,
-        every_rounds=section.every_rounds,
+        **vars(job.checkpoint),
         resume=resume,
         shared=False,
         remove=False,  # before the model is written

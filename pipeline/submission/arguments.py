@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pipeline.submission.records import MAX_JOBS, Log
+from pipeline.submission.resources import MIB, Resources
 from tasks.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -15,16 +16,18 @@ if TYPE_CHECKING:
 else:
     bodies = Lazy("pipeline.submission.commands")
 
+MEMORY: Final = f"{Resources.memory // (1024 * MIB)}GiB"
+
 
 def add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
     """The arguments of `submit`."""
     command = commands.add_parser("submit", parents=[common], help="run a job in a batch queue", allow_abbrev=False)
     command.add_argument("job", metavar="JOB", help="a bundled job's name (python -m pipeline jobs) or a job file, FILE.toml")
     command.add_argument("--queue", default="slurm", metavar="QUEUE", help="slurm")
-    command.add_argument("--jobs", type=int, default=1, metavar="N", help="workers (default: 1)")
-    command.add_argument("--cores", type=int, default=1, metavar="C", help="threads of each worker (default: 1)")
-    command.add_argument("--memory", default="4GiB", metavar="M", help="memory of each worker (default: 4GiB)")
-    command.add_argument("--gpus", type=int, default=0, metavar="G", help="GPUs of each worker (default: 0)")
+    command.add_argument("--jobs", type=int, default=Resources.jobs, metavar="N", help="workers (default: %(default)s)")
+    command.add_argument("--cores", type=int, default=Resources.cores, metavar="C", help="threads of each worker (default: %(default)s)")
+    command.add_argument("--memory", default=MEMORY, metavar="M", help="memory of each worker (default: %(default)s)")
+    command.add_argument("--gpus", type=int, default=Resources.gpus, metavar="G", help="GPUs of each worker (default: %(default)s)")
     command.add_argument("--walltime", metavar="TIME", help="HH:MM:SS, D-HH:MM:SS, or 2h (default: the partition's)")
     command.add_argument("--account", metavar="A", help="whom to charge")
     command.add_argument("--partition", metavar="P", help="where to run")

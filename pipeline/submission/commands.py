@@ -13,7 +13,8 @@ from pipeline.cluster.queue.queue_options import parse_memory, seconds
 from pipeline.cluster.security import make_certificates
 from pipeline.jobs.job import Job, read_job
 from pipeline.submission.records import MAX_JOBS, SCHEDULER_FILE, SUBMITTED_FILE, log_file
-from pipeline.submission.script import BatchJob, Resources, slurm_script
+from pipeline.submission.resources import Resources
+from pipeline.submission.script import BatchJob, slurm_script
 from pipeline.submission.status import ACTIVE, find_directory, find_runs, run_status
 from pipeline.submission.submit import WORKERS_SECONDS, check_data, check_queue, submit_job
 
@@ -66,14 +67,11 @@ def resources(arguments: argparse.Namespace) -> Resources:
         walltime = None if arguments.walltime is None else seconds(arguments.walltime)
     except (ValueError, KeyError) as error:
         raise ValueError(f"--walltime must be a time, 01:30:00 or 90m for instance, got {arguments.walltime!r}") from error
+    same = ("jobs", "cores", "gpus", "account", "partition")
     return Resources(
-        jobs=arguments.jobs,
-        cores=arguments.cores,
+        **{name: vars(arguments)[name] for name in same},
         memory=parse_memory(arguments.memory),
-        gpus=arguments.gpus,
         walltime=walltime,
-        account=arguments.account,
-        partition=arguments.partition,
         directives=tuple(arguments.directive),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.special import expit
@@ -11,6 +11,9 @@ from scipy.special import expit
 from tasks.machine.threads import single_blas_thread
 from tasks.rows.draws import generator
 from tasks.typing import Array, Float64
+
+Model: TypeAlias = Literal["logistic", "linear"]
+Precision: TypeAlias = Literal["float32", "float64"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,10 @@ class LinearRows:
     Every draw is keyed by (seed, partition), so a partition is the same wherever and whenever it is made.
     """
 
-    model: Literal["logistic", "linear"]
+    model: Model
     n_rows: int
     n_columns: int
-    dtype: Literal["float32", "float64"] = "float64"
+    dtype: Precision = "float64"
     seed: int = 0
 
     @property

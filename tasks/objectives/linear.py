@@ -18,7 +18,7 @@ from tasks.objectives.encoding import add_weights, encode, encoded_target, float
 from tasks.objectives.losses import BinaryLoss, Loss, MultinomialLoss
 from tasks.objectives.standardisation import Standardisation
 from tasks.rows.partition import Group
-from tasks.typing import Array, Design, Float64
+from tasks.typing import Array, Design, Float64, Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,19 +93,14 @@ class LinearObjective:
         by_class = () if self.class_weight is None or self.one_vs_rest else tuple(self.class_weight.tolist())
         return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
 
+    def _rows(self, group: Group) -> tuple[int, float, Design, Array, Float64 | None, Int64]:
+        """What every pass over the rows of a group is about: the loss, X, y, weights, and where partitions begin."""
+        return self.loss.code, self.loss.parameter, group.X, self.target(group), self.weight(group), group.offsets
+
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
         coef, intercept = self._stacked(*self._of_columns(parameters))
         loss, weight, coef_sum, intercept_sum = kernels.loss_and_gradient(
-            self.loss.code,
-            self.loss.parameter,
-            group.X,
-            self.target(group),
-            self.weight(group),
-            group.offsets,
-            coef,
-            intercept,
-            len(parameters),
-            self._positive_weight,
+            *self._rows(group), coef, intercept, len(parameters), self._positive_weight
         )
         k = len(parameters)
         return Partial(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k))
@@ -113,12 +108,7 @@ class LinearObjective:
     def hessian(self, group: Group, parameters: Float64) -> Partial:
         coef, intercept = self._stacked(*self.split(parameters))
         loss, weight, coef_sum, intercept_sum, hessian = kernels.hessian(
-            self.loss.code,
-            self.loss.parameter,
-            group.X,
-            self.target(group),
-            self.weight(group),
-            group.offsets,
+            *self._rows(group),
             coef,
             intercept,
             len(parameters),
@@ -132,12 +122,7 @@ class LinearObjective:
     def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Partial:
         k = len(parameters)
         coef_sum, intercept_sum = kernels.hessian_vector(
-            self.loss.code,
-            self.loss.parameter,
-            group.X,
-            self.target(group),
-            self.weight(group),
-            group.offsets,
+            *self._rows(group),
             *self._stacked(*self._of_columns(parameters)),
             k,
             *self._stacked(*self._of_columns(direction)),

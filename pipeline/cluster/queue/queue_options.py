@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from pipeline.cluster.network import check_interface, free_port, scheduler_host
 from pipeline.cluster.pulse import worker_ttl
-from pipeline.cluster.queue.systems import Keywords, System
+from pipeline.cluster.queue.systems import Keywords, System, clock, hours_minutes
 from pipeline.sections import ConfigError, Count, Rule, Section, Text, Texts, is_text
 
 LEAST_MEMORY: Final = "64MiB"  # less than a worker takes to start
@@ -194,20 +195,17 @@ class JobPlan:
 
     def _effects(self) -> list[Keywords]:
         options, system = self.options, self.system
-        effects = [system.logs(str(self.log_directory()))]
-        if options.account is not None:
-            effects.append(system.account(options.account))
-        if options.partition is not None and system.partition is not None:
-            effects.append(system.partition(options.partition))
+        named = {option: vars(options)[option] for option in ("account", "partition", "disk")}
+        effects = [system.told("logs", directory=self.log_directory())]
+        effects += [system.told(option, **{option: given}) for option, given in named.items() if given is not None]
         if options.walltime is not None:
-            effects.append(system.walltime(seconds(options.walltime)))
-        if options.disk is not None and system.disk is not None:
-            effects.append(system.disk(options.disk))
+            time = seconds(options.walltime)
+            effects.append(system.told("walltime", seconds=time, clock=clock(time), hours_minutes=hours_minutes(time)))
         if self.gpus is not None:
             memory = options.memory or self.config.get("memory")
             if self.cores is None or memory is None:
                 raise ConfigError("gpus needs cores and memory, of each job")
-            effects.append(system.gpus(self.gpus, self.cores, parse_bytes(memory)))
+            effects.append(system.told("gpus", gpus=self.gpus, cores=self.cores, mib=math.ceil(parse_bytes(memory) / 2**20)))
         return effects
 
     def _directives(self, own: list[str]) -> Any:

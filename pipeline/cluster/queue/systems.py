@@ -7,10 +7,10 @@ import importlib
 import math
 import shutil
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pipeline.cluster.queue.slurm import NEVER
 from pipeline.sections import unknown
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 else:
     dask = Lazy("dask")
 
-# What an option becomes: keywords of the dask-jobqueue class, and "directives", which are gathered.
 Keywords = dict[str, Any]
+"""What an option becomes: keywords of the dask-jobqueue class, and "directives", which are gathered."""
+Phrase: TypeAlias = Mapping[str, str | Sequence[str]]
+"""The same, as text with places for what is asked for."""
 
 
 def clock(seconds: int) -> str:
@@ -36,27 +38,22 @@ def hours_minutes(seconds: int) -> str:
     return f"{minutes // 60}:{minutes % 60:02}"
 
 
-def _mib(size: int) -> int:
-    return math.ceil(size / 2**20)
-
-
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A queueing system. cluster: its class in dask_jobqueue. account, partition, walltime (seconds), disk: how it is told; None where it
-    knows no such thing. gpus: the same, of their number, the job's cores and its bytes of memory. listing: the command that lists the
-    user's own jobs, an id in each line; nothing: what it says, with an error, when there are none. status: the command that says how one
-    job is. never: words of the listing for jobs that were taken and can never run."""
+    """A queueing system. cluster: its class in dask_jobqueue. account, partition, walltime, disk, gpus, logs: how it is told; None where it
+    knows no such thing. listing: the command that lists the user's own jobs, an id in each line; nothing: what it says, with an error, when
+    there are none. status: the command that says how one job is. never: words of the listing for jobs that were taken and can never run."""
 
     name: str
     cluster: str
-    account: Callable[[str], Keywords]
-    gpus: Callable[[int, int, int], Keywords]
+    account: Phrase
+    gpus: Phrase
     listing: str
     status: str
-    partition: Callable[[str], Keywords] | None = lambda name: {"queue": name}
-    walltime: Callable[[int], Keywords] = lambda seconds: {"walltime": clock(seconds)}
-    disk: Callable[[str], Keywords] | None = None
-    logs: Callable[[str], Keywords] = lambda directory: {}
+    partition: Phrase | None = field(default_factory=lambda: {"queue": "{partition}"})
+    walltime: Phrase = field(default_factory=lambda: {"walltime": "{clock}"})
+    disk: Phrase | None = None
+    logs: Phrase = field(default_factory=dict)
     nothing: str | None = None
     never: frozenset[str] = frozenset()
 
@@ -73,6 +70,13 @@ class System:
                 f"queue={self.name!r}: there is no {command} on this machine; connect from a login node, or choose another queue="
             )
         return cluster, cluster.job_cls
+
+    def told(self, option: str, **asked: Any) -> Keywords:
+        """What an option of this system becomes; asked: values for its places. Empty where it knows no such thing."""
+        phrase: Phrase = vars(self)[option] or {}
+        return {
+            key: text.format(**asked) if isinstance(text, str) else [each.format(**asked) for each in text] for key, text in phrase.items()
+        }
 
     def list_command(self) -> list[str]:
         """The words of `listing`."""
@@ -99,20 +103,12 @@ def dask_jobqueue() -> ModuleType:
     return package
 
 
-def _account(name: str) -> Keywords:
-    return {"account": name}
-
-
-def _project(name: str) -> Keywords:
-    return {"project": name}
-
-
 _SYSTEMS = (
     System(
         name="slurm",
         cluster="SLURMCluster",
-        account=_account,
-        gpus=lambda n, cores, memory: {"directives": [f"--gres=gpu:{n}"]},
+        account={"account": "{account}"},
+        gpus={"directives": ["--gres=gpu:{gpus}"]},
         listing="squeue -h -u {user} -o %i|%T|%r",
         status="squeue -h -j {id} -o %T:|%r",
         never=NEVER,
@@ -120,25 +116,25 @@ _SYSTEMS = (
     System(
         name="pbs",
         cluster="PBSCluster",
-        account=_account,
-        gpus=lambda n, cores, memory: {"resource_spec": f"select=1:ncpus={cores}:ngpus={n}:mem={_mib(memory)}MB"},
+        account={"account": "{account}"},
+        gpus={"resource_spec": "select=1:ncpus={cores}:ngpus={gpus}:mem={mib}MB"},
         listing="qstat -u {user}",
         status="qstat -s {id}",
     ),
     System(
         name="moab",
         cluster="MoabCluster",
-        account=_account,
-        gpus=lambda n, cores, memory: {"resource_spec": f"nodes=1:ppn={cores}:gpus={n},mem={_mib(memory)}MB"},
+        account={"account": "{account}"},
+        gpus={"resource_spec": "nodes=1:ppn={cores}:gpus={gpus},mem={mib}MB"},
         listing="showq -u {user}",
         status="checkjob {id}",
     ),
     System(
         name="lsf",
         cluster="LSFCluster",
-        account=_project,
-        walltime=lambda seconds: {"walltime": hours_minutes(seconds)},
-        gpus=lambda n, cores, memory: {"directives": [f'-gpu "num={n}"']},
+        account={"project": "{account}"},
+        walltime={"walltime": "{hours_minutes}"},
+        gpus={"directives": ['-gpu "num={gpus}"']},
         listing="bjobs -w -u {user}",
         status="bjobs -p {id}",
         nothing="No unfinished job",
@@ -146,28 +142,28 @@ _SYSTEMS = (
     System(
         name="sge",
         cluster="SGECluster",
-        account=_project,
-        gpus=lambda n, cores, memory: {"directives": [f"-l gpu={n}"]},
+        account={"project": "{account}"},
+        gpus={"directives": ["-l gpu={gpus}"]},
         listing="qstat -u {user}",
         status="qstat -j {id}",
     ),
     System(
         name="oar",
         cluster="OARCluster",
-        account=_project,
-        gpus=lambda n, cores, memory: {"resource_spec": f"/nodes=1/gpu={n}"},
-        logs=lambda directory: {"directives": [f"-O {directory}/%jobname%-%jobid%.out", f"-E {directory}/%jobname%-%jobid%.err"]},
+        account={"project": "{account}"},
+        gpus={"resource_spec": "/nodes=1/gpu={gpus}"},
+        logs={"directives": ["-O {directory}/%jobname%-%jobid%.out", "-E {directory}/%jobname%-%jobid%.err"]},
         listing="oarstat -u {user}",
         status="oarstat -f -j {id}",
     ),
     System(
         name="htcondor",
         cluster="HTCondorCluster",
-        account=lambda name: {"directives": [f"accounting_group = {name}"]},
+        account={"directives": ["accounting_group = {account}"]},
         partition=None,
-        walltime=lambda seconds: {"directives": [f"allowed_job_duration = {seconds}"]},
-        gpus=lambda n, cores, memory: {"directives": [f"request_gpus = {n}"]},
-        disk=lambda size: {"disk": size},
+        walltime={"directives": ["allowed_job_duration = {seconds}"]},
+        gpus={"directives": ["request_gpus = {gpus}"]},
+        disk={"disk": "{disk}"},
         listing="condor_q -nobatch {user}",
         status="condor_q -better-analyze {id}",
     ),

@@ -35,6 +35,7 @@ from pipeline.training.checkpoints.trees import Flattened, restored
 from pipeline.training.observers import Observer
 from tasks.arguments import as_number, check_counts
 
+EVERY_SECONDS: Final = 60.0
 KEPT: Final = 2
 ATTEMPTS: Final = 5
 """To write into a directory that others remove when it is empty."""
@@ -65,7 +66,7 @@ class Checkpoint:
     """
 
     directory: str | Path
-    every_seconds: float | None = 60.0
+    every_seconds: float | None = EVERY_SECONDS
     every_rounds: int | None = None
     resume: bool = True
     shared: bool = True

@@ -25,7 +25,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
 from pipeline import Dataset, MLPClassifier, MLPRegressor, SGDClassifier, mini_batches
-from pipeline.estimators.optimizer_choice import Epochs, choose_schedule
+from pipeline.estimators.networks import Epochs
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.jobs.job import ConfigError, Job
 from pipeline.models.model_files import load_model, save_model
@@ -115,7 +115,7 @@ def test_step_sizes_are_scikit_learns() -> None:
     from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
     n, per_epoch = 37, 4
-    schedule = choose_schedule("invscaling", 0.3, 0.7, 0, Epochs(per_epoch, n, 10))
+    schedule = MLPRegressor(learning_rate_init=0.3, power_t=0.7)._schedule("invscaling", Epochs(per_epoch, n, 10))
     optimizer = SGDOptimizer([], 0.3, "invscaling", power_t=0.7)
     for epoch in range(5):
         assert [schedule(epoch * per_epoch + i) for i in range(per_epoch)] == pytest.approx([optimizer.learning_rate] * per_epoch)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import tomllib
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline.estimators.registry import ESTIMATORS
 from pipeline.jobs.cluster import InProcess, Local, Queue, Scheduler
-from pipeline.jobs.data import BundledData, GeneratedData
+from pipeline.jobs.data import BundledData, FileData, GeneratedData
 from pipeline.jobs.job import DATA, Estimator, Job, Split, bundled_jobs, read_job
 from pipeline.sections import ConfigError, plain_value, to_toml
 from tasks.loading.synthetic import LinearRows
@@ -42,6 +44,17 @@ def test_defaults() -> None:
     assert read.split == Split(test_size=0.25, seed=0)
     assert read.cluster == Local()
     assert read.output.directory == "runs/mine"
+
+
+@pytest.mark.parametrize("kind", [kind for kind, section in DATA.items() if issubclass(section, FileData)])
+def test_sections_of_files_have_the_names_and_defaults_of_their_reader(kind: str) -> None:
+    section: Any = DATA[kind]
+    parameters = inspect.signature(section.reader).parameters
+    own = {"urlpath" if f.name == "path" else f.name: f.default for f in fields(section) if f.name not in ("options", "made_by")}
+    assert own.keys() <= parameters.keys()
+    assert {name: parameters[name].default for name, default in own.items() if default is not MISSING} == {
+        name: default for name, default in own.items() if default is not MISSING
+    }
 
 
 def test_a_job_file_with_everything_survives_being_written() -> None:

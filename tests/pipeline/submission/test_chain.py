@@ -17,7 +17,8 @@ import pytest
 from pipeline.cluster.queue.slurm import QueueState
 from pipeline.submission import status
 from pipeline.submission.records import CONTINUED_FILE, ENDED_FILE, SUBMITTED_FILE, Continued, Ended, Submission, submitted
-from pipeline.submission.script import BatchJob, Resources, slurm_script
+from pipeline.submission.resources import Resources
+from pipeline.submission.script import BatchJob, slurm_script
 from pipeline.submission.status import run_status
 
 pytestmark = pytest.mark.timeout(60)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.submission.script import BODY, BatchJob, Resources, sbatch_quoted, slurm_script
+from pipeline.submission.resources import Resources
+from pipeline.submission.script import BODY, BatchJob, sbatch_quoted, slurm_script
 
 JOB = BatchJob(
     name="clicks",
