@@ -49,7 +49,7 @@ Array = NDArray[Any]
 P = 4
 ONE_VS_REST = ("logistic", "hinge", "modified_huber")
 CASES: dict[str, tuple[Loss, int]] = {
-    **{name: (loss, 3 if name == "multinomial" else 1) for name, loss in LOSSES.items()},
+    **{name: (loss, 3 if loss.coupled else 1) for name, loss in LOSSES.items()},
     **{f"{name} one-vs-rest": (LOSSES[name], 3) for name in ONE_VS_REST},
 }
 every_loss = pytest.mark.parametrize(("loss", "c"), CASES.values(), ids=CASES)
@@ -120,7 +120,7 @@ def test_sums_equal_the_definition(loss: Loss, c: int, sparse: bool, fit_interce
     np.testing.assert_allclose(partial.gradient_sum[0], model.join(residual.T @ X, residual.sum(axis=0)), rtol=1e-10, atol=1e-12)
     assert partial.weight_sum == pytest.approx([weight.sum()], rel=1e-14)
     if c == 3:  # what another loss keeps with the same group is not taken for this one's
-        objective(LOSSES["logistic" if loss.name == "multinomial" else "multinomial"], c).weight_sum(group)
+        objective(LOSSES["logistic" if loss.coupled else "multinomial"], c).weight_sum(group)
     assert model.weight_sum(group) == pytest.approx(weight.sum(), rel=1e-14)
 
 
@@ -166,7 +166,7 @@ def of_scikit_learn(loss: Loss, y: float, raw: float) -> tuple[float, float]:
     """Value and derivative by the object that scikit-learn's SGD estimators compute with; y as there."""
     name = {"squared": "squared_error", "logistic": "log_loss"}.get(loss.name, loss.name)
     kind, *arguments = (linear_model.SGDClassifier if loss.classification else linear_model.SGDRegressor).loss_functions[name]
-    theirs = kind(*([loss.parameter] if dataclasses.fields(loss) else arguments))
+    theirs = kind(*(dataclasses.astuple(loss) or arguments))
     if name in ("squared_error", "log_loss", "huber"):  # these take arrays
         value, slope = np.empty(1), np.empty(1)
         theirs.loss_gradient(np.array([y]), np.array([raw]), None, value, slope, 1)
@@ -178,7 +178,7 @@ GRID = (-1e3, -2.5, -1.0, -0.75, -0.5, -0.1, -1e-9, 0.0, 1e-9, 0.1, 0.25, 0.5, 0
 PARAMETERS = [HuberLoss(0.5), EpsilonInsensitiveLoss(0.5), EpsilonInsensitiveLoss(0.0), SquaredEpsilonInsensitiveLoss(0.5), HuberLoss(0.0)]
 
 
-@pytest.mark.parametrize("loss", [*(loss for loss in LOSSES.values() if loss.name != "multinomial"), *PARAMETERS], ids=str)
+@pytest.mark.parametrize("loss", [*(loss for loss in LOSSES.values() if not loss.coupled), *PARAMETERS], ids=str)
 def test_losses_are_those_of_scikit_learn(loss: Loss) -> None:
     """At the kinks, too: margins of -1, 0 and 1, errors of epsilon (0.5 is exact) and zero."""
     model = LinearObjective(loss, 1, 1, False, np.arange(2) if loss.classification else None)

@@ -1,4 +1,4 @@
-"""Compiling the passes, and keeping their machine code on disk."""
+"""Compiling the passes and what they call, and keeping their machine code on disk."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def _digest() -> str:
 
 
 SOURCES = _digest()
+PART: Any = {"forceinline": True, "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Options of what Python never calls, and what allocates nothing; numba's own types do not know them."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -26,16 +28,25 @@ def compiled(function: Callable[..., Any]) -> Any:
 
     numba itself compares the file of the function alone, and would run old machine code when only a helper in another file changed.
     """
-    return _compiled(function, counts_references=True)
+    return _compiled(function, _nrt=True)
 
 
 def compiled_leaf(function: Callable[..., Any]) -> Any:
     """Compile, as `compiled` does, a function that runs once a partition: it must allocate nothing and return no array. It counts no
     references to arrays, each an atomic operation: together they take longer than the arithmetic of a few rows."""
-    return _compiled(function, counts_references=False)
+    return _compiled(function, _nrt=False)
 
 
-def _compiled(function: Callable[..., Any], counts_references: bool) -> Any:
+def compiled_apart(function: Callable[..., Any]) -> Any:
+    """Compile, as `compiled_leaf` does, a function that compiled code alone calls, by its address."""
+    return _compiled(function, **PART)
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     function.__qualname__ = f"{function.__qualname__}_{SOURCES}"
-    options: dict[str, Any] = {"forceinline": True, "_nrt": counts_references}  # numba's own types do not know the second option
-    return njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+    return njit(nogil=True, cache=True, error_model="numpy", **{"forceinline": True, **options})(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function that becomes a part of what calls it, and is cached with that."""
+    return njit(nogil=True, error_model="numpy", **PART)(function)
