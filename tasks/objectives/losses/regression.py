@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
 
+import numpy as np
+
 from tasks.objectives.losses.base import Loss, registered
 from tasks.objectives.losses.pieces import Pieces
 from tasks.typing import Float64
@@ -14,6 +16,7 @@ from tasks.typing import Float64
 __all__ = [
     "EpsilonInsensitiveLoss",
     "HuberLoss",
+    "PoissonLoss",
     "RegressionLoss",
     "SquaredEpsilonInsensitiveLoss",
     "SquaredLoss",
@@ -131,3 +134,41 @@ class SquaredEpsilonInsensitiveLoss(EpsilonLoss):
     @property
     def pieces(self) -> Pieces:
         return Pieces(offset=self.epsilon, scale=1.0, cap=inf, slope=0.0, at_cap=inf)
+
+
+@registered
+@dataclass(frozen=True)
+class PoissonLoss(RegressionLoss):
+    """Half the Poisson deviance without what y alone decides, exp(raw) - y raw: for counts and rates, log link.
+
+    Where exp(raw) overflows the loss is inf, of which line searches come back; rows without weight count nothing even there.
+    """
+
+    name: ClassVar[str] = "poisson"
+    largest_curvature: ClassVar[float] = inf
+    inverse_link: ClassVar[str] = "exp"
+    targets: ClassVar[str] = "at least 0"
+
+    def at(self, xp: Any, y: Any, raw: Any) -> tuple[Any, Any]:
+        mean = xp.exp(raw) + 0.0 * raw
+        return mean - y * raw, mean - y
+
+    def curvature(self, xp: Any, y: Any, raw: Any) -> Any:
+        return xp.exp(raw) + 0.0 * raw
+
+    @staticmethod
+    def kernel(v: Any, parameters: Float64, weight: Any, y: Any, raw: Any) -> Any:
+        zero = v.splat(0.0)
+        small = v.exp_nonpositive(v.where_less(raw, zero, raw, zero - raw))
+        exponential = v.where_less(raw, zero, small, v.splat(1.0) / small)
+        mean = v.fma(raw, zero, v.where_equal(weight, zero, zero, exponential))
+        return weight * (mean - y * raw), weight * (mean - y), weight * mean
+
+    def mean(self, raw: Float64) -> Float64:
+        return np.exp(raw)
+
+    def takes(self, y: Float64) -> Any:
+        return y >= 0
+
+    def reaches(self, mean: Float64) -> Any:
+        return mean > 0

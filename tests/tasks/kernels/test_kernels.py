@@ -25,6 +25,7 @@ from tasks.objectives.losses import (
     Loss,
     ModifiedHuberLoss,
     MultinomialLoss,
+    PoissonLoss,
     RegressionLoss,
     SquaredEpsilonInsensitiveLoss,
     SquaredHingeLoss,
@@ -36,6 +37,7 @@ PARAMETER = 0.6  # threshold, epsilon
 SQUARED, LOGISTIC, MULTINOMIAL = SquaredLoss(), LogisticLoss(), MultinomialLoss()
 HINGE, SQUARED_HINGE, MODIFIED_HUBER = HingeLoss(PARAMETER), SquaredHingeLoss(), ModifiedHuberLoss()
 HUBER, EPSILON_INSENSITIVE = HuberLoss(PARAMETER), EpsilonInsensitiveLoss(PARAMETER)
+POISSON = PoissonLoss()
 SQUARED_EPSILON_INSENSITIVE = SquaredEpsilonInsensitiveLoss(PARAMETER)
 #        loss, outputs of a model, models
 CASES = [
@@ -53,6 +55,8 @@ CASES = [
     (HUBER, 1, 1),
     (EPSILON_INSENSITIVE, 2, 1),
     (SQUARED_EPSILON_INSENSITIVE, 1, 2),
+    (POISSON, 1, 1),
+    (POISSON, 3, 2),
 ]
 MARGIN_LOSSES = (HINGE, SQUARED_HINGE, MODIFIED_HUBER)
 WIDTHS = [1, 5, 28, 130]  # below, between and above the lanes; several panels of the Gram matrix
@@ -122,6 +126,8 @@ def each_output(loss: Loss, raw: Float64, y: Float64) -> tuple[Float64, Float64,
     if loss == HUBER:
         near = size <= t
         return np.where(near, 0.5 * error**2, t * (size - 0.5 * t)), np.where(near, error, t * side), near.astype(float)
+    if loss == POISSON:
+        return np.exp(raw) - y * raw, np.exp(raw) - y, np.exp(raw)
     gap = np.maximum(size - t, 0)
     if loss == EPSILON_INSENSITIVE:
         return gap, np.where(gap > 0, side, 0.0), np.zeros_like(raw)
@@ -354,7 +360,7 @@ def test_huge_margins() -> None:
 @pytest.mark.parametrize("kind", ["float64", "csr64"])
 def test_non_finite_is_never_hidden(bad: float, kind: str) -> None:
     binary = [(loss, [bad], y) for loss in (LOGISTIC, *MARGIN_LOSSES) for y in (0.0, 1.0)]
-    errors = [(loss, [bad], 0.5) for loss in (HUBER, EPSILON_INSENSITIVE, SQUARED_EPSILON_INSENSITIVE)]
+    errors = [(loss, [bad], 0.5) for loss in (HUBER, EPSILON_INSENSITIVE, SQUARED_EPSILON_INSENSITIVE, POISSON)]
     for loss, raw, y in [*binary, *errors, (MULTINOMIAL, [bad, 0.0], 0), (MULTINOMIAL, [0.0, bad], 0)]:
         (value, _, gradient, intercepts), (*_, hessian) = one_row(loss, raw, y, kind)
         assert not np.isfinite(value).any()

@@ -22,7 +22,7 @@ from tasks.reductions.tree import Tree
 from tasks.rows.partition import Group
 
 ACTIVATIONS = get_args(Name)
-OTHERS = [("modified_huber", 1), ("huber", 2)]  # no estimator's
+OTHERS = [("modified_huber", 1), ("huber", 2), ("poisson", 2)]  # no estimator's
 TASKS = [("logistic", 1), ("multinomial", 3), ("squared", 1), ("squared", 3)]
 HIDDEN = [(4,), (5, 3, 4)]
 DRAW = (7, 2, 3, 0)
@@ -41,6 +41,7 @@ def rows(objective: NetworkObjective, sizes: tuple[int, ...] = (23,), draw: tupl
     X = random.normal(size=(n, 6)) * (random.random((n, 6)) < 0.6)
     y = random.normal(size=(n, c)).squeeze() if objective.classes is None else random.choice(objective.classes, n)
     weight = random.random(n) + 0.5
+    y = np.abs(y) if objective.loss.name == "poisson" else y
     return Group(X, y, weight if weighted else None, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), 0, draw)
 
 
