@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 ROUNDING: Final = 16 * EPSILON
 """What tells nothing of a gradient, as a share of what is added up for it."""
-USUAL_CURVATURE: Final = 0.0025
-"""The second derivative of a logistic loss, on average over rows that are mostly predicted well; at most it is 1/4."""
 
 
 class LinearModel(GradientModel):
@@ -84,8 +82,8 @@ class LinearModel(GradientModel):
 
     def _standardisation(self, schema: Schema, objective: LinearObjective, penalty: L2, common: bool) -> Standardisation:
         """How the solver sees the columns; common: whether it needs them in common units to find the least norm."""
-        strength, curvature = float(np.min(penalty.strength)), 1.0 if objective.loss.name == "squared" else USUAL_CURVATURE
-        return standardisation(*schema.spread.about(the_mean=self.fit_intercept), curvature, strength, common=common and strength == 0)
+        spread, strength = schema.spread.about(the_mean=self.fit_intercept), float(np.min(penalty.strength))
+        return standardisation(*spread, objective.loss.usual_curvature, strength, common=common and strength == 0)
 
     def _start(self, objective: LinearObjective) -> Array:
         return np.zeros(objective.layout.size)

@@ -274,7 +274,7 @@ class Network(NetworkParameters, MiniBatchModel):
         self.intercepts_ = [arrays[f"layers.{layer}.bias"] for layer in range(n_steps)]
         self.n_layers_ = n_steps + 1
         self.n_features_in_, self.n_outputs_ = len(self.coefs_[0]), self.coefs_[-1].shape[1]
-        self.out_activation_ = {"logistic": "logistic", "multinomial": "softmax"}.get(self._predicts()[0].name, "identity")
+        self.out_activation_ = self._predicts()[0].inverse_link
 
     def _store(self, result: Result, objective: Any, dataset: Dataset) -> None:
         super()._store(result, objective, dataset)

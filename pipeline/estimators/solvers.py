@@ -79,10 +79,10 @@ def resolved(solver: str, problem: Problem) -> tuple[str, str]:
 def automatic(problem: Problem) -> tuple[str, str]:
     """The fewest passes over the rows for the money."""
     n, rows = problem.n_parameters, problem.n_rows
-    if problem.loss.name == "squared":
+    if problem.loss.constant_curvature:
         if n <= MAX_LEAST_SQUARES_HESSIAN:
-            return "newton", f"squared loss and {n} parameters: one Hessian solves it"
-        return "newton-cg", f"squared loss and {n} parameters: conjugate gradients"
+            return "newton", f"{problem.loss.name} loss and {n} parameters: one Hessian solves it"
+        return "newton-cg", f"{problem.loss.name} loss and {n} parameters: conjugate gradients"
     if rows >= LEAST_ROW_STEP * SAMPLE_ROWS_PER_PARAMETER * n and n <= MAX_HESSIAN // 2:
         return "sampled-newton", f"{rows} rows are many for {n} parameters: a sample's Hessian leaves few full passes"
     if n <= MAX_HESSIAN // 2 and rows * n * n <= MAX_HESSIAN_WORK:

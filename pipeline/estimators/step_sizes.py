@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pipeline.data.schema import Schema
     from pipeline.execution.base import Executor
 
-CURVATURES: Final = {"logistic": 0.25, "squared_hinge": 2.0, "modified_huber": 2.0, "squared_epsilon_insensitive": 2.0}
-"""The largest second derivative of each loss, where it is not 1. Losses with kinks have none: 1 stands for what many rows' kinks make."""
 SURVEY_ROWS: Final = 4096
 EPOCHS_A_STEP: Final = 10
 SMALLEST: Final = 1e-200
@@ -40,7 +38,7 @@ class Curvature(NamedTuple):
 def survey(executor: Executor, dataset: Dataset, objective: LinearObjective) -> Curvature:
     """The curvature, by a few Hessian-vector rounds over some SURVEY_ROWS rows; `bound` where none of these has weight."""
     squares = replace(objective, loss=LogisticLoss() if objective.loss.classification else SquaredLoss())
-    at_zero = 0.25 if objective.loss.classification else 1.0
+    at_zero = squares.loss.largest_curvature
     strategy = LargestCurvature(row_step=max(1, dataset.schema.n_rows // SURVEY_ROWS))
     fit = Fit(squares, (L2(0.0),), strategy)
     (state,) = train(executor, dataset, fit, fit.init(np.zeros((1, squares.layout.size)))).states
@@ -90,5 +88,5 @@ PLAIN: Final = (SGD, Momentum, Nesterov)
 def stable_step(objective: LinearObjective, curvature: Curvature, l2: float, n_rows: float, optimizer: Optimizer) -> float:
     """1 / L, where L is the curvature that a batch of so many rows can show."""
     memory = 1.0 - optimizer.momentum if isinstance(optimizer, Momentum | Nesterov) else 1.0
-    steepest = CURVATURES.get(objective.loss.name, 1.0) * (curvature.largest + curvature.trace / (n_rows * memory)) + l2
+    steepest = objective.loss.largest_curvature * (curvature.largest + curvature.trace / (n_rows * memory)) + l2
     return 1.0 / max(steepest, SMALLEST)

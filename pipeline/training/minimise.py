@@ -18,7 +18,7 @@ from pipeline.training.loop import train
 from pipeline.training.observers import Calling, OnRound
 from pipeline.training.sampling import batches_of
 from tasks.arguments import as_number, check_counts
-from tasks.objectives.base import Objective
+from tasks.objectives.base import ChecksTargets, Objective
 from tasks.objectives.penalties import L2, Penalty
 from tasks.rounds.fitting import Fit
 from tasks.rows.batches import Sampling
@@ -55,7 +55,8 @@ def minimise(
     ends the fit by returning True. checkpoint: a directory, or a `pipeline.Checkpoint`, in which the fit saves what it has so far, and from
     which it goes on. Ctrl-C ends it where it is; `status` of what is returned says how it ended. Raises TypeError for other
     arguments than these, and when the objective lacks what the strategy asks for, ValueError for a start of the wrong size, for data that
-    is not finite, and for parameters that are not any more; any other end, divergence too, is in the status.
+    is not finite, for targets that the loss does not take, and for parameters that are not finite any more; any other end, divergence too,
+    is in the status.
     """
     for argument, name, kind in ((objective, "objective", Objective), (dataset, "dataset", Dataset), (strategy, "strategy", Strategy)):
         if isinstance(argument, type) or not isinstance(argument, kind):
@@ -72,7 +73,9 @@ def minimise(
         if options is not None:
             stack.enter_context(options.prepared())
         stack.enter_context(executor.span(f"minimise-{type(objective).__name__}"))
-        _ = dataset.schema  # the check of all rows
+        targets = dataset.schema.target_spread  # after the check of all rows
+        if targets is not None and isinstance(objective, ChecksTargets):
+            objective.require_targets(targets.mean)
         keeper = None
         if options is not None:
             keeper = stack.enter_context(Keeper(options, problem_of(objective, dataset, strategy, penalty, start)))

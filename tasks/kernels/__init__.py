@@ -3,12 +3,12 @@
 n rows in q partitions (offsets (q + 1,) int64), p columns, k models that share the pass, c raw predictions a row and model (classes
 for multinomial and one-vs-rest, targets for regression, else 1), m = k c.
 
+loss    what is summed: see `tasks.kernels.loss`
 X       (n, p) float32 or float64: C-contiguous aligned numpy.ndarray, scipy.sparse.csr_array, or an array of another namespace
-parameter  threshold or epsilon of the losses that have one; the others ignore it
-y       float64 (n,), or (n, c) for several outputs, whose losses add up; 0.0/1.0 for binary losses; int64 class codes (n,) for multinomial
+y       float64 (n,), or (n, c) for several outputs, whose losses add up; int64 class codes (n,) for losses whose outputs are coupled
 weight  float64 (n,), or None for ones
 positive_weight  float64 (c,), or None for ones: in output a, rows with y_ia = 1 count that much more (the class weights of one-vs-rest);
-        no part of weight_sum. Not for multinomial
+        no part of weight_sum. Not for losses whose outputs are coupled
 coef    float64 (m, p); intercept float64 (m,)
 
 All arithmetic is float64. Sums run over the fixed tree of partitions: the bits are those of each partition computed alone and added
@@ -24,37 +24,20 @@ import numpy as np
 import scipy.sparse as sp
 
 from tasks.kernels import array_api
-from tasks.kernels.codes import (
-    EPSILON_INSENSITIVE,
-    HINGE,
-    HUBER,
-    LOGISTIC,
-    MODIFIED_HUBER,
-    MULTINOMIAL,
-    SQUARED,
-    SQUARED_EPSILON_INSENSITIVE,
-    SQUARED_HINGE,
-)
+from tasks.kernels.loss import PointwiseLoss
 from tasks.lazy import Lazy
 from tasks.typing import Array, Float64, Int64
 
 if TYPE_CHECKING:
     import numba
 
-    from tasks.kernels import passes, spread
+    from tasks.kernels import passes, pointwise, spread
 else:
-    numba, passes, spread = Lazy("numba"), Lazy("tasks.kernels.passes"), Lazy("tasks.kernels.spread")
+    numba, passes = Lazy("numba"), Lazy("tasks.kernels.passes")
+    pointwise, spread = Lazy("tasks.kernels.pointwise"), Lazy("tasks.kernels.spread")
 
 __all__ = [
-    "EPSILON_INSENSITIVE",
-    "HINGE",
-    "HUBER",
-    "LOGISTIC",
-    "MODIFIED_HUBER",
-    "MULTINOMIAL",
-    "SQUARED",
-    "SQUARED_EPSILON_INSENSITIVE",
-    "SQUARED_HINGE",
+    "PointwiseLoss",
     "column_spread",
     "hessian",
     "hessian_vector",
@@ -66,8 +49,7 @@ _NO_WEIGHT: Final = np.empty(0)
 
 
 def loss_and_gradient(
-    loss: int,
-    parameter: float,
+    loss: PointwiseLoss,
     X: Any,
     y: Array,
     weight: Float64 | None,
@@ -77,26 +59,19 @@ def loss_and_gradient(
     n_models: int,
     positive_weight: Float64 | None = None,
 ) -> tuple[Float64, float, Float64, Float64]:
-    """Sums of the loss and its gradient: loss_sum (k,), weight_sum, coef_gradient (m, p), intercept_gradient (m,): Σ_i weight_i times
-
-    squared      ½ (raw_i - y_i)²
-    logistic     log(1 + exp(raw_i)) - y_i raw_i
-    multinomial  log Σ_a exp(raw_ia) - raw_i,y_i        with raw = X @ coef.T + intercept
-
-    or what tasks.objectives.losses says of the others.
-    """
+    """Sums of the loss and its gradient, with raw = X @ coef.T + intercept: loss_sum (k,), weight_sum, coef_gradient (m, p),
+    intercept_gradient (m,)."""
     if not isinstance(X, np.ndarray | sp.csr_array):
-        return array_api.loss_and_gradient(loss, parameter, X, y, weight, offsets, coef, intercept, n_models, positive_weight)
+        return array_api.loss_and_gradient(loss, X, y, weight, offsets, coef, intercept, n_models, positive_weight)
     rows, kind = _rows(X)
     sums = _compiled(passes.gradient_pass, kind)(
-        loss, parameter, rows, *_per_row(loss, X, y, weight, positive_weight, offsets), *_parameters(X, coef, intercept), n_models
+        *_arithmetic(loss), rows, *_per_row(loss, X, y, weight, positive_weight, offsets), *_parameters(X, coef, intercept), n_models
     )
     return _gradient_parts(sums, n_models, coef.shape)
 
 
 def hessian(
-    loss: int,
-    parameter: float,
+    loss: PointwiseLoss,
     X: Any,
     y: Array,
     weight: Float64 | None,
@@ -118,12 +93,12 @@ def hessian(
     rows, kind = _rows(X)
     shift, factor = (np.zeros(X.shape[1]), np.ones(X.shape[1])) if standard is None else standard
     sums = _compiled(passes.hessian_pass, kind)(
-        loss,
-        parameter,
+        *_arithmetic(loss),
         rows,
         *_per_row(loss, X, y, weight, positive_weight, offsets),
         *_parameters(X, coef, intercept),
         n_models,
+        loss.constant_curvature,
         fit_intercept,
         np.ascontiguousarray(shift, np.float64),
         np.ascontiguousarray(factor, np.float64),
@@ -134,8 +109,7 @@ def hessian(
 
 
 def hessian_vector(
-    loss: int,
-    parameter: float,
+    loss: PointwiseLoss,
     X: Any,
     y: Array,
     weight: Float64 | None,
@@ -150,11 +124,10 @@ def hessian_vector(
     """Sums of the Hessian of each model times its direction: coef part (m, p), intercept part (m,)."""
     if not isinstance(X, np.ndarray | sp.csr_array):
         directions = coef_direction, intercept_direction
-        return array_api.hessian_vector(loss, parameter, X, y, weight, offsets, coef, intercept, n_models, *directions, positive_weight)
+        return array_api.hessian_vector(loss, X, y, weight, offsets, coef, intercept, n_models, *directions, positive_weight)
     rows, kind = _rows(X)
     sums = _compiled(passes.product_pass, kind)(
-        loss,
-        parameter,
+        *_arithmetic(loss),
         rows,
         *_per_row(loss, X, y, weight, positive_weight, offsets),
         *_parameters(X, coef, intercept),
@@ -213,11 +186,11 @@ def _name(dtype: np.dtype[Any]) -> str:
 
 
 def _per_row(
-    loss: int, X: Any, y: Array, weight: Float64 | None, positive_weight: Float64 | None, offsets: Int64
+    loss: PointwiseLoss, X: Any, y: Array, weight: Float64 | None, positive_weight: Float64 | None, offsets: Int64
 ) -> tuple[Array, Array, Array, Int64]:
     """Targets and weights as the kernels take them: y as float64 (n, t), class codes as float64 bit patterns, so that one compiled version
     does; weights, empty for ones."""
-    y = np.ascontiguousarray(y, np.int64).view(np.float64) if loss == MULTINOMIAL else np.ascontiguousarray(y, np.float64)
+    y = np.ascontiguousarray(y, np.int64).view(np.float64) if loss.coupled else np.ascontiguousarray(y, np.float64)
     n = X.shape[0]
     if y.ndim == 1:
         y = y.reshape(-1, 1)
@@ -228,6 +201,12 @@ def _per_row(
     assert len(positive_weight) in (0, y.shape[1])
     assert offsets[-1] <= n
     return y, weight, positive_weight, np.ascontiguousarray(offsets, np.int64)
+
+
+@cache
+def _arithmetic(loss: PointwiseLoss) -> tuple[int, bool, Float64]:
+    """What the passes get of a loss: the address of its compiled arithmetic, whether outputs are coupled, and its parameters."""
+    return pointwise.address_of(loss.kernel, loss.coupled), loss.coupled, np.array(loss.parameters, np.float64)
 
 
 def _parameters(X: Any, coef: Float64, intercept: Float64) -> tuple[Float64, Float64]:
@@ -253,12 +232,12 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
         return numba.types.Array(getattr(numba.types, dtype), ndim, "C", readonly=True)
 
     rows = array(kind[0], 2) if len(kind) == 1 else numba.types.Tuple([array(dtype, 1) for dtype in kind])
-    integer, real, flag = numba.int64, numba.float64, numba.types.boolean
+    integer, flag = numba.int64, numba.types.boolean
     vector, matrix, offsets = array("float64", 1), array("float64", 2), array("int64", 1)
-    model = (integer, real, rows, matrix, vector, vector, offsets, matrix, vector, integer)
+    model = (integer, flag, vector, rows, matrix, vector, vector, offsets, matrix, vector, integer)
     arguments = {
         passes.gradient_pass: model,
-        passes.hessian_pass: (*model, flag, vector, vector),
+        passes.hessian_pass: (*model, flag, flag, vector, vector),
         passes.product_pass: (*model, matrix, vector),
         passes.predict_pass: (rows, integer, matrix, vector),
         spread.spread_pass: (rows, integer, vector, offsets),

@@ -6,26 +6,19 @@ X and y may live on a device; parameters come, and results go, as NumPy arrays. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from tasks.kernels.codes import LOGISTIC, MULTINOMIAL, SQUARED
-from tasks.lazy import Lazy
+from tasks.kernels.loss import PointwiseLoss
 from tasks.machine.namespaces import device_of, namespace_of, on_host
 from tasks.typing import Float64, Int64
-
-if TYPE_CHECKING:
-    from tasks.kernels import pointwise
-else:
-    pointwise = Lazy("tasks.kernels.pointwise")
 
 Sums = list[Any]
 
 
 def loss_and_gradient(
-    loss: int,
-    parameter: float,
+    loss: PointwiseLoss,
     X: Any,
     y: Any,
     weight: Any,
@@ -41,18 +34,16 @@ def loss_and_gradient(
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
         raw = _predict(xp, rows, coef, intercept, n_models)
-        value, residual, _ = _pointwise(xp, loss, parameter, raw, target, positive_weight)
+        value, residual = _losses(xp, loss, raw, target, positive_weight)
         residual = _flat(xp, residual * w[:, None, None])
-        losses = xp.sum(value * w[:, None], axis=0)
-        return [losses, xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
+        return [xp.sum(value * w[:, None], axis=0), xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
 
     loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
     return loss_sum, float(weight_sum), coef_sum, intercept_sum
 
 
 def hessian_vector(
-    loss: int,
-    parameter: float,
+    loss: PointwiseLoss,
     X: Any,
     y: Any,
     weight: Any,
@@ -70,9 +61,10 @@ def hessian_vector(
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
         raw = _predict(xp, rows, coef, intercept, n_models)
-        _, _, curvature = _pointwise(xp, loss, parameter, raw, target, positive_weight)
+        y, factor = _outputs(xp, loss, raw, target, positive_weight)
+        curvature = loss.curvature(xp, y, raw) * factor
         direction = _predict(xp, rows, coef_direction, intercept_direction, n_models)
-        if loss == MULTINOMIAL:
+        if loss.coupled:
             direction = direction - xp.sum(curvature * direction, axis=2, keepdims=True)
         product = _flat(xp, curvature * direction * w[:, None, None])
         return [xp.matmul(product.T, rows), xp.sum(product, axis=0)]
@@ -101,55 +93,19 @@ def column_spread(X: Any, weight: Any) -> tuple[float, Float64, Float64, Float64
     return total, to_numpy(mean), to_numpy(xp.matmul(w, (rows - mean[None, :]) ** 2)), np.where(np.isfinite(largest), largest, np.nan)
 
 
-def _pointwise(xp: Any, loss: int, parameter: float, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any, Any]:
-    """Loss (n, k), dloss/draw (n, k, c), curvature (n, k, c) as in tasks.kernels.pointwise but without row weights; raw (n, k, c)."""
-    if loss == MULTINOMIAL:
-        codes = xp.arange(raw.shape[2], dtype=xp.int64, device=device_of(raw))
-        indicator = xp.astype(target[:, None, None] == codes[None, None, :], xp.float64)
-        top = xp.max(raw, axis=2, keepdims=True)
-        exponential = xp.exp(raw - top)
-        mean = exponential / xp.sum(exponential, axis=2, keepdims=True)
-        chosen = xp.sum(xp.where(indicator == 1.0, raw, xp.zeros_like(raw)), axis=2)
-        return top[:, :, 0] - chosen + xp.log(xp.sum(exponential, axis=2)), mean - indicator, mean
+def _losses(xp: Any, loss: PointwiseLoss, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any]:
+    """Loss (n, k) and dloss/draw (n, k, c) as in tasks.kernels.pointwise but without row weights; raw (n, k, c)."""
+    y, factor = _outputs(xp, loss, raw, target, positive_weight)
+    value, residual = loss.at(xp, y, raw)
+    return (value, residual) if loss.coupled else (xp.sum(value * factor, axis=2), residual * factor)
+
+
+def _outputs(xp: Any, loss: PointwiseLoss, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any]:
+    """Targets as a loss takes them beside raw (n, k, c), and the factors of outputs: 1.0, or (n, 1, c) by positive_weight."""
+    if loss.coupled:
+        return target, 1.0
     y = xp.reshape(xp.astype(target, xp.float64), (raw.shape[0], 1, raw.shape[2]))
-    value, residual, curvature = _each_output(xp, loss, parameter, raw, y)
-    if positive_weight is not None:
-        factor = xp.where(y == 1.0, like(raw, positive_weight)[None, None, :], xp.ones_like(y))
-        value, residual, curvature = value * factor, residual * factor, curvature * factor
-    return xp.sum(value, axis=2), residual, curvature
-
-
-def _each_output(xp: Any, loss: int, parameter: float, raw: Any, y: Any) -> tuple[Any, Any, Any]:
-    """Loss and derivatives (n, k, c) of losses that add up over the outputs; y (n, 1, c)."""
-    if loss == LOGISTIC:
-        small = xp.exp(-xp.abs(raw))
-        positive = xp.where(raw < 0, xp.zeros_like(raw), raw)
-        mean = xp.where(raw < 0, small, xp.ones_like(raw)) / (1.0 + small) + 0.0 * raw
-        curvature = small / (1.0 + small) ** 2 + 0.0 * raw
-        return positive - y * raw + xp.log1p(small), mean - y, curvature
-    if loss == SQUARED:
-        difference = raw - y
-        return 0.5 * difference * difference, difference, xp.ones_like(raw)
-    return _piecewise(xp, loss, parameter, raw, y)
-
-
-def _piecewise(xp: Any, loss: int, parameter: float, raw: Any, y: Any) -> tuple[Any, Any, Any]:
-    """Losses of two pieces as tasks.kernels.pointwise has them, with 0 * raw to carry what is not finite."""
-    offset, scale, cap, slope = pointwise.pieces(loss, parameter)
-    zero, one = xp.zeros_like(raw), xp.ones_like(raw)
-    if pointwise.is_margin_loss(loss):
-        sign = one - 2.0 * y
-        u, at_cap = offset + sign * raw, slope
-    else:
-        sign = xp.where(raw < y, -one, one)
-        u, at_cap = sign * (raw - y) - offset, 2.0 * scale * cap
-    positive = xp.where(u < 0, zero, u)
-    v = xp.where(positive > cap, cap * one, positive)
-    beyond = xp.where(u == cap, at_cap * one, slope * one)
-    derivative = xp.where(u < 0, zero, xp.where(u < cap, 2.0 * scale * v, beyond))
-    curvature = xp.where((u < 0) | (u > cap), zero, 2.0 * scale * one)
-    check = 0.0 * raw
-    return scale * v * v + slope * (positive - v) + check, sign * derivative + check, curvature + check
+    return y, 1.0 if positive_weight is None else xp.where(y == 1.0, like(raw, positive_weight)[None, None, :], xp.ones_like(y))
 
 
 def _predict(xp: Any, rows: Any, coef: Any, intercept: Any, k: int) -> Any:

@@ -1,4 +1,4 @@
-"""Compiling the passes, and keeping their machine code on disk."""
+"""Compiling the passes and what they call, and keeping their machine code on disk."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ def _digest() -> str:
 
 
 SOURCES = _digest()
+INNER: Any = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Options of what Python never calls."""
+PART: Any = {**INNER, "_nrt": False}
+"""Options of what allocates nothing besides; numba's own types do not know the last one."""
 
 
 class Clock(event.TimingListener):
@@ -41,22 +45,25 @@ def compiled(function: Callable[..., Any]) -> Any:
     numba itself compares the file of the function alone, and would run old machine code when only a helper in another file changed.
     Python must not call it, which would be a crash: the code for such calls would be a fifth of all compiling.
     """
-    return _compiled(function, counts_references=True, for_python=False)
+    return _compiled(function, **INNER, _nrt=True)
 
 
 def compiled_pass(function: Callable[..., Any]) -> Any:
     """Compile, as `compiled` does, a function that Python calls."""
-    return _compiled(function, counts_references=True, for_python=True)
+    return _compiled(function, forceinline=True, no_cfunc_wrapper=True, _nrt=True)
 
 
 def compiled_leaf(function: Callable[..., Any]) -> Any:
-    """Compile, as `compiled` does, a function that runs once a partition: it must allocate nothing and return no array. It counts no
-    references to arrays, each an atomic operation: together they take longer than the arithmetic of a few rows."""
-    return _compiled(function, counts_references=False, for_python=False)
+    """Compile, as `compiled` does, a function that runs once a partition, or is called by its address: it must allocate nothing and return
+    no array. It counts no references to arrays, each an atomic operation: together they take longer than the arithmetic of a few rows."""
+    return _compiled(function, **PART)
 
 
-def _compiled(function: Callable[..., Any], *, counts_references: bool, for_python: bool) -> Any:
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function that becomes a part of what calls it, and is cached with that."""
+    return njit(nogil=True, error_model="numpy", **PART)(function)
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     function.__qualname__ = f"{function.__qualname__}_{SOURCES}"
-    options: dict[str, Any] = {"forceinline": True, "_nrt": counts_references}  # numba's own types do not know the second option
-    options |= {"no_cpython_wrapper": not for_python, "no_cfunc_wrapper": True}
     return njit(nogil=True, cache=True, error_model="numpy", **options)(function)

@@ -16,7 +16,6 @@ from numba import types
 from numba.extending import overload
 
 from tasks.kernels import csr, dense
-from tasks.kernels.codes import MULTINOMIAL, SQUARED
 from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
 from tasks.kernels.gram import add_gram, gram_rows, mirror
@@ -78,7 +77,8 @@ def _take_block(X: Any, start: Any, count: Any, block: Any) -> Any:
 @compiled_pass
 def gradient_pass(
     loss: int,
-    parameter: float,
+    coupled: bool,
+    parameters: Float64,
     X: Any,
     y: Float64,
     weight: Float64,
@@ -103,10 +103,9 @@ def gradient_pass(
             if at >= stop:
                 start, stop = at, block_end(offsets, j, at, rows, m)
                 count = stop - start
-                w = weights[:count]
-                take_targets(loss, y, weight, start, count, target, w)
+                take_targets(coupled, y, weight, start, count, target, weights)
                 predict_block(X, start, count, coef, intercept, raw, scratch)
-                pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, residuals, no_curvature, losses[: k * count])
+                pointwise(loss, parameters, raw, target, weights, positive_weight, count, k, m // k, residuals, no_curvature, losses)
             end = min(stop, offsets[j + 1])
             add_gradient(X, start, at, end, losses, k, weights, weighted, residuals, m, stack, top, scratch, product)
             at = end
@@ -173,7 +172,8 @@ def add_outputs(values: Float64, m: int, sums: Float64) -> None:
 @compiled_pass
 def product_pass(
     loss: int,
-    parameter: float,
+    coupled: bool,
+    parameters: Float64,
     X: Any,
     y: Float64,
     weight: Float64,
@@ -201,11 +201,11 @@ def product_pass(
                 start, stop = at, block_end(offsets, j, at, rows, m)
                 count = stop - start
                 w, h = weights[:count], curvature[: m * count]
-                take_targets(loss, y, weight, start, count, target, w)
+                take_targets(coupled, y, weight, start, count, target, w)
                 predict_block(X, start, count, coef, intercept, raw, scratch)
                 predict_block(X, start, count, coef_direction, intercept_direction, direction, scratch)
-                pointwise(loss, parameter, raw, target, w, positive_weight, k, m // k, products, h, no_losses)
-                curvature_times(loss, h, w, k, m // k, direction, products)
+                pointwise(loss, parameters, raw, target, weights, positive_weight, count, k, m // k, products, curvature, no_losses)
+                curvature_times(coupled, h, w, k, m // k, direction, products)
             end = min(stop, offsets[j + 1])
             add_products(X, start, at, end, products, m, stack[top], scratch, product)
             at = end
@@ -216,7 +216,8 @@ def product_pass(
 @compiled_pass
 def hessian_pass(
     loss: int,
-    parameter: float,
+    coupled: bool,
+    parameters: Float64,
     X: Any,
     y: Float64,
     weight: Float64,
@@ -225,6 +226,7 @@ def hessian_pass(
     coef: Float64,
     intercept: Float64,
     k: int,
+    constant: bool,
     fit_intercept: bool,
     shift: Float64,
     factor: Float64,
@@ -246,22 +248,22 @@ def hessian_pass(
         for start in range(offsets[j], offsets[j + 1], rows):
             count = min(rows, offsets[j + 1] - start)
             w, r, h, block = row_weight[:count], residual[: m * count], curvature[: m * count], buffer[:count]
-            take_targets(loss, y, weight, start, count, target, w)
+            take_targets(coupled, y, weight, start, count, target, w)
             take_block(X, start, count, block)
             standardise(block, shift, factor)
             dense_predict(block, 0, count, coef, intercept, raw, none)
-            pointwise(loss, parameter, raw, target, w, positive_weight, k, c, r, h, losses[: k * count])
+            pointwise(loss, parameters, raw, target, row_weight, positive_weight, count, k, c, residual, curvature, losses)
             add_outputs(losses[: k * count], k, sums[:k])
             sums[k] += sum_of(w)
             dense_add(block, 0, count, r, sums[k + 1 : k + 1 + m * p], none, product)
             add_outputs(r, m, sums[k + 1 + m * p : first])
-            for model in range(1 if loss == SQUARED else k):
+            for model in range(1 if constant else k):
                 H = sums[first + model * size * size : first + (model + 1) * size * size].reshape(size, size)
-                add_hessian(loss, block, h, w, model * c * count, c, fit_intercept, H)
+                add_hessian(coupled, constant, block, h, w, model * c * count, c, fit_intercept, H)
         top = push(stack, top, j)
     sums = collapse(stack, top)
     hessians = sums[first:].reshape(k, size, size)
-    if loss == SQUARED:
+    if constant:
         repeat_first_output(hessians, p, c)
     for model in range(k):
         mirror(hessians[model], p, c)
@@ -277,18 +279,28 @@ def standardise(block: Float64, shift: Float64, factor: Float64) -> None:
 
 
 @compiled
-def add_hessian(loss: int, block: Float64, curvature: Float64, weight: Float64, at: int, c: int, fit_intercept: bool, H: Float64) -> None:
+def add_hessian(
+    coupled: bool,
+    constant: bool,
+    block: Float64,
+    curvature: Float64,
+    weight: Float64,
+    at: int,
+    c: int,
+    fit_intercept: bool,
+    H: Float64,
+) -> None:
     """Add one model's block to H: lower triangles of the coef blocks on and below the diagonal, and the intercept rows.
 
-    For squared loss only output 0, because all outputs have the same curvature and no output meets another.
+    Where the curvature is constant only output 0, because all outputs have the same one and no output meets another.
     """
     count, p = block.shape
     pair = np.empty(count)
-    for a in range(1 if loss == SQUARED else c):
+    for a in range(1 if constant else c):
         for b in range(a + 1):
-            if a != b and loss != MULTINOMIAL:
+            if a != b and not coupled:
                 continue
-            curvature_pair(loss, curvature, weight, at, a, b, pair)
+            curvature_pair(coupled, curvature, weight, at, a, b, pair)
             add_gram(block, pair, 1.0 if a == b else -1.0, H[a * p : (a + 1) * p, b * p : (b + 1) * p])
             if fit_intercept:
                 add_rows(block, 0, count, pair, H[c * p + a, b * p : (b + 1) * p])
@@ -299,7 +311,7 @@ def add_hessian(loss: int, block: Float64, curvature: Float64, weight: Float64, 
 
 @compiled
 def repeat_first_output(hessians: Float64, p: int, c: int) -> None:
-    """Copy the Hessian of output 0 of model 0 to all other outputs and models, for the squared loss."""
+    """Copy the Hessian of output 0 of model 0 to all other outputs and models, for a loss of constant curvature."""
     k, size, _ = hessians.shape
     n_coef = c * p
     for output in range(1, k * c):  # output 0 of model 0 is the source

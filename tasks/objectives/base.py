@@ -111,6 +111,15 @@ class HessianVectorSums(Protocol):
 
 
 @runtime_checkable
+class ChecksTargets(Protocol):
+    """A further power: a look at the targets of all rows before the first round."""
+
+    def require_targets(self, mean: Float64) -> None:
+        """Raise ValueError where the objective cannot be fitted to targets of that weighted mean (t,)."""
+        ...
+
+
+@runtime_checkable
 class Scored(Objective, Protocol):
     """A further power: what its predictions mean."""
 

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from tasks.objectives.losses import Loss
 from tasks.reductions.tree import tree_sum
 from tasks.rows.partition import Group
 from tasks.typing import Array, Float64, Int64
 
 
-def encoded_target(group: Group, classes: Array | None, labels: tuple[Any, ...], n_outputs: int) -> Array:
+def encoded_target(group: Group, loss: Loss, classes: Array | None, labels: tuple[Any, ...], n_outputs: int) -> Array:
     """y as losses want it: float64 values without classes, 0.0/1.0 for two of them (one output), int64 codes for more; once per group.
-    labels: the classes as a key."""
+    labels: the classes as a key. Raises ValueError for numbers that the loss does not take."""
     if classes is None:
-        return group.derived("float", float_target)
+        y: Float64 = group.derived("float", float_target)
+        group.derived(("taken by", loss.name), lambda g: require_targets(loss, g, y))
+        return y
     dtype = np.float64 if n_outputs == 1 else np.int64
     return group.derived((dtype, labels), lambda g: encode(g.y, classes).astype(dtype))
 
@@ -26,6 +29,17 @@ def float_target(group: Group) -> Float64:
     """y as float64."""
     assert group.y is not None
     return np.ascontiguousarray(group.y, dtype=np.float64)
+
+
+def require_targets(loss: Loss, group: Group, y: Float64) -> None:
+    """Raise ValueError, naming the first, for numbers that the loss is not defined for."""
+    refused = ~np.broadcast_to(loss.takes(y), y.shape)
+    if refused.any():
+        row = int(np.argmax(refused.reshape(len(y), -1).any(axis=1)))
+        partition = int(np.searchsorted(group.offsets, row, side="right")) - 1
+        where = f"row {row - group.offsets[partition]} of partition {group.first_partition + partition}"
+        value = y.reshape(len(y), -1)[row].min()
+        raise ValueError(f"the {loss.name} loss needs y to be {loss.targets}, got {value} in {where}; drop such rows, or use another loss")
 
 
 def add_weights(weight: Float64 | None, offsets: Int64) -> float:

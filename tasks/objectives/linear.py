@@ -15,7 +15,7 @@ import numpy as np
 from tasks import kernels
 from tasks.objectives.base import Layout, Partial
 from tasks.objectives.encoding import add_weights, encode, encoded_target, float_target, one_hot
-from tasks.objectives.losses import BinaryLoss, Loss, MultinomialLoss
+from tasks.objectives.losses import Loss
 from tasks.objectives.standardisation import Standardisation
 from tasks.rows.partition import Group
 from tasks.typing import Array, Design, Float64, Int64
@@ -64,7 +64,7 @@ class LinearObjective:
     @property
     def one_vs_rest(self) -> bool:
         """Whether each output is a binary problem: one class against all others."""
-        return isinstance(self.loss, BinaryLoss) and self.n_outputs > 1
+        return self.loss.classification and not self.loss.coupled and self.n_outputs > 1
 
     @property
     def _positive_weight(self) -> Float64 | None:
@@ -79,7 +79,12 @@ class LinearObjective:
             return group.derived(key, lambda g: (float_target(g).reshape(shape) - shift) * factor)
         if self.one_vs_rest:
             return group.derived(("one-vs-rest", self._labels), lambda g: one_hot(encode(g.y, self.classes), self.n_outputs))
-        return encoded_target(group, self.classes, self._labels, self.n_outputs)
+        return encoded_target(group, self.loss, self.classes, self._labels, self.n_outputs)
+
+    def require_targets(self, mean: Float64) -> None:
+        """Raise ValueError for a weighted mean (t,) of all y that the loss cannot predict."""
+        if self.classes is None and not np.all(self.loss.reaches(mean)):
+            raise ValueError(f"the {self.loss.name} loss has no minimum where y has mean {np.min(mean)}; use another loss, or other rows")
 
     def weight(self, group: Group) -> Float64 | None:
         """Row weights (n,) with the class weights in (without them for one-vs-rest), or None for ones."""
@@ -93,9 +98,9 @@ class LinearObjective:
         by_class = () if self.class_weight is None or self.one_vs_rest else tuple(self.class_weight.tolist())
         return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
 
-    def _rows(self, group: Group) -> tuple[int, float, Design, Array, Float64 | None, Int64]:
+    def _rows(self, group: Group) -> tuple[Loss, Design, Array, Float64 | None, Int64]:
         """What every pass over the rows of a group is about: the loss, X, y, weights, and where partitions begin."""
-        return self.loss.code, self.loss.parameter, group.X, self.target(group), self.weight(group), group.offsets
+        return self.loss, group.X, self.target(group), self.weight(group), group.offsets
 
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
         coef, intercept = self._stacked(*self._of_columns(parameters))
@@ -154,8 +159,7 @@ class LinearObjective:
 
     def centred(self, intercept: Float64) -> Float64:
         """The intercepts (n_outputs,) that are reported, of all that predict the same: those of softmax add up to zero."""
-        softmax = isinstance(self.loss, MultinomialLoss) and self.fit_intercept
-        return intercept - intercept.mean() if softmax else intercept
+        return intercept - intercept.mean() if self.loss.coupled and self.fit_intercept else intercept
 
     def _stacked(self, coef: Float64, intercept: Float64) -> tuple[Float64, Float64]:
         """coef (k, c, p), intercept (k, c) -> (k c, p), (k c,): the rows of all models one below the other."""

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from math import inf
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from tasks.kernels.array_api import like, to_numpy
-from tasks.kernels.codes import LOGISTIC, MULTINOMIAL, SQUARED
 from tasks.machine import buffers
-from tasks.machine.namespaces import device_of, namespace_of
+from tasks.machine.namespaces import namespace_of
 from tasks.objectives.activations import ACTIVATIONS, Activation, Name
 from tasks.objectives.base import Layout, Partial, add_partials
 from tasks.objectives.encoding import encoded_target
@@ -30,15 +28,13 @@ from tasks.rows.partition import Group
 from tasks.typing import Array, Design
 
 PIECE: Final = 4096
-N_OUTPUTS: Final = {SQUARED: (1, inf), LOGISTIC: (1, 1), MULTINOMIAL: (2, inf)}
-"""Of each loss that a network can have, by code: the fewest and the most."""
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkObjective:
     """Σ_i s_i loss(y_i, z_i), with h_0 = x_i, h_l = activation(h_{l-1} @ W_l + b_l), and z_i the same of the last layer, unactivated.
 
-    loss         of tasks.objectives.losses: LogisticLoss (one output), MultinomialLoss (an output a class, two or more) or SquaredLoss
+    loss         of tasks.objectives.losses: for two classes (one output), MultinomialLoss (an output a class, two or more) or for numbers
                  (an output a target)
     layer_sizes  (n_columns, hidden ..., n_outputs)
     activation   of the hidden layers
@@ -47,8 +43,8 @@ class NetworkObjective:
                  1 - dropout, so that predictions need no factor: N. Srivastava et al., J. Mach. Learn. Res. 15 (2014), sections 4 and 10
     dtype        of parameters, gradients and the arithmetic: "float32" or "float64"
 
-    The gradient is that of D. Rumelhart, G. Hinton and R. Williams, Nature 323 (1986). Raises ValueError for other losses, for a number of
-    outputs that the loss does not have, and for sizes and dropout out of range.
+    The gradient is that of D. Rumelhart, G. Hinton and R. Williams, Nature 323 (1986). Raises ValueError for a number of outputs that
+    the loss does not have, and for sizes and dropout out of range.
     """
 
     loss: Loss
@@ -63,9 +59,7 @@ class NetworkObjective:
             raise ValueError(f"layer_sizes must be (columns, hidden ..., outputs), each at least 1, got {self.layer_sizes}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
-        if self.loss.code not in N_OUTPUTS:
-            raise ValueError(f"loss must be squared, logistic or multinomial for a network, got {type(self.loss).__name__}")
-        fewest, most = N_OUTPUTS[self.loss.code]
+        fewest, most = self.loss.outputs
         if not fewest <= self.n_outputs <= most:
             wanted = "one output, two classes" if most == 1 else "an output a class, at least two"
             raise ValueError(f"{type(self.loss).__name__} must have {wanted}; layer_sizes end in {self.n_outputs}")
@@ -98,7 +92,7 @@ class NetworkObjective:
     def loss_and_gradient(self, group: Group, parameters: Array) -> Partial:
         parameters = np.asarray(parameters, self.dtype)
         models = [self._layers(row, group.X) for row in parameters]
-        target, weight = encoded_target(group, self.classes, self._labels, self.n_outputs), group.sample_weight
+        target, weight = encoded_target(group, self.loss, self.classes, self._labels, self.n_outputs), group.sample_weight
         dropout = self._dropout(group)
 
         def piece(start: int, stop: int) -> Partial:
@@ -110,7 +104,7 @@ class NetworkObjective:
                 [_beside(group.X, factor) for factor in dropout(stop - start)],
             )
             losses = [
-                backpropagate(self.loss.code, ACTIVATIONS[self.activation], batch, layers, self._layers(row))
+                backpropagate(self.loss, ACTIVATIONS[self.activation], batch, layers, self._layers(row))
                 for layers, row in zip(models, gradient, strict=True)
             ]
             weight_sum = stop - start if weight is None else weight[start:stop].sum()
@@ -183,11 +177,11 @@ def forward(activation: Activation, rows: Any, layers: Sequence[Layer], dropout:
     return outputs
 
 
-def backpropagate(loss: int, activation: Activation, batch: Batch, layers: Sequence[Layer], gradients: Sequence[Layer]) -> float:
+def backpropagate(loss: Loss, activation: Activation, batch: Batch, layers: Sequence[Layer], gradients: Sequence[Layer]) -> float:
     """The sum of the losses; the sums of the gradients go into the NumPy arrays `gradients`."""
     xp = namespace_of(batch.rows)
     outputs = forward(activation, batch.rows, layers, batch.dropout)
-    value, delta = pointwise(xp, loss, _affine(outputs[-1].dropped, *layers[-1]), batch.target)
+    value, delta = loss.of_rows(xp, batch.target, _affine(outputs[-1].dropped, *layers[-1]))
     if batch.weight is not None:
         value = xp.astype(value, xp.float64) * batch.weight
         delta *= xp.astype(batch.weight, delta.dtype)[:, None]
@@ -201,28 +195,6 @@ def backpropagate(loss: int, activation: Activation, batch: Batch, layers: Seque
                 delta *= batch.dropout[number - 1]
             delta = activation.backward(xp, h.activation, delta)
     return float(xp.sum(value, dtype=xp.float64))
-
-
-def pointwise(xp: Any, loss: int, raw: Any, target: Any) -> tuple[Any, Any]:
-    """Loss (n,) and its derivative (n, c) at raw predictions (n, c), which are overwritten: those of tasks.objectives.losses in the dtype
-    of raw."""
-    if loss == MULTINOMIAL:
-        codes = xp.arange(raw.shape[1], dtype=xp.int64, device=device_of(raw))
-        chosen = target[:, None] == codes[None, :]
-        raw -= xp.max(raw, axis=1, keepdims=True)
-        mean = xp.exp(raw)
-        total = xp.sum(mean, axis=1, keepdims=True)
-        mean /= total
-        value = xp.log(total[:, 0]) - xp.sum(xp.where(chosen, raw, 0.0), axis=1)
-        return value, mean - xp.astype(chosen, raw.dtype)
-    y = xp.reshape(xp.astype(target, raw.dtype), raw.shape)
-    if loss == LOGISTIC:
-        small = xp.exp(-xp.abs(raw))
-        value = xp.maximum(raw, 0.0) - y * raw + xp.log1p(small)
-        mean = xp.where(raw < 0.0, small, xp.ones_like(raw)) / (1.0 + small)
-        return value[:, 0], mean - y
-    raw -= y
-    return xp.sum(0.5 * raw * raw, axis=1), raw
 
 
 def _affine(rows: Any, weight: Any, bias: Any) -> Any:

@@ -13,20 +13,32 @@ import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
 
 from tasks import kernels
-from tasks.kernels import (
-    EPSILON_INSENSITIVE,
-    HINGE,
-    HUBER,
-    LOGISTIC,
-    MODIFIED_HUBER,
-    MULTINOMIAL,
-    SQUARED,
-    SQUARED_EPSILON_INSENSITIVE,
-    SQUARED_HINGE,
-)
+from tasks.kernels import passes as loops
+from tasks.kernels import pointwise
 from tasks.machine.threads import single_blas_thread
+from tasks.objectives.losses import (
+    LOSSES,
+    EpsilonInsensitiveLoss,
+    HingeLoss,
+    HuberLoss,
+    LogisticLoss,
+    Loss,
+    ModifiedHuberLoss,
+    MultinomialLoss,
+    PoissonLoss,
+    RegressionLoss,
+    SquaredEpsilonInsensitiveLoss,
+    SquaredHingeLoss,
+    SquaredLoss,
+)
 from tasks.typing import Array, Float64
 
+PARAMETER = 0.6  # threshold, epsilon
+SQUARED, LOGISTIC, MULTINOMIAL = SquaredLoss(), LogisticLoss(), MultinomialLoss()
+HINGE, SQUARED_HINGE, MODIFIED_HUBER = HingeLoss(PARAMETER), SquaredHingeLoss(), ModifiedHuberLoss()
+HUBER, EPSILON_INSENSITIVE = HuberLoss(PARAMETER), EpsilonInsensitiveLoss(PARAMETER)
+POISSON = PoissonLoss()
+SQUARED_EPSILON_INSENSITIVE = SquaredEpsilonInsensitiveLoss(PARAMETER)
 #        loss, outputs of a model, models
 CASES = [
     (SQUARED, 1, 1),
@@ -43,9 +55,10 @@ CASES = [
     (HUBER, 1, 1),
     (EPSILON_INSENSITIVE, 2, 1),
     (SQUARED_EPSILON_INSENSITIVE, 1, 2),
+    (POISSON, 1, 1),
+    (POISSON, 3, 2),
 ]
 MARGIN_LOSSES = (HINGE, SQUARED_HINGE, MODIFIED_HUBER)
-PARAMETER = 0.6  # threshold, epsilon
 WIDTHS = [1, 5, 28, 130]  # below, between and above the lanes; several panels of the Gram matrix
 KINDS = ["float64", "float32", "csr64", "csr32"]
 
@@ -57,7 +70,7 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 class Problem(NamedTuple):
-    loss: int
+    loss: Loss
     X: Float64
     y: Array
     weight: Float64
@@ -71,7 +84,7 @@ class Problem(NamedTuple):
         return len(self.coef) // self.k
 
 
-def make(loss: int, c: int, k: int, p: int, sizes: list[int], seed: int = 0) -> Problem:
+def make(loss: Loss, c: int, k: int, p: int, sizes: list[int], seed: int = 0) -> Problem:
     """Sparse rows whose values float32 holds exactly."""
     rng = np.random.default_rng(seed)
     n, m = sum(sizes), k * c
@@ -92,7 +105,7 @@ def as_kind(X: Float64, kind: str) -> Any:
     return sp.csr_array(X) if kind.startswith("csr") else X
 
 
-def each_output(loss: int, raw: Float64, y: Float64) -> tuple[Float64, Float64, Float64]:
+def each_output(loss: Loss, raw: Float64, y: Float64) -> tuple[Float64, Float64, Float64]:
     """Value and two derivatives of the losses that add up over the outputs."""
     sign, error, t = 2 * y - 1, raw - y, PARAMETER
     margin, size, side = sign * raw, np.abs(error), np.sign(error)
@@ -113,6 +126,8 @@ def each_output(loss: int, raw: Float64, y: Float64) -> tuple[Float64, Float64, 
     if loss == HUBER:
         near = size <= t
         return np.where(near, 0.5 * error**2, t * (size - 0.5 * t)), np.where(near, error, t * side), near.astype(float)
+    if loss == POISSON:
+        return np.exp(raw) - y * raw, np.exp(raw) - y, np.exp(raw)
     gap = np.maximum(size - t, 0)
     if loss == EPSILON_INSENSITIVE:
         return gap, np.where(gap > 0, side, 0.0), np.zeros_like(raw)
@@ -162,49 +177,49 @@ def same_bits(actual: Any, expected: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("p", WIDTHS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_plain_formulas(case: tuple[int, int, int], p: int, kind: str) -> None:
+def test_plain_formulas(case: tuple[Loss, int, int], p: int, kind: str) -> None:
     q = make(*case, p, [40, 0, 600, 13])
     X = as_kind(q.X, kind)
     for weight in (None, q.weight):
         expected = reference(q, np.ones(len(q.X)) if weight is None else weight)
         rest = (q.y, weight, q.offsets, q.coef, q.intercept, q.k)
-        close(kernels.loss_and_gradient(q.loss, PARAMETER, X, *rest), expected[:4])
-        result = kernels.hessian(q.loss, PARAMETER, X, *rest, True)
+        close(kernels.loss_and_gradient(q.loss, X, *rest), expected[:4])
+        result = kernels.hessian(q.loss, X, *rest, True)
         close(result, expected)
         np.testing.assert_array_equal(result[4], result[4].transpose(0, 2, 1))
         n_coef = q.c * p
-        close(kernels.hessian(q.loss, PARAMETER, X, *rest, False), [*expected[:4], expected[4][:, :n_coef, :n_coef]])
+        close(kernels.hessian(q.loss, X, *rest, False), [*expected[:4], expected[4][:, :n_coef, :n_coef]])
         direction = np.random.default_rng(1).normal(size=(len(q.coef), p + 1))
         flat = np.concatenate([direction[:, :p].reshape(q.k, -1), direction[:, p].reshape(q.k, -1)], axis=1)
         product = np.einsum("kij,kj->ki", expected[4], flat)
         close(
-            kernels.hessian_vector(q.loss, PARAMETER, X, *rest, direction[:, :p], direction[:, p]),
+            kernels.hessian_vector(q.loss, X, *rest, direction[:, :p], direction[:, p]),
             [product[:, :n_coef].reshape(-1, p), product[:, n_coef:].reshape(-1)],
         )
     np.testing.assert_allclose(kernels.raw_prediction(X, q.coef, q.intercept), q.X @ q.coef.T + q.intercept, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_finite_differences(case: tuple[int, int, int]) -> None:
+def test_finite_differences(case: tuple[Loss, int, int]) -> None:
     q = make(*case, 3, [5, 8])
     rng, step = np.random.default_rng(2), 1e-5
     D, d = rng.normal(size=q.coef.shape), rng.normal(size=q.intercept.shape)
 
     def at(t: float) -> Any:
-        return kernels.loss_and_gradient(q.loss, PARAMETER, q.X, q.y, q.weight, q.offsets, q.coef + t * D, q.intercept + t * d, q.k)
+        return kernels.loss_and_gradient(q.loss, q.X, q.y, q.weight, q.offsets, q.coef + t * D, q.intercept + t * d, q.k)
 
     _, _, coef_sum, intercept_sum = at(0.0)
     slope = (coef_sum * D).reshape(q.k, -1).sum(axis=1) + (intercept_sum * d).reshape(q.k, -1).sum(axis=1)
     up, down = at(step), at(-step)
     np.testing.assert_allclose((up[0] - down[0]) / (2 * step), slope, rtol=1e-7, atol=1e-7)
-    product = kernels.hessian_vector(q.loss, PARAMETER, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k, D, d)
+    product = kernels.hessian_vector(q.loss, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k, D, d)
     np.testing.assert_allclose((up[2] - down[2]) / (2 * step), product[0], rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose((up[3] - down[3]) / (2 * step), product[1], rtol=1e-7, atol=1e-7)
 
 
 def passes(q: Problem, X: Any, y: Array, weight: Float64 | None, offsets: Array) -> list[tuple[Any, ...]]:
     """All results of all functions that sum over rows."""
-    rest = (q.loss, PARAMETER, X, y, weight, offsets, q.coef, q.intercept, q.k)
+    rest = (q.loss, X, y, weight, offsets, q.coef, q.intercept, q.k)
     D, d = np.cos(q.coef), np.cos(q.intercept)
     return [
         kernels.loss_and_gradient(*rest),
@@ -242,7 +257,7 @@ def along_tree(leaves: list[Any]) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_partitions", [1, 2, 3, 5, 7, 8, 13, 37])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_bits_of_the_tree(case: tuple[int, int, int], n_partitions: int, kind: str) -> None:
+def test_bits_of_the_tree(case: tuple[Loss, int, int], n_partitions: int, kind: str) -> None:
     rng = np.random.default_rng(n_partitions)
     sizes = (rng.integers(0, 90, n_partitions) * (rng.random(n_partitions) < 0.8)).tolist()
     sizes[-1] += 530
@@ -265,7 +280,7 @@ def test_bits_of_the_tree(case: tuple[int, int, int], n_partitions: int, kind: s
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_no_partitions_give_zeros(case: tuple[int, int, int]) -> None:
+def test_no_partitions_give_zeros(case: tuple[Loss, int, int]) -> None:
     q = make(*case, 4, [])
     for result in passes(q, q.X, q.y, None, q.offsets):
         assert not any(np.any(part) for part in result)
@@ -282,7 +297,7 @@ def test_narrow_is_wide(kind: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_weights_are_repeats(case: tuple[int, int, int]) -> None:
+def test_weights_are_repeats(case: tuple[Loss, int, int]) -> None:
     q = make(*case, 6, [31, 50])
     repeats = np.random.default_rng(3).integers(0, 4, len(q.X))
     offsets = np.concatenate([[0], np.cumsum([repeats[:31].sum(), repeats[31:].sum()])])
@@ -293,7 +308,7 @@ def test_weights_are_repeats(case: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[2] > 1], ids=str)
-def test_models_share_a_pass(case: tuple[int, int, int]) -> None:
+def test_models_share_a_pass(case: tuple[Loss, int, int]) -> None:
     q = make(*case, 9, [64, 20])
     together = passes(q, q.X, q.y, q.weight, q.offsets)
     alone = []
@@ -308,11 +323,11 @@ def test_models_share_a_pass(case: tuple[int, int, int]) -> None:
     close(together[3], [np.concatenate(column) for column in zip(*(a[3] for a in alone), strict=True)])
 
 
-def one_row(loss: int, raw: list[float], y: Any, kind: str = "float64") -> tuple[Any, Any]:
+def one_row(loss: Loss, raw: list[float], y: Any, kind: str = "float64") -> tuple[Any, Any]:
     """Loss and gradients, and Hessian, of one row whose only feature is 1."""
     X = as_kind(np.ones((1, 1)), kind)
     coef = np.array(raw)[:, None]
-    rest = (loss, PARAMETER, X, np.array([y]), None, np.array([0, 1]), coef, np.zeros(len(raw)), 1)
+    rest = (loss, X, np.array([y]), None, np.array([0, 1]), coef, np.zeros(len(raw)), 1)
     return kernels.loss_and_gradient(*rest), kernels.hessian(*rest, True)
 
 
@@ -345,7 +360,7 @@ def test_huge_margins() -> None:
 @pytest.mark.parametrize("kind", ["float64", "csr64"])
 def test_non_finite_is_never_hidden(bad: float, kind: str) -> None:
     binary = [(loss, [bad], y) for loss in (LOGISTIC, *MARGIN_LOSSES) for y in (0.0, 1.0)]
-    errors = [(loss, [bad], 0.5) for loss in (HUBER, EPSILON_INSENSITIVE, SQUARED_EPSILON_INSENSITIVE)]
+    errors = [(loss, [bad], 0.5) for loss in (HUBER, EPSILON_INSENSITIVE, SQUARED_EPSILON_INSENSITIVE, POISSON)]
     for loss, raw, y in [*binary, *errors, (MULTINOMIAL, [bad, 0.0], 0), (MULTINOMIAL, [0.0, bad], 0)]:
         (value, _, gradient, intercepts), (*_, hessian) = one_row(loss, raw, y, kind)
         assert not np.isfinite(value).any()
@@ -376,7 +391,7 @@ def test_exp_and_log1p_to_two_ulp() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_array_api_is_numpy(case: tuple[int, int, int]) -> None:
+def test_array_api_is_numpy(case: tuple[Loss, int, int]) -> None:
     q = make(*case, 11, [40, 0, 33, 7, 60])
     D, d = np.cos(q.coef), np.cos(q.intercept)
     for weight in (None, q.weight):
@@ -386,21 +401,21 @@ def test_array_api_is_numpy(case: tuple[int, int, int]) -> None:
             for target in targets:
                 rest = (weight, q.offsets, q.coef, q.intercept, q.k)
                 close(
-                    kernels.loss_and_gradient(q.loss, PARAMETER, X, target, *rest),
-                    kernels.loss_and_gradient(q.loss, PARAMETER, q.X, q.y, *rest),
+                    kernels.loss_and_gradient(q.loss, X, target, *rest),
+                    kernels.loss_and_gradient(q.loss, q.X, q.y, *rest),
                 )
                 close(
-                    kernels.hessian_vector(q.loss, PARAMETER, X, target, *rest, D, d),
-                    kernels.hessian_vector(q.loss, PARAMETER, q.X, q.y, *rest, D, d),
+                    kernels.hessian_vector(q.loss, X, target, *rest, D, d),
+                    kernels.hessian_vector(q.loss, q.X, q.y, *rest, D, d),
                 )
     close([kernels.raw_prediction(array_api_strict.asarray(q.X), q.coef, q.intercept)], [kernels.raw_prediction(q.X, q.coef, q.intercept)])
     with pytest.raises(TypeError, match="Hessian"):
-        kernels.hessian(q.loss, PARAMETER, array_api_strict.asarray(q.X), q.y, None, q.offsets, q.coef, q.intercept, q.k, True)
+        kernels.hessian(q.loss, array_api_strict.asarray(q.X), q.y, None, q.offsets, q.coef, q.intercept, q.k, True)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "array api"])
 @pytest.mark.parametrize("case", [(LOGISTIC, 3, 1), (LOGISTIC, 3, 2), (HINGE, 3, 1), (MODIFIED_HUBER, 4, 2)], ids=str)
-def test_outputs_are_problems_of_their_own(case: tuple[int, int, int], kind: str) -> None:
+def test_outputs_are_problems_of_their_own(case: tuple[Loss, int, int], kind: str) -> None:
     """Several outputs, and the weights of their positive rows, against one output at a time with row weights."""
     q = make(*case, 7, [64, 0, 20])
     X = array_api_strict.asarray(q.X) if kind == "array api" else as_kind(q.X, kind)
@@ -408,7 +423,7 @@ def test_outputs_are_problems_of_their_own(case: tuple[int, int, int], kind: str
     factors = np.linspace(0.25, 2.0, q.c)
 
     def sums(y: Array, weight: Float64 | None, outputs: Any, k: int, factors: Float64 | None) -> list[Any]:
-        rest = (q.loss, PARAMETER, X, y, weight, q.offsets, q.coef[outputs], q.intercept[outputs], k)
+        rest = (q.loss, X, y, weight, q.offsets, q.coef[outputs], q.intercept[outputs], k)
         loss, weight_sum, *gradient = kernels.loss_and_gradient(*rest, factors)
         found = [loss, weight_sum, *gradient, *kernels.hessian_vector(*rest, D[outputs], d[outputs], factors)]
         if kind != "array api":
@@ -437,13 +452,59 @@ def test_outputs_are_problems_of_their_own(case: tuple[int, int, int], kind: str
         close([together[0]], [loss])
 
 
+def test_passes_are_compiled_for_all_losses_at_once() -> None:
+    """And losses of one shape share their arithmetic."""
+
+    def run(loss: Loss) -> None:
+        one_row(loss, [0.3, 0.1] if loss.coupled else [0.3], 1)
+
+    run(SQUARED)
+    compiled = [len(each.overloads) for each in (loops.gradient_pass, loops.hessian_pass)]
+    for loss in LOSSES.values():
+        run(loss)
+    assert [len(each.overloads) for each in (loops.gradient_pass, loops.hessian_pass)] == compiled
+    names = {kind.name for kind, *_ in pointwise.block.overloads if "tasks.objectives.losses" in kind.name}
+    assert len(names) == len({loss.kernel for loss in LOSSES.values()}) < len(LOSSES)
+
+
+class LogCosh(RegressionLoss):
+    """log cosh(raw - y): a loss of one's own."""
+
+    name = "log cosh"
+
+    def at(self, xp: Any, y: Any, raw: Any) -> tuple[Any, Any]:
+        return xp.log(xp.cosh(raw - y)), xp.tanh(raw - y)
+
+    def curvature(self, xp: Any, y: Any, raw: Any) -> Any:
+        return 1.0 - xp.tanh(raw - y) ** 2
+
+    @staticmethod
+    def kernel(v: Any, parameters: Float64, weight: Any, y: Any, raw: Any) -> Any:
+        zero, one = v.splat(0.0), v.splat(1.0)
+        error = raw - y
+        size = v.where_less(error, zero, zero - error, error)
+        small = v.exp_nonpositive(zero - (size + size))
+        tanh = (one - small) / (one + small)
+        value = size + v.log1p_nonnegative(small) - v.splat(0.6931471805599453)
+        return weight * value, weight * v.where_less(error, zero, zero - tanh, tanh), weight * (one - tanh * tanh)
+
+
+def test_a_loss_of_ones_own() -> None:
+    q = make(LogCosh(), 2, 2, 5, [40, 13])
+    raw = np.einsum("ij,maj->ima", q.X, q.coef.reshape(2, 2, 5)) + q.intercept.reshape(1, 2, 2)
+    value, slope = q.loss.at(np, q.y[:, None, :], raw)
+    found = kernels.loss_and_gradient(q.loss, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, 2)
+    expected = np.einsum("ima,i,ij->maj", slope, q.weight, q.X).reshape(4, 5), np.einsum("ima,i->ma", slope, q.weight).ravel()
+    close(found, [np.einsum("ima,i->m", value, q.weight), q.weight.sum(), *expected])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_cupy_is_numpy(case: tuple[int, int, int]) -> None:
+def test_cupy_is_numpy(case: tuple[Loss, int, int]) -> None:
     """The same sums from rows on a device."""
     import cupy
 
     q = make(*case, 12, [70, 0, 30])
     X, y = cupy.asarray(q.X), cupy.asarray(q.y)
-    found = kernels.loss_and_gradient(q.loss, PARAMETER, X, y, cupy.asarray(q.weight), q.offsets, q.coef, q.intercept, q.k)
-    close(found, kernels.loss_and_gradient(q.loss, PARAMETER, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k))
+    found = kernels.loss_and_gradient(q.loss, X, y, cupy.asarray(q.weight), q.offsets, q.coef, q.intercept, q.k)
+    close(found, kernels.loss_and_gradient(q.loss, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k))
