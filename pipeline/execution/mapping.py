@@ -25,7 +25,6 @@ from pipeline.sources.rows import Rows
 from tasks.loading.mapping import map_shard
 from tasks.rows.partition import Group
 
-
 AT_ONCE: Final = 16 << 20
 
 

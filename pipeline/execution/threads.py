@@ -159,9 +159,9 @@ class LaneQueue:
                         node, lane = next(self.waiting, ((-1, -1), []))
                     if not lane:
                         return
-                    partial = mapped(self.reduction.name, self.reduction.map, lane, self.broadcast)
+                    sums = mapped(self.reduction.name, self.reduction.map, lane, self.broadcast)
                     with self.lock:
-                        self.tree.add(node, partial)
+                        self.tree.add(node, sums)
         except BaseException:
             self.stopped = True
             raise

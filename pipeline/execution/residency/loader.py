@@ -61,7 +61,8 @@ class Loader:
         graph: dict[Any, Any] = {}
         loads = source.load_plans([(number,) for number in range(source.n_groups)], lambda first, keys: graph.update(first))
         needs = modules_in(graph)
-        names = [(f"map-{uuid.uuid4().hex}", each[0]) for each in numbers]
+        token = uuid.uuid4().hex
+        names = [(f"map-{token}", each[0]) for each in numbers]
         for name, each in zip(names, numbers, strict=True):
             some = [loads[number] for number in each]
             keys: list[Any] = [key for load in some for key in load.keys]
