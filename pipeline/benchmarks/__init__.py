@@ -22,7 +22,7 @@ class Case(NamedTuple):
 
 def cases() -> dict[str, Case]:
     """The cases by name. Imported here, because they need the bench extra and seconds."""
-    from pipeline.benchmarks import checkpoints, epoch, fits, memory, planning, resident, rounds, sgd, slow_worker, soak, startup
+    from pipeline.benchmarks import checkpoints, chunks, epoch, fits, memory, planning, resident, rounds, sgd, slow_worker, soak, startup
 
     return {
         "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", fits.logistic_28),
@@ -31,6 +31,7 @@ def cases() -> dict[str, Case]:
         "sgd": Case("log loss by stochastic gradient descent, 1,000,000 x 28, in process and on two workers", sgd.sgd),
         "epoch": Case("an epoch of a multi-layer perceptron, 100,000 x 784, in process and on two workers", epoch.epoch),
         "overhead": Case("one round over the same rows in 16, 128 and 1024 partitions", rounds.overhead),
+        "chunks": Case("a fit, predictions and a score of the same persisted rows in 16, 128 and 1024 chunks", chunks.chunks),
         "resident": Case("a round that the workers run by themselves, beside a call of an actor", resident.resident),
         "memory": Case("workers' peak memory while 2 GB are loaded and fitted", memory.memory),
         "slow-worker": Case("rounds on four workers of which one is held back to a quarter of the others' speed", slow_worker.slow_worker),

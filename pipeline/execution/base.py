@@ -1,15 +1,17 @@
-"""What an executor does: one reduction in, the finished sums of all rows out."""
+"""What an executor does: one reduction in, the finished sums of all rows out; and the pump that moves a fit on by such rounds."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from pipeline.sources.rows import Rows
 from tasks.reductions.reduction import Reduction
 from tasks.rounds.fitting import Fit, Report
+from tasks.rows.partition import Group
 
 
 class Advance(NamedTuple):
@@ -19,16 +21,60 @@ class Advance(NamedTuple):
     reports: list[Report]
 
 
+class Pending(ABC):
+    """A round under way."""
+
+    @abstractmethod
+    def result(self) -> Any:
+        """The finished sums of all groups of the rows. Waits for them, and is asked once. What fails leaves nothing behind."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Give the round up; nothing of it stays behind. Does nothing once there is a result."""
+
+
 class Executor(ABC):
     """Runs rounds on rows that it makes resident first, once. The tree is the same whatever the executor, hence the bits are."""
 
     @abstractmethod
+    def submit(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Pending:
+        """Begin a round."""
+
     def map_reduce(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Any:
-        """One barrier round: the reduction's finished sums over all groups of the rows."""
+        """A round by itself: the reduction's finished sums over all groups of the rows."""
+        with self.waiting():
+            return self.submit(rows, reduction, broadcast).result()
+
+    def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance:
+        """The next round of a fit, or several, at most `limit`. There must be one to do.
+
+        The pump: a round is asked for, sent, taken, and moves the states. One is under way at a time, so that each is asked for from the
+        states after the last.
+        """
+        done = self.on_workers(rows, fit, states, limit) if limit > 1 else None
+        if done is not None:
+            return done
+        began = time.perf_counter()
+        this = fit.ask(states)
+        assert this is not None
+        pending = self.submit(rows, this.reduction, this.broadcast)
+        try:
+            sums = pending.result()
+        except BaseException:
+            pending.cancel()
+            raise
+        states = fit.update(states, this, sums)
+        return Advance(states, [fit.report(this, sums, states, time.perf_counter() - began)])
 
     @abstractmethod
-    def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance:
-        """The next round of a fit, or several, at most `limit`. There must be one to do."""
+    def map_groups(self, rows: Rows, function: Callable[[Group, Any], Any], broadcast: Any) -> Iterator[tuple[int, Any]]:
+        """The number of each group and function(group, broadcast), in order, computed where the rows come from: group by group, and none is
+        kept. A few results are here at a time. Raises PartitionError for a partition that cannot be read."""
+
+    def on_workers(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance | None:
+        """Some rounds, at most `limit`, that run without this process; None where there is nobody to run them, or it went wrong: the pump
+        then does the next one."""
+        return None
 
     @abstractmethod
     def span(self, name: str) -> Any:
@@ -46,13 +92,3 @@ class Executor(ABC):
     @abstractmethod
     def tasks_per_round(self) -> int:
         """Tasks, or calls of workers, of the largest round so far."""
-
-
-def one_round(executor: Executor, rows: Rows, fit: Fit, states: list[Any]) -> Advance:
-    """The next round, moved on from here."""
-    start = time.perf_counter()
-    this = fit.ask(states)
-    assert this is not None
-    sums = executor.map_reduce(rows, this.reduction, this.broadcast)
-    states = fit.update(states, this, sums)
-    return Advance(states, [fit.report(this, sums, states, time.perf_counter() - start)])

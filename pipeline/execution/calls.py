@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from distributed import Client
 
 from pipeline.cluster.asking import forget_frames
+from pipeline.execution.gathering import take_note
 from pipeline.execution.residency.resident import Work
 from tasks.reductions.reduction import Sums
 from tasks.workers.calls import OPERATION
@@ -32,20 +34,47 @@ def count_call(client: Client, *, lost: bool) -> None:
     _failures[client] = _failures.get(client, 0) + 1 if lost else 0
 
 
-def call_workers(client: Client, work: Sequence[Work], part: int, n_groups: int, packed: bytes) -> list[Sums] | None:
-    """The partial sums of what each worker thread has to do; None if any worker did not answer, or lacks its rows."""
+class Calls:
+    """The calls of a round, under way: one for each worker thread that has something to do."""
 
-    async def call(each: Work) -> Any:
-        operation = getattr(client.rpc(each.worker), OPERATION)
-        return await operation(keys=each.keys, slot=each.slot, part=part, n_groups=n_groups, packed=packed)
+    def __init__(self, client: Client, work: Sequence[Work], subset: int, n_groups: int, packed: bytes) -> None:
+        self.client = client
+        self.work = work
+        self.more = {"part": subset, "n_groups": n_groups, "packed": packed}
+        self._answers: asyncio.Task[list[Any]] | None = None
+        self._loop.add_callback(self._begin)
 
-    async def call_all() -> list[Any]:
-        return await asyncio.wait_for(asyncio.gather(*map(call, work), return_exceptions=True), PATIENCE)
+    @property
+    def _loop(self) -> Any:
+        return self.client.loop
 
-    try:
-        answers = client.sync(call_all)
-    except TimeoutError as error:
-        forget_frames(error)
-        answers = [error]
-    count_call(client, lost=any(isinstance(answer, OSError) for answer in answers))  # TimeoutError and CommClosedError are
-    return [pickle.loads(answer) for answer in answers] if all(isinstance(answer, bytes) for answer in answers) else None
+    def _begin(self) -> asyncio.Task[list[Any]]:
+        if self._answers is None:
+            self._answers = asyncio.ensure_future(self._call_all())
+            self._answers.add_done_callback(take_note)
+        return self._answers
+
+    async def _call_all(self) -> list[Any]:
+        return await asyncio.wait_for(asyncio.gather(*map(self._call, self.work), return_exceptions=True), PATIENCE)
+
+    async def _call(self, each: Work) -> Any:
+        operation = getattr(self.client.rpc(each.worker), OPERATION)
+        return await operation(keys=each.keys, slot=each.slot, **self.more)
+
+    async def _wait(self) -> list[Any]:
+        return await self._begin()
+
+    def results(self) -> list[Sums] | None:
+        """The partial sums of what each worker thread had to do; None if any worker did not answer, or lacks its rows."""
+        try:
+            answers = self.client.sync(self._wait)
+        except TimeoutError as error:
+            forget_frames(error)
+            answers = [error]
+        count_call(self.client, lost=any(isinstance(answer, OSError) for answer in answers))  # TimeoutError and CommClosedError are
+        return [pickle.loads(answer) for answer in answers] if all(isinstance(answer, bytes) for answer in answers) else None
+
+    def cancel(self) -> None:
+        """Expect no answer any more."""
+        with suppress(RuntimeError):  # a client that is closed
+            self._loop.add_callback(lambda: self._begin().cancel())

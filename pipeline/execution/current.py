@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import dask
@@ -46,6 +47,14 @@ def compute(collections: Sequence[Any], outside: Outside) -> list[Any]:
                     await_held(client, workers, outside)
             raise
         return found
+
+
+def cluster_executor() -> ClusterExecutor | None:
+    """The executor of a cluster, where Dask would compute on one that this library can use; else None."""
+    with suppress(ValueError):  # an asynchronous client, say
+        executor = current_executor()
+        return executor if isinstance(executor, ClusterExecutor) else None
+    return None
 
 
 IN_PROCESS_SCHEDULERS: Final = ("threads", "threading", "sync", "synchronous", "single-threaded", "processes", "multiprocessing")

@@ -6,28 +6,32 @@ import concurrent.futures
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from multiprocessing.pool import Pool
 from numbers import Integral
 from typing import Any
 
 import dask
+import dask.threaded
 import numpy as np
 from dask.local import MultiprocessingPoolExecutor
 from dask.system import cpu_count
 
 from pipeline.cluster.task_threads import exclusive, in_task
-from pipeline.execution.base import Advance, Executor, one_round
+from pipeline.execution.base import Executor, Pending
 from pipeline.execution.residency.held import require_none
+from pipeline.sources.errors import places_named
 from pipeline.sources.rows import Rows
+from tasks.loading.mapping import map_load
+from tasks.loading.shards import ShardLoad
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.memory import mapped
 from tasks.reductions.reduction import Prepare, Reduction, lanes
 from tasks.reductions.tree import Tree
-from tasks.rounds.fitting import Fit
 from tasks.rows.digests import partition_digests, shard_digest
 from tasks.rows.partition import Group, Shard
 
@@ -58,30 +62,37 @@ class ThreadExecutor(Executor):
         if shard is not None:
             shard.release()
 
-    def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance:
-        return one_round(self, rows, fit, states)
-
-    def map_reduce(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Any:
+    def submit(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Pending:
         self._last.set()
         shard = self._resident(rows)
         groups = shard.groups(rows.subset)
         if rows.content not in (None, shard_digest(shard, rows.subset)):
             rows.require_contents(np.concatenate(list(map(partition_digests, groups))))
-        run = LaneQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast)
         n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(broadcast)))
-        with single_blas_thread():
-            others = [helpers(n_threads - 1).submit(run.drain) for _ in range(n_threads - 1)]
-            try:
-                run.drain()
-            finally:
-                concurrent.futures.wait(others)
-            for other in others:
-                other.result()
-        prepare = reduction.ahead(broadcast)
-        if prepare is not None and n_threads > 1:
+        return ThreadRound(LaneQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast), n_threads - 1, self._prepare)
+
+    def map_groups(self, rows: Rows, function: Callable[[Group, Any], Any], broadcast: Any) -> Iterator[tuple[int, Any]]:
+        source, first = rows.source, dict[Any, Any]()
+        require_none(source.outside)
+
+        def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
+            get: Any = dask.threaded.get
+            first.update(zip(keys, get(graph, keys, num_workers=self.n_threads), strict=True))
+
+        def found(load: ShardLoad) -> Any:
+            return map_load(load, rows.subset, function, broadcast, iter([first[key] for key in load.keys]))
+
+        with places_named(source.place):
+            loads = source.load_plans([(number,) for number in range(source.n_groups)], persist)
+            yield from enumerate(results_in_order(self.n_threads, (partial(found, load) for load in loads)))
+
+    def _prepare(self, run: LaneQueue, n_helpers: int) -> None:
+        """Let a helper make ready what the next round can have before it is asked for."""
+        prepare = run.reduction.ahead(run.broadcast)
+        if prepare is not None and n_helpers:
             self._last = threading.Event()
-            helpers(n_threads - 1).submit(prepare_lanes, groups, reduction.level(broadcast), prepare, self._last)
-        return reduction.whole(run.tree.nodes, len(groups), broadcast)
+            level = run.reduction.level(run.broadcast)
+            helpers(n_helpers).submit(prepare_lanes, run.groups, level, prepare, self._last)
 
     def _resident(self, rows: Rows) -> Shard:
         source = rows.source
@@ -96,6 +107,29 @@ class ThreadExecutor(Executor):
         return shard
 
 
+class ThreadRound(Pending):
+    """A round on threads: helpers begin at once, and whoever wants the sums helps until they are there. done: what follows the sums."""
+
+    def __init__(self, run: LaneQueue, n_helpers: int, done: Callable[[LaneQueue, int], None]) -> None:
+        self.run = run
+        self.helping = [helpers(n_helpers).submit(run.drain) for _ in range(n_helpers)]
+        self.done = done
+
+    def result(self) -> Any:
+        try:
+            self.run.drain()
+        finally:
+            concurrent.futures.wait(self.helping)
+        for helper in self.helping:
+            helper.result()
+        self.done(self.run, len(self.helping))
+        return self.run.reduction.whole(self.run.tree.nodes, len(self.run.groups), self.run.broadcast)
+
+    def cancel(self) -> None:
+        self.run.stopped = True
+        concurrent.futures.wait(self.helping)
+
+
 def prepare_lanes(groups: Sequence[Group], level: int, prepare: Prepare, enough: threading.Event) -> None:
     """What can be done for the next round while the parameters move, until that round is there."""
     for _, lane in lanes(enumerate(groups), len(groups), level):
@@ -108,6 +142,7 @@ class LaneQueue:
     """Lanes of groups that several threads take one by one, and the tree that their partials go into."""
 
     def __init__(self, groups: tuple[Group, ...], tree: Tree, reduction: Reduction, broadcast: Any) -> None:
+        self.groups = groups
         self.waiting = lanes(enumerate(groups), len(groups), reduction.level(broadcast))
         self.tree = tree
         self.reduction = reduction
@@ -118,17 +153,37 @@ class LaneQueue:
     def drain(self) -> None:
         """Take lanes until none is left, or until any thread failed."""
         try:
-            while not self.stopped:
-                with self.lock:
-                    node, lane = next(self.waiting, ((-1, -1), []))
-                if not lane:
-                    return
-                partial = mapped(self.reduction.name, self.reduction.map, lane, self.broadcast)
-                with self.lock:
-                    self.tree.add(node, partial)
+            with single_blas_thread():
+                while not self.stopped:
+                    with self.lock:
+                        node, lane = next(self.waiting, ((-1, -1), []))
+                    if not lane:
+                        return
+                    sums = mapped(self.reduction.name, self.reduction.map, lane, self.broadcast)
+                    with self.lock:
+                        self.tree.add(node, sums)
         except BaseException:
             self.stopped = True
             raise
+
+
+def results_in_order(n_threads: int, calls: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+    """The results of calls, in order, as many of them under way as there are threads."""
+    if n_threads == 1:
+        yield from (call() for call in calls)
+        return
+    under_way: deque[Future[Any]] = deque()
+    try:
+        for call in calls:
+            under_way.append(helpers(n_threads).submit(call))
+            if len(under_way) > n_threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        for call_under_way in under_way:
+            call_under_way.cancel()
+        concurrent.futures.wait(under_way)
 
 
 @cache

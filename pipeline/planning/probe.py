@@ -22,6 +22,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.solvers import Choice
+from pipeline.execution.base import Pending
 from pipeline.execution.threads import ThreadExecutor, default_threads
 from pipeline.jobs.job import Job
 from pipeline.planning.sample import Sample, plan_load, take_sample
@@ -129,17 +130,34 @@ class Recorder(ThreadExecutor):
         self._kind = Kind("loss_and_gradient", 1)
         self._returned = 0.0
 
-    def map_reduce(self, rows: Rows, reduction: Reduction, broadcast: Broadcast) -> Any:
-        sums = super().map_reduce(rows, reduction, broadcast)
+    def submit(self, rows: Rows, reduction: Reduction, broadcast: Broadcast) -> Pending:
+        return Recorded(super().submit(rows, reduction, broadcast), partial(self._note, broadcast))
+
+    def _note(self, broadcast: Broadcast, sums: Any) -> None:
         self._kind = kind_of(broadcast)
         self.last[self._kind] = broadcast, sums
         self._returned = time.thread_time()
-        return sums
 
     def on_round(self, row: Row) -> bool:
         """After the client's update: note how long it took. True when time is up."""
         self.updates.setdefault(self._kind, []).append(time.thread_time() - self._returned)
         return time.perf_counter() > self._stop
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded(Pending):
+    """A round whose sums are noted once they are there."""
+
+    pending: Pending
+    note: Callable[[Any], None]
+
+    def result(self) -> Any:
+        sums = self.pending.result()
+        self.note(sums)
+        return sums
+
+    def cancel(self) -> None:
+        self.pending.cancel()
 
 
 def kind_of(broadcast: Broadcast) -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from tasks.machine.threads import single_blas_thread
 from tasks.objectives.base import Scored
 from tasks.objectives.losses import Loss
 from tasks.reductions.reduction import Reduction, of_group
+from tasks.reductions.tree import tree_sum
 from tasks.rows.partition import Block, Group, normalise
 from tasks.typing import Array, Design, Float64
 
@@ -84,6 +86,12 @@ def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
     return ScoreSums(weight, left.correct + right.correct, left.residual + right.residual, mean, scatter)
 
 
+def score_partitions(group: Group, broadcast: ScoreInput) -> ScoreSums:
+    """Of the partitions of a group, each by itself, added along the tree. Raises as `score_sums`."""
+    bounds = enumerate(pairwise(map(int, group.offsets)))
+    return tree_sum([score_sums(group.partition(index, start, stop), broadcast) for index, (start, stop) in bounds], add_scores)
+
+
 SCORE: Final = Reduction("score", of_group(score_sums), add_scores, lambda broadcast, n_columns: 0)
 
 
@@ -125,6 +133,12 @@ def predict_block(X: Any, broadcast: ScoreInput, kind: str, block_id: tuple[int,
     if kind == "label" and broadcast.objective.classes is not None:
         return predicted_classes(raw, broadcast.objective.classes)
     return raw[:, 0] if raw.shape[1] == 1 else raw
+
+
+def predict_group(group: Group, broadcast: ScoreInput, kind: str) -> Array:
+    """Predictions for the rows of a group, partition by partition. Raises as `predict_block`."""
+    bounds = enumerate(pairwise(map(int, group.offsets)), group.first_partition)
+    return np.concatenate([predict_block(group.X[start:stop], broadcast, kind, (partition,)) for partition, (start, stop) in bounds])
 
 
 def finite_predictions(broadcast: ScoreInput, X: Design, place: str = "") -> Float64:

@@ -10,7 +10,7 @@ import pytest
 import pipeline.data.dataset
 import pipeline.estimators.rows
 from pipeline import Dataset
-from pipeline.execution import cluster
+from pipeline.execution import graph, sending
 from pipeline.execution.sessions import Sessions
 from tasks.loading.checking import CHECK
 from tasks.objectives.scoring import SCORE
@@ -46,7 +46,7 @@ def from_here(patch: pytest.MonkeyPatch) -> None:
 
 def only_tasks(patch: pytest.MonkeyPatch) -> None:
     from_here(patch)
-    patch.setattr(cluster, "CALLED_ROUND", -1.0)
+    patch.setattr(sending, "CALLED_ROUND", -1.0)
 
 
 def task(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
@@ -71,9 +71,9 @@ def session(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> 
 def tree(gate: Gate, patch: pytest.MonkeyPatch, n_rounds: int = N_ROUNDS) -> str:
     """As large sums and parameters travel: both in tasks of their own."""
     only_tasks(patch)
-    patch.setattr(cluster, "CLIENT_COMBINE_BYTES", 0)
-    patch.setattr(cluster, "INLINE_BYTES", 0)
-    patch.setattr(cluster, "merge_sums", GatedMerge(gate))
+    patch.setattr(graph, "CLIENT_COMBINE_BYTES", 0)
+    patch.setattr(graph, "INLINE_BYTES", 0)
+    patch.setattr(graph, "merge_sums", GatedMerge(gate))
     return released(made(), lambda rows: fitted(model(n_rounds=n_rounds), rows))
 
 

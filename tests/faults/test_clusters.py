@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 from distributed import Client
 
-from pipeline.execution import cluster
+from pipeline.execution.residency import following
 from pipeline.execution.sessions import Sessions
 from tasks.rounds.fitting import Fit
 from tests.faults.gate import Gate
@@ -140,8 +140,8 @@ def test_while_the_client_moves_the_parameters(event: str, expected: str, monkey
 def test_while_rows_move(which: str, make: Any, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To a worker that has joined: the one that gives or takes is stopped, so that the move has not ended when it is killed."""
     from_here(monkeypatch)
-    monkeypatch.setattr(cluster, "FOLLOW_EVERY", 0.0)
-    move, killed = cluster.move, []
+    monkeypatch.setattr(following, "FOLLOW_EVERY", 0.0)
+    move, killed = following.move, []
 
     with own_cluster() as client, nothing_stays(client):
 
@@ -153,7 +153,7 @@ def test_while_rows_move(which: str, make: Any, expected: str, monkeypatch: pyte
                 threading.Timer(1.0, os.kill, (pid, signal.SIGKILL)).start()
             move(client, moves)
 
-        monkeypatch.setattr(cluster, "move", moved)
+        monkeypatch.setattr(following, "move", moved)
         rows = make()
         found = model().set_callbacks(AfterRounds((7,), lambda: join(client)))
         assert fitted(found, rows) == expected

@@ -17,9 +17,9 @@ from unittest.mock import patch
 
 from pipeline.cluster import workers as workers_module
 from pipeline.execution import calls as direct
-from pipeline.execution import cluster
+from pipeline.execution import graph, sending
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.residency import loader
+from pipeline.execution.residency import following, loader
 from tasks.reductions import reduction as reductions
 from tasks.workers import calls as direct_calls
 from tasks.workers import messages, participants
@@ -292,17 +292,18 @@ def simulated(schedule: Schedule) -> Iterator[World]:
             stack.enter_context(patch.object(module, "time", clock))
         for function in (reductions.reduce_shards, reductions.reduce_joined):
             stack.enter_context(patch.object(participants, function.__name__, world.computing(function)))
-        for module in (cluster, loader):
+        for module in (following, loader):
             stack.enter_context(patch.object(module, "usable_workers", lambda client, threads, late=False: threads))
+        for module in (sending, loader):
             stack.enter_context(patch.object(module, "send_users_modules", lambda *arguments, anew=False: None))
         stack.enter_context(patch.object(workers_module, "distributed", world.client))
         if schedule.small:
             stack.enter_context(patch.object(messages, "LARGE", 16))
-            stack.enter_context(patch.object(cluster, "INLINE_BYTES", 0))
-            stack.enter_context(patch.object(cluster, "CLIENT_COMBINE_BYTES", 0))
-            stack.enter_context(patch.object(cluster, "FAN_IN", 2))
+            stack.enter_context(patch.object(graph, "INLINE_BYTES", 0))
+            stack.enter_context(patch.object(graph, "CLIENT_COMBINE_BYTES", 0))
+            stack.enter_context(patch.object(graph, "FAN_IN", 2))
         if schedule.restless:
-            stack.enter_context(patch.object(cluster, "FOLLOW_EVERY", 0.0))
+            stack.enter_context(patch.object(following, "FOLLOW_EVERY", 0.0))
         asyncio._set_running_loop(world.loop)
         WORLDS.append(world)
         try:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.execution.residency.held import await_held, held_bytes
 from pipeline.execution.residency.placement import pieces
 from pipeline.execution.residency.resident import Resident
 from pipeline.sources.sources import Source
+from tasks.loading.mapping import map_loads
 from tasks.loading.shards import load_on_worker
 from tasks.rows.partition import Shard
 
@@ -51,6 +53,23 @@ class Loader:
         weights = [float(sum(sizes[number] for number in each)) for each in numbers]
         return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
 
+    def map(self, source: Source, subset: int, packed: bytes) -> list[tuple[tuple[int, ...], Future[Any]]]:
+        """Ask for what a function finds in each group, with the numbers of the groups: rows are made for it, not kept. packed: see
+        `map_loads`. It is one graph, in Dask's own order: what several groups need does not wait in memory for all of them."""
+        threads = usable_workers(self.client, self.workers.threads())
+        numbers, _ = pieces(source.group_sizes, threads, self._held_bytes(source))
+        graph: dict[Any, Any] = {}
+        loads = source.load_plans([(number,) for number in range(source.n_groups)], lambda first, keys: graph.update(first))
+        needs = modules_in(graph)
+        token = uuid.uuid4().hex
+        names = [(f"map-{token}", each[0]) for each in numbers]
+        for name, each in zip(names, numbers, strict=True):
+            some = [loads[number] for number in each]
+            keys: list[Any] = [key for load in some for key in load.keys]
+            graph[name] = call(name, partial(map_loads, some, subset, packed), *map(TaskRef, keys), needs=needs)
+        self._supply(threads, needs)
+        return sorted(zip(numbers, self.client.get(graph, names, sync=False), strict=True), key=itemgetter(0))
+
     def _held_bytes(self, source: Source) -> list[dict[str, float]]:
         """The bytes that workers hold of what each group is made from."""
         await_held(self.client, self.workers, source.outside)  # rows that are still being persisted, too: they are needed in any case
@@ -69,12 +88,8 @@ class Loader:
     ) -> list[Future[Shard]]:
         first: list[Future[Any]] = []  # held until the pieces that need them are asked for; then the scheduler knows how to remake them
 
-        def supply(names: set[str]) -> None:
-            require_packages(self.client, threads, names)
-            send_users_modules(self.client, names, anew=True)
-
         def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
-            supply(modules_in(graph))
+            self._supply(threads, modules_in(graph))
             first.extend(self.client.get(graph, keys, sync=False))
 
         name = f"load-{uuid.uuid4().hex}"
@@ -84,13 +99,18 @@ class Loader:
             given: Sequence[Any] = load.keys
             key = (name, f"{i:06}")  # Dask runs what is alike in the order of the keys as texts
             graphs[slots[i]][key] = call(key, partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
-        supply(needs)
+        self._supply(threads, needs)
         futures: dict[Any, Future[Shard]] = {}
         for slot, graph in graphs.items():
             where: dict[str, Any] = {} if anywhere else {"workers": [threads[slot]], "allow_other_workers": True}
             found = self.client.get(graph, list(graph), **where, sync=False)
             futures.update(zip(graph, found, strict=True))
         return [futures[name, f"{i:06}"] for i in range(len(numbers))]
+
+    def _supply(self, threads: Sequence[str], names: set[str]) -> None:
+        """Have workers have the modules of these names."""
+        require_packages(self.client, threads, names)
+        send_users_modules(self.client, names, anew=True)
 
     def _send(
         self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str]

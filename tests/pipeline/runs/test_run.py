@@ -198,7 +198,7 @@ def test_data_are_looked_for_before_a_cluster_is_started(
 
 @pytest.mark.long
 def test_an_in_process_job_leaves_the_current_client_alone(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ClusterExecutor, "map_reduce", lambda *_: pytest.fail("ran on the cluster"))
+    monkeypatch.setattr(ClusterExecutor, "submit", lambda *_: pytest.fail("ran on the cluster"))
     assert run_here("breast_cancer", tmp_path / "run").metrics["cluster"] == "in-process"
 
 

@@ -1,0 +1,38 @@
+"""Lazy predictions, chunk by chunk as their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from pipeline.data.dataset import Dataset
+from pipeline.execution.current import cluster_executor
+from tasks.objectives.scoring import ScoreInput, predict_group
+
+
+class Predicted(da.Array):
+    """A Dask array of predictions. By itself, on a cluster, it is computed group by group where the rows are (`Executor.map_groups`): a
+    task for each chunk would cost more than a small chunk's rows. Whatever else is done with it Dask does chunk by chunk."""
+
+    dataset: Callable[[], Dataset]
+    model: ScoreInput
+    kind: str
+
+    @classmethod
+    def of(cls, chunks: da.Array, dataset: Callable[[], Dataset], model: ScoreInput, kind: str) -> Predicted:
+        """The same predictions as `chunks`. dataset: of the rows, in the same chunks."""
+        found: Predicted = cls(chunks.dask, chunks.name, chunks.chunks, meta=chunks._meta)
+        found.dataset, found.model, found.kind = dataset, model, kind
+        return found
+
+    def compute(self, **options: Any) -> Any:
+        """The predictions in memory; options: Dask's."""
+        executor = None if options else cluster_executor()
+        if executor is None:
+            return super().compute(**options)
+        parts = executor.map_groups(self.dataset().rows, partial(predict_group, kind=self.kind), self.model)
+        return np.concatenate([part for _, part in parts])

@@ -1,0 +1,116 @@
+"""A round on a cluster: sent, waited for, and sent again where workers are lost with its rows."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from typing import Any, Final, NamedTuple, NoReturn
+
+from distributed.comm import CommClosedError
+
+from pipeline.cluster.asking import forget_frames
+from pipeline.cluster.code.code import require_found
+from pipeline.cluster.code.identity import VersionMismatchError
+from pipeline.cluster.task_threads import thread_given_back
+from pipeline.cluster.workers import STUCK, StuckError
+from pipeline.execution.base import Pending
+from pipeline.execution.residency.failures import Losses
+from pipeline.execution.residency.following import Follower
+from pipeline.execution.residency.loading_errors import failed_load, loading_error, missing_package
+from pipeline.execution.residency.resident import Resident
+from pipeline.execution.sending import Sender, Sent
+from pipeline.sources.rows import Rows
+from tasks.loading.checking import CONTENTS
+from tasks.reductions.reduction import Reduction
+
+MAX_RELOADS: Final = 10
+MAX_STUCK: Final = 2
+MAX_DEATHS: Final = 3
+"""Times in a row that workers may die with the same rows in one round."""
+
+
+class Found(NamedTuple):
+    """The finished sums of a round."""
+
+    sums: Any
+
+
+class ClusterRound(Pending):
+    """A round that is sent at once, and again as often as it takes. Raises, when it is sent or when its sums are asked for, what rounds
+    do: see `ClusterExecutor`."""
+
+    def __init__(self, follower: Follower, sender: Sender, rows: Rows, reduction: Reduction, broadcast: Any) -> None:
+        self.follower = follower
+        self.sender = sender
+        self.rows = rows
+        self.reduction = reduction
+        self.broadcast = broadcast
+        self._sent: Sent | None = None
+        self._attempts = 0
+        self._stuck = 0
+        self._losses = Losses()
+        self._attempt(wait=False)
+
+    def result(self) -> Any:
+        found = None
+        while found is None:
+            found = self._attempt(wait=True)
+        return found.sums
+
+    def cancel(self) -> None:
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent.cancel()
+
+    def _attempt(self, *, wait: bool) -> Found | None:
+        """Send the round if it is not under way, and wait for it; None where nobody waits, or where rows were lost: they are made again
+        first of all in the next attempt."""
+        source = self.rows.source
+        with thread_given_back(), self.follower.watched(self.rows):
+            resident = self.follower.resident(source, mend=self._attempts > 0) if self._sent is None else self._sent.resident
+            try:
+                if self._sent is None:
+                    self._sent = self._send(resident)
+                return self._checked(self._sent) if wait else None
+            except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they are made
+                waited = isinstance(error, StuckError)  # again
+                failed = failed_load(resident)
+                if failed is not None:  # and the other pieces wait for workers that it killed
+                    self._raise_named(failed, resident)
+                forget_frames(error)
+                self._stuck += not self._losses.note(resident, set(self.sender.workers.threads())) and waited
+            except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
+                self._raise_named(error, resident, self.reduction.name)
+            if (waited or any(future.cancelled() for future in resident.futures)) and not source.in_client:
+                self.follower.release(self.rows)
+        self._sent = None
+        self._attempts += 1
+        if self._stuck > MAX_STUCK:
+            raise ConnectionError(STUCK)
+        if self._losses.times > MAX_DEATHS or self._attempts == MAX_RELOADS:
+            raise self._losses.error(self.reduction.name, source, resident)
+        return None
+
+    def _send(self, resident: Resident) -> Sent:
+        self.follower.follow(resident, self.reduction.level(self.broadcast))
+        return self.sender.send(resident, self.rows, self.reduction, self.broadcast)
+
+    def _checked(self, sent: Sent) -> Found:
+        """The finished sums of a round, of the rows that were checked. Raises SourceChangedError for others."""
+        n_groups, sums = sent.resident.n_groups, sent.sums()
+        if self.rows.content in (None, sums.content):
+            return Found(self.reduction.whole(sums.nodes, n_groups, self.broadcast))
+        found = self.sender.send(sent.resident, self.rows, CONTENTS, None).sums()
+        self.rows.require_contents(CONTENTS.whole(found.nodes, n_groups, None))
+        raise CancelledError  # what was lost meanwhile has been made again, as it was at first
+
+    def _raise_named(self, error: BaseException, resident: Resident, name: str = "") -> NoReturn:
+        """What is known of an error. name: of the reduction that it came in."""
+        known = loading_error(error, self.rows.source, resident, self.sender.workers.limits)
+        if not name or any(future.status == "error" for future in resident.futures):
+            self.follower.release(self.rows)  # what could not be read now may be readable later
+        if (package := missing_package(error)) is not None:
+            try:
+                require_found(self.sender.client, self.sender.workers.threads(), [package])
+            except VersionMismatchError as lacking:
+                raise lacking from known
+        raise known from known.__cause__

@@ -1,0 +1,159 @@
+"""Rounds sent to a cluster once, as calls of its workers or as tasks; whoever sent one waits for its sums, or gives it up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence, Set
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Final, Protocol
+
+from distributed import Client
+
+from pipeline.cluster.code.code import send_users_modules
+from pipeline.cluster.code.modules import dumps
+from pipeline.cluster.workers import Workers
+from pipeline.execution.calls import Calls, can_call
+from pipeline.execution.gathering import gather
+from pipeline.execution.graph import RoundGraph, bytes_of, merging, round_graph
+from pipeline.execution.residency.failures import killers_named
+from pipeline.execution.residency.resident import Resident
+from pipeline.sources.rows import Rows
+from tasks.machine.threads import single_blas_thread
+from tasks.reductions.reduction import Reduction, Sums
+
+HELD_ROUNDS: Final = 16
+SHORT_ROUND: Final = 0.05
+CALLED_ROUND: Final = 0.2
+CALLED_BYTES: Final = 4 << 20
+
+
+class Sender:
+    """Sends rounds through one client.
+
+    tasks: of the largest round so far. A client's messages leave a while apart, and letting go of a round's futures is a message, which the
+    next round would have to wait behind. So the futures of up to `HELD_ROUNDS` short rounds of a fit are let go together; of short ones
+    only, because what is held is computed again when its worker dies. fits: how many are running; inside: whether this is a worker's task.
+    """
+
+    def __init__(self, client: Client, workers: Workers, *, inside: bool) -> None:
+        self.client = client
+        self.workers = workers
+        self.inside = inside
+        self.tasks = 0
+        self.fits = 0
+        self._held: list[Any] = []
+        self._sent: set[str] = set()
+
+    def send(self, resident: Resident, rows: Rows, reduction: Reduction, broadcast: Any) -> Sent:
+        """A round over these rows, under way."""
+        return Sent(self, resident, rows, reduction, broadcast)
+
+    def send_modules(self, names: Set[str]) -> None:
+        """Those of the user's; each once more at its first use in a fit."""
+        send_users_modules(self.client, names, anew=not names <= self._sent)
+        self._sent |= names
+
+    def by_calls(self, resident: Resident, n_bytes: float) -> bool:
+        """Whether this round may be calls: the last one was short, little is sent, and it is known who holds what."""
+        short = resident.last_round <= CALLED_ROUND and n_bytes <= CALLED_BYTES
+        return short and resident.located and not self.inside and can_call(self.client)
+
+    def hold(self, futures: list[Any], *, at_most: int) -> None:
+        """Keep the futures of a round for a while; at_most: of so many rounds."""
+        self._held.append(futures)
+        if len(self._held) >= at_most or not self.fits:
+            self._held.clear()
+
+    def let_go(self) -> None:
+        """Let go of the futures of all rounds."""
+        self._held.clear()
+
+
+class Way(Protocol):
+    """A way that a round takes to the workers: calls, or tasks."""
+
+    def results(self) -> Sequence[Sums] | None:
+        """What the worker threads found; None where some cannot be reached so. What fails leaves nothing behind."""
+
+    def cancel(self) -> None:
+        """Expect nothing any more."""
+
+
+class Sent:
+    """A round that was sent, once."""
+
+    def __init__(self, sender: Sender, resident: Resident, rows: Rows, reduction: Reduction, broadcast: Any) -> None:
+        self.began = time.monotonic()
+        self.sender = sender
+        self.resident = resident
+        self.rows = rows
+        self.reduction = reduction
+        self.broadcast = broadcast
+        with resident.lock:
+            self.work, n_partials = resident.work, resident.n_partials
+        self.n_bytes = reduction.n_bytes(broadcast, rows.n_columns) * n_partials
+        called = sender.by_calls(resident, bytes_of(broadcast) * len(self.work) + self.n_bytes)
+        self._way: Way = self._by_calls() if called else self._by_tasks()
+
+    def _by_calls(self) -> Way:
+        packed, needs = dumps((self.reduction, self.broadcast))
+        self.sender.send_modules(needs)
+        self.sender.tasks = max(self.sender.tasks, len(self.work))
+        return Calls(self.sender.client, self.work, self.rows.subset, self.resident.n_groups, packed)
+
+    def _by_tasks(self) -> Way:
+        graph = round_graph(self.work, self.rows.subset, self.resident.n_groups, self.reduction, self.broadcast, self.n_bytes)
+        self.sender.send_modules(graph.needs)
+        self.sender.tasks = max(self.sender.tasks, len(graph.tasks))
+        return Tasks(self.sender, graph, partial(killers_named, self.reduction.name, graph.tasks, self.rows.source, self.resident))
+
+    def sums(self) -> Sums:
+        """The sums of all that was sent; where calls do not come through, tasks follow. Raises CancelledError or CommClosedError for what
+        is lost with its worker."""
+        results = self._way.results()
+        if results is None:
+            with self.resident.lock:
+                self.resident.located = False
+            self._way = self._by_tasks()
+            results = self._way.results()
+        assert results is not None
+        with single_blas_thread():
+            sums = merging(self.reduction, self.resident.n_groups)(results)
+        self.resident.last_round = time.monotonic() - self.began
+        with self.resident.lock:
+            self.resident.measure(self.work, sums.seconds)
+        return sums
+
+    def cancel(self) -> None:
+        """Give the round up; no task of it stays behind."""
+        self._way.cancel()
+
+
+class Tasks:
+    """The tasks of a round, under way. named: a context in which errors get the names of partitions."""
+
+    def __init__(self, sender: Sender, graph: RoundGraph, named: Callable[[], AbstractContextManager[None]]) -> None:
+        self.sender = sender
+        self.large = graph.large
+        self.named = named
+        self.began = time.monotonic()
+        self.futures: list[Any] = sender.client.get(graph.tasks, graph.keys, sync=False)
+
+    def results(self) -> list[Sums]:
+        try:
+            with self.named():
+                self.sender.workers.wait(self.futures)
+                results: list[Sums] = gather(self.sender.client, self.sender.workers, self.futures)
+        except BaseException:
+            self.cancel()
+            raise
+        short = time.monotonic() - self.began <= SHORT_ROUND and not self.large
+        self.sender.hold(self.futures, at_most=HELD_ROUNDS if short else 1)
+        self.futures = []
+        return results
+
+    def cancel(self) -> None:
+        futures, self.futures = self.futures, []
+        if futures and self.sender.client.status == "running":
+            self.sender.client.cancel(futures, force=True)
