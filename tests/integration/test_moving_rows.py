@@ -16,7 +16,7 @@ import pytest
 from distributed import Client, LocalCluster, wait
 
 from pipeline import Dataset, LogisticRegression
-from pipeline.execution import cluster as module
+from pipeline.execution.residency import following
 from pipeline.execution.residency.moving import move
 from tasks.objectives.linear import LinearObjective
 from tests.rounds import AfterRounds
@@ -73,7 +73,7 @@ class PacedRegression(LogisticRegression):
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
 @pytest.mark.long
 def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    monkeypatch.setattr(following, "FOLLOW_EVERY", 0.0)
     cluster, client = two_workers
     dataset = make(kind)
 
@@ -95,7 +95,7 @@ def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client],
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
 @pytest.mark.long
 def test_a_worker_that_retires_hands_over(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    monkeypatch.setattr(following, "FOLLOW_EVERY", 0.0)
     cluster, client = two_workers
     cluster.scale(3)
     client.wait_for_workers(3, timeout=30)
@@ -114,7 +114,7 @@ def test_a_worker_that_retires_hands_over(two_workers: tuple[LocalCluster, Clien
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
 @pytest.mark.long
 def test_rows_leave_a_slow_worker(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    monkeypatch.setattr(following, "FOLLOW_EVERY", 0.0)
     _, client = two_workers
     slow, fast = sorted(client.scheduler_info(n_workers=-1)["workers"])
     client.run(pace, 0.04, workers=[slow])
@@ -129,7 +129,7 @@ def test_rows_leave_a_slow_worker(two_workers: tuple[LocalCluster, Client], kind
 @pytest.mark.long
 def test_rows_that_cannot_be_moved_stay(two_workers: tuple[LocalCluster, Client], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a scheduler that runs no functions of ours."""
-    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    monkeypatch.setattr(following, "FOLLOW_EVERY", 0.0)
     cluster, client = two_workers
     scheduler: Any = cluster.scheduler
 
@@ -179,7 +179,7 @@ def test_a_worker_that_dies_within_a_move(dies: str) -> None:
 @pytest.mark.long
 def test_workers_that_join_and_die_at_once(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two fits on one dataset, and a worker that is killed just after it joined, again and again."""
-    monkeypatch.setattr(module, "FOLLOW_EVERY", 0.0)
+    monkeypatch.setattr(following, "FOLLOW_EVERY", 0.0)
     cluster, client = two_workers
     dataset = make(kind)
     dataset.schema  # noqa: B018
