@@ -29,7 +29,7 @@ AT_ONCE: Final = 16 << 20
 
 
 def map_resident(client: Client, resident: Resident, subset: int, packed: bytes) -> list[tuple[tuple[int, ...], Future[Any]]]:
-    """As `Loader.map`, of rows that are resident."""
+    """Begin the calls of a function on resident rows, as `Loader.map` does on others."""
     graph: dict[Any, Any] = {}
     token = uuid.uuid4().hex
     for numbers, future in zip(resident.numbers, resident.futures, strict=True):

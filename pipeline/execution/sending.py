@@ -50,7 +50,7 @@ class Sender:
         return Sent(self, resident, rows, reduction, broadcast)
 
     def send_modules(self, names: Set[str]) -> None:
-        """Those of the user's; each once more at its first use in a fit."""
+        """Send the user's modules of these names, each once more at its first use in a fit."""
         send_users_modules(self.client, names, anew=not names <= self._sent)
         self._sent |= names
 

@@ -87,7 +87,7 @@ def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
 
 
 def score_partitions(group: Group, broadcast: ScoreInput) -> ScoreSums:
-    """Of the partitions of a group, each by itself, added along the tree. Raises as `score_sums`."""
+    """The scores of a group's partitions, each by itself, added along the tree. Raises as `score_sums`."""
     bounds = enumerate(pairwise(map(int, group.offsets)))
     return tree_sum([score_sums(group.partition(index, start, stop), broadcast) for index, (start, stop) in bounds], add_scores)
 
