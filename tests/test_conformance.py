@@ -378,7 +378,7 @@ def test_strategy_on_partitions(solver: str) -> None:
 
 
 def bits(partial: Any) -> Any:
-    """What two partials must share to be equal to the bit."""
+    """What two sums must share to be equal to the bit."""
     return tuple(map(bits, partial)) if isinstance(partial, tuple) else None if partial is None else np.asarray(partial).tobytes()
 
 

@@ -57,7 +57,7 @@ class Ours:
             warnings.simplefilter("ignore", ConvergenceWarning)  # the gap to the optimum tells whether it converged
             model.fit(X) if y is None else model.fit(X, y)
         reads = {"local_hessian": 1 + MAX_STEPS}  # at most
-        passes = sum(reads.get(row["power"], 1) * share_read(row) for row in model.history_)
+        passes = sum(reads.get(row["oracle"], 1) * share_read(row) for row in model.history_)
         return Solution(model.coef_, model.intercept_, f"{passes:.1f} + 1 check", model.tasks_per_round_)
 
 

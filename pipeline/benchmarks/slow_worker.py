@@ -94,7 +94,7 @@ def speeds_alone(client: Client, dataset: Dataset, packed: bytes, repeats: int) 
     resident = dataset.source.resident[client.id]
     speeds = []
     for each in resident.work:
-        shards = [resident.futures[piece] for piece in resident.assigned[each.slot]]
+        shards = [resident.futures[piece] for piece in resident.assigned[each.thread]]
         n_rows = client.submit(lambda shards: sum(group.n_rows for shard in shards for group in shard.groups(0)), shards).result()
         runs = [
             client.submit(reduce_on_worker, shards, 0, 0, resident.n_groups, packed, workers=[each.worker], pure=False).result()

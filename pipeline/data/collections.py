@@ -24,7 +24,7 @@ from dask.task_spec import Task, TaskRef
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.execution.current import compute
 from pipeline.sources.graphs import futures_in, outside_of
-from pipeline.sources.places import Places, array_places, call_places, frame_places
+from pipeline.sources.locations import Locations, array_locations, call_locations, frame_locations
 from tasks.loading.blocks import (
     BlockSpec,
     as_design,
@@ -47,12 +47,12 @@ NAMES = ("X", "y", "sample_weight")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Partitions as lazy blocks. blocks: one Delayed `Block` a partition; places: where they come from; dtype: of the rows;
+    """Partitions as lazy blocks. blocks: one Delayed `Block` a partition; locations: where they come from; dtype: of the rows;
     parameter_dtype: of what is fitted to them; given: by name, the collections that they are made from, whose futures must live; sizes:
     rows of the partitions, if known."""
 
     blocks: Sequence[Delayed]
-    places: Places
+    locations: Locations
     n_columns: int
     dtype: str
     parameter_dtype: str
@@ -75,13 +75,13 @@ def from_dask(X: Any, y: Any, sample_weight: Any, n_partitions: int | None) -> T
     present = [a for a in given if a is not None]
     if all(isinstance(a, dd.DataFrame | dd.Series) for a in present) and len({a.npartitions for a in present}) == 1:
         blocks = make_blocks(unpack_block, spec, [[rows] for rows in frame_pieces(given, n_partitions)])
-        places = frame_places(X, n_partitions)
+        locations = frame_locations(X, n_partitions)
     else:
         arrays = align(given, n_partitions)
         blocks = make_blocks(make_block, spec, list(zip(*array_pieces(arrays), strict=True)))
         sizes = None if np.isnan(arrays[0].shape[0]) else arrays[0].chunks[0]
-        places = array_places(X, arrays[0], sizes) if isinstance(X, da.Array) else frame_places(X, n_partitions)
-    return Table(blocks, places, int(X.shape[1]), spec.dtype, parameter_dtype(X), columns, dict(zip(NAMES, given, strict=True)), sizes)
+        locations = array_locations(X, arrays[0], sizes) if isinstance(X, da.Array) else frame_locations(X, n_partitions)
+    return Table(blocks, locations, int(X.shape[1]), spec.dtype, parameter_dtype(X), columns, dict(zip(NAMES, given, strict=True)), sizes)
 
 
 def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None, n_partitions: int | None) -> Table:
@@ -97,8 +97,8 @@ def from_frame(frame: Any, target: Any, sample_weight: Any, columns: Sequence[An
     spec = BlockSpec(dtype, len(features), features, target, sample_weight)
     pieces = partitions_of(repartitioned(frame[[*features, *special]], n_partitions))
     blocks = make_blocks(make_block, spec, [[piece] for piece in pieces])
-    places, names = frame_places(frame, n_partitions), feature_names(pd.Index(features))
-    return Table(blocks, places, len(features), dtype, parameter_dtype(chosen), names, {"the frame": frame})
+    locations, names = frame_locations(frame, n_partitions), feature_names(pd.Index(features))
+    return Table(blocks, locations, len(features), dtype, parameter_dtype(chosen), names, {"the frame": frame})
 
 
 def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int, dtype: str) -> Table:
@@ -109,7 +109,7 @@ def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int,
         raise ValueError(f"dtype must be one of real numbers or booleans, got {dtype!r}; it is that of the X which make returns")
     rows = row_dtype(given)
     blocks = make_blocks(call_block, BlockSpec(rows, n_columns), [[make]] * n_partitions)
-    return Table(blocks, call_places(), n_columns, rows, "float32" if given == np.float32 else "float64")
+    return Table(blocks, call_locations(), n_columns, rows, "float32" if given == np.float32 else "float64")
 
 
 def make_blocks(make: Callable[..., Any], spec: BlockSpec, arguments: Sequence[Sequence[Any]]) -> list[Delayed]:

@@ -23,7 +23,7 @@ from pipeline.execution.current import current_executor
 from pipeline.sources.errors import Quarantined, warn_of_quarantine
 from pipeline.sources.rows import Rows
 from pipeline.sources.sources import ArraySource, GraphSource, Source
-from tasks.loading.blocks import BlockSpec, Split, make_block, part_X, part_y
+from tasks.loading.blocks import BlockSpec, Split, make_block, subset_X, subset_y
 from tasks.loading.checking import CHECK, CONTENTS, Fault
 from tasks.loading.quarantine import Screen
 from tasks.loading.statistics import MOMENTS
@@ -256,7 +256,7 @@ class Dataset:
             given=table.given,
             sizes=table.sizes,
             row_bytes=table.n_columns * np.dtype(table.dtype).itemsize,
-            places=table.places,
+            locations=table.locations,
         )
         return cls(source, columns=table.columns, dtype=table.dtype, n_columns=table.n_columns, parameter_dtype=table.parameter_dtype)
 
@@ -293,8 +293,8 @@ class Dataset:
                 if schema is None:
                     version = self.source.version
                     summary = executor.map_reduce(self.rows, CHECK, None)
-                    warn_of_quarantine(self._quarantined(summary.poison), self.n_partitions)
-                    schema = make_schema(summary, self.columns, self.dtype, self.place_of_row)
+                    warn_of_quarantine(self._quarantined(summary.quarantined), self.n_partitions)
+                    schema = make_schema(summary, self.columns, self.dtype, self.location_of_row)
                     self._schema, self._version = schema, version
         return schema
 
@@ -306,15 +306,15 @@ class Dataset:
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
         """The partitions that are left out, by on_error="quarantine"; the check has run if it had not."""
-        return self._quarantined(self.schema.poison)
+        return self._quarantined(self.schema.quarantined)
 
-    def _quarantined(self, poison: Sequence[tuple[int, Any]]) -> tuple[Quarantined, ...]:
+    def _quarantined(self, quarantined: Sequence[tuple[int, Any]]) -> tuple[Quarantined, ...]:
         names = column_names(self.columns, self.n_columns)
 
         def reason(why: str | Fault) -> str:
             return why if isinstance(why, str) else fault_text(why, names, f"row {why.row}")
 
-        return tuple(Quarantined(partition, self.source.place(partition), reason(why)) for partition, why in poison)
+        return tuple(Quarantined(partition, self.source.location(partition), reason(why)) for partition, why in quarantined)
 
     @property
     def rows(self) -> Rows:
@@ -334,9 +334,9 @@ class Dataset:
             contents = self._contents = self.executor().map_reduce(self.rows, CONTENTS, None)
         return contents
 
-    def place_of_row(self, partition: int, row: int) -> str:
-        """The place that a row of a partition comes from: the place of the partition, where rows are counted after a split."""
-        return self.source.place(partition, row if self.source.split is None else None)
+    def location_of_row(self, partition: int, row: int) -> str:
+        """The location that a row of a partition comes from: the location of the partition, where rows are counted after a split."""
+        return self.source.location(partition, row if self.source.split is None else None)
 
     def describe(self) -> Description:
         """Means, variances, covariance and class balance, computed where the rows are."""
@@ -371,7 +371,7 @@ class Dataset:
         sizes, dtype = self._chunk_sizes(), self.parameter_dtype
         meta = np.empty((0, 0), dtype)
         chunks = [
-            da.from_delayed(delayed(part_X)(block, i, self.source.split, self.part, dtype), (n, self.n_columns), meta=meta)
+            da.from_delayed(delayed(subset_X)(block, i, self.source.split, self.part, dtype), (n, self.n_columns), meta=meta)
             for i, (block, n) in enumerate(zip(self.source.delayed_blocks(), sizes, strict=True))
         ]
         return da.concatenate(chunks, allow_unknown_chunksizes=True)
@@ -388,7 +388,7 @@ class Dataset:
         dtype = schema.target_dtype
         shape: tuple[int, ...] = (schema.n_targets,) if schema.target_kind == "multioutput" else ()
         chunks = [
-            da.from_delayed(delayed(part_y)(block, i, self.source.split, self.part, dtype), (int(n), *shape), dtype=dtype)
+            da.from_delayed(delayed(subset_y)(block, i, self.source.split, self.part, dtype), (int(n), *shape), dtype=dtype)
             for i, (block, n) in enumerate(zip(self.source.delayed_blocks(), schema.partition_rows, strict=True))
         ]
         return da.concatenate(chunks)

@@ -22,7 +22,7 @@ def overview(
     """Facts by name. n_rows: None while they are not counted; dtypes: of the rows and of parameters; schema: None before the check."""
     source = rows.source
     n_bytes = schema.n_bytes if schema is not None else source.n_bytes if n_rows is not None else np.inf
-    n_left_out = 0 if schema is None else len(schema.poison)
+    n_left_out = 0 if schema is None else len(schema.quarantined)
     facts = {
         "rows": "not counted yet" if n_rows is None else f"{n_rows:,}",
         "part": part(source, rows.subset),
@@ -32,8 +32,8 @@ def overview(
         "partitions": f"{source.n_partitions}, in {source.n_groups} groups",
         "left out": f"{n_left_out} of {source.n_partitions} partitions (see quarantined)" if n_left_out else "",
         "rows are": where(source),
-        "first partition": source.place(0) if source.n_partitions else "",
-        "last partition": source.place(source.n_partitions - 1) if source.n_partitions > 1 else "",
+        "first partition": source.location(0) if source.n_partitions else "",
+        "last partition": source.location(source.n_partitions - 1) if source.n_partitions > 1 else "",
     }
     return {name: fact for name, fact in facts.items() if fact}
 

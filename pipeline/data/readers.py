@@ -23,7 +23,7 @@ from dask.utils import natural_sort_key
 from fsspec.utils import infer_compression
 
 from pipeline.data.collections import Table, from_dask
-from pipeline.sources.places import RowPlaces
+from pipeline.sources.locations import RowLocations
 from tasks.loading.hdf5 import Hdf5Rows
 from tasks.loading.readers import CsvRows, npy_header, read_npy_rows
 
@@ -65,12 +65,12 @@ def with_file_names(frame: Any) -> Any:
     try:
         (source,) = frame.expr.find_operations(FromMap)
         pieces, parts = source.operand("iterables")
-        places = [(piece.args[0].path, int(piece.args[1])) for piece in pieces]
+        locations = [(piece.args[0].path, int(piece.args[1])) for piece in pieces]
         read = partial(source.func.func, **{**source.func.keywords, "dtypes": None})
         rows = CsvRows(read, source.func.keywords["dtypes"])
     except (AttributeError, KeyError, TypeError, ValueError):
         return frame
-    return dd.from_map(rows, pieces, parts, places, meta=source.operand("user_meta"), label="read-csv", enforce_metadata=False)
+    return dd.from_map(rows, pieces, parts, locations, meta=source.operand("user_meta"), label="read-csv", enforce_metadata=False)
 
 
 def read_parquet(urlpath: Any, **options: Any) -> Any:
@@ -114,7 +114,7 @@ def _table(given: Sequence[Stacked | None], n_partitions: int | None) -> Table:
     table = from_dask(X, y, sample_weight, n_partitions)
     assert table.sizes is not None
     files = {tuple(stacked.files): None for stacked in given if stacked is not None}  # the files of one HDF5 table are named once
-    return replace(table, places=RowPlaces(table.sizes, list(files)))
+    return replace(table, locations=RowLocations(table.sizes, list(files)))
 
 
 def expand(urlpath: Any) -> list[str]:

@@ -14,7 +14,7 @@ from tasks.loading.checking import LARGEST_VALUE, Fault, Summary
 from tasks.loading.statistics import Moments, Spread
 from tasks.typing import Array, Float64, Int64, UInt64
 
-RowPlace: TypeAlias = Callable[[int, int], str]
+RowLocation: TypeAlias = Callable[[int, int], str]
 """(partition, row) -> where that comes from."""
 
 TargetKind = Literal["none", "continuous", "classes", "text", "multioutput"]
@@ -29,7 +29,7 @@ class Schema:
     "classes" also for whole numbers that may be meant as numbers, "text" for text of more than MAX_CLASSES different labels,
     "multioutput" for y of shape (n, t), t = 1 included; target_dtype: the one that holds every y, None without y; n_bytes: of X where it
     is resident, dense or CSR; content (n_partitions,): the digest of each partition, by which rows that are read again are known, or (0,)
-    for rows that the client supplies; poison: (partition, why) of those that were left out.
+    for rows that the client supplies; quarantined: (partition, why) of those that were left out.
     """
 
     n_rows: int
@@ -48,7 +48,7 @@ class Schema:
     class_weights: Float64
     n_bytes: int
     content: UInt64
-    poison: tuple[tuple[int, Any], ...]
+    quarantined: tuple[tuple[int, Any], ...]
 
     @property
     def names(self) -> list[str]:
@@ -104,10 +104,10 @@ def column_names(columns: Sequence[str] | None, n_columns: int) -> list[str]:
     return [f"x{i}" for i in range(n_columns)] if columns is None else list(columns)
 
 
-def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str, place: RowPlace) -> Schema:
-    """The schema of a summary. Raises ValueError for the first thing that is wrong in it; place: where it is then."""
+def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str, location: RowLocation) -> Schema:
+    """The schema of a summary. Raises ValueError for the first thing that is wrong in it; location: where it is then."""
     n_columns = len(summary.spread.largest)
-    raise_faults(summary, column_names(columns, n_columns), place)
+    raise_faults(summary, column_names(columns, n_columns), location)
     shape = None if summary.form is None else summary.form.target_shape
     text = summary.form is not None and summary.form.text
     kind: TargetKind
@@ -136,7 +136,7 @@ def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str, p
         summary.class_weights,
         summary.n_bytes,
         summary.content,
-        summary.poison,
+        summary.quarantined,
     )
 
 
@@ -149,15 +149,15 @@ def fault_text(fault: Fault, names: Sequence[str], row: str) -> str:
     return f"Input {fault.where} contains {what}: {where}, {row}"
 
 
-def raise_faults(summary: Summary, names: Sequence[str], place: RowPlace) -> None:
+def raise_faults(summary: Summary, names: Sequence[str], location: RowLocation) -> None:
     """Raise ValueError for the first thing that is wrong."""
     fault = summary.fault
     if fault is not None:
-        row = f"row {fault.row} of partition {fault.partition} ({place(fault.partition, fault.row)})"
+        row = f"row {fault.row} of partition {fault.partition} ({location(fault.partition, fault.row)})"
         cure = "weights must be finite and not negative" if fault.where == "sample_weight" else "drop or impute such rows"
         raise ValueError(f"{fault_text(fault, names, row)}; {cure}")
     if summary.partition_rows.sum() == 0:
-        left_out = f", {len(summary.poison)} of which are left out," if summary.poison else ""
+        left_out = f", {len(summary.quarantined)} of which are left out," if summary.quarantined else ""
         n = len(summary.partition_rows)
         raise ValueError(f"Found array with 0 sample(s) in {n} partition(s){left_out} while a minimum of 1 is required")
     if summary.weight_sum == 0:

@@ -19,7 +19,7 @@ from pipeline.estimators.diagram import FitAttributes
 from pipeline.estimators.parameters import Only
 from pipeline.estimators.solvers import Choice
 from pipeline.training.callbacks import RoundCallbacks
-from pipeline.training.checkpoints.files import Problem
+from pipeline.training.checkpoints.files import FitKey
 from pipeline.training.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.training.history import Row
 from pipeline.training.loop import INTERRUPTED, Result, train
@@ -90,7 +90,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         return False
 
     @property
-    def _continues(self) -> bool:
+    def _warm_starts(self) -> bool:
         """Whether this fit starts from the parameters that the fitted attributes have, if there are any."""
         return bool(self.get_params().get("warm_start"))
 
@@ -206,11 +206,11 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
     def _keeper(self, options: Checkpoint, dataset: Dataset) -> Keeper:
         """The keeper of this fit's checkpoints, with the one that it goes on from."""
         words = {"estimator": type(self).__name__, **self._described(), "data": dataset.described()}
-        if self._continues:
+        if self._warm_starts:
             words["start"] = described([vars(self).get(name) for name in START])
         if identity.is_own(type(self).__module__):
             words["code"] = described(type(self))
-        keeper = Keeper(options, Problem(words))
+        keeper = Keeper(options, FitKey(words))
         keeper.load()
         self._take_seed(keeper.seed)
         keeper.seed = self._drawn_seed
@@ -223,7 +223,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     def _first_states(self, fit: Fit) -> list[Any]:
         """What the first round follows from."""
-        begin = self._given if self._continues and self.__sklearn_is_fitted__() else self._start
+        begin = self._given if self._warm_starts and self.__sklearn_is_fitted__() else self._start
         return fit.init(begin(fit.objective)[None])
 
     def _check_refused(self) -> None:

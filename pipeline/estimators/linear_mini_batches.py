@@ -32,7 +32,7 @@ from pipeline.training.history import Row
 from pipeline.training.sampling import Batches
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import ElasticNet
-from tasks.rows.batches import ROWS_A_LANE
+from tasks.rows.batches import ROWS_A_SUBTREE
 from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
 from tasks.strategies.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -49,7 +49,7 @@ MOST_ROWS: Final = 16384
 RATES: Final = ("constant", "optimal", "invscaling", "adaptive", "step", "cosine")
 PASSIVE_AGGRESSIVE: Final = ("pa1", "pa2")
 HALF: Final = 0.5
-LANE_NUMBERS: Final = 1 << 15
+SUBTREE_NUMBERS: Final = 1 << 15
 PENALTIES: Final = {"l2": 0.0, "l1": 1.0}
 
 LearningRate: TypeAlias = Annotated[Any, StrOptions({*RATES, *PASSIVE_AGGRESSIVE}), Schedule]
@@ -138,7 +138,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
         if not isinstance(self.learning_rate, str) or not isinstance(self._optimizer, PLAIN):
             return
         found, before = survey(executor, dataset, self._objective(dataset.schema)), vars(self).get("_curvature")
-        if self._goes_on and before is not None:  # of all rows that this model has seen
+        if self._resumes and before is not None:  # of all rows that this model has seen
             found = Curvature(max(found.largest, before.largest), max(found.trace, before.trace))
         self._curvature = found
 
@@ -153,7 +153,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
 
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         objective = self._objective(schema)
-        options = {"importance": self.importance, "rows_a_lane": lane_rows(objective)}
+        options = {"importance": self.importance, "rows_a_subtree": subtree_rows(objective)}
         batches = self._batches(schema, n_groups, self._batch_rows(schema), **options)
         strategy, rows = self._strategy(schema, objective, batches), int(np.ceil(batches.batch_rows))
         reason = f"{batches.sampling.n_rounds} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
@@ -161,7 +161,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
 
     def _is_batch(self, row: Row) -> bool:
         if self.variance_reduction is not None:
-            return row["power"] == "gradient_difference"
+            return row["oracle"] == "gradient_difference"
         first_of_all_rows = self.importance != "uniform"  # whose weight it is after
         return super()._is_batch(row) and not (first_of_all_rows and row["round"] == 1)
 
@@ -229,6 +229,6 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
         return given
 
 
-def lane_rows(objective: LinearObjective) -> int:
+def subtree_rows(objective: LinearObjective) -> int:
     """The number of rows whose arithmetic takes longer than the call."""
-    return max(ROWS_A_LANE, LANE_NUMBERS // objective.layout.size)
+    return max(ROWS_A_SUBTREE, SUBTREE_NUMBERS // objective.layout.size)

@@ -81,7 +81,7 @@ class MiniBatchModel(GradientModel):
 
     def _begin(self) -> None:
         """Draw a seed for this fit; a partial one goes on with the last. Raises ValueError when that one's state does not fit."""
-        if self._goes_on:
+        if self._resumes:
             self._check_state()
         if not (self._partial and "_seed" in vars(self)):
             self._seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
@@ -119,7 +119,7 @@ class MiniBatchModel(GradientModel):
             del self._partial
 
     @property
-    def _goes_on(self) -> bool:
+    def _resumes(self) -> bool:
         """Whether this fit goes on from the state of the last one."""
         return self._partial and "_state" in vars(self)
 
@@ -128,7 +128,7 @@ class MiniBatchModel(GradientModel):
         return self._partial and "parameters_sha256_" in vars(self)
 
     @property
-    def _continues(self) -> bool:
+    def _warm_starts(self) -> bool:
         return self._partial or self.warm_start
 
     @property
@@ -142,7 +142,7 @@ class MiniBatchModel(GradientModel):
 
     def _is_batch(self, row: Row) -> bool:
         """Whether a round of a fit by epochs was about a batch, and not about all rows or those held out."""
-        return ORACLES[row["power"]].subset == "training"
+        return ORACLES[row["oracle"]].subset == "training"
 
     def _share_of_epochs(self, row: Row) -> float | None:
         if not self._by_epochs:
@@ -159,12 +159,12 @@ class MiniBatchModel(GradientModel):
 
     def _first_states(self, fit: Fit) -> list[Any]:
         """The states that a partial fit starts from: where the last one ended, or what the fitted attributes were set to since."""
-        if self._goes_on:
+        if self._resumes:
             assert isinstance(fit.strategy, StochasticGradient)
             if fit.objective.layout.size != len(self._state.parameters):  # what rows can still change, once `_check_state` is content
                 raise ValueError(f"{type(self).__name__}.partial_fit: y has another number of targets than in the last fit; call fit")
             state, given = fit.strategy.resume(self._state), self._given(fit.objective)
-            return [state if is_of(given, self._state.accepted.parameters) else fit.strategy.moved(state, given)]
+            return [state if is_of(given, self._state.iterate.parameters) else fit.strategy.moved(state, given)]
         self.t_ = 0.0
         return super()._first_states(fit)
 
@@ -176,7 +176,7 @@ class MiniBatchModel(GradientModel):
 
     def _store_epochs(self, state: StochasticGradientState, result: Result, dataset: Dataset) -> None:
         epochs = len(state.losses)
-        self.loss_curve_ = [*(self.loss_curve_ if self._goes_on else ()), *state.losses]
+        self.loss_curve_ = [*(self.loss_curve_ if self._resumes else ()), *state.losses]
         self.validation_scores_ = list(state.scores) if self.early_stopping else None
         self.best_validation_score_ = float(np.max(state.scores, initial=-np.inf)) if self.early_stopping else None
         self.n_iter_ = self.n_iter_ + epochs if self._partial and "n_iter_" in vars(self) else max(1, epochs)

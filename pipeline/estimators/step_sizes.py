@@ -42,7 +42,7 @@ def survey(executor: Executor, dataset: Dataset, objective: LinearObjective) -> 
     strategy = LargestCurvature(row_step=max(1, dataset.schema.n_rows // SURVEY_ROWS))
     fit = Fit(squares, (L2(0.0),), strategy)
     (state,) = train(executor, dataset, fit, fit.init(np.zeros((1, squares.layout.size)))).states
-    found = Curvature(state.accepted.value / at_zero, state.trace / at_zero / objective.n_outputs)
+    found = Curvature(state.iterate.value / at_zero, state.trace / at_zero / objective.n_outputs)
     return found if np.all(np.isfinite(found)) else bound(dataset.schema)
 
 

@@ -14,7 +14,7 @@ from distributed import Client
 from pipeline.cluster.asking import forget_frames
 from pipeline.execution.gathering import take_note
 from pipeline.execution.residency.resident import Work
-from tasks.reductions.reduction import Sums
+from tasks.reductions.reduction import NodeSums
 from tasks.workers.calls import OPERATION
 
 PATIENCE: Final = 2.0
@@ -59,12 +59,12 @@ class Calls:
 
     async def _call(self, each: Work) -> Any:
         operation = getattr(self.client.rpc(each.worker), OPERATION)
-        return await operation(keys=each.keys, slot=each.slot, **self.more)
+        return await operation(keys=each.keys, thread=each.thread, **self.more)
 
     async def _wait(self) -> list[Any]:
         return await self._begin()
 
-    def results(self) -> list[Sums] | None:
+    def results(self) -> list[NodeSums] | None:
         """The partial sums of what each worker thread had to do; None if any worker did not answer, or lacks its rows."""
         try:
             answers = self.client.sync(self._wait)

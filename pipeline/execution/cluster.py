@@ -66,7 +66,7 @@ class ClusterExecutor(Executor):
                 self.sender.let_go()
                 self.workers.end_demand()
                 self.sessions.close()
-                self.follower.let_apart()
+                self.follower.release_level()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -98,9 +98,9 @@ class ClusterExecutor(Executor):
                 forget_frames(error)
                 return None
             with resident.lock:
-                work, n_partials, level = resident.work, resident.n_partials, resident.level
+                work, n_sums, level = resident.work, resident.n_sums, resident.level
             short = resident.located and resident.last_round <= SESSION_ROUND
-            if not short or round_too_large(this, rows.n_columns, n_partials / len(work)):
+            if not short or round_too_large(this, rows.n_columns, n_sums / len(work)):
                 return None
             try:
                 pieces = SessionRows(work, rows.subset, resident.n_groups, rows.n_columns, level, rows.content)

@@ -14,7 +14,7 @@ from pipeline.cluster.code.modules import dumps
 from pipeline.execution.opaque import call, value
 from pipeline.execution.residency.resident import Work
 from tasks.reductions.memory import merged
-from tasks.reductions.reduction import Reduction, Sums, merge_sums, reduce_on_worker
+from tasks.reductions.reduction import NodeSums, Reduction, merge_sums, reduce_on_worker
 
 INLINE_BYTES: Final = 8000
 CLIENT_COMBINE_BYTES: Final = 1 << 20
@@ -42,10 +42,10 @@ def round_graph(work: Sequence[Work], subset: int, n_groups: int, reduction: Red
         parameters = [TaskRef(f"parameters-{token}")]
     packed, modules = dumps((reduction, None if parameters else broadcast))
     names = []
-    for slot, _, keys in work:
-        name = (f"{reduction.name}-{token}", slot)
+    for thread, _, keys in work:
+        name = (f"{reduction.name}-{token}", thread)
         pieces = List(*map(TaskRef, keys))
-        graph[name] = call(name, reduce_on_worker, pieces, slot, subset, n_groups, packed, *parameters, needs=set())
+        graph[name] = call(name, reduce_on_worker, pieces, thread, subset, n_groups, packed, *parameters, needs=set())
         names.append(name)
     large = result_bytes > CLIENT_COMBINE_BYTES
     if large:
@@ -66,7 +66,7 @@ def combining(graph: dict[Any, Any], names: list[Any], n_groups: int, reduction:
     return names
 
 
-def merging(reduction: Reduction, n_groups: int) -> Callable[[Sequence[Sums]], Sums]:
+def merging(reduction: Reduction, n_groups: int) -> Callable[[Sequence[NodeSums]], NodeSums]:
     """What makes one of the sums of several tasks."""
     return partial(merged, reduction.name, partial(merge_sums, n_groups=n_groups, combine=reduction.combine))
 

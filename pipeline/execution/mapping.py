@@ -20,7 +20,7 @@ from pipeline.execution.residency.following import Follower
 from pipeline.execution.residency.held import await_held
 from pipeline.execution.residency.resident import Resident
 from pipeline.execution.sending import Sender
-from pipeline.sources.errors import places_named
+from pipeline.sources.errors import locations_named
 from pipeline.sources.rows import Rows
 from tasks.loading.mapping import map_shard
 from tasks.rows.partition import Group
@@ -56,7 +56,7 @@ def map_on_cluster(
         n_threads = n_pieces = len(workers.threads())
     try:
         while asked:
-            with thread_given_back(), follower.watched(rows), places_named(source.place):
+            with thread_given_back(), follower.watched(rows), locations_named(source.location):
                 futures = [future for _, future in asked[:n_pieces]]
                 workers.wait(futures)
                 found = gather(client, workers, futures)

@@ -20,7 +20,7 @@ from pipeline.execution.residency.failures import killers_named
 from pipeline.execution.residency.resident import Resident
 from pipeline.sources.rows import Rows
 from tasks.machine.threads import single_blas_thread
-from tasks.reductions.reduction import Reduction, Sums
+from tasks.reductions.reduction import NodeSums, Reduction
 
 HELD_ROUNDS: Final = 16
 SHORT_ROUND: Final = 0.05
@@ -73,7 +73,7 @@ class Sender:
 class Way(Protocol):
     """A way that a round takes to the workers: calls, or tasks."""
 
-    def results(self) -> Sequence[Sums] | None:
+    def results(self) -> Sequence[NodeSums] | None:
         """What the worker threads found; None where some cannot be reached so. What fails leaves nothing behind."""
 
     def cancel(self) -> None:
@@ -91,8 +91,8 @@ class Sent:
         self.reduction = reduction
         self.broadcast = broadcast
         with resident.lock:
-            self.work, n_partials = resident.work, resident.n_partials
-        self.n_bytes = reduction.n_bytes(broadcast, rows.n_columns) * n_partials
+            self.work, n_sums = resident.work, resident.n_sums
+        self.n_bytes = reduction.n_bytes(broadcast, rows.n_columns) * n_sums
         called = sender.by_calls(resident, bytes_of(broadcast) * len(self.work) + self.n_bytes)
         self._way: Way = self._by_calls() if called else self._by_tasks()
 
@@ -108,7 +108,7 @@ class Sent:
         self.sender.tasks = max(self.sender.tasks, len(graph.tasks))
         return Tasks(self.sender, graph, partial(killers_named, self.reduction.name, graph.tasks, self.rows.source, self.resident))
 
-    def sums(self) -> Sums:
+    def sums(self) -> NodeSums:
         """The sums of all that was sent; where calls do not come through, tasks follow. Raises CancelledError or CommClosedError for what
         is lost with its worker."""
         results = self._way.results()
@@ -140,11 +140,11 @@ class Tasks:
         self.began = time.monotonic()
         self.futures: list[Any] = sender.client.get(graph.tasks, graph.keys, sync=False)
 
-    def results(self) -> list[Sums]:
+    def results(self) -> list[NodeSums]:
         try:
             with self.named():
                 self.sender.workers.wait(self.futures)
-                results: list[Sums] = gather(self.sender.client, self.sender.workers, self.futures)
+                results: list[NodeSums] = gather(self.sender.client, self.sender.workers, self.futures)
         except BaseException:
             self.cancel()
             raise

@@ -32,11 +32,11 @@ BYTES_PER_SECOND: Final = 25e6
 
 
 class SessionRows(NamedTuple):
-    """What a session works on: part of a dataset with so many groups and columns, and which worker thread has which pieces, with lanes
-    up to `level` whole; content: see `tasks.workers.participants.Plan`."""
+    """What a session works on: a subset of a dataset with so many groups and columns, and which worker thread has which pieces, with
+    subtrees up to `level` whole; content: see `tasks.workers.participants.Plan`."""
 
     work: list[Work]
-    part: int
+    subset: int
     n_groups: int
     n_columns: int
     level: int
@@ -44,10 +44,10 @@ class SessionRows(NamedTuple):
 
     def duties(self) -> list[Duty]:
         """One for each worker, in the order of their threads' numbers: neighbours have neighbouring groups."""
-        slots: dict[str, list[tuple[int, tuple[Any, ...]]]] = {}
+        threads: dict[str, list[tuple[int, tuple[Any, ...]]]] = {}
         for each in self.work:
-            slots.setdefault(each.worker, []).append((each.slot, each.keys))
-        return [Duty(worker, tuple(own)) for worker, own in slots.items()]
+            threads.setdefault(each.worker, []).append((each.thread, each.keys))
+        return [Duty(worker, tuple(own)) for worker, own in threads.items()]
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class Session:
 
     def is_for(self, rows: SessionRows, fit: Fit) -> bool:
         """Whether it can do rounds of this fit, with the pieces where they are now."""
-        return self.fit is fit and self.rows.work is rows.work and self.rows.part == rows.part
+        return self.fit is fit and self.rows.work is rows.work and self.rows.subset == rows.subset
 
     def advance(self, states: list[Any], limit: int) -> Done:
         """At most `limit` rounds. Raises OSError when somebody in it is gone or has failed, TimeoutError, which is one, for no answer."""
@@ -154,7 +154,7 @@ class Sessions:
 
     def _open(self, rows: SessionRows, fit: Fit, send_modules: Callable[[Set[str]], None]) -> Session:
         duties = rows.duties()
-        plan, modules = dumps(Plan(fit, rows.part, rows.n_groups, rows.n_columns, rows.level, duties, ToPickle, rows.content))
+        plan, modules = dumps(Plan(fit, rows.subset, rows.n_groups, rows.n_columns, rows.level, duties, ToPickle, rows.content))
         send_modules(modules)
         return Session(self.client, duties[0].worker, self.client.sync(enter, self.client, duties, plan), rows, fit)
 

@@ -24,13 +24,13 @@ from dask.system import cpu_count
 from pipeline.cluster.task_threads import exclusive, in_task
 from pipeline.execution.base import Executor, Pending
 from pipeline.execution.residency.held import require_none
-from pipeline.sources.errors import places_named
+from pipeline.sources.errors import locations_named
 from pipeline.sources.rows import Rows
 from tasks.loading.mapping import map_load
 from tasks.loading.shards import ShardLoad
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.memory import mapped
-from tasks.reductions.reduction import Prepare, Reduction, lanes
+from tasks.reductions.reduction import Prepare, Reduction, subtrees
 from tasks.reductions.tree import Tree
 from tasks.rows.digests import partition_digests, shard_digest
 from tasks.rows.partition import Group, Shard
@@ -69,7 +69,7 @@ class ThreadExecutor(Executor):
         if rows.content not in (None, shard_digest(shard, rows.subset)):
             rows.require_contents(np.concatenate(list(map(partition_digests, groups))))
         n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(broadcast)))
-        return ThreadRound(LaneQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast), n_threads - 1, self._prepare)
+        return ThreadRound(SubtreeQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast), n_threads - 1, self._prepare)
 
     def map_groups(self, rows: Rows, function: Callable[[Group, Any], Any], broadcast: Any) -> Iterator[tuple[int, Any]]:
         source, first = rows.source, dict[Any, Any]()
@@ -82,17 +82,17 @@ class ThreadExecutor(Executor):
         def found(load: ShardLoad) -> Any:
             return map_load(load, rows.subset, function, broadcast, iter([first[key] for key in load.keys]))
 
-        with places_named(source.place):
+        with locations_named(source.location):
             loads = source.load_plans([(number,) for number in range(source.n_groups)], persist)
             yield from enumerate(results_in_order(self.n_threads, (partial(found, load) for load in loads)))
 
-    def _prepare(self, run: LaneQueue, n_helpers: int) -> None:
+    def _prepare(self, run: SubtreeQueue, n_helpers: int) -> None:
         """Let a helper make ready what the next round can have before it is asked for."""
         prepare = run.reduction.ahead(run.broadcast)
         if prepare is not None and n_helpers:
             self._last = threading.Event()
             level = run.reduction.level(run.broadcast)
-            helpers(n_helpers).submit(prepare_lanes, run.groups, level, prepare, self._last)
+            helpers(n_helpers).submit(prepare_subtrees, run.groups, level, prepare, self._last)
 
     def _resident(self, rows: Rows) -> Shard:
         source = rows.source
@@ -110,7 +110,7 @@ class ThreadExecutor(Executor):
 class ThreadRound(Pending):
     """A round on threads: helpers begin at once, and whoever wants the sums helps until they are there. done: what follows the sums."""
 
-    def __init__(self, run: LaneQueue, n_helpers: int, done: Callable[[LaneQueue, int], None]) -> None:
+    def __init__(self, run: SubtreeQueue, n_helpers: int, done: Callable[[SubtreeQueue, int], None]) -> None:
         self.run = run
         self.helping = [helpers(n_helpers).submit(run.drain) for _ in range(n_helpers)]
         self.done = done
@@ -130,20 +130,20 @@ class ThreadRound(Pending):
         concurrent.futures.wait(self.helping)
 
 
-def prepare_lanes(groups: Sequence[Group], level: int, prepare: Prepare, enough: threading.Event) -> None:
+def prepare_subtrees(groups: Sequence[Group], level: int, prepare: Prepare, enough: threading.Event) -> None:
     """What can be done for the next round while the parameters move, until that round is there."""
-    for _, lane in lanes(enumerate(groups), len(groups), level):
+    for _, subtree in subtrees(enumerate(groups), len(groups), level):
         if enough.is_set():
             return
-        prepare(lane)
+        prepare(subtree)
 
 
-class LaneQueue:
-    """Lanes of groups that several threads take one by one, and the tree that their partials go into."""
+class SubtreeQueue:
+    """Subtrees of groups that several threads take one by one, and the tree that their sums go into."""
 
     def __init__(self, groups: tuple[Group, ...], tree: Tree, reduction: Reduction, broadcast: Any) -> None:
         self.groups = groups
-        self.waiting = lanes(enumerate(groups), len(groups), reduction.level(broadcast))
+        self.waiting = subtrees(enumerate(groups), len(groups), reduction.level(broadcast))
         self.tree = tree
         self.reduction = reduction
         self.broadcast = broadcast
@@ -151,15 +151,15 @@ class LaneQueue:
         self.stopped = False
 
     def drain(self) -> None:
-        """Take lanes until none is left, or until any thread failed."""
+        """Take subtrees until none is left, or until any thread failed."""
         try:
             with single_blas_thread():
                 while not self.stopped:
                     with self.lock:
-                        node, lane = next(self.waiting, ((-1, -1), []))
-                    if not lane:
+                        node, subtree = next(self.waiting, ((-1, -1), []))
+                    if not subtree:
                         return
-                    sums = mapped(self.reduction.name, self.reduction.map, lane, self.broadcast)
+                    sums = mapped(self.reduction.name, self.reduction.map, subtree, self.broadcast)
                     with self.lock:
                         self.tree.add(node, sums)
         except BaseException:

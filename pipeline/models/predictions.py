@@ -20,7 +20,7 @@ from pipeline.data.collections import first_file
 from pipeline.estimators.base import GradientModel
 from pipeline.execution.threads import default_threads
 from pipeline.files.whole import write_beside
-from pipeline.sources.places import frame_places
+from pipeline.sources.locations import frame_locations
 from pipeline.training.progress import RoundProgress
 from tasks.loading.blocks import as_design
 from tasks.loading.quarantine import text_of
@@ -141,8 +141,8 @@ def predict_partition(
 def computed(tasks: Sequence[Any], frame: Any) -> Iterator[pd.DataFrame | None]:
     """The results in order, as many at once as there are threads; frame: of whose partitions they are.
 
-    Raises ValueError, naming the place, for a partition that lacks a column of the first one."""
-    n_threads, place = default_threads(), frame_places(frame, None)
+    Raises ValueError, naming the location, for a partition that lacks a column of the first one."""
+    n_threads, location = default_threads(), frame_locations(frame, None)
     for start in range(0, len(tasks), n_threads):
         some = tasks[start : start + n_threads]
         try:
@@ -152,7 +152,7 @@ def computed(tasks: Sequence[Any], frame: Any) -> Iterator[pd.DataFrame | None]:
                 try:
                     compute(task, scheduler="threads", num_workers=1)
                 except KeyError as error:
-                    raise ValueError(f"partition {partition} ({place(partition, None)}): {text_of(error)}") from error
+                    raise ValueError(f"partition {partition} ({location(partition, None)}): {text_of(error)}") from error
             raise
 
 

@@ -46,7 +46,7 @@ class Plan:
     n_rows: known, or, when rows_known is false, estimated from the probed partitions; n_train_rows: estimated, unless all was probed.
     memory: of the worker that needs most. sent_bytes, returned_bytes: numbers to and from one worker thread in the largest round,
     cluster_bytes: to and from all. round_seconds: mean over the rounds of a fit. n_rounds: those of a fit of the probed rows, which is an
-    estimate, and too low where rounds_known is false, for that fit was cut off. n_lanes: of groups that draw batches together, on one
+    estimate, and too low where rounds_known is false, for that fit was cut off. n_subtrees: of groups that draw batches together, on one
     thread; elsewhere, groups. total_seconds: loading, checking and fitting; core_hours:
     of all jobs meanwhile. scales_to: from that many jobs on, twice as many make a round less than a fifth shorter; scaling_limit: why.
     """
@@ -64,7 +64,7 @@ class Plan:
     n_parameters: int
     n_partitions: int
     n_groups: int
-    n_lanes: int
+    n_subtrees: int
     probed_partitions: int
     tree_depth: int
     memory: Memory
@@ -136,13 +136,13 @@ def assemble(found: Probe, job: Job, asked: Asked, shares: Shares, memory: Memor
         n_parameters=found.n_parameters,
         n_partitions=sample.dataset.n_partitions,
         n_groups=sample.dataset.source.n_groups,
-        n_lanes=len(found.lane_rows()),
+        n_subtrees=len(found.subtree_rows()),
         probed_partitions=sample.n_partitions,
         tree_depth=tree_depth(sample.dataset.n_partitions),
         memory=memory,
         sent_bytes=largest.sent_bytes,
         returned_bytes=largest.returned_bytes,
-        cluster_bytes=shares.n_messages * largest.sent_bytes + shares.n_partials * largest.returned_bytes,
+        cluster_bytes=shares.n_messages * largest.sent_bytes + shares.n_sums * largest.returned_bytes,
         round_seconds=mean_seconds(found, shares),
         kinds=kinds,
         n_rounds=n_rounds,
@@ -157,7 +157,7 @@ def assemble(found: Probe, job: Job, asked: Asked, shares: Shares, memory: Memor
 
 def share_rows(found: Probe, jobs: int, cores: int) -> Shares:
     """The shares of the whole dataset's rows on so many workers."""
-    return share_out(found.lane_rows().tolist(), jobs, cores)
+    return share_out(found.subtree_rows().tolist(), jobs, cores)
 
 
 # -- what does not fit -----------------------------------------------------------------------------------------------------------------
@@ -175,10 +175,10 @@ def refusal(found: Probe, name: str, asked: Asked, memory: Memory) -> str:
         return f"{problem}; use --jobs {jobs}, or {enough}"
     if memory.process >= asked.limit:
         return f"{problem}; the process alone is larger, so use {enough}"
-    lane_rows, starts = found.lane_rows(), found.sample.dataset.source.group_starts
-    number = int(lane_rows.argmax())
+    subtree_rows, starts = found.subtree_rows(), found.sample.dataset.source.group_starts
+    number = int(subtree_rows.argmax())
     n_partitions = starts[min(number + 1 << found.level, len(starts) - 1)] - starts[number << found.level]
-    rows = size(math.ceil(lane_rows[number] * found.sample.row_bytes))
+    rows = size(math.ceil(subtree_rows[number] * found.sample.row_bytes))
     unit = f"a single partition holds {rows}" if n_partitions == 1 else f"the smallest share, {n_partitions} partitions, holds {rows}"
     cures = [enough] + ["smaller partitions"] * (n_partitions == 1) + ["fewer cores a job"] * (asked.cores > 1)
     return f"{problem}; more jobs do not help, for {unit}; use {', or '.join(cures)}"
@@ -190,7 +190,7 @@ def least_jobs(found: Probe, asked: Asked) -> int | None:
     def fits(jobs: int) -> bool:
         return MARGIN * memory_of(found, share_rows(found, jobs, asked.cores), asked.cores).needed <= asked.limit
 
-    low, high = asked.jobs, -(-len(found.lane_rows()) // asked.cores)
+    low, high = asked.jobs, -(-len(found.subtree_rows()) // asked.cores)
     if high <= low or not fits(high):
         return None
     while high - low > 1:
@@ -226,8 +226,8 @@ def parts_of(memory: Memory) -> str:
 
 def scaling(found: Probe, cores: int) -> tuple[int, str]:
     """The number of jobs, a power of two, from which on doubling them gains less than LEAST_GAIN of a round's time, and why."""
-    n_lanes = len(found.lane_rows())
-    counts = [1 << i for i in range(n_lanes.bit_length() + 2)]  # at the last two, every share has a thread of its own: no gain
+    n_subtrees = len(found.subtree_rows())
+    counts = [1 << i for i in range(n_subtrees.bit_length() + 2)]  # at the last two, every share has a thread of its own: no gain
     shares = [share_rows(found, jobs, cores) for jobs in counts]
     seconds = [mean_seconds(found, share) for share in shares]
     useful = [i for i in range(len(counts) - 1) if seconds[i + 1] <= (1 - LEAST_GAIN) * seconds[i]]
@@ -237,15 +237,15 @@ def scaling(found: Probe, cores: int) -> tuple[int, str]:
 
 def reason(found: Probe, now: Shares, doubled: Shares) -> str:
     """The reason that keeps a round from taking half as long on twice as many jobs: the largest part of it that stays."""
-    lane_rows, what = found.lane_rows(), "lane" if found.level else "group"
+    subtree_rows, what = found.subtree_rows(), "subtree" if found.level else "group"
     row_seconds = train_share(found) * mean_over_rounds(found, [cost.row_seconds for cost in found.worker.costs])
     update = mean_over_rounds(found, [cost.update_seconds for cost in found.worker.costs])
     delay = mean_over_rounds(found, [cost.delay_seconds for cost in found.worker.costs])
     messages = (doubled.n_messages - 1) * mean_over_rounds(found, [cost.message_seconds for cost in found.worker.costs])
     kept = row_seconds * (doubled.slowest_rows - now.slowest_rows / 2)
-    groups = f"its {len(lane_rows)} {what}{'s' * (len(lane_rows) > 1)} of partitions cannot be cut further"
-    if lane_rows.max() > 1.5 * lane_rows.mean():
-        groups = f"the largest {what} has {lane_rows.max():,.0f} rows, others {lane_rows.mean():,.0f} on average"
+    groups = f"its {len(subtree_rows)} {what}{'s' * (len(subtree_rows) > 1)} of partitions cannot be cut further"
+    if subtree_rows.max() > 1.5 * subtree_rows.mean():
+        groups = f"the largest {what} has {subtree_rows.max():,.0f} rows, others {subtree_rows.mean():,.0f} on average"
     reasons = {
         groups: kept,
         f"the client's own update takes {duration(update)} a round": update,

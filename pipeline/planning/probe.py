@@ -31,7 +31,7 @@ from pipeline.training.history import Row
 from pipeline.training.loop import CUT_OFF, train
 from pipeline.training.observers import Calling
 from tasks.machine.threads import single_blas_thread
-from tasks.objectives.base import Partial
+from tasks.objectives.base import Sums
 from tasks.reductions.reduction import Reduction, reduce_shards
 from tasks.rounds.fitting import Fit, round_bytes
 from tasks.rounds.oracles import Broadcast, reduction_of
@@ -110,8 +110,8 @@ class Probe:
     finished: bool
     level: int = 0
 
-    def lane_rows(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """The rows of each lane of the whole dataset: what workers share."""
+    def subtree_rows(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The rows of each subtree of the whole dataset: what workers share."""
         group_rows = self.sample.group_rows()
         return np.add.reduceat(group_rows, np.arange(0, len(group_rows), 1 << self.level))
 
@@ -125,7 +125,7 @@ class Recorder(ThreadExecutor):
     def __init__(self, n_threads: int, limit: float) -> None:
         super().__init__(n_threads)
         self.updates: dict[Kind, list[float]] = {}
-        self.last: dict[Kind, tuple[Broadcast, Partial]] = {}
+        self.last: dict[Kind, tuple[Broadcast, Sums]] = {}
         self._stop = time.perf_counter() + limit
         self._kind = Kind("loss_and_gradient", 1)
         self._returned = 0.0
@@ -386,14 +386,14 @@ def row_seconds_of_batches(sample: Sample, broadcast: Broadcast, n_threads: int)
 
 def shards_of(sample: Sample, level: int, n_threads: int) -> list[Shard]:
     """The sampled rows to train on, broadcast out over threads."""
-    runs = runs_of_lanes(len(sample.groups), level, n_threads)
+    runs = runs_of_subtrees(len(sample.groups), level, n_threads)
     return [Shard(tuple(run), (tuple(sample.groups[i] for i in run),)) for run in runs]
 
 
-def runs_of_lanes(n_groups: int, level: int, n_threads: int) -> list[range]:
+def runs_of_subtrees(n_groups: int, level: int, n_threads: int) -> list[range]:
     """The numbers of the groups of each thread, whole subtrees of 2^level."""
-    n_lanes = -(-n_groups >> level)
-    runs = np.array_split(np.arange(n_lanes), min(n_threads, n_lanes))
+    n_subtrees = -(-n_groups >> level)
+    runs = np.array_split(np.arange(n_subtrees), min(n_threads, n_subtrees))
     return [range(int(run[0]) << level, min(int(run[-1]) + 1 << level, n_groups)) for run in runs]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.data.dataset import Dataset
 from pipeline.data.schema import Schema, make_schema
 from pipeline.execution.base import Executor
-from pipeline.sources.errors import places_named
+from pipeline.sources.errors import locations_named
 from pipeline.sources.sources import Source
 from tasks.loading.checking import CHECK
 from tasks.loading.shards import ShardLoad, load_on_worker
@@ -75,7 +75,7 @@ class Sample:
         """The schema of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the
         first thing that is wrong in the sampled rows."""
         dataset = self.dataset
-        found = make_schema(executor.map_reduce(dataset.rows, CHECK, None), dataset.columns, dataset.dtype, dataset.place_of_row)
+        found = make_schema(executor.map_reduce(dataset.rows, CHECK, None), dataset.columns, dataset.dtype, dataset.location_of_row)
         factor = 1.0 if self.whole else float(self.group_rows().sum()) / self.n_rows
         return replace(
             found,
@@ -95,7 +95,7 @@ def take_sample(dataset: Dataset, n_threads: int) -> Sample:
     n_bytes, start = 0, time.perf_counter()
     for number in spread(source.n_groups):
         load, values = plan_load(source, number)
-        with places_named(source.place):
+        with locations_named(source.location):
             shards[number] = load_on_worker(load, *values)
         n_bytes += shards[number].__sizeof__()
         enough = n_bytes >= SAMPLE_BYTES or time.perf_counter() - start > SAMPLE_SECONDS

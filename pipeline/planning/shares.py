@@ -18,12 +18,12 @@ from tasks.reductions.tree import n_nodes
 
 class Shares(NamedTuple):
     """The shares of rows on workers. slowest_rows: of the worker thread that has most; most_rows: of the worker that has most;
-    n_messages: to worker threads and back; n_partials: sums that come back."""
+    n_messages: to worker threads and back; n_sums: sums that come back."""
 
     slowest_rows: float
     most_rows: float
     n_messages: int
-    n_partials: int
+    n_sums: int
 
 
 def share_out(group_rows: Sequence[float], jobs: int, cores: int) -> Shares:
@@ -39,7 +39,7 @@ def share_out(group_rows: Sequence[float], jobs: int, cores: int) -> Shares:
         slowest_rows=max(makespan(rows, cores) for rows in shards.values()),
         most_rows=max(map(sum, shards.values())),
         n_messages=len(places),
-        n_partials=sum(n_nodes(numbers, len(group_rows)) for numbers, _ in places),
+        n_sums=sum(n_nodes(numbers, len(group_rows)) for numbers, _ in places),
     )
 
 

@@ -10,13 +10,13 @@ def plan_text(plan: Plan) -> str:
     rows = "known" if plan.rows_known else f"estimated from {plan.probed_partitions} of {plan.n_partitions} partitions"
     kinds = ", ".join(f"{kind.count} x {kind.what} {duration(kind.seconds)}" for kind in plan.kinds)
     rounds = "as on the probed rows" if plan.rounds_known else "or more: the fit of the probed rows did not come to its end"
-    lanes = f", in {plan.n_lanes} lane{'s' * (plan.n_lanes > 1)} of batches" if plan.n_lanes < plan.n_groups else ""
-    idle = max(0, plan.jobs - plan.n_lanes)
+    subtrees = f", in {plan.n_subtrees} subtree{'s' * (plan.n_subtrees > 1)} of batches" if plan.n_subtrees < plan.n_groups else ""
+    idle = max(0, plan.jobs - plan.n_subtrees)
     lines = {
         "job": f"{plan.name}: {plan.estimator}, {plan.n_columns} columns, {plan.n_parameters} parameters",
         "solver": plan.solver,
         "rows": f"{plan.n_rows:,} ({rows}), {plan.n_train_rows:,} to train on",
-        "partitions": f"{plan.n_partitions} in {plan.n_groups} groups{lanes}, a tree of {plan.tree_depth} levels",
+        "partitions": f"{plan.n_partitions} in {plan.n_groups} groups{subtrees}, a tree of {plan.tree_depth} levels",
         "workers": f"{plan.jobs} x {plan.cores} thread{'s' * (plan.cores > 1)}, {size(plan.limit)} each" + f"; {idle:,} idle" * (idle > 0),
         "memory a worker": f"{size(plan.memory.needed)} needed, {size(plan.memory.peak)} at peak: {parts_of(plan.memory)}",
         "bytes per round": f"{plan.sent_bytes:,} to a thread, {plan.returned_bytes:,} back; {plan.cluster_bytes:,} in all",

@@ -139,7 +139,7 @@ class Comparison(Record):
                 n_then, n_now = len(self._content), len(here)
                 what = f"{n_now} partitions here, {n_then} then"
                 if n_then == n_now:
-                    what = f"the rows of partition {partition} ({dataset.source.place(partition)}) are not those of the run"
+                    what = f"the rows of partition {partition} ({dataset.source.location(partition)}) are not those of the run"
                 raise FoundDifference(Difference(0, what))
         return self._seed
 
@@ -152,10 +152,10 @@ class Comparison(Record):
             raise FoundDifference(Difference(n_round, f"round {n_round}, which the run did not have"))
         now, (level, then) = hexadecimal(marks.values), self._rounds[n_round]
         if (marks.level, len(now)) != (level, len(then)):
-            raise FoundDifference(Difference(n_round, f"round {n_round} adds up {len(now)} lanes of groups here, {len(then)} then"))
-        for lane, (left, right) in enumerate(zip(then, now, strict=True)):
+            raise FoundDifference(Difference(n_round, f"round {n_round} adds up {len(now)} subtrees of groups here, {len(then)} then"))
+        for subtree, (left, right) in enumerate(zip(then, now, strict=True)):
             if left != right:
-                raise FoundDifference(Difference(n_round, f"round {n_round}, {self._groups(lane, marks.level)}"))
+                raise FoundDifference(Difference(n_round, f"round {n_round}, {self._groups(subtree, marks.level)}"))
         self.n_compared += 1
 
     @property
@@ -163,9 +163,9 @@ class Comparison(Record):
         """The number of rounds of the record that were not compared."""
         return len(self._rounds) - self.n_compared
 
-    def _groups(self, lane: int, level: int) -> str:
-        """The groups of a lane in words: which they are, of which partitions, and where those come from."""
+    def _groups(self, subtree: int, level: int) -> str:
+        """The groups of a subtree in words: which they are, of which partitions, and where those come from."""
         source = self._dataset.source
-        first, last = lane << level, min((lane + 1) << level, source.n_groups) - 1
+        first, last = subtree << level, min((subtree + 1) << level, source.n_groups) - 1
         groups = f"group {first}" if first == last else f"groups {first} to {last}"
-        return f"{groups}: {source.places_of(source.group_starts[first], source.group_starts[last + 1] - 1)}"
+        return f"{groups}: {source.locations_of(source.group_starts[first], source.group_starts[last + 1] - 1)}"

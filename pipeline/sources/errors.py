@@ -1,4 +1,4 @@
-"""Errors of the source of a dataset, with the partition and the place that it comes from."""
+"""Errors of the source of a dataset, with the partition and the location that it comes from."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NAMED: Final = 5
 
 
 class PartitionError(ValueError):
-    """A partition could not be loaded. partition: its number; place: where it comes from; what its source raised is the cause."""
+    """A partition could not be loaded. partition: its number; location: where it comes from; what its source raised is the cause."""
 
-    def __init__(self, message: str, partition: int, place: str) -> None:
-        super().__init__(message, partition, place)
+    def __init__(self, message: str, partition: int, location: str) -> None:
+        super().__init__(message, partition, location)
         self.partition = partition
-        self.place = place
+        self.location = location
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -29,17 +29,17 @@ class PartitionTypeError(PartitionError, TypeError):
 
 
 class FatalPartitionError(PartitionError):
-    """A partition has ended one worker process after the other. partition, place: of the first that may have."""
+    """A partition has ended one worker process after the other. partition, location: of the first that may have."""
 
 
 class SourceChangedError(ValueError):
-    """Rows were read again, after a worker had died or let go of them, and are others than before. partitions: that differ; places: of
+    """Rows were read again, after a worker had died or let go of them, and are others than before. partitions: that differ; locations: of
     each."""
 
-    def __init__(self, message: str, partitions: tuple[int, ...], places: tuple[str, ...]) -> None:
-        super().__init__(message, partitions, places)
+    def __init__(self, message: str, partitions: tuple[int, ...], locations: tuple[str, ...]) -> None:
+        super().__init__(message, partitions, locations)
         self.partitions = partitions
-        self.places = places
+        self.locations = locations
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -53,13 +53,13 @@ class Quarantined(NamedTuple):
     """A partition that was left out: its number, where it comes from, and why."""
 
     partition: int
-    place: str
+    location: str
     reason: str
 
 
-def partition_error(error: LoadError, place: Callable[[int], str]) -> PartitionError:
-    """The error of a worker, with the place, and with what the source raised as its cause."""
-    where = place(error.partition)
+def partition_error(error: LoadError, location: Callable[[int], str]) -> PartitionError:
+    """The error of a worker, with the location, and with what the source raised as its cause."""
+    where = location(error.partition)
     kind = PartitionTypeError if error.of_types else PartitionError
     named = kind(f"partition {error.partition} ({where}): {error.text}", error.partition, where)
     named.__cause__ = error.original
@@ -67,20 +67,20 @@ def partition_error(error: LoadError, place: Callable[[int], str]) -> PartitionE
 
 
 @contextmanager
-def places_named(place: Callable[[int], str]) -> Iterator[None]:
+def locations_named(location: Callable[[int], str]) -> Iterator[None]:
     """A block whose LoadError is raised as PartitionError."""
     try:
         yield
     except LoadError as error:
-        raise partition_error(error, place) from error.original
+        raise partition_error(error, location) from error.original
 
 
-def source_changed(partitions: Sequence[int], place: Callable[[int], str]) -> SourceChangedError:
+def source_changed(partitions: Sequence[int], location: Callable[[int], str]) -> SourceChangedError:
     """The error for partitions, ascending, whose rows are not what they were."""
-    places = tuple(map(place, partitions))
+    locations = tuple(map(location, partitions))
     cure = "fit again to train on the rows as they are now, and leave the source as it is meanwhile: write new data to new files"
-    found = listed(zip(partitions, places, strict=True))
-    return SourceChangedError(f"the source changed between reads: other rows than before in {found}; {cure}", tuple(partitions), places)
+    found = listed(zip(partitions, locations, strict=True))
+    return SourceChangedError(f"the source changed between reads: other rows than before in {found}; {cure}", tuple(partitions), locations)
 
 
 def warn_of_quarantine(found: Sequence[Quarantined], n_partitions: int) -> None:
@@ -91,7 +91,7 @@ def warn_of_quarantine(found: Sequence[Quarantined], n_partitions: int) -> None:
 
 
 def listed(found: Iterable[tuple[Any, ...]]) -> str:
-    """The first few partitions, given as number, place and perhaps what is said of it, and how many more there are."""
-    texts = [f"partition {partition} ({place})" + "".join(f": {said}" for said in more) for partition, place, *more in found]
+    """The first few partitions, given as number, location and perhaps what is said of it, and how many more there are."""
+    texts = [f"partition {partition} ({location})" + "".join(f": {said}" for said in more) for partition, location, *more in found]
     rest = [f"and {len(texts) - NAMED} more"] if len(texts) > NAMED else []
     return "; ".join([*texts[:NAMED], *rest])

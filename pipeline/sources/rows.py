@@ -38,4 +38,4 @@ class Rows:
         changed = np.flatnonzero(found != self.contents)
         if len(changed):
             self.source.forget()
-            raise source_changed([int(partition) for partition in changed], self.source.place)
+            raise source_changed([int(partition) for partition in changed], self.source.location)

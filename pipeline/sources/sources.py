@@ -17,7 +17,7 @@ import numpy as np
 from dask.delayed import Delayed
 from dask.task_spec import DataNode
 
-from pipeline.sources.errors import places_named
+from pipeline.sources.errors import locations_named
 from pipeline.sources.graphs import (
     Graph,
     Outside,
@@ -32,10 +32,10 @@ from pipeline.sources.graphs import (
     screened,
     shared_keys,
 )
-from pipeline.sources.places import Places, rows_between
+from pipeline.sources.locations import Locations, rows_between
 from tasks.loading.blocks import Split
 from tasks.loading.quarantine import Screen
-from tasks.loading.shards import GroupPlan, ShardLoad, group_parts, load_shard, shard_of
+from tasks.loading.shards import GroupPlan, ShardLoad, group_subsets, load_shard, shard_of
 from tasks.rows.partition import Block, Group, Shard, join_shards, make_group, nbytes
 from tasks.typing import Array, Design, Float64
 
@@ -105,14 +105,14 @@ class Source(ABC):
         return len(self.group_starts) - 1
 
     @abstractmethod
-    def place(self, partition: int, row: int | None = None) -> str:
-        """The place that a partition comes from, in words, or one of its rows before any split, as far as that is known better."""
+    def location(self, partition: int, row: int | None = None) -> str:
+        """The location that a partition comes from, in words, or one of its rows before any split, as far as that is known better."""
 
-    def places_of(self, first: int, last: int) -> str:
+    def locations_of(self, first: int, last: int) -> str:
         """Partitions first to last, and where they come from."""
         if first == last:
-            return f"partition {first} ({self.place(first)})"
-        return f"partitions {first} to {last} ({self.place(first)} to {self.place(last)})"
+            return f"partition {first} ({self.location(first)})"
+        return f"partitions {first} to {last} ({self.location(first)} to {self.location(last)})"
 
     @abstractmethod
     def with_split(self, split: Split) -> Source:
@@ -165,7 +165,7 @@ class ArraySource(Source):
     sample_weight: Float64 | None = None
     rows: Array = field(default_factory=lambda: np.zeros(1, np.int64))
 
-    def place(self, partition: int, row: int | None = None) -> str:
+    def location(self, partition: int, row: int | None = None) -> str:
         start, stop = (int(bound) for bound in self.rows[partition : partition + 2])
         return f"{rows_between(start, stop) if row is None else f'row {start + row}'} of X"
 
@@ -216,8 +216,8 @@ class ArraySource(Source):
     def _group(self, index: int) -> list[Group]:
         start, stop = self.group_starts[index : index + 2]
         if self.split is not None:
-            return group_parts([self._block(i) for i in range(start, stop)], start, self.split, supplied=True)
-        group = make_group([self._slice(start, stop)], start, supplied=True)  # a view on the user's rows, not a copy
+            return group_subsets([self._block(i) for i in range(start, stop)], start, self.split, from_client=True)
+        group = make_group([self._slice(start, stop)], start, from_client=True)  # a view on the user's rows, not a copy
         group.offsets = (self.rows[start : stop + 1] - self.rows[start]).astype(np.int64)
         return [group]
 
@@ -227,7 +227,7 @@ class GraphSource(Source):
     """A source of blocks as keys of a Dask graph: Dask collections and files alike.
 
     blocks: one Delayed a partition; given: by name, the collections that they are made from, whose futures must stay alive; sizes: rows of
-    the partitions, if known; row_bytes: bytes of a row of X; places: where partitions come from.
+    the partitions, if known; row_bytes: bytes of a row of X; locations: where partitions come from.
     """
 
     in_client = False
@@ -236,10 +236,10 @@ class GraphSource(Source):
     given: Mapping[str, Any] = field(default_factory=dict)
     sizes: Sequence[int] | None = None
     row_bytes: int = 8
-    places: Places | None = None
+    locations: Locations | None = None
 
-    def place(self, partition: int, row: int | None = None) -> str:
-        return self.blocks[partition].key if self.places is None else self.places(partition, row)
+    def location(self, partition: int, row: int | None = None) -> str:
+        return self.blocks[partition].key if self.locations is None else self.locations(partition, row)
 
     def with_split(self, split: Split) -> GraphSource:
         return replace(self, split=split, resident={})
@@ -274,7 +274,7 @@ class GraphSource(Source):
         def load(each: ShardLoad) -> Shard:
             return each.function(*each.arguments, [(key, first[key]) for key in each.keys])
 
-        with places_named(self.place), ThreadPoolExecutor(len(runs)) as threads:  # threads start when they get work
+        with locations_named(self.location), ThreadPoolExecutor(len(runs)) as threads:  # threads start when they get work
             try:
                 loads = self.load_plans(runs, persist)
             except Exception:

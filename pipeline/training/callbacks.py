@@ -19,7 +19,7 @@ class RoundCallbacks(Observer):
         context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
 
     def after(self, row: Row) -> bool:
-        task = self.context.subcontext(task_name=f"round-{row['power']}")
+        task = self.context.subcontext(task_name=f"round-{row['oracle']}")
         task.call_on_fit_task_begin(estimator=self.estimator)
         return bool(task.call_on_fit_task_end(estimator=self.estimator, metadata=dict(row)))
 

@@ -35,7 +35,7 @@ class Row(TypedDict):
     the batch; by the parameters that the strategy sees, see `tasks.objectives.standardisation`), seconds since the fit began."""
 
     round: int
-    power: str
+    oracle: str
     row_step: int
     iteration: int
     objective: float
@@ -45,7 +45,7 @@ class Row(TypedDict):
 
 def share_read(row: Row, held_out: float = 0.0) -> float:
     """Which share of all rows a round read. held_out: the share that scores read, and nothing else."""
-    return held_out if ORACLES[row["power"]].subset == "held out" else (1.0 - held_out) / row["row_step"]
+    return held_out if ORACLES[row["oracle"]].subset == "held out" else (1.0 - held_out) / row["row_step"]
 
 
 class Rounds(list[Row]):
@@ -129,7 +129,7 @@ class History:
         return [
             Row(
                 round=n_round,
-                power=report.oracle,
+                oracle=report.oracle,
                 row_step=report.row_step,
                 iteration=report.iteration,
                 objective=report.objective,

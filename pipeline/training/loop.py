@@ -129,9 +129,9 @@ class Course:
         """What the fit found. reason: why, of models that are not done."""
         states = self.states
         statuses = tuple(Status("out of rounds", reason) if state.status.kind == "running" else state.status for state in states)
-        accepted = np.stack([state.accepted.parameters for state in states])
+        parameters = np.stack([state.iterate.parameters for state in states])
         iterations = tuple(state.iteration for state in states)
-        return Result(accepted, statuses, iterations, self.history.rows, self.bytes_per_round, self.executor.tasks_per_round, states)
+        return Result(parameters, statuses, iterations, self.history.rows, self.bytes_per_round, self.executor.tasks_per_round, states)
 
 
 def repeat(executor: Executor, rows: Rows, fit: Fit, states: list[Any], n_rounds: int) -> list[Any]:

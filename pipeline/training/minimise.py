@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.data.dataset import Dataset
-from pipeline.training.checkpoints.files import Problem
+from pipeline.training.checkpoints.files import FitKey
 from pipeline.training.checkpoints.identity import identity
 from pipeline.training.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.training.history import Rounds, digest
@@ -89,12 +89,12 @@ def minimise(
     return Minimum(parameters, status, result.history, digest(parameters))
 
 
-def problem_of(objective: Objective, dataset: Dataset, strategy: Strategy, penalty: Penalty, start: Array) -> Problem:
+def problem_of(objective: Objective, dataset: Dataset, strategy: Strategy, penalty: Penalty, start: Array) -> FitKey:
     """What checkpoints of such a fit are of."""
     parts = {"objective": objective, "strategy": strategy, "penalty": penalty}
     words = {name: f"{type(part).__name__} {identity(part)}" for name, part in parts.items()}
     words |= {"estimator": f"minimise-{type(objective).__name__}", "start": digest(start), "data": dataset.described()}
-    return Problem(words)
+    return FitKey(words)
 
 
 def mini_batches(

@@ -32,8 +32,8 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """A split of rows: training rows are part 0, test rows part 1; see tasks.rows.draws.split_rows. Raises ValueError or TypeError for what
-    is no share or no seed."""
+    """A split of rows: training rows are subset 0, test rows subset 1; see tasks.rows.draws.split_rows. Raises ValueError or TypeError
+    for what is no share or no seed."""
 
     test_size: float
     seed: int
@@ -183,41 +183,41 @@ def as_weight(sample_weight: Any) -> Float64 | None:
 
 
 def assemble(blocks: Sequence[Block], first_partition: int, split: Split | None) -> list[list[Block]]:
-    """The blocks of a group, by part: all of them, or training rows and test rows.
+    """The blocks of a group, by subset: all of them, or training rows and test rows.
 
     Raises ValueError when partitions differ in kind (text beside numbers, weights in some only).
     """
     blocks = _alike(blocks, first_partition)
     if split is None:
         return [blocks]
-    parts: list[list[Block]] = [[], []]
+    subsets: list[list[Block]] = [[], []]
     for partition, block in enumerate(blocks, first_partition):
-        for part, rows in enumerate(split_rows(block.X.shape[0], split.test_size, split.seed, partition)):
-            parts[part].append(take(block, rows))
-    return parts
+        for subset, rows in enumerate(split_rows(block.X.shape[0], split.test_size, split.seed, partition)):
+            subsets[subset].append(take(block, rows))
+    return subsets
 
 
 def _alike(blocks: Sequence[Block], first_partition: int) -> list[Block]:
     """The same blocks, empty ones in the form of the others: a partition without rows does not know what its labels would be."""
     filled = [(i, block) for i, block in enumerate(blocks, first_partition) if block.X.shape[0]]
-    read = [block for block in blocks if block.poison is None]
+    read = [block for block in blocks if block.quarantined is None]
     first, model = filled[0] if filled else (first_partition, (read or blocks)[0])
     for i, block in filled[1:]:
         require_same_form(form_of(model), form_of(block), f"partition {first}", f"partition {i}")
     empty = take(model, np.zeros(0, np.int64))
-    return [block if block.X.shape[0] else replace(empty, poison=block.poison) for block in blocks]
+    return [block if block.X.shape[0] else replace(empty, quarantined=block.quarantined) for block in blocks]
 
 
-def part_X(block: Block, partition: int, split: Split | None, part: int, dtype: str) -> Design:
-    """X of one partition of one part, in that dtype."""
-    X: Any = assemble([block], partition, split)[part][0].X
+def subset_X(block: Block, partition: int, split: Split | None, subset: int, dtype: str) -> Design:
+    """X of one partition of one subset, in that dtype."""
+    X: Any = assemble([block], partition, split)[subset][0].X
     rows: Design = X.astype(dtype, copy=False)
     return rows
 
 
-def part_y(block: Block, partition: int, split: Split | None, part: int, dtype: Any) -> Any:
-    """y of one partition of one part, in the dtype of all partitions."""
-    y = assemble([block], partition, split)[part][0].y
+def subset_y(block: Block, partition: int, split: Split | None, subset: int, dtype: Any) -> Any:
+    """y of one partition of one subset, in the dtype of all partitions."""
+    y = assemble([block], partition, split)[subset][0].y
     return None if y is None else y.astype(dtype, copy=False)
 
 

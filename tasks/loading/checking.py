@@ -37,7 +37,8 @@ class Summary(NamedTuple):
     those of y, None where they are no numbers; form: what the rows look like, None without rows; target_dtype: the one that holds every y,
     None without y; classes: sorted distinct targets, None for continuous or missing targets, several columns of them, or more than
     MAX_CLASSES; class_rows, class_weights: rows and summed weights of each class; first_partition: for messages; n_bytes: of X; content:
-    the digest of each partition (see `tasks.rows.digests`) that is not supplied; poison: (partition, why) of those that are left out."""
+    the digest of each partition (see `tasks.rows.digests`) that is not from the client; quarantined: (partition, why) of those
+    that are left out."""
 
     first_partition: int
     partition_rows: Int64
@@ -52,7 +53,7 @@ class Summary(NamedTuple):
     class_weights: Float64
     n_bytes: int
     content: UInt64
-    poison: tuple[tuple[int, Any], ...]
+    quarantined: tuple[tuple[int, Any], ...]
 
 
 def summary(group: Group, broadcast: Any = None) -> Summary:
@@ -78,8 +79,8 @@ def summarise(group: Group) -> Summary:
         class_rows=rows,
         class_weights=weights,
         n_bytes=nbytes(group.X),
-        content=np.zeros(0, np.uint64) if group.supplied else partition_digests(group),
-        poison=group.poison,
+        content=np.zeros(0, np.uint64) if group.from_client else partition_digests(group),
+        quarantined=group.quarantined,
     )
 
 
@@ -105,7 +106,7 @@ def add_summaries(left: Summary, right: Summary) -> Summary:
         weights,
         left.n_bytes + right.n_bytes,
         np.concatenate([left.content, right.content]),
-        left.poison + right.poison,
+        left.quarantined + right.quarantined,
     )
 
 

@@ -49,12 +49,12 @@ class Screen:
     def __call__(self, block: Block | Failed, partition: int) -> Block:
         """The block, or one without rows that says why: a text, or a `tasks.loading.checking.Fault`."""
         if isinstance(block, Failed):
-            return self._poison(block.why.removeprefix(f"partition {partition}: "))
+            return self._quarantine(block.why.removeprefix(f"partition {partition}: "))
         fault = first_fault(make_group([block], partition))
-        return block if fault is None else self._poison(fault)
+        return block if fault is None else self._quarantine(fault)
 
-    def _poison(self, why: Any) -> Block:
-        return Block(np.zeros((0, self.n_columns), self.dtype), np.zeros(0, object), poison=why)
+    def _quarantine(self, why: Any) -> Block:
+        return Block(np.zeros((0, self.n_columns), self.dtype), np.zeros(0, object), quarantined=why)
 
 
 def text_of(error: BaseException) -> str:

@@ -56,7 +56,7 @@ def load_shard(numbers: tuple[int, ...], plans: Sequence[GroupPlan], split: Spli
         failed = run_steps(plan, values)
         if failed is not None:  # raised outside the handler: the error that it handled may be one that cannot be sent
             raise failed
-        groups.append(group_parts([values[key] for key in plan.blocks], plan.first_partition, split))
+        groups.append(group_subsets([values[key] for key in plan.blocks], plan.first_partition, split))
         for key in plan.blocks:
             values.pop(key, None)
     return shard_of(numbers, groups)
@@ -92,9 +92,9 @@ def portable(error: Exception) -> Exception:
     return error
 
 
-def group_parts(blocks: Sequence[Block], first_partition: int, split: Split | None, *, supplied: bool = False) -> list[Any]:
-    """One group for each part; supplied: see `tasks.rows.partition.Group`."""
-    return [make_group(part, first_partition, supplied=supplied) for part in assemble(blocks, first_partition, split)]
+def group_subsets(blocks: Sequence[Block], first_partition: int, split: Split | None, *, from_client: bool = False) -> list[Any]:
+    """One group for each subset; from_client: see `tasks.rows.partition.Group`."""
+    return [make_group(subset, first_partition, from_client=from_client) for subset in assemble(blocks, first_partition, split)]
 
 
 def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:

@@ -1,6 +1,6 @@
 """Objectives: losses, penalties, linear models, networks. The names here are those that a model of one's own needs (docs/own-models.md)."""
 
-from tasks.objectives.base import HessianSums, HessianVectorSums, Layout, Objective, Partial, Scored, add_partials
+from tasks.objectives.base import HessianSums, HessianVectorSums, Layout, Objective, Scored, Sums, add_sums
 from tasks.objectives.linear import LinearObjective
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "Layout",
     "LinearObjective",
     "Objective",
-    "Partial",
     "Scored",
-    "add_partials",
+    "Sums",
+    "add_sums",
 ]

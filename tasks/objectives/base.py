@@ -19,7 +19,7 @@ from tasks.rows.partition import Group
 from tasks.typing import Array, Design, Float64
 
 
-class Partial(NamedTuple):
+class Sums(NamedTuple):
     """Sums over some rows for k models: they add up along the tree.
 
     loss_sum (k,), weight_sum (k,), for models may count rows differently, gradient_sum (k, n) in the dtype of the parameters, hessian_sum
@@ -32,13 +32,13 @@ class Partial(NamedTuple):
     hessian_sum: Float64 | None = None
 
 
-def add_partials(left: Partial, right: Partial) -> Partial:
+def add_sums(left: Sums, right: Sums) -> Sums:
     """left + right; the big arrays of `left` are used again for the sum."""
     np.add(left.gradient_sum, right.gradient_sum, out=left.gradient_sum)
     if left.hessian_sum is not None:
         assert right.hessian_sum is not None
         np.add(left.hessian_sum, right.hessian_sum, out=left.hessian_sum)
-    return Partial(left.loss_sum + right.loss_sum, left.weight_sum + right.weight_sum, left.gradient_sum, left.hessian_sum)
+    return Sums(left.loss_sum + right.loss_sum, left.weight_sum + right.weight_sum, left.gradient_sum, left.hessian_sum)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Objective(Protocol):
     @property
     def layout(self) -> Layout: ...
 
-    def loss_and_gradient(self, group: Group, parameters: Array) -> Partial:
+    def loss_and_gradient(self, group: Group, parameters: Array) -> Sums:
         """Sums over the group for parameters (k, n)."""
         ...
 
@@ -94,25 +94,25 @@ class Objective(Protocol):
 
 @runtime_checkable
 class HessianSums(Protocol):
-    """A further power: the matrix of second derivatives."""
+    """A further oracle: the matrix of second derivatives."""
 
-    def hessian(self, group: Group, parameters: Float64) -> Partial:
+    def hessian(self, group: Group, parameters: Float64) -> Sums:
         """Sums of the loss, its gradient and its Hessian: as loss_and_gradient, with hessian_sum."""
         ...
 
 
 @runtime_checkable
 class HessianVectorSums(Protocol):
-    """A further power: the Hessian times a direction."""
+    """A further oracle: the Hessian times a direction."""
 
-    def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Partial:
+    def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Sums:
         """The products for directions (k, n) at parameters (k, n), in gradient_sum."""
         ...
 
 
 @runtime_checkable
 class ChecksTargets(Protocol):
-    """A further power: a look at the targets of all rows before the first round."""
+    """A further oracle: a look at the targets of all rows before the first round."""
 
     def require_targets(self, mean: Float64) -> None:
         """Raise ValueError where the objective cannot be fitted to targets of that weighted mean (t,)."""
@@ -121,7 +121,7 @@ class ChecksTargets(Protocol):
 
 @runtime_checkable
 class Scored(Objective, Protocol):
-    """A further power: what its predictions mean."""
+    """A further oracle: what its predictions mean."""
 
     @property
     def classes(self) -> Array | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.machine import buffers
-from tasks.objectives.base import Layout, Partial
+from tasks.objectives.base import Layout, Sums
 from tasks.objectives.penalties import L2, Penalty
 from tasks.typing import Array, Float64
 
@@ -32,30 +32,30 @@ class Evaluation(NamedTuple):
     penalty: Penalty = L2()
 
 
-def evaluate(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array) -> Evaluation:
-    """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the partial, at parameters (n,).
+def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array) -> Evaluation:
+    """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the sums, at parameters (n,).
 
     Rows of no weight at all (they can make up a sample) give NaN, never an exception.
     """
-    weight = float(partial.weight_sum[model]) or np.nan
+    weight = float(sums.weight_sum[model]) or np.nan
     coef = parameters[: layout.n_coef]
-    gradient = quotient(partial.gradient_sum[model], weight)
+    gradient = quotient(sums.gradient_sum[model], weight)
     hessian = None
-    if partial.hessian_sum is not None:
-        hessian = partial.hessian_sum[model] / weight
+    if sums.hessian_sum is not None:
+        hessian = sums.hessian_sum[model] / weight
         diagonal = np.arange(layout.n_coef)
         hessian[diagonal, diagonal] += penalty.curvature(coef)
     elif layout.standard is not None:
         standardise(gradient, layout)
     gradient[: layout.n_coef] += penalty.gradient(coef)
-    loss = float(partial.loss_sum[model] / weight)
+    loss = float(sums.loss_sum[model] / weight)
     noise = noise_of(loss, layout, parameters, standardised=hessian is not None)
     return Evaluation(
         loss + penalty.value(coef),
         gradient,
         hessian,
         layout.size - layout.n_coef,
-        float(partial.weight_sum[model]),
+        float(sums.weight_sum[model]),
         noise,
         units_of(layout),
         penalty,
@@ -100,16 +100,16 @@ def quotient(total: Array, weight: float) -> Array:
     return np.divide(total, weight, out=buffers.empty(total.shape, total.dtype))
 
 
-def evaluate_difference(partial: Partial, model: int, layout: Layout, penalty: Penalty, parameters: Array, reference: Array) -> Evaluation:
-    """An evaluation as `evaluate` makes it, with the gradient less that at `reference` (n,): the partial has the difference of the sums."""
-    found = evaluate(partial, model, layout, penalty, parameters)
+def evaluate_difference(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array, reference: Array) -> Evaluation:
+    """An evaluation as `evaluate` makes it, with the gradient less that at `reference` (n,): the sums have the difference of both."""
+    found = evaluate(sums, model, layout, penalty, parameters)
     found.gradient[: layout.n_coef] -= penalty.gradient(reference[: layout.n_coef])
     return found
 
 
-def evaluate_product(partial: Partial, model: int, layout: Layout, penalty: Penalty, direction: Float64) -> Evaluation:
+def evaluate_product(sums: Sums, model: int, layout: Layout, penalty: Penalty, direction: Float64) -> Evaluation:
     """The Hessian of the objective times direction (n,), in `gradient`; the value is NaN."""
-    product = partial.gradient_sum[model] / (float(partial.weight_sum[model]) or np.nan)
+    product = sums.gradient_sum[model] / (float(sums.weight_sum[model]) or np.nan)
     if layout.standard is not None:
         standardise(product, layout)
     coef = direction[: layout.n_coef]

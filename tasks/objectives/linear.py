@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tasks import kernels
-from tasks.objectives.base import Layout, Partial
+from tasks.objectives.base import Layout, Sums
 from tasks.objectives.encoding import add_weights, encode, encoded_target, float_target, one_hot
 from tasks.objectives.losses import Loss
 from tasks.objectives.standardisation import Standardisation
@@ -102,15 +102,15 @@ class LinearObjective:
         """What every pass over the rows of a group is about: the loss, X, y, weights, and where partitions begin."""
         return self.loss, group.X, self.target(group), self.weight(group), group.offsets
 
-    def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
+    def loss_and_gradient(self, group: Group, parameters: Float64) -> Sums:
         coef, intercept = self._stacked(*self._of_columns(parameters))
         loss, weight, coef_sum, intercept_sum = kernels.loss_and_gradient(
             *self._rows(group), coef, intercept, len(parameters), self._positive_weight
         )
         k = len(parameters)
-        return Partial(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k))
+        return Sums(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k))
 
-    def hessian(self, group: Group, parameters: Float64) -> Partial:
+    def hessian(self, group: Group, parameters: Float64) -> Sums:
         coef, intercept = self._stacked(*self.split(parameters))
         loss, weight, coef_sum, intercept_sum, hessian = kernels.hessian(
             *self._rows(group),
@@ -122,9 +122,9 @@ class LinearObjective:
             self.standard,
         )
         k = len(parameters)
-        return Partial(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k), hessian)
+        return Sums(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k), hessian)
 
-    def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Partial:
+    def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Sums:
         k = len(parameters)
         coef_sum, intercept_sum = kernels.hessian_vector(
             *self._rows(group),
@@ -133,7 +133,7 @@ class LinearObjective:
             *self._stacked(*self._of_columns(direction)),
             self._positive_weight,
         )
-        return Partial(np.zeros(k), np.full(k, self.weight_sum(group)), self._flat(coef_sum, intercept_sum, k))
+        return Sums(np.zeros(k), np.full(k, self.weight_sum(group)), self._flat(coef_sum, intercept_sum, k))
 
     def predict(self, parameters: Float64, X: Design) -> Float64:
         coef, intercept = self.in_units(parameters)

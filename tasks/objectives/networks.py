@@ -19,7 +19,7 @@ from tasks.kernels.array_api import like, to_numpy
 from tasks.machine import buffers
 from tasks.machine.namespaces import namespace_of
 from tasks.objectives.activations import ACTIVATIONS, Activation, Name
-from tasks.objectives.base import Layout, Partial, add_partials
+from tasks.objectives.base import Layout, Sums, add_sums
 from tasks.objectives.encoding import encoded_target
 from tasks.objectives.losses import Loss
 from tasks.reductions.tree import Tree
@@ -89,13 +89,13 @@ class NetworkObjective:
             arrays[f"layers.{layer}.bias"] = draw.uniform(-bound, bound, shape[1])
         return self.layout.join(arrays)
 
-    def loss_and_gradient(self, group: Group, parameters: Array) -> Partial:
+    def loss_and_gradient(self, group: Group, parameters: Array) -> Sums:
         parameters = np.asarray(parameters, self.dtype)
         models = [self._layers(row, group.X) for row in parameters]
         target, weight = encoded_target(group, self.loss, self.classes, self._labels, self.n_outputs), group.sample_weight
         dropout = self._dropout(group)
 
-        def piece(start: int, stop: int) -> Partial:
+        def piece(start: int, stop: int) -> Sums:
             gradient = buffers.empty(parameters.shape, self.dtype)
             batch = Batch(
                 _rows(group.X, start, stop, self.dtype),
@@ -108,9 +108,9 @@ class NetworkObjective:
                 for layers, row in zip(models, gradient, strict=True)
             ]
             weight_sum = stop - start if weight is None else weight[start:stop].sum()
-            return Partial(np.array(losses), np.full(len(models), float(weight_sum)), gradient)
+            return Sums(np.array(losses), np.full(len(models), float(weight_sum)), gradient)
 
-        def partition(start: int, stop: int) -> Partial:
+        def partition(start: int, stop: int) -> Sums:
             return _sum(piece, list(_pieces(start, stop)))
 
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging fit shows in its loss
@@ -242,10 +242,10 @@ def _pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + PIECE, stop)
 
 
-def _sum(leaf: Callable[[int, int], Partial], bounds: Sequence[tuple[int, int]]) -> Partial:
+def _sum(leaf: Callable[[int, int], Sums], bounds: Sequence[tuple[int, int]]) -> Sums:
     """The leaves added along the fixed tree, as they come."""
-    tree = Tree(len(bounds), add_partials)
+    tree = Tree(len(bounds), add_sums)
     for number, (start, stop) in enumerate(bounds):
         tree.add((0, number), leaf(start, stop))
-    total: Partial = tree.result()
+    total: Sums = tree.result()
     return total

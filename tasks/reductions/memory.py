@@ -19,14 +19,14 @@ class OutOfMemoryError(MemoryError):
     """A round asked for more memory than there was; the message names it, and the partitions that it was at, if not at sums."""
 
 
-def mapped(name: str, map_lane: Callable[[Sequence[Group], Any], Any], lane: Sequence[Group], broadcast: Any) -> Any:
-    """map_lane(lane, broadcast), of the reduction of that name. Raises OutOfMemoryError instead of MemoryError."""
+def mapped(name: str, map_subtree: Callable[[Sequence[Group], Any], Any], subtree: Sequence[Group], broadcast: Any) -> Any:
+    """map_subtree(subtree, broadcast), of the reduction of that name. Raises OutOfMemoryError instead of MemoryError."""
     try:
-        return map_lane(lane, broadcast)
+        return map_subtree(subtree, broadcast)
     except MemoryError as error:
         if isinstance(error, OutOfMemoryError):
             raise
-        raise OutOfMemoryError(explained(name, lane, error)) from error
+        raise OutOfMemoryError(explained(name, subtree, error)) from error
 
 
 def merged(name: str, merge: Callable[[Sequence[Merged]], Merged], parts: Sequence[Merged]) -> Merged:
@@ -41,13 +41,13 @@ def merged(name: str, merge: Callable[[Sequence[Merged]], Merged], parts: Sequen
         ) from error
 
 
-def explained(name: str, lane: Sequence[Group], error: MemoryError) -> str:
+def explained(name: str, subtree: Sequence[Group], error: MemoryError) -> str:
     """What a round was at, and what would help: temporary arrays are proportional to a partition's rows."""
-    first, last = lane[0].first_partition, lane[-1].first_partition + len(lane[-1].offsets) - 2
+    first, last = subtree[0].first_partition, subtree[-1].first_partition + len(subtree[-1].offsets) - 2
     where = f"partition {first}" if first == last else f"partitions {first} to {last}"
-    rows, n_bytes = sum(group.n_rows for group in lane), sum(map(sys.getsizeof, lane))
+    rows, n_bytes = sum(group.n_rows for group in subtree), sum(map(sys.getsizeof, subtree))
     free, asked = psutil.virtual_memory().available, bytes_asked(error)
-    largest = max(int(np.diff(group.offsets).max(initial=0)) for group in lane)
+    largest = max(int(np.diff(group.offsets).max(initial=0)) for group in subtree)
     fitting = "smaller ones need less"
     if asked > free > 0 and largest:
         fitting = f"partitions of at most {max(1, math.floor(largest * free / asked))} rows would fit"

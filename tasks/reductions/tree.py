@@ -16,7 +16,7 @@ Node = tuple[int, int]
 class Tree:
     """Partial results of the fixed tree over `n_leaves` leaves, added in any order, combined in one.
 
-    Holds at most about 2 log2(n_leaves) partials when the leaves arrive in order.
+    Holds at most about 2 log2(n_leaves) sums when the leaves arrive in order.
     """
 
     def __init__(self, n_leaves: int, combine: Callable[[Any, Any], Any]) -> None:
@@ -60,7 +60,7 @@ def result_of(nodes: Mapping[Node, Any], n_leaves: int) -> Any:
 
 
 def n_nodes(numbers: Iterable[int], n_leaves: int) -> int:
-    """How many partials are left of these leaves when what is whole has been added up."""
+    """How many sums are left of these leaves when what is whole has been added up."""
     tree = Tree(n_leaves, lambda left, right: None)
     for number in numbers:
         tree.add((0, number), None)

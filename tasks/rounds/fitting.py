@@ -102,16 +102,16 @@ class Fit:
 
     def report(self, this: Round, sums: Any, states: Sequence[Any], elapsed: float) -> Report:
         """What there is to say of a round, from the states after it."""
-        accepted, batch = [state.accepted for state in states], this.broadcast.batch
+        iterates, batch = [state.iterate for state in states], this.broadcast.batch
         marks: Marks | None = None
         if isinstance(sums, Marked):
             sums, marks = sums
-        gradients = [max(float(np.max(a.gradient, initial=0.0)), -float(np.min(a.gradient, initial=0.0))) for a in accepted]
+        gradients = [max(float(np.max(a.gradient, initial=0.0)), -float(np.min(a.gradient, initial=0.0))) for a in iterates]
         return Report(
             oracle=this.broadcast.oracle,
             row_step=this.broadcast.row_step if batch is None or batch.number < 0 else batch.sampling.n_rounds,
             iteration=max(state.iteration for state in states),
-            objective=float(np.max([a.value for a in accepted])),  # unlike max, NaN wins
+            objective=float(np.max([a.value for a in iterates])),  # unlike max, NaN wins
             gradient_norm=float(np.max(gradients)),
             n_bytes=round_bytes(this.broadcast, sums),
             elapsed=elapsed,

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from tasks.objectives.base import HessianSums, Layout, Partial, add_partials
+from tasks.objectives.base import HessianSums, Layout, Sums, add_sums
 from tasks.objectives.evaluation import evaluate
 from tasks.objectives.penalties import Penalty
 from tasks.reductions.tree import Tree
@@ -32,7 +32,7 @@ class Expandable(HessianSums, Protocol):
     def layout(self) -> Layout: ...
 
 
-def local_hessian(objective: Expandable, group: Group, parameters: Float64, penalties: Sequence[Penalty]) -> Partial:
+def local_hessian(objective: Expandable, group: Group, parameters: Float64, penalties: Sequence[Penalty]) -> Sums:
     """Sums of the loss at parameters (k, n), of the gradients there and of the Hessians of each partition's quadratic model.
 
     A partition's model is the Taylor expansion of its loss about the optimum of that loss
@@ -44,23 +44,23 @@ def local_hessian(objective: Expandable, group: Group, parameters: Float64, pena
     enough = rows >= max(FEWEST_ROWS, ROWS_PER_PARAMETER * parameters.shape[1])
     if not np.any(enough):
         return objective.hessian(group, parameters)
-    tree = Tree(len(rows), add_partials)
+    tree = Tree(len(rows), add_sums)
     for j, (start, stop) in enumerate(pairwise(group.offsets)):
         partition = group.partition(j, int(start), int(stop))
-        partial = objective.hessian(partition, parameters)
+        sums = objective.hessian(partition, parameters)
         for model in range(len(parameters) if enough[j] else 0):
-            move_to_optimum(objective, partition, parameters, penalties[model], partial, model)
-        tree.add((0, j), partial)
-    total: Partial = tree.result()
+            move_to_optimum(objective, partition, parameters, penalties[model], sums, model)
+        tree.add((0, j), sums)
+    total: Sums = tree.result()
     return total
 
 
-def move_to_optimum(objective: Expandable, partition: Group, parameters: Float64, penalty: Penalty, partial: Partial, model: int) -> None:
-    """Put into `partial`, which holds the expansions about parameters (k, n), that of one model about its optimum on the partition; leave
+def move_to_optimum(objective: Expandable, partition: Group, parameters: Float64, penalty: Penalty, sums: Sums, model: int) -> None:
+    """Put into `sums`, which holds the expansions about parameters (k, n), that of one model about its optimum on the partition; leave
     it as it is where none is near."""
     start = parameters[model]
     newton = Newton(tol=0.0, decrement_tol=min(NEAR, 0.5 * len(start) / partition.n_rows))
-    state = newton.update(newton.init(start), evaluate(partial, model, objective.layout, penalty, start))
+    state = newton.update(newton.init(start), evaluate(sums, model, objective.layout, penalty, start))
     if state.status.kind != "running":
         return
     for _ in range(MAX_STEPS):
@@ -69,9 +69,9 @@ def move_to_optimum(objective: Expandable, partition: Group, parameters: Float64
         state = newton.update(state, evaluate(here, 0, objective.layout, penalty, at))
         if state.status.kind != "running":
             break
-    if state.status.kind != "converged" or not np.array_equal(at, state.accepted.parameters):
+    if state.status.kind != "converged" or not np.array_equal(at, state.iterate.parameters):
         return
-    assert partial.hessian_sum is not None
+    assert sums.hessian_sum is not None
     assert here.hessian_sum is not None
-    partial.gradient_sum[model] = here.gradient_sum[0] + here.hessian_sum[0] @ (start - at)
-    partial.hessian_sum[model] = here.hessian_sum[0]
+    sums.gradient_sum[model] = here.gradient_sum[0] + here.hessian_sum[0] @ (start - at)
+    sums.hessian_sum[model] = here.hessian_sum[0]

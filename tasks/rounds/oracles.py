@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from tasks.objectives.base import HessianSums, HessianVectorSums, Objective, Partial, Scored, add_partials
+from tasks.objectives.base import HessianSums, HessianVectorSums, Objective, Scored, Sums, add_sums
 from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
@@ -25,7 +25,7 @@ from tasks.typing import Array
 class Broadcast(NamedTuple):
     """What workers get in a round: the objective and the parameters (k, n) of its k models; direction (k, n) for rounds that need a second
     vector; penalties (k) for oracles that need them on the workers. row_step: only every row_step-th row of each partition counts, in all
-    sums; batch: only its rows do. marked: whether the sums of each lane are to have a mark."""
+    sums; batch: only its rows do. marked: whether the sums of each subtree are to have a mark."""
 
     objective: Any  # has what its strategy's oracles need: checked once, when the fit starts
     oracle: str
@@ -58,33 +58,33 @@ class OracleSpec(NamedTuple):
 # -- on the workers ------------------------------------------------------------------------------------------------------------------
 
 
-def gradient(group: Group, broadcast: Broadcast) -> Partial:
+def gradient(group: Group, broadcast: Broadcast) -> Sums:
     """Losses and gradients."""
     return require_sums(broadcast.objective, broadcast.objective.loss_and_gradient(group, broadcast.parameters), broadcast.parameters)
 
 
-def gradient_difference(group: Group, broadcast: Broadcast) -> Partial:
+def gradient_difference(group: Group, broadcast: Broadcast) -> Sums:
     """Losses and gradients at `parameters`, less the gradients at `direction`, in one pass over the rows."""
     assert broadcast.direction is not None
     both = broadcast.objective.loss_and_gradient(group, np.concatenate([broadcast.parameters, broadcast.direction]))
     k = len(broadcast.parameters)
-    return Partial(both.loss_sum[:k], both.weight_sum[:k], both.gradient_sum[:k] - both.gradient_sum[k:])
+    return Sums(both.loss_sum[:k], both.weight_sum[:k], both.gradient_sum[:k] - both.gradient_sum[k:])
 
 
-def hessian(group: Group, broadcast: Broadcast) -> Partial:
+def hessian(group: Group, broadcast: Broadcast) -> Sums:
     """Losses, gradients and Hessians."""
-    found: Partial = broadcast.objective.hessian(group, broadcast.parameters)
+    found: Sums = broadcast.objective.hessian(group, broadcast.parameters)
     return found
 
 
-def local_models(group: Group, broadcast: Broadcast) -> Partial:
+def local_models(group: Group, broadcast: Broadcast) -> Sums:
     """The quadratic models of each partition: see `tasks.rounds.local_models`."""
     return local_hessian(broadcast.objective, group, broadcast.parameters, broadcast.penalties)
 
 
-def hessian_vector(group: Group, broadcast: Broadcast) -> Partial:
+def hessian_vector(group: Group, broadcast: Broadcast) -> Sums:
     """Products of the Hessians with directions."""
-    found: Partial = broadcast.objective.hessian_vector(group, broadcast.parameters, broadcast.direction)
+    found: Sums = broadcast.objective.hessian_vector(group, broadcast.parameters, broadcast.direction)
     return found
 
 
@@ -103,10 +103,10 @@ def on_rows(compute: Callable[[Group, Broadcast], Any], groups: Sequence[Group],
     return compute(chosen_rows(groups, broadcast), aligned(broadcast))
 
 
-def require_sums(objective: Any, found: Any, parameters: Array) -> Partial:
+def require_sums(objective: Any, found: Any, parameters: Array) -> Sums:
     """What an objective returned, which may be the user's own. Raises TypeError or ValueError for what is no sums of k models."""
     name = type(objective).__name__
-    if not isinstance(found, Partial):
+    if not isinstance(found, Sums):
         raise TypeError(f"{name}.loss_and_gradient must return tasks.objectives.Partial, got {type(found).__name__}")
     models = parameters.shape[:1]
     needed = {"loss_sum": models, "weight_sum": models, "gradient_sum": parameters.shape}
@@ -134,24 +134,24 @@ def chosen_rows(groups: Sequence[Group], broadcast: Broadcast) -> Group:
 # -- what strategies learn -----------------------------------------------------------------------------------------------------------
 
 
-def at_parameters(request: Request, sums: Partial, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+def at_parameters(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
     """Value, gradient and perhaps Hessian at the parameters asked for."""
     return evaluate(divided(request, sums), model, objective.layout, penalty, request.parameters)
 
 
-def difference(request: Request, sums: Partial, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+def difference(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
     """The value, and the gradient less that at the direction asked for."""
     assert request.direction is not None
     return evaluate_difference(divided(request, sums), model, objective.layout, penalty, request.parameters, request.direction)
 
 
-def product(request: Request, sums: Partial, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+def product(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
     """The Hessian times the direction asked for, as the gradient."""
     assert request.direction is not None
     return evaluate_product(divided(request, sums), model, objective.layout, penalty, request.direction)
 
 
-def divided(request: Request, sums: Partial) -> Partial:
+def divided(request: Request, sums: Sums) -> Sums:
     """The sums with the weight that they are divided by."""
     return sums if request.weight is None else sums._replace(weight_sum=np.full_like(sums.weight_sum, request.weight))
 
@@ -189,14 +189,14 @@ def next_batch(broadcast: Broadcast) -> Prepare | None:
     return None if broadcast.batch is None else partial(draw_ahead, batch=broadcast.batch)
 
 
-def lane_level(broadcast: Broadcast) -> int:
+def subtree_level(broadcast: Broadcast) -> int:
     """The level of the subtrees of groups that draw rows together."""
     return 0 if broadcast.batch is None else broadcast.batch.level
 
 
 def reduction(name: str, compute: Callable[[Group, Broadcast], Any], **options: Any) -> Reduction:
     """A reduction over the rows that a round is about; options: what differs from sums that are vectors."""
-    return Reduction(name, partial(on_rows, compute), **({"combine": add_partials, "n_bytes": vector_bytes, "level": lane_level} | options))
+    return Reduction(name, partial(on_rows, compute), **({"combine": add_sums, "n_bytes": vector_bytes, "level": subtree_level} | options))
 
 
 ORACLES: Final[dict[str, OracleSpec]] = {

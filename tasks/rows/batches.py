@@ -1,8 +1,8 @@
 """Mini-batches: which rows of the groups a round is about.
 
 In each round every group draws its next rows, in an order that seed, epoch and group decide: an epoch visits every row once. The rows that
-neighbouring groups draw (a *lane*: a whole subtree of the fixed tree) are gathered into one block, because a gradient a group would cost
-more than the rows do. Lanes follow from data and batch size, never from the cluster, and so do the bits.
+neighbouring groups draw (a whole *subtree* of the fixed tree) are gathered into one block, because a gradient a group would cost
+more than the rows do. Subtrees follow from data and batch size, never from the cluster, and so do the bits.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tasks.rows.draws import generator
 from tasks.rows.partition import Group
 from tasks.typing import Float64, Int64
 
-ROWS_A_LANE: Final = 256
-"""The rows of a batch that a lane should have: with fewer, the gradient's own memory costs more than the rows."""
-LANE_BYTES: Final = 256 << 20
-"""The most bytes of all rows that a lane draws from: they are on one worker."""
+ROWS_A_SUBTREE: Final = 256
+"""The rows of a batch that a subtree should have: with fewer, the gradient's own memory costs more than the rows."""
+SUBTREE_BYTES: Final = 256 << 20
+"""The most bytes of all rows that a subtree draws from: they are on one worker."""
 AHEAD: Final = "drawn ahead"
 TRAINING: Final = -1
 HELD_OUT: Final = -2
@@ -34,7 +34,7 @@ class Sampling(NamedTuple):
     """The way in which an epoch draws rows.
 
     n_rounds             of an epoch
-    level                lanes are subtrees of 2^level groups
+    level                subtrees are of 2^level groups
     shuffle              False: in the order of the rows
     validation_fraction  share of each group's rows that is held out
     importance           "norm": of its n rows a group draws n an epoch with replacement, row i with probability r_i, half of which is
@@ -77,8 +77,8 @@ class Order(NamedTuple):
         return self.rows, self.weight
 
 
-class Lane(NamedTuple):
-    """The draws of the groups of a lane in an epoch. share (g,): rows a round of each group, not whole numbers; offset, size (g,)."""
+class Draws(NamedTuple):
+    """The draws of the groups of a subtree in an epoch. share (g,): rows a round of each group, not whole numbers; offset, size (g,)."""
 
     orders: tuple[Order, ...]
     share: Float64
@@ -90,26 +90,26 @@ class Lane(NamedTuple):
         return self.orders, self.share, self.offset, self.size
 
 
-def lane_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_lane: int = ROWS_A_LANE) -> int:
-    """Lanes as small as they may be: with rows_a_lane rows of a batch, but of no more than LANE_BYTES of data. n_bytes: of all rows, which
-    groups of about equal size have."""
+def subtree_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_subtree: int = ROWS_A_SUBTREE) -> int:
+    """Subtrees as small as they may be: with rows_a_subtree rows of a batch, but of no more than SUBTREE_BYTES of data. n_bytes: of all
+    rows, which groups of about equal size have."""
     level = 0
     while 1 << level < n_groups:
-        lanes = -(-n_groups >> level)
+        subtrees = -(-n_groups >> level)
         larger = n_bytes / n_groups * min(2 << level, n_groups)
-        if batch_size >= lanes * rows_a_lane or larger > LANE_BYTES:
+        if batch_size >= subtrees * rows_a_subtree or larger > SUBTREE_BYTES:
             break
         level += 1
     return level
 
 
 def select(groups: Sequence[Group], batch: Batch) -> Group:
-    """The rows of a batch that these groups, one lane, have."""
+    """The rows of a batch that these groups, one subtree, have."""
     if batch.number < 0:
         (group,) = groups
         rows = training_rows if batch.number == TRAINING else held_out_rows
         return rows(group, batch.sampling)
-    kept = groups[0].handed_out(AHEAD)
+    kept = groups[0].pop(AHEAD)
     if kept is not None and kept[0] == (batch, len(groups)):
         found: Group = kept[1]
         return found
@@ -124,12 +124,12 @@ def draw_ahead(groups: Sequence[Group], batch: Batch) -> None:
 
 
 def drawn_rows(groups: Sequence[Group], batch: Batch) -> Group:
-    """The rows that a lane draws in a round, gathered."""
+    """The rows that a subtree draws in a round, gathered."""
     sampling, first = batch.sampling, groups[0]
-    lane: Lane = first.latest("lane", (sampling, batch.epoch, len(groups)), lambda _: lane_of(groups, batch))
-    cuts = zip(lane.orders, bound(lane, batch, 0), bound(lane, batch, 1), strict=True)
+    draws: Draws = first.keep_last_two("draws", (sampling, batch.epoch, len(groups)), lambda _: draws_of(groups, batch))
+    cuts = zip(draws.orders, bound(draws, batch, 0), bound(draws, batch, 1), strict=True)
     drawn = [(group, order, slice(a, b)) for group, (order, a, b) in zip(groups, cuts, strict=True) if a < b]
-    drawn = drawn or [(first, lane.orders[0], slice(0, 0))]
+    drawn = drawn or [(first, draws.orders[0], slice(0, 0))]
     owners, rows = [group for group, _, _ in drawn], [order.rows[cut] for _, order, cut in drawn]
     weights = [order.weight[cut] for _, order, cut in drawn if order.weight is not None]
     y = None if first.y is None else np.concatenate([group.y[own] for group, own in zip(owners, rows, strict=True)])  # type: ignore[index]
@@ -138,19 +138,19 @@ def drawn_rows(groups: Sequence[Group], batch: Batch) -> Group:
     return Group(gather(owners, rows), y, np.concatenate(weights) if weights else None, offsets, first.first_partition, draw)
 
 
-def lane_of(groups: Sequence[Group], batch: Batch) -> Lane:
-    """The lane of all rounds of an epoch, so that one round is but a slice of each group's rows."""
+def draws_of(groups: Sequence[Group], batch: Batch) -> Draws:
+    """The draws of all rounds of an epoch, so that one round is but a slice of each group's rows."""
     orders = tuple(order_of(group, batch.sampling, batch.epoch) for group in groups)
     size = np.array([len(order.rows) for order in orders])
-    return Lane(orders, size / batch.sampling.n_rounds, np.array([order.offset for order in orders]), size)
+    return Draws(orders, size / batch.sampling.n_rounds, np.array([order.offset for order in orders]), size)
 
 
-def bound(lane: Lane, batch: Batch, further: int) -> list[int]:
+def bound(draws: Draws, batch: Batch, further: int) -> list[int]:
     """The number of rows of each group that came before a round, or one further; all before the end, whatever rounding did."""
     number = batch.number + further
     if number == batch.sampling.n_rounds:
-        return list(lane.size.tolist())
-    return list((lane.share * number + lane.offset).astype(np.int64).tolist())
+        return list(draws.size.tolist())
+    return list((draws.share * number + draws.offset).astype(np.int64).tolist())
 
 
 def order_of(group: Group, sampling: Sampling, epoch: int) -> Order:
@@ -160,7 +160,7 @@ def order_of(group: Group, sampling: Sampling, epoch: int) -> Order:
     rows, _ = split(group, sampling)
     weight = None
     if sampling.importance == "norm":
-        probability = group.latest("importance", split_key(sampling), lambda whole: importances(whole, rows))
+        probability = group.keep_last_two("importance", split_key(sampling), lambda whole: importances(whole, rows))
         cumulative = np.cumsum(probability)
         drawn = np.searchsorted(cumulative, random.random(len(rows)) * cumulative[-1:], side="right")
         rows, weight = rows[drawn], sampling.n_rounds / (len(rows) * probability[drawn])
@@ -207,7 +207,7 @@ def split(group: Group, sampling: Sampling) -> tuple[Int64, Int64]:
         rows = random.permutation(whole.n_rows) if n_held_out else np.arange(whole.n_rows)
         return np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
 
-    found: tuple[Int64, Int64] = group.latest("split", key, cut)
+    found: tuple[Int64, Int64] = group.keep_last_two("split", key, cut)
     return found
 
 
@@ -222,7 +222,7 @@ def training_rows(group: Group, sampling: Sampling) -> Group:
         weight[held_out] = 0.0
         return Group(whole.X, whole.y, weight, whole.offsets, whole.first_partition)
 
-    found: Group = group.latest("training", split_key(sampling), weighted)
+    found: Group = group.keep_last_two("training", split_key(sampling), weighted)
     return found
 
 
@@ -236,7 +236,7 @@ def held_out_rows(group: Group, sampling: Sampling) -> Group:
         weight = None if whole.sample_weight is None else whole.sample_weight[rows]
         return Group(gather([whole], [rows]), y, weight, np.array([0, len(rows)], dtype=np.int64), whole.first_partition)
 
-    found: Group = taken(group) if key is None else group.latest("held out", key, taken)
+    found: Group = taken(group) if key is None else group.keep_last_two("held out", key, taken)
     return found
 
 

@@ -79,14 +79,14 @@ def bits_digest(arrays: Iterable[Array]) -> np.uint64:
     return digest[0]
 
 
-def shard_digest(shard: Shard, part: int) -> int:
-    """The sum of the digests of all partitions of a part that are not supplied, modulo 2^64; made once where the shard lives."""
+def shard_digest(shard: Shard, subset: int) -> int:
+    """The sum of the digests of all partitions of a subset that are not from the client, modulo 2^64; made once where the shard lives."""
 
     def add_up(whole: Shard) -> int:
-        read = [partition_digests(group) for group in whole.groups(part) if not group.supplied]
+        read = [partition_digests(group) for group in whole.groups(subset) if not group.from_client]
         return total(np.concatenate([np.zeros(0, np.uint64), *read]))
 
-    return int(shard.derived(("digest", part), add_up))
+    return int(shard.derived(("digest", subset), add_up))
 
 
 def total(digests: UInt64) -> int:

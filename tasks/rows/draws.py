@@ -21,7 +21,7 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
 def split_rows(n_rows: int, test_size: float, seed: int, partition: int) -> tuple[Int64, Int64]:
     """Rows of one partition for training and for testing, each in ascending order.
 
-    The test part is n_rows test_size, rounded up or down at random so that small partitions are not favoured.
+    The test subset is n_rows test_size, rounded up or down at random so that small partitions are not favoured.
     """
     draw = generator(seed, "split", partition)
     n_test = int(np.floor(n_rows * test_size + draw.random()))
@@ -35,7 +35,7 @@ def take(block: Block, rows: Int64) -> Block:
         block.X[rows],
         None if block.y is None else block.y[rows],
         None if block.sample_weight is None else block.sample_weight[rows],
-        block.poison,
+        block.quarantined,
     )
 
 

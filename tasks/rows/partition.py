@@ -18,13 +18,13 @@ from tasks.typing import Array, Design, Int64
 class Block:
     """The rows of one partition as a source delivers them: X (n, p), y (n,) or (n, t) or None, sample_weight (n,) or None.
 
-    poison: why these are no rows, of a partition that is left out; see `tasks.loading.quarantine`.
+    quarantined: why these are no rows, of a partition that is left out; see `tasks.loading.quarantine`.
     """
 
     X: Design
     y: Array | None = None
     sample_weight: Array | None = None
-    poison: Any = None
+    quarantined: Any = None
 
 
 def normalise(X: Any) -> Any:
@@ -52,8 +52,8 @@ class Group:
     sample_weight (n,) float64, or None for ones
     offsets       (q + 1,) int64: partition `first_partition + j` is rows offsets[j]:offsets[j + 1]
     draw          counters that key random numbers of this batch (seed, epoch, round, first partition), empty outside of mini-batches
-    poison        (partition, why) of those that are left out, and have no rows here
-    supplied      whether the rows came from the client's memory: nobody reads them again, so nobody compares what is read
+    quarantined   (partition, why) of those that are left out, and have no rows here
+    from_client   whether the rows came from the client's memory: nobody reads them again, so nobody compares what is read
     """
 
     X: Design
@@ -62,8 +62,8 @@ class Group:
     offsets: Int64
     first_partition: int
     draw: tuple[int, ...] = ()
-    poison: tuple[tuple[int, Any], ...] = ()
-    supplied: bool = False
+    quarantined: tuple[tuple[int, Any], ...] = ()
+    from_client: bool = False
     _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -82,7 +82,7 @@ class Group:
             self._derived[key] = make(self)
         return self._derived[key]
 
-    def latest(self, name: str, key: Any, make: Callable[[Group], Any]) -> Any:
+    def keep_last_two(self, name: str, key: Any, make: Callable[[Group], Any]) -> Any:
         """A value as of `derived`, but of one name only the values of the last two keys are kept: those of two fits that take turns
         (of a single one, where the key changes with the epoch, those of the last two epochs)."""
         kept = self._derived.get(name, ())
@@ -94,7 +94,7 @@ class Group:
         """Keep a value here until it is handed out, once."""
         self._derived[name] = value
 
-    def handed_out(self, name: str) -> Any:
+    def pop(self, name: str) -> Any:
         """Hand out what was kept under that name, once; None where there is nothing."""
         return self._derived.pop(name, None)
 
@@ -202,7 +202,7 @@ def stack_rows(pieces: Sequence[Any]) -> Any:
     return normalise(np.concatenate(pieces))
 
 
-def make_group(blocks: Sequence[Block], first_partition: int, *, supplied: bool = False) -> Group:
+def make_group(blocks: Sequence[Block], first_partition: int, *, from_client: bool = False) -> Group:
     """A group from the blocks of its partitions, in order."""
     sizes = [block.X.shape[0] for block in blocks]
     return Group(
@@ -211,8 +211,8 @@ def make_group(blocks: Sequence[Block], first_partition: int, *, supplied: bool 
         sample_weight=stack_rows([block.sample_weight for block in blocks]),
         offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         first_partition=first_partition,
-        poison=tuple((i, block.poison) for i, block in enumerate(blocks, first_partition) if block.poison is not None),
-        supplied=supplied,
+        quarantined=tuple((i, block.quarantined) for i, block in enumerate(blocks, first_partition) if block.quarantined is not None),
+        from_client=from_client,
     )
 
 

@@ -47,7 +47,7 @@ class Status(NamedTuple):
 RUNNING = Status("running")
 
 
-class Accepted(NamedTuple):
+class Iterate(NamedTuple):
     """The last accepted point: parameters (n,), and the objective's value and gradient (n,) as evaluated at these parameters, and how far
     rounding may have moved the value, see `Evaluation`. With mini-batches: the parameters that a fit which ended here would have, value
     and gradient of the last batch."""
@@ -87,9 +87,9 @@ class Strategy(Protocol):
     def update(self, state: Any, evaluation: Evaluation) -> Any: ...
 
 
-def starting_point(parameters: Float64) -> Accepted:
+def starting_point(parameters: Float64) -> Iterate:
     """An accepted point that has not been evaluated yet."""
-    return Accepted(np.array(parameters, dtype=np.float64), np.inf, np.zeros_like(parameters, dtype=np.float64))
+    return Iterate(np.array(parameters, dtype=np.float64), np.inf, np.zeros_like(parameters, dtype=np.float64))
 
 
 def finite(evaluation: Evaluation) -> bool:

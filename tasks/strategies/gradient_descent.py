@@ -11,7 +11,7 @@ from tasks.arguments import as_number, check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
-    Accepted,
+    Iterate,
     Request,
     Status,
     finite,
@@ -28,7 +28,7 @@ class GradientDescentState(NamedTuple):
     that takes its place once it is evaluated, or None while a trial is; previous (n,): the last iterate; first_value: the objective at
     the start, inf before; age: Nesterov's t."""
 
-    accepted: Accepted
+    iterate: Iterate
     pending: Float64 | None
     previous: Float64
     velocity: Float64
@@ -85,17 +85,17 @@ class GradientDescent:
 
     def update(self, state: GradientDescentState, evaluation: Evaluation) -> GradientDescentState:
         if state.pending is not None:
-            return self._evaluated(state, Accepted(state.pending, evaluation.value, evaluation.gradient, evaluation.noise), evaluation)
+            return self._evaluated(state, Iterate(state.pending, evaluation.value, evaluation.gradient, evaluation.noise), evaluation)
         if self._descends(state, evaluation):
             return self._move(state, self._trial(state), evaluation)
-        if state.step_size < 1e-30 or np.array_equal(self._trial(state), state.accepted.parameters):
-            return state._replace(status=stalled("no step lowers the objective beyond rounding", state.accepted.gradient, self.tol))
+        if state.step_size < 1e-30 or np.array_equal(self._trial(state), state.iterate.parameters):
+            return state._replace(status=stalled("no step lowers the objective beyond rounding", state.iterate.gradient, self.tol))
         return state._replace(step_size=0.5 * state.step_size)
 
     def _descends(self, state: GradientDescentState, evaluation: Evaluation) -> bool:
-        gradient, value = state.accepted.gradient, state.accepted.value
+        gradient, value = state.iterate.gradient, state.iterate.value
         square = float(gradient @ gradient)
-        noise = state.accepted.rounding
+        noise = state.iterate.rounding
         if not finite(evaluation):
             return False
         if 0.5 * state.step_size * square > noise:
@@ -103,11 +103,11 @@ class GradientDescent:
         return evaluation.value <= value + noise and float(evaluation.gradient @ evaluation.gradient) < square
 
     def _trial(self, state: GradientDescentState) -> Float64:
-        return state.accepted.parameters - state.step_size * state.accepted.gradient
+        return state.iterate.parameters - state.step_size * state.iterate.gradient
 
-    def _evaluated(self, state: GradientDescentState, point: Accepted, evaluation: Evaluation) -> GradientDescentState:
+    def _evaluated(self, state: GradientDescentState, point: Iterate, evaluation: Evaluation) -> GradientDescentState:
         """Value and gradient of the pending point have arrived: the next step leaves from there."""
-        state = state._replace(accepted=point, pending=None)
+        state = state._replace(iterate=point, pending=None)
         if state.first_value == np.inf:
             state = state._replace(first_value=evaluation.value)
             if not finite(evaluation):
@@ -128,22 +128,20 @@ class GradientDescent:
     def _fixed_step(self, state: GradientDescentState) -> GradientDescentState:
         if self.nesterov:
             return self._extrapolate(state, self._trial(state))
-        velocity = self.momentum * state.velocity - state.step_size * state.accepted.gradient
-        return state._replace(pending=state.accepted.parameters + velocity, velocity=velocity)
+        velocity = self.momentum * state.velocity - state.step_size * state.iterate.gradient
+        return state._replace(pending=state.iterate.parameters + velocity, velocity=velocity)
 
     def _move(self, state: GradientDescentState, new: Float64, evaluation: Evaluation) -> GradientDescentState:
         """A backtracking trial was good; without extrapolation its evaluation serves the next step."""
         state = state._replace(step_size=1.1 * state.step_size)
         if self.nesterov:
             return self._extrapolate(state, new)
-        state = state._replace(
-            accepted=Accepted(new, evaluation.value, evaluation.gradient, evaluation.noise), iteration=state.iteration + 1
-        )
+        state = state._replace(iterate=Iterate(new, evaluation.value, evaluation.gradient, evaluation.noise), iteration=state.iteration + 1)
         return state._replace(status=self._status(state, evaluation))
 
     def _extrapolate(self, state: GradientDescentState, new: Float64) -> GradientDescentState:
         age = 0.5 * (1.0 + np.sqrt(1.0 + 4.0 * state.age**2))
         factor = self.momentum or (state.age - 1.0) / age
-        if float(state.accepted.gradient @ (new - state.previous)) > 0:  # overshot: start the momentum again
+        if float(state.iterate.gradient @ (new - state.previous)) > 0:  # overshot: start the momentum again
             age, factor = 1.0, 0.0
         return state._replace(pending=new + factor * (new - state.previous), previous=new, age=float(age))

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.arguments import check_counts
 from tasks.objectives.evaluation import Evaluation
 from tasks.rows.draws import generator
-from tasks.strategies.base import RUNNING, Accepted, Request, Status
+from tasks.strategies.base import RUNNING, Iterate, Request, Status
 from tasks.typing import Array
 
 
@@ -18,7 +18,7 @@ class LargestCurvatureState(NamedTuple):
     """direction (n,): of length 1, the next one to be multiplied; trace: its estimate; accepted: the last direction, and the Rayleigh
     quotient along it as value."""
 
-    accepted: Accepted
+    iterate: Iterate
     parameters: Array
     direction: Array
     trace: float = 0.0
@@ -47,7 +47,7 @@ class LargestCurvature:
     def init(self, parameters: Array) -> LargestCurvatureState:
         signs = np.where(generator(0, "curvature", len(parameters)).random(len(parameters)) < 0.5, -1.0, 1.0)
         direction = signs / np.sqrt(len(parameters))
-        return LargestCurvatureState(Accepted(direction, np.inf, np.zeros_like(direction)), parameters, direction)
+        return LargestCurvatureState(Iterate(direction, np.inf, np.zeros_like(direction)), parameters, direction)
 
     def request(self, state: LargestCurvatureState) -> Request:
         return Request("hessian_vector", state.parameters, state.direction, row_step=self.row_step)
@@ -58,7 +58,7 @@ class LargestCurvature:
         trace = quotient * len(product) if state.iteration == 0 else state.trace
         done = iteration == self.n_products or not 0 < norm < np.inf
         return state._replace(
-            accepted=Accepted(state.direction, quotient, product),
+            iterate=Iterate(state.direction, quotient, product),
             direction=state.direction if done else product / norm,
             trace=trace,
             iteration=iteration,

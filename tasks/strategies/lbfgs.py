@@ -12,7 +12,7 @@ from tasks.objectives.evaluation import Evaluation
 from tasks.strategies import line_search
 from tasks.strategies.base import (
     RUNNING,
-    Accepted,
+    Iterate,
     Request,
     Status,
     finite,
@@ -28,7 +28,7 @@ class LBFGSState(NamedTuple):
     """steps, changes: differences (n,) of parameters and of gradients, oldest first; direction (n,);
     inverse_hessian: (n, n), the starting matrix of the recursion, or None for a multiple of the identity."""
 
-    accepted: Accepted
+    iterate: Iterate
     steps: tuple[Float64, ...]
     changes: tuple[Float64, ...]
     direction: Float64
@@ -70,15 +70,15 @@ class LBFGS:
 
     def request(self, state: LBFGSState) -> Request:
         if state.search is None:  # the start
-            return Request("loss_and_gradient", state.accepted.parameters)
+            return Request("loss_and_gradient", state.iterate.parameters)
         return Request("loss_and_gradient", self._trial(state, state.search.step))
 
     def update(self, state: LBFGSState, evaluation: Evaluation) -> LBFGSState:
         if state.search is None:
-            point = Accepted(state.accepted.parameters, evaluation.value, evaluation.gradient, evaluation.noise)
+            point = Iterate(state.iterate.parameters, evaluation.value, evaluation.gradient, evaluation.noise)
             if not finite(evaluation):
-                return state._replace(accepted=point, status=not_finite_at_start(point.parameters))
-            return self._next(state._replace(accepted=point))
+                return state._replace(iterate=point, status=not_finite_at_start(point.parameters))
+            return self._next(state._replace(iterate=point))
         search = line_search.advance(state.search, evaluation.value, float(evaluation.gradient @ state.direction))
         if search.outcome == "accepted":
             return self._next(self._accept(state, evaluation))
@@ -87,38 +87,38 @@ class LBFGS:
         return state._replace(search=search)
 
     def _trial(self, state: LBFGSState, step: float) -> Float64:
-        return state.accepted.parameters + step * state.direction
+        return state.iterate.parameters + step * state.direction
 
     def _accept(self, state: LBFGSState, evaluation: Evaluation) -> LBFGSState:
         assert state.search is not None
-        point = Accepted(self._trial(state, state.search.step), evaluation.value, evaluation.gradient, evaluation.noise)
-        step = point.parameters - state.accepted.parameters
-        change = point.gradient - state.accepted.gradient
+        point = Iterate(self._trial(state, state.search.step), evaluation.value, evaluation.gradient, evaluation.noise)
+        step = point.parameters - state.iterate.parameters
+        change = point.gradient - state.iterate.gradient
         enough = np.finfo(np.float64).eps * np.linalg.norm(step) * np.linalg.norm(change)
         if step @ change > enough:  # otherwise the pair would spoil positive definiteness
             state = state._replace(
                 steps=(*state.steps, step)[-self.memory :],
                 changes=(*state.changes, change)[-self.memory :],
             )
-        return state._replace(accepted=point, iteration=state.iteration + 1)
+        return state._replace(iterate=point, iteration=state.iteration + 1)
 
     def _next(self, state: LBFGSState) -> LBFGSState:
         """A new direction and the start of its line search, or the end."""
-        status = status_after(state.iteration, state.accepted.gradient, self.tol, self.max_iter)
+        status = status_after(state.iteration, state.iterate.gradient, self.tol, self.max_iter)
         if status.kind != "running":
             return state._replace(status=status, search=None)
-        direction = -self._apply_inverse(state, state.accepted.gradient)
-        slope = float(direction @ state.accepted.gradient)
+        direction = -self._apply_inverse(state, state.iterate.gradient)
+        slope = float(direction @ state.iterate.gradient)
         if not slope < 0:
             return self._search_failed(state._replace(direction=direction))
         unscaled = not state.steps and state.inverse_hessian is None
-        step = min(1.0, 1.0 / float(np.sum(np.abs(state.accepted.gradient)))) if unscaled else 1.0
-        return state._replace(direction=direction, search=line_search.begin(state.accepted, slope, step))
+        step = min(1.0, 1.0 / float(np.sum(np.abs(state.iterate.gradient)))) if unscaled else 1.0
+        return state._replace(direction=direction, search=line_search.begin(state.iterate, slope, step))
 
     def _search_failed(self, state: LBFGSState) -> LBFGSState:
         """Without memory there is nothing better to try; with it, forget it and try steepest descent once more."""
         if not state.steps and state.inverse_hessian is None:
-            return state._replace(status=stalled("no step lowers the objective beyond rounding", state.accepted.gradient, self.tol))
+            return state._replace(status=stalled("no step lowers the objective beyond rounding", state.iterate.gradient, self.tol))
         return self._next(state._replace(steps=(), changes=(), inverse_hessian=None))
 
     def _apply_inverse(self, state: LBFGSState, gradient: Float64) -> Float64:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.strategies.base import Accepted
+from tasks.strategies.base import Iterate
 
 
 class Point(NamedTuple):
@@ -40,7 +40,7 @@ CURVATURE = 0.9
 MAX_TRIALS = 30
 
 
-def begin(here: Accepted, slope: float, step: float) -> Search:
+def begin(here: Iterate, slope: float, step: float) -> Search:
     """A search from a point with that (negative) slope, whose first trial is `step`."""
     start = Point(0.0, here.value, slope)
     return Search(start, start, None, step, 0, "", here.rounding)

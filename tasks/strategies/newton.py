@@ -12,7 +12,7 @@ from tasks.arguments import check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
-    Accepted,
+    Iterate,
     Request,
     Status,
     finite,
@@ -30,7 +30,7 @@ class NewtonState(NamedTuple):
     of the partitions' own quadratic models (and accepted.gradient is theirs); unsolved: the largest component of the gradient that is left
     after the full step by the quadratic model, along directions in which the Hessian is taken for singular."""
 
-    accepted: Accepted
+    iterate: Iterate
     direction: Float64
     step: float
     iteration: int
@@ -78,49 +78,49 @@ class Newton:
         return Request(oracle, self._trial(state), row_step=self.row_step)
 
     def update(self, state: NewtonState, evaluation: Evaluation) -> NewtonState:
-        point = Accepted(self._trial(state), evaluation.value, evaluation.gradient, evaluation.noise)
+        point = Iterate(self._trial(state), evaluation.value, evaluation.gradient, evaluation.noise)
         if state.step == 0.0:
             if not finite(evaluation):
-                return state._replace(accepted=point, status=not_finite_at_start(point.parameters))
-            return self._next(state._replace(accepted=point), evaluation)
+                return state._replace(iterate=point, status=not_finite_at_start(point.parameters))
+            return self._next(state._replace(iterate=point), evaluation)
         verdict = self._judge(state, evaluation)
         if verdict == "accept":
-            return self._next(state._replace(accepted=point, iteration=state.iteration + 1, local=False), evaluation)
+            return self._next(state._replace(iterate=point, iteration=state.iteration + 1, local=False), evaluation)
         if state.local:
-            return self.init(state.accepted.parameters)._replace(local=False)
+            return self.init(state.iterate.parameters)._replace(local=False)
         if verdict == "at rounding":
             return state._replace(status=self._at_rounding(state))
         if state.step < 1e-10:
             return state._replace(
-                status=stalled("no step along the Newton direction lowers the objective", state.accepted.gradient, self.tol)
+                status=stalled("no step along the Newton direction lowers the objective", state.iterate.gradient, self.tol)
             )
         return state._replace(step=0.5 * state.step)
 
     def _judge(self, state: NewtonState, evaluation: Evaluation) -> str:
         if not finite(evaluation):
             return "halve"
-        slope = float(state.direction @ state.accepted.gradient)
-        noise = state.accepted.rounding
-        if evaluation.value <= state.accepted.value + 1e-4 * state.step * slope - noise:
+        slope = float(state.direction @ state.iterate.gradient)
+        noise = state.iterate.rounding
+        if evaluation.value <= state.iterate.value + 1e-4 * state.step * slope - noise:
             return "accept"
-        if evaluation.value <= state.accepted.value + noise:  # values cannot tell: let the gradient decide
-            smaller = np.max(np.abs(evaluation.gradient)) < 0.5 * np.max(np.abs(state.accepted.gradient))
+        if evaluation.value <= state.iterate.value + noise:  # values cannot tell: let the gradient decide
+            smaller = np.max(np.abs(evaluation.gradient)) < 0.5 * np.max(np.abs(state.iterate.gradient))
             return "accept" if smaller else "at rounding"
         return "halve"
 
     def _at_rounding(self, state: NewtonState) -> Status:
-        gradient = state.accepted.gradient
+        gradient = state.iterate.gradient
         slope = float(state.direction @ gradient)
-        if -0.5 * slope <= state.accepted.rounding and state.unsolved <= max(self.tol, 0.5 * float(np.max(np.abs(gradient)))):
+        if -0.5 * slope <= state.iterate.rounding and state.unsolved <= max(self.tol, 0.5 * float(np.max(np.abs(gradient)))):
             return lost_in_rounding(slope)
         return stalled("a Newton step lowers neither objective nor gradient beyond rounding", gradient, self.tol)
 
     def _trial(self, state: NewtonState) -> Float64:
-        return state.accepted.parameters + state.step * state.direction
+        return state.iterate.parameters + state.step * state.direction
 
     def _next(self, state: NewtonState, evaluation: Evaluation) -> NewtonState:
         tol = self.tol if state.iteration else 0.0  # one step at least: it costs little, and no scale of y or X passes for an optimum
-        status = status_after(state.iteration, state.accepted.gradient, tol, self.max_iter)
+        status = status_after(state.iteration, state.iterate.gradient, tol, self.max_iter)
         if status.kind != "running":
             return state._replace(status=status, step=0.0)
         assert evaluation.hessian is not None

@@ -11,7 +11,7 @@ from tasks.arguments import check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import (
     RUNNING,
-    Accepted,
+    Iterate,
     Request,
     Status,
     finite,
@@ -37,7 +37,7 @@ class NewtonCGState(NamedTuple):
     """solve: the running inner solve, or None while a point is evaluated; direction, length: the trial of the line search; solved: whether
     the direction is the Newton step to half of the gradient."""
 
-    accepted: Accepted
+    iterate: Iterate
     solve: Solve | None
     direction: Float64
     length: float
@@ -72,45 +72,45 @@ class NewtonCG:
 
     def request(self, state: NewtonCGState) -> Request:
         if state.solve is not None:
-            return Request("hessian_vector", state.accepted.parameters, direction=state.solve.search)
+            return Request("hessian_vector", state.iterate.parameters, direction=state.solve.search)
         return Request("loss_and_gradient", self._trial(state))
 
     def update(self, state: NewtonCGState, evaluation: Evaluation) -> NewtonCGState:
         if state.solve is not None:
             return self._advance_solve(state, state.solve, evaluation.gradient)
-        point = Accepted(self._trial(state), evaluation.value, evaluation.gradient, evaluation.noise)
+        point = Iterate(self._trial(state), evaluation.value, evaluation.gradient, evaluation.noise)
         if state.length == 0.0:
             if not finite(evaluation):
-                return state._replace(accepted=point, status=not_finite_at_start(point.parameters))
-            return self._next(state._replace(accepted=point))
+                return state._replace(iterate=point, status=not_finite_at_start(point.parameters))
+            return self._next(state._replace(iterate=point))
         return self._judge(state, point, evaluation)
 
-    def _judge(self, state: NewtonCGState, point: Accepted, evaluation: Evaluation) -> NewtonCGState:
-        noise, slope = state.accepted.rounding, float(state.direction @ state.accepted.gradient)
-        target = state.accepted.value + 1e-4 * state.length * slope
+    def _judge(self, state: NewtonCGState, point: Iterate, evaluation: Evaluation) -> NewtonCGState:
+        noise, slope = state.iterate.rounding, float(state.direction @ state.iterate.gradient)
+        target = state.iterate.value + 1e-4 * state.length * slope
         lower = finite(evaluation) and evaluation.value <= target - noise
-        level = finite(evaluation) and evaluation.value <= state.accepted.value + noise
-        flatter = np.max(np.abs(evaluation.gradient)) < 0.9 * np.max(np.abs(state.accepted.gradient))
+        level = finite(evaluation) and evaluation.value <= state.iterate.value + noise
+        flatter = np.max(np.abs(evaluation.gradient)) < 0.9 * np.max(np.abs(state.iterate.gradient))
         if lower or (level and flatter):
-            return self._next(state._replace(accepted=point, iteration=state.iteration + 1))
+            return self._next(state._replace(iterate=point, iteration=state.iteration + 1))
         if level or state.length < 1e-10:
             if state.solved and -0.5 * slope <= noise:
                 return state._replace(status=lost_in_rounding(slope))
-            return state._replace(status=stalled("no step lowers the objective beyond rounding", state.accepted.gradient, self.tol))
+            return state._replace(status=stalled("no step lowers the objective beyond rounding", state.iterate.gradient, self.tol))
         return state._replace(length=0.5 * state.length)
 
     def _trial(self, state: NewtonCGState) -> Float64:
-        return state.accepted.parameters + state.length * state.direction
+        return state.iterate.parameters + state.length * state.direction
 
     def _next(self, state: NewtonCGState) -> NewtonCGState:
-        status = status_after(state.iteration, state.accepted.gradient, self.tol, self.max_iter)
+        status = status_after(state.iteration, state.iterate.gradient, self.tol, self.max_iter)
         if status.kind != "running":
             return state._replace(status=status)
-        residual = -state.accepted.gradient
+        residual = -state.iterate.gradient
         return state._replace(solve=Solve(np.zeros_like(residual), residual, residual, 0))
 
     def _advance_solve(self, state: NewtonCGState, solve: Solve, product: Float64) -> NewtonCGState:
-        gradient_norm = float(np.linalg.norm(state.accepted.gradient))
+        gradient_norm = float(np.linalg.norm(state.iterate.gradient))
         square = float(solve.residual @ solve.residual)
         curvature = float(solve.search @ product)
         if not np.isfinite(curvature):
@@ -127,5 +127,5 @@ class NewtonCG:
         return state._replace(solve=Solve(step, residual, search, products))
 
     def _line_search(self, state: NewtonCGState, direction: Float64, residual: Float64) -> NewtonCGState:
-        solved = bool(np.linalg.norm(residual) <= 0.5 * np.linalg.norm(state.accepted.gradient))
+        solved = bool(np.linalg.norm(residual) <= 0.5 * np.linalg.norm(state.iterate.gradient))
         return state._replace(solve=None, direction=direction, length=1.0, solved=solved)

@@ -10,7 +10,7 @@ from scipy import linalg
 
 from tasks.arguments import check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
-from tasks.strategies.base import RUNNING, Accepted, Request, Status
+from tasks.strategies.base import RUNNING, Iterate, Request, Status
 from tasks.strategies.lbfgs import LBFGS, LBFGSState
 from tasks.strategies.newton import Newton, NewtonState, inverse_newton
 from tasks.typing import Float64
@@ -24,9 +24,9 @@ class SampledNewtonState(NamedTuple):
     full: LBFGSState | None
 
     @property
-    def accepted(self) -> Accepted:
+    def iterate(self) -> Iterate:
         """The sample's point, with its value on the sample, until the first evaluation on all rows."""
-        return self.sample.accepted if self.full is None or self.full.unevaluated else self.full.accepted
+        return self.sample.iterate if self.full is None or self.full.unevaluated else self.full.iterate
 
     @property
     def iteration(self) -> int:
@@ -98,4 +98,4 @@ class SampledNewton:
             inverse = inverse_newton(hessian)
         except linalg.LinAlgError:
             return self._lbfgs.init(state.start)
-        return self._lbfgs.init(sample.accepted.parameters + sample.step * sample.direction, inverse)
+        return self._lbfgs.init(sample.iterate.parameters + sample.step * sample.direction, inverse)

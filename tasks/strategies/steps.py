@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from tasks.objectives.evaluation import Evaluation
-from tasks.strategies.base import RUNNING, Accepted, Request, Status, starting_point
+from tasks.strategies.base import RUNNING, Iterate, Request, Status, starting_point
 from tasks.typing import Array
 
 
 class Walked(NamedTuple):
     """State of `Steps`."""
 
-    accepted: Accepted
+    iterate: Iterate
     iteration: int
     status: Status
 
@@ -31,10 +31,10 @@ class Steps:
         return Walked(starting_point(parameters), 0, RUNNING)
 
     def request(self, state: Walked) -> Request:
-        return Request("loss_and_gradient", state.accepted.parameters)
+        return Request("loss_and_gradient", state.iterate.parameters)
 
     def update(self, state: Walked, evaluation: Evaluation) -> Walked:
-        parameters = state.accepted.parameters - self.step_size * evaluation.gradient
+        parameters = state.iterate.parameters - self.step_size * evaluation.gradient
         done = state.iteration + 1
         status = RUNNING if done < self.n_rounds else Status("out of rounds", "enough")
-        return Walked(Accepted(parameters, evaluation.value, evaluation.gradient), done, status)
+        return Walked(Iterate(parameters, evaluation.value, evaluation.gradient), done, status)

@@ -11,7 +11,7 @@ import numpy as np
 from tasks.arguments import as_number, check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
 from tasks.rows.batches import HELD_OUT, TRAINING, Batch, Sampling
-from tasks.strategies.base import RUNNING, Accepted, Request, Status
+from tasks.strategies.base import RUNNING, Iterate, Request, Status
 from tasks.strategies.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm
 from tasks.strategies.schedules import Constant, Schedule
 from tasks.typing import Array
@@ -73,7 +73,7 @@ class StochasticGradientState(NamedTuple):
     the last batch.
     """
 
-    accepted: Accepted
+    iterate: Iterate
     parameters: Array
     optimizer: OptimizerState
     epoch: Epoch
@@ -156,8 +156,8 @@ class StochasticGradient:
 
     def init(self, parameters: Array) -> StochasticGradientState:
         start = np.array(parameters)
-        accepted = Accepted(start, np.inf, np.zeros_like(start))
-        return StochasticGradientState(accepted, start, self.optimizer.init(start), Epoch(), Best(-np.inf, start, 0))
+        iterate = Iterate(start, np.inf, np.zeros_like(start))
+        return StochasticGradientState(iterate, start, self.optimizer.init(start), Epoch(), Best(-np.inf, start, 0))
 
     def resume(self, state: StochasticGradientState) -> StochasticGradientState:
         """From a fit that has ended, for max_epochs more, perhaps on other rows.
@@ -181,7 +181,7 @@ class StochasticGradient:
         """
         start = self.init(parameters)
         return state._replace(
-            accepted=start.accepted, parameters=start.parameters, optimizer=start.optimizer, best=start.best, mean=None, averaged=0
+            iterate=start.iterate, parameters=start.parameters, optimizer=start.optimizer, best=start.best, mean=None, averaged=0
         )
 
     def request(self, state: StochasticGradientState) -> Request:
@@ -228,24 +228,24 @@ class StochasticGradient:
     def _learn(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
         """A batch's loss and gradient have come: add them up, and move the parameters when they are enough."""
         epoch = state.epoch.after(evaluation)
-        accepted, waiting, gradient = state.accepted, state.accumulated, None
+        iterate, waiting, gradient = state.iterate, state.accumulated, None
         if evaluation.weight:  # else no row, or none that counts, was drawn
             gradient = evaluation.gradient
             if self.variance_reduction:
                 assert state.anchor is not None
                 gradient = gradient + state.anchor.gradient
-            accepted = Accepted(accepted.parameters, evaluation.value, gradient)
+            iterate = Iterate(iterate.parameters, evaluation.value, gradient)
         if self.accumulate > 1:
             if gradient is not None:
                 waiting, gradient = accumulated(waiting, gradient, float(evaluation.weight)), None
             if waiting is not None and (waiting.rounds == self.accumulate or epoch.rounds == self.sampling.n_rounds):
                 gradient, waiting = waiting.gradient / waiting.weight, None
         if gradient is None:
-            return state._replace(accepted=accepted, epoch=epoch, accumulated=waiting)
-        return self._step(state, accepted, epoch, gradient, evaluation)
+            return state._replace(iterate=iterate, epoch=epoch, accumulated=waiting)
+        return self._step(state, iterate, epoch, gradient, evaluation)
 
     def _step(
-        self, state: StochasticGradientState, accepted: Accepted, epoch: Epoch, gradient: Array, evaluation: Evaluation
+        self, state: StochasticGradientState, iterate: Iterate, epoch: Epoch, gradient: Array, evaluation: Evaluation
     ) -> StochasticGradientState:
         """One update of the parameters."""
         if self.clip_norm is not None:
@@ -261,9 +261,9 @@ class StochasticGradient:
         if self.average_from and iteration >= self.average_from:
             mean, averaged = parameters if mean is None else average(mean, parameters, averaged + 1), averaged + 1
         if not self.early_stopping or state.best.score == -np.inf:
-            accepted = Accepted(parameters if mean is None else mean, accepted.value, accepted.gradient)
+            iterate = Iterate(parameters if mean is None else mean, iterate.value, iterate.gradient)
         return state._replace(
-            accepted=accepted,
+            iterate=iterate,
             parameters=parameters,
             optimizer=optimizer,
             epoch=epoch,
@@ -287,7 +287,7 @@ class StochasticGradient:
         best = Best(score, candidate, since) if score > best.score else best._replace(since=since)
         chosen = best.parameters if self.early_stopping and best.score > -np.inf else candidate
         state = state._replace(
-            accepted=state.accepted._replace(parameters=chosen),
+            iterate=state.iterate._replace(parameters=chosen),
             epoch=Epoch(state.epoch.number + 1),
             best=best,
             losses=(*state.losses, state.epoch.mean_loss),

@@ -21,12 +21,12 @@ def prepare_worker(dask_worker: Any, transport: Transport | None = None) -> str:
     """Let a distributed.Worker answer calls of `OPERATION` and take part in sessions, and return its `numeric_digest`. transport: by
     default the worker's own."""
 
-    async def reduce_here(keys: Sequence[Any], slot: int, part: int, n_groups: int, packed: bytes) -> bytes | None:
+    async def reduce_here(keys: Sequence[Any], thread: int, subset: int, n_groups: int, packed: bytes) -> bytes | None:
         """reduce_on_worker, in the threads that also run tasks, as a pickle; None for a shard that is not here, and for an error, which
         the task that follows will raise."""
         try:
             shards = [dask_worker.data[key] for key in keys]
-            run = dask_worker.executors["default"].submit(reduce_on_worker, shards, slot, part, n_groups, packed)
+            run = dask_worker.executors["default"].submit(reduce_on_worker, shards, thread, subset, n_groups, packed)
             return pickle.dumps(await asyncio.wrap_future(run), protocol=5)
         except Exception:  # noqa: BLE001
             return None

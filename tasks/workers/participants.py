@@ -28,7 +28,7 @@ import numpy as np
 
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.linear import LinearObjective
-from tasks.reductions.reduction import Sums, content_of, joined, prepare_shards, reduce_joined, reduce_shards
+from tasks.reductions.reduction import NodeSums, content_of, joined, prepare_shards, reduce_joined, reduce_shards
 from tasks.reductions.tree import Node, Tree
 from tasks.rounds.fitting import Fit, Report, Round
 from tasks.rounds.oracles import Broadcast, reduction_of
@@ -59,15 +59,15 @@ class Duty(NamedTuple):
     """What a participant does: the address of its worker, and the number and the pieces of each of its threads."""
 
     worker: str
-    slots: tuple[tuple[int, tuple[Any, ...]], ...]
+    threads: tuple[tuple[int, tuple[Any, ...]], ...]
 
 
 class Plan(NamedTuple):
-    """A session. part: of the dataset; n_columns: of the rows; level: of the largest lanes that threads have whole; duties: by rank;
+    """A session. subset: of the dataset; n_columns: of the rows; level: of the largest subtrees that threads have whole; duties: by rank;
     envelope: see `tasks.workers.messages.Link`; content: what the digests of all rows should add up to, None where that is not known."""
 
     fit: Fit
-    part: int
+    subset: int
     n_groups: int
     n_columns: int
     level: int
@@ -119,9 +119,9 @@ def children(rank: int, n: int) -> list[int]:
     return [rank + step for step in reversed(steps) if rank + step < n]
 
 
-def round_too_large(this: Round, n_columns: int, n_partials: float) -> bool:
-    """Whether a round moves more than participants should. n_partials: that one of them returns."""
-    n_bytes = this.reduction.n_bytes(this.broadcast, n_columns) * n_partials + this.broadcast.parameters.nbytes
+def round_too_large(this: Round, n_columns: int, n_sums: float) -> bool:
+    """Whether a round moves more than participants should. n_sums: that one of them returns."""
+    n_bytes = this.reduction.n_bytes(this.broadcast, n_columns) * n_sums + this.broadcast.parameters.nbytes
     return n_bytes > ROUND_BYTES
 
 
@@ -209,12 +209,12 @@ class Participant:
         self.worker = dask_worker
         self.plan = plan
         self.rank = rank
-        self.slots: list[tuple[int, list[Shard]]] = [
-            (slot, [dask_worker.data[key] for key in keys]) for slot, keys in plan.duties[rank].slots
+        self.threads: list[tuple[int, list[Shard]]] = [
+            (thread, [dask_worker.data[key] for key in keys]) for thread, keys in plan.duties[rank].threads
         ]
         self.joined = {
-            slot: joined(shards, plan.part, plan.n_groups)
-            for slot, shards in self.slots
+            thread: joined(shards, plan.subset, plan.n_groups)
+            for thread, shards in self.threads
             if type(plan.fit.objective) is LinearObjective and not plan.fit.marked and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
         }
         self.parent: Wire | None = None
@@ -226,7 +226,7 @@ class Participant:
     @cached_property
     def content(self) -> int:
         """The content of the rows here, which stay the same as long as the session lasts."""
-        return 0 if self.plan.content is None else content_of(chain.from_iterable(shards for _, shards in self.slots), self.plan.part)
+        return 0 if self.plan.content is None else content_of(chain.from_iterable(shards for _, shards in self.threads), self.plan.subset)
 
     def leave(self) -> None:
         """Let go of the rows, and of whoever waits."""
@@ -234,7 +234,7 @@ class Participant:
         for wire in (self.parent, *self.children):
             if wire is not None:
                 wire.stream.end()
-        self.slots.clear()  # last: sums without them must reach nobody
+        self.threads.clear()  # last: sums without them must reach nobody
         self.joined.clear()
 
     def follow(self) -> None:
@@ -280,7 +280,7 @@ class Participant:
         for child in self.children:
             child.send(message)
         kind = (broadcast.oracle, broadcast.row_step, broadcast.batch is None or broadcast.batch.number < 0, broadcast.parameters.shape)
-        work = [self._work(slot, shards, broadcast) for slot, shards in self.slots]
+        work = [self._work(thread, shards, broadcast) for thread, shards in self.threads]
         if len(work) > 1 and self.took.get(kind, np.inf) > INLINE:
             others = [self.worker.executors["default"].submit(each) for each in work[1:]]
             own = [work[0](), *(other.result() for other in others)]
@@ -294,21 +294,21 @@ class Participant:
 
     def _prepare(self, broadcast: Broadcast) -> None:
         """The next round, while the others' sums or its input are awaited; what several threads compute is not for one to prepare."""
-        if len(self.slots) == 1:
-            ((_, shards),) = self.slots
-            prepare_shards(shards, self.plan.part, self.plan.n_groups, reduction_of(broadcast), broadcast)
+        if len(self.threads) == 1:
+            ((_, shards),) = self.threads
+            prepare_shards(shards, self.plan.subset, self.plan.n_groups, reduction_of(broadcast), broadcast)
 
-    def _work(self, slot: int, shards: list[Shard], broadcast: Broadcast) -> Callable[[], Sums]:
+    def _work(self, thread: int, shards: list[Shard], broadcast: Broadcast) -> Callable[[], NodeSums]:
         plan, reduction = self.plan, reduction_of(broadcast)
-        if broadcast.batch is None and slot in self.joined:
-            return partial(reduce_joined, self.joined[slot], slot, plan.n_groups, reduction, broadcast)
-        return partial(reduce_shards, shards, slot, plan.part, plan.n_groups, reduction, broadcast)
+        if broadcast.batch is None and thread in self.joined:
+            return partial(reduce_joined, self.joined[thread], thread, plan.n_groups, reduction, broadcast)
+        return partial(reduce_shards, shards, thread, plan.subset, plan.n_groups, reduction, broadcast)
 
-    def _merged(self, own: list[Sums], below: list[Answer], combine: Callable[[Any, Any], Any]) -> Answer:
+    def _merged(self, own: list[NodeSums], below: list[Answer], combine: Callable[[Any, Any], Any]) -> Answer:
         """All these sums are new, of this round alone, and may be added in place."""
         tree = Tree(self.plan.n_groups, combine)
         seconds: dict[int, float] = {}
-        for sums in [*own, *(Sums(each.nodes, each.seconds) for each in below)]:
+        for sums in [*own, *(NodeSums(each.nodes, each.seconds) for each in below)]:
             tree.merge(sums.nodes)
             seconds |= sums.seconds
         messages = len(self.children) + (self.rank > 0) + sum(each.messages for each in below)

@@ -10,11 +10,11 @@ from tasks.reductions.reduction import reduce_on_worker
 from tasks.rows.partition import Shard
 
 
-def timed_reduce(shard: Shard, part: int, n_groups: int, packed: bytes) -> float:
-    """Task: the processor's seconds that `reduce_on_worker` takes of its thread, whoever else keeps the machine busy; its partials are
+def timed_reduce(shard: Shard, subset: int, n_groups: int, packed: bytes) -> float:
+    """Task: the processor's seconds that `reduce_on_worker` takes of its thread, whoever else keeps the machine busy; its sums are
     dropped. Waiting for memory counts, waiting for a core does not."""
     start = time.thread_time()
-    reduce_on_worker([shard], 0, part, n_groups, packed)
+    reduce_on_worker([shard], 0, subset, n_groups, packed)
     return time.thread_time() - start
 
 

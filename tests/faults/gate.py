@@ -124,11 +124,11 @@ class GatedObjective(LinearObjective):
 
     gate: Gate | None = None
     where: Where = "task"
-    poison: int | None = None
+    fatal: int | None = None
     """Only the group that begins with this partition."""
 
     def loss_and_gradient(self, group: Any, parameters: Any) -> Any:
-        gated = self.gate is not None and np.any(parameters != 0) and self.poison in (None, group.first_partition)
+        gated = self.gate is not None and np.any(parameters != 0) and self.fatal in (None, group.first_partition)
         if gated and self.gate is not None and (self.where == running_as() or self.gate.tripped):
             self.gate.reach()
         return super().loss_and_gradient(group, parameters)

@@ -37,11 +37,11 @@ class GatedRegression(LogisticRegression):
 
     gate: Gate | None = None
     where: Where = "task"
-    poison: int | None = None
+    fatal: int | None = None
 
     def _objective(self, schema: Any) -> GatedObjective:
         found = super()._objective(schema)
-        return GatedObjective(*(getattr(found, each.name) for each in fields(found)), self.gate, self.where, self.poison)
+        return GatedObjective(*(getattr(found, each.name) for each in fields(found)), self.gate, self.where, self.fatal)
 
 
 def model(gate: Gate | None = None, where: Where = "task", *, n_rounds: int = N_ROUNDS) -> LogisticRegression:

@@ -16,7 +16,7 @@ import pytest
 import scipy.sparse as sp
 
 from pipeline import Checkpoint, Dataset, minimise
-from pipeline.training.checkpoints.files import SUFFIX, Problem, Saved, read_checkpoint
+from pipeline.training.checkpoints.files import SUFFIX, FitKey, Saved, read_checkpoint
 from pipeline.training.checkpoints.keeper import Keeper
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
@@ -58,7 +58,7 @@ def being_written(directory: Path) -> list[Path]:
     return list(directory.glob(f".*{SUFFIX}.*.tmp"))
 
 
-def last_round(directory: Path, problem: Problem) -> int:
+def last_round(directory: Path, problem: FitKey) -> int:
     """Of its checkpoints, 0 without. Whatever has the name of one can be read."""
     return max((len(read_checkpoint(path, problem).history) for path in problem.paths(directory)), default=0)
 

@@ -22,13 +22,13 @@ def test_a_group_that_kills_every_worker(make: Any, client: Client, gate: Gate, 
     gate.tell_all("exit")
     rows = make()
     found: Any = model(gate)
-    found.poison = rows.source.group_starts[3]
+    found.fatal = rows.source.group_starts[3]
     with pytest.raises(WorkersKilledError, match=r"round 'gradient'.* workers died with partitions .* The logs") as raised:
         fitted(found, rows)
     named = re.search(r"with partitions ([\d to,]*)", str(raised.value))
     assert named is not None
     spans = [span.split(" to ") for span in named[1].strip().split(", ")]
-    assert any(int(span[0]) <= found.poison <= int(span[-1]) for span in spans)
+    assert any(int(span[0]) <= found.fatal <= int(span[-1]) for span in spans)
     rows.release()
 
 

@@ -134,7 +134,7 @@ def test_a_round_takes_few_tasks_and_leaves_none(client: Client) -> None:
     rows = uneven(len(X), 1024)
     model = LogisticRegression(solver="lbfgs").fit(Dataset.from_arrays(X, y, partition_rows=rows))
     assert model.tasks_per_round_ <= 8
-    wide = np.random.default_rng(0).normal(size=(64, 100_000))  # the parameters travel as a task of their own, partials meet on the cluster
+    wide = np.random.default_rng(0).normal(size=(64, 100_000))  # the parameters travel as a task of their own, sums meet on the cluster
     model = LogisticRegression(solver="lbfgs", tol=0.05).fit(wide, wide[:, 0] > 0)
     assert model.tasks_per_round_ <= 8
     deadline = time.monotonic() + 20

@@ -60,7 +60,7 @@ def test_a_partition_that_kills_whoever_reads_it(fragile: Client, how: str, part
         LogisticRegression().fit(dataset)
     found = [int(number) for number in re.findall(r"make\((\d+)\)", str(raised.value))]
     assert raised.value.partition == found[0] <= partition <= found[-1], str(raised.value)
-    assert raised.value.place == f"make({found[0]})"
+    assert raised.value.location == f"make({found[0]})"
     assert isinstance(raised.value.__cause__, KilledWorker)
 
 

@@ -78,7 +78,7 @@ def test_clusters_leave_no_trace(client: Client, name: str, level: int) -> None:
     assert fit(ClusterExecutor(client), data, chosen).parameters.tobytes() == fit(ThreadExecutor(1), data, chosen).parameters.tobytes()
 
 
-def test_lanes_change_rounding_alone() -> None:
+def test_subtrees_change_rounding_alone() -> None:
     found = [fit(ThreadExecutor(1), dataset(), strategy(sampling=Sampling(1, 9, level=level))).parameters for level in (0, 1, 4)]
     assert largest_relative(found[0], found[1]) < 1e-10
     assert largest_relative(found[0], found[2]) < 1e-10
@@ -146,7 +146,7 @@ def test_resumed_fits_go_on_as_if_never_stopped(options: dict[str, Any]) -> None
     (found,) = to_the_end(half, [half.strategy.resume(stopped)], data)  # type: ignore[attr-defined]
     assert found.epoch == expected.epoch
     assert found.iteration == expected.iteration == 2 * stopped.iteration
-    assert found.accepted.parameters.tobytes() == expected.accepted.parameters.tobytes()
+    assert found.iterate.parameters.tobytes() == expected.iterate.parameters.tobytes()
     assert found.losses == expected.losses[2:]
 
 
@@ -159,7 +159,7 @@ def test_resumed_fits_forget_what_belongs_to_the_rows_before() -> None:
     (second,) = to_the_end(Fit(OBJECTIVE, (L2(1e-3),), chosen), [chosen.resume(first)], noise)
     assert first.scores[0] > 0.9 > second.scores[0]
     assert (second.epoch.number, second.iteration) == (2, 18)
-    np.testing.assert_array_equal(second.accepted.parameters, second.parameters)
+    np.testing.assert_array_equal(second.iterate.parameters, second.parameters)
     np.testing.assert_array_equal(second.anchor.parameters, first.parameters)
 
 
@@ -176,8 +176,8 @@ def test_a_fit_that_was_cut_off_in_an_epoch_resumes_with_the_next() -> None:
     assert (end.iteration, len(end.losses)) == (4, 1)
 
 
-def test_lanes_end_with_their_fit(client: Client) -> None:
-    """One lane of all rows is on one worker, until a fit of full passes spreads them again."""
+def test_subtrees_end_with_their_fit(client: Client) -> None:
+    """One subtree of all rows is on one worker, until a fit of full passes spreads them again."""
     X, y = breast_cancer()
     data = Dataset.from_arrays(X, y, n_partitions=16)
     SGDClassifier(batch_size=16, max_iter=2, tol=None, random_state=0).fit(data)

@@ -85,7 +85,7 @@ class Made(Sent):
 def make_shard(n_groups: int, numbers: tuple[int, ...], given: Sequence[Any]) -> Shard:
     shard = source(n_groups, in_client=True)._shard(numbers)
     for group in shard.groups(0):
-        group.supplied = False
+        group.from_client = False
     if WORLDS[0].rows_changed:
         group = shard.groups(0)[0]
         group.X = np.nextafter(group.X, np.inf)

@@ -10,7 +10,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.reductions.reduction import Sums
+from tasks.reductions.reduction import NodeSums
 from tasks.workers.calls import prepare_worker
 from tasks.workers.participants import OPERATION as SESSION
 from tests.simulation.loop import STRAND, Process, Strand, current_strand
@@ -80,7 +80,7 @@ class Worker:
             self.twice -= 1
             function(*arguments)
         result = function(*arguments)
-        return result._replace(seconds=dict.fromkeys(result.seconds, seconds)) if isinstance(result, Sums) else result
+        return result._replace(seconds=dict.fromkeys(result.seconds, seconds)) if isinstance(result, NodeSums) else result
 
     async def serve(self, comm: End) -> None:
         """One call."""

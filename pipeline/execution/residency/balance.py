@@ -141,16 +141,16 @@ def settled(
     """
     found: list[list[int]] = [[] for _ in workers]
     load = [0.0] * len(workers)
-    astray = []
+    misplaced = []
     for i, pieces in enumerate(assigned):
         for piece in pieces:
             if workers[i] in holders[piece] or not holders[piece]:
                 found[i].append(piece)
                 load[i] += sizes[piece]
             else:
-                astray.append(piece)
+                misplaced.append(piece)
     everywhere = all(holders)
-    for piece in astray:
+    for piece in misplaced:
         places = [i for i, worker in enumerate(workers) if worker in holders[piece]]
         everywhere &= bool(places)
         to = min(places or range(len(workers)), key=load.__getitem__)

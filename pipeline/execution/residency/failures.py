@@ -55,8 +55,8 @@ def killers_named(name: str, keys: Container[Any], source: Source, resident: Res
             raise
         pieces: Iterable[int] = ()
         match key:
-            case (str(), int() as slot) if slot < len(resident.assigned):
-                pieces = resident.assigned[slot]
+            case (str(), int() as thread) if thread < len(resident.assigned):
+                pieces = resident.assigned[thread]
         what = f"a task of the round {name!r} was tried again and again, and {error.allowed_failures + 1} workers"
         raise killed(what, source, resident, pieces) from error
 

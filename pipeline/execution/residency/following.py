@@ -77,7 +77,7 @@ class Follower:
             self.workers.end_demand()
 
     def follow(self, resident: Resident, level: int) -> None:
-        """Keep lanes of this level together, and see after the pieces if it is time to."""
+        """Keep subtrees of this level together, and see after the pieces if it is time to."""
         self._keep_together(resident, level)
         if not resident.located:
             self.workers.wait(resident.futures)
@@ -88,15 +88,15 @@ class Follower:
             return
         self._look(resident)
 
-    def let_apart(self) -> None:
-        """Lanes need not be one thread's any more: the fit has ended."""
+    def release_level(self) -> None:
+        """Subtrees need not be one thread's any more: the fit has ended."""
         for resident, level in self._together.items():
             with resident.lock:
-                resident.let_apart(level)
+                resident.release_level(level)
         self._together.clear()
 
     def _keep_together(self, resident: Resident, level: int) -> None:
-        """Lanes of this level are one thread's until the fit ends."""
+        """Subtrees of this level are one thread's until the fit ends."""
         before = self._together.get(resident, 0)
         if level > before:
             with resident.lock:
@@ -112,19 +112,19 @@ class Follower:
             resident.follow_at = now + FOLLOW_EVERY * (1 + 50 * (now - start))  # of a thousand workers the scheduler has much to say
             if resident.moving:  # some other fit on these rows is at it
                 return
-            changed = resident.seat(threads) or (resident.uneven and resident.located)
+            changed = resident.set_threads(threads) or (resident.uneven and resident.located)
             resident.uneven &= not changed
-            astray = []
+            misplaced = []
             if not resident.located and not any(future.status == "error" for future in resident.futures):
                 holders = self.client.who_has(resident.futures)
-                resident.settle(holders)
-                astray = resident.astray(holders)
+                resident.adopt_holders(holders)
+                misplaced = resident.misplaced(holders)
             slow = resident.speeds.lost > LOST and resident.speeds.known(resident.workers)
-            ours = resident.moving = bool(astray) or (resident.located and (changed or slow))
+            ours = resident.moving = bool(misplaced) or (resident.located and (changed or slow))
         if ours:
             try:
-                if astray:
-                    self._move(resident, astray)
+                if misplaced:
+                    self._move(resident, misplaced)
                 else:
                     self._balance(resident, at_once=changed)
             finally:
@@ -158,4 +158,4 @@ class Follower:
         with resident.lock:
             then()
             resident.speeds.moved(resident.workers)
-            resident.settle(holders)
+            resident.adopt_holders(holders)

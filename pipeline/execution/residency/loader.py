@@ -44,12 +44,12 @@ class Loader:
         messages: Any = self.client.scheduler_comm
         messages.interval = min(messages.interval, MESSAGE_INTERVAL)
         sizes = source.group_sizes
-        numbers, slots = pieces(sizes, threads, self._held_bytes(source))
-        assigned = [[i for i, own in enumerate(slots) if own == slot] for slot in range(len(threads))]
+        numbers, thread_numbers = pieces(sizes, threads, self._held_bytes(source))
+        assigned = [[i for i, own in enumerate(thread_numbers) if own == thread] for thread in range(len(threads))]
         if source.in_client:
-            futures = self._send(source, numbers, slots, threads)
+            futures = self._send(source, numbers, thread_numbers, threads)
         else:
-            futures = self._submit(source, numbers, slots, threads, anywhere=anywhere)
+            futures = self._submit(source, numbers, thread_numbers, threads, anywhere=anywhere)
         weights = [float(sum(sizes[number] for number in each)) for each in numbers]
         return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
 
@@ -84,7 +84,7 @@ class Loader:
         return held
 
     def _submit(
-        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str], *, anywhere: bool
+        self, source: Source, numbers: Sequence[tuple[int, ...]], thread_numbers: Sequence[int], threads: Sequence[str], *, anywhere: bool
     ) -> list[Future[Shard]]:
         first: list[Future[Any]] = []  # held until the pieces that need them are asked for; then the scheduler knows how to remake them
 
@@ -98,11 +98,11 @@ class Loader:
         for i, load in enumerate(source.load_plans(numbers, persist)):
             given: Sequence[Any] = load.keys
             key = (name, f"{i:06}")  # Dask runs what is alike in the order of the keys as texts
-            graphs[slots[i]][key] = call(key, partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
+            graphs[thread_numbers[i]][key] = call(key, partial(load_on_worker, load), *map(TaskRef, given), needs=needs)
         self._supply(threads, needs)
         futures: dict[Any, Future[Shard]] = {}
-        for slot, graph in graphs.items():
-            where: dict[str, Any] = {} if anywhere else {"workers": [threads[slot]], "allow_other_workers": True}
+        for thread, graph in graphs.items():
+            where: dict[str, Any] = {} if anywhere else {"workers": [threads[thread]], "allow_other_workers": True}
             found = self.client.get(graph, list(graph), **where, sync=False)
             futures.update(zip(graph, found, strict=True))
         return [futures[name, f"{i:06}"] for i in range(len(numbers))]
@@ -113,15 +113,15 @@ class Loader:
         send_users_modules(self.client, names, anew=True)
 
     def _send(
-        self, source: Source, numbers: Sequence[tuple[int, ...]], slots: Sequence[int], threads: Sequence[str]
+        self, source: Source, numbers: Sequence[tuple[int, ...]], thread_numbers: Sequence[int], threads: Sequence[str]
     ) -> list[Future[Shard]]:
         """The pieces of each worker thread in one message."""
         loads = source.load_plans(numbers, lambda graph, keys: None)
         sent: dict[int, Future[Shard]] = {}
-        for slot in sorted(set(slots)):
-            chosen = [i for i, own in enumerate(slots) if own == slot]
+        for thread in sorted(set(thread_numbers)):
+            chosen = [i for i, own in enumerate(thread_numbers) if own == thread]
             shards = [loads[i].function(*loads[i].arguments) for i in chosen]
-            futures = self._scatter(shards, threads[slot])
+            futures = self._scatter(shards, threads[thread])
             sent.update(zip(chosen, futures, strict=True))
         return [sent[i] for i in range(len(numbers))]
 
@@ -141,8 +141,8 @@ class Loader:
         threads = self.workers.threads()
         holders: Mapping[Any, Any] = self.client.who_has([future for future in resident.futures if not future.cancelled()])
         lost = [i for i, future in enumerate(resident.futures) if not holders.get(future.key)]
-        slots = [i % len(threads) for i in range(len(lost))]
-        futures = self._send(source, [resident.numbers[i] for i in lost], slots, threads)
+        thread_numbers = [i % len(threads) for i in range(len(lost))]
+        futures = self._send(source, [resident.numbers[i] for i in lost], thread_numbers, threads)
         with resident.lock:
             for i, future in zip(lost, futures, strict=True):
                 resident.futures[i] = future

@@ -14,10 +14,10 @@ from tasks.loading.shards import LoadError
 
 
 def loading_error(error: BaseException, source: Source, resident: Resident, limits: Mapping[str, float]) -> BaseException:
-    """The error with the names and places of the partitions that it is about, as far as they are known; else as it is. limits: of the
+    """The error with the names and locations of the partitions that it is about, as far as they are known; else as it is. limits: of the
     workers, bytes."""
     if isinstance(error, LoadError):
-        return partition_error(error, source.place)
+        return partition_error(error, source.location)
     pieces = [piece for piece, future in enumerate(resident.futures) if future.status == "error"]
     if isinstance(error, KilledWorker) and pieces:
         return fatal(error, source, resident, pieces, limits)
@@ -49,18 +49,18 @@ def fatal(
     behind = ""
     if len(pieces) > 1:
         last = source.group_starts[resident.numbers[pieces[-1]][-1] + 1] - 1
-        behind = f", or behind it, up to partition {last} ({source.place(last)})"
+        behind = f", or behind it, up to partition {last} ({source.location(last)})"
     died = f"{error.allowed_failures + 1} workers died, one after the other, at {described(source, numbers)}{behind}"
     why = "out of memory, or a crash of what reads it, as their logs say"
     text = f"{died}: {why}. {memory(source, numbers, resident.workers, limits)}"
-    named = FatalPartitionError(text, partition, source.place(partition))
+    named = FatalPartitionError(text, partition, source.location(partition))
     named.__cause__ = error
     return named
 
 
 def described(source: Source, numbers: Sequence[int]) -> str:
     """The partitions of these groups, and where they come from."""
-    return source.places_of(source.group_starts[numbers[0]], source.group_starts[numbers[-1] + 1] - 1)
+    return source.locations_of(source.group_starts[numbers[0]], source.group_starts[numbers[-1] + 1] - 1)
 
 
 def memory(source: Source, numbers: Sequence[int], threads: Sequence[str], limits: Mapping[str, float]) -> str:

@@ -47,11 +47,11 @@ def pieces(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mappin
     held_of_runs: list[Counter[str]] = [sum((Counter(held[number]) for number in run), Counter()) for run in runs]
     places = place([sum(sizes[number] for number in run) for run in runs], threads, held_of_runs)
     free: dict[str, list[int]] = defaultdict(list)
-    for slot, worker in enumerate(threads):
-        free[worker].insert(0, slot)
-    slots = [free[worker].pop() for _, worker in places]
-    chosen = [(runs[i], slot) for (numbers, _), slot in zip(places, slots, strict=True) for i in numbers]
-    return [run for run, _ in chosen], [slot for _, slot in chosen]
+    for thread, worker in enumerate(threads):
+        free[worker].insert(0, thread)
+    thread_numbers = [free[worker].pop() for _, worker in places]
+    chosen = [(runs[i], thread) for (numbers, _), thread in zip(places, thread_numbers, strict=True) for i in numbers]
+    return [run for run, _ in chosen], [thread for _, thread in chosen]
 
 
 def place_held(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping[str, float]]) -> list[Place]:

@@ -18,9 +18,9 @@ from tasks.rows.partition import Shard
 
 
 class Work(NamedTuple):
-    """What one worker thread does in a round: the pieces with these keys. slot: the number of the thread."""
+    """What one worker thread does in a round: the pieces with these keys. thread: the number of the thread."""
 
-    slot: int
+    thread: int
     worker: str
     keys: tuple[Any, ...]
 
@@ -30,9 +30,9 @@ class Resident:
     """numbers: of each piece, its groups; sizes: of each, on any scale; futures: they hold the pieces as Shards, each of which Dask, or
     the client, makes again when its worker dies. workers: of each thread; assigned: the pieces of each thread.
 
-    level: lanes, subtrees of 2^level groups, are one thread's, whatever pieces they consist of: the largest of `levels`, which are those
+    level: subtrees of 2^level groups are one thread's, whatever pieces they consist of: the largest of `levels`, which are those
     that running fits need. located: whether every piece is known to
-    be where it is assigned, so that workers can be called; uneven: whether lanes that nobody needs any more have left some threads with
+    be where it is assigned, so that workers can be called; uneven: whether subtrees that nobody needs any more have left some threads with
     more than others; last_round: its seconds; follow_at:
     when to look up the threads that there are; moving: whether some fit moves pieces just now. lock: for whoever changes what is
     assigned, while others' rounds go on.
@@ -45,7 +45,7 @@ class Resident:
     workers: list[str]
     assigned: list[list[int]]
     work: list[Work] = field(init=False)
-    n_partials: int = field(init=False)
+    n_sums: int = field(init=False)
     level: int = 0
     levels: list[int] = field(default_factory=list)
     uneven: bool = False
@@ -74,40 +74,40 @@ class Resident:
         self.assign(self.assigned)
 
     def assign(self, assigned: list[list[int]]) -> None:
-        """Give each thread these pieces from the next round on; a whole lane to the thread that has most of it."""
-        lanes = self._lanes
-        weights: list[dict[int, float]] = [defaultdict(float) for _ in lanes]
-        number_of = {piece: number for number, lane in enumerate(lanes) for piece in lane}
-        for slot, pieces in enumerate(assigned):
+        """Give each thread these pieces from the next round on; a whole subtree to the thread that has most of it."""
+        subtrees = self._subtrees
+        weights: list[dict[int, float]] = [defaultdict(float) for _ in subtrees]
+        number_of = {piece: number for number, subtree in enumerate(subtrees) for piece in subtree}
+        for thread, pieces in enumerate(assigned):
             for piece in pieces:
-                weights[number_of[piece]][slot] += self.sizes[piece] or 1e-9
+                weights[number_of[piece]][thread] += self.sizes[piece] or 1e-9
         owners = [max(sorted(weight), key=weight.__getitem__) for weight in weights]
         self.assigned = assigned = [
-            sorted(chain.from_iterable(lane for lane, owner in zip(lanes, owners, strict=True) if owner == slot))
-            for slot in range(len(assigned))
+            sorted(chain.from_iterable(subtree for subtree, owner in zip(subtrees, owners, strict=True) if owner == thread))
+            for thread in range(len(assigned))
         ]
         self.work = [
-            Work(slot, worker, tuple(self.futures[piece].key for piece in pieces))
-            for slot, (worker, pieces) in enumerate(zip(self.workers, assigned, strict=True))
+            Work(thread, worker, tuple(self.futures[piece].key for piece in pieces))
+            for thread, (worker, pieces) in enumerate(zip(self.workers, assigned, strict=True))
             if pieces
         ]
-        self.n_partials = sum(n_nodes(chain.from_iterable(self.numbers[p] for p in pieces), self.n_groups) for pieces in assigned)
+        self.n_sums = sum(n_nodes(chain.from_iterable(self.numbers[p] for p in pieces), self.n_groups) for pieces in assigned)
 
     @property
-    def _lanes(self) -> list[list[int]]:
+    def _subtrees(self) -> list[list[int]]:
         """The pieces that are one thread's together."""
-        lanes: dict[int, list[int]] = defaultdict(list)
+        subtrees: dict[int, list[int]] = defaultdict(list)
         for piece, numbers in enumerate(self.numbers):
-            lanes[numbers[0] >> self.level].append(piece)
-        return list(lanes.values())
+            subtrees[numbers[0] >> self.level].append(piece)
+        return list(subtrees.values())
 
-    def _by_lane(self) -> list[list[int]]:
-        """The numbers of each thread's lanes."""
-        number_of = {piece: number for number, lane in enumerate(self._lanes) for piece in lane}
+    def _by_subtree(self) -> list[list[int]]:
+        """The numbers of each thread's subtrees."""
+        number_of = {piece: number for number, subtree in enumerate(self._subtrees) for piece in subtree}
         return [sorted({number_of[piece] for piece in pieces}) for pieces in self.assigned]
 
     def keep_together(self, level: int, before: int) -> None:
-        """A fit needs lanes of this level to be one thread's from now on; before: the level that it needed so far, 0 for none."""
+        """A fit needs subtrees of this level to be one thread's from now on; before: the level that it needed so far, 0 for none."""
         if before:
             self.levels.remove(before)
         self.levels.append(level)
@@ -117,13 +117,13 @@ class Resident:
         self.assign(assigned)
         self.located &= self.assigned == assigned
 
-    def let_apart(self, level: int) -> None:
-        """A fit needs these lanes no more."""
+    def release_level(self, level: int) -> None:
+        """A fit needs these subtrees no more."""
         self.levels.remove(level)
         if (left := max(self.levels, default=0)) < self.level:
             self.uneven, self.level, self.follow_at = True, left, -np.inf
 
-    def seat(self, threads: Sequence[str]) -> bool:
+    def set_threads(self, threads: Sequence[str]) -> bool:
         """Take over the threads that there are now; pieces of those that are gone go to whoever has least. Whether anything changed."""
         if sorted(threads) == sorted(self.workers):
             return False
@@ -139,17 +139,19 @@ class Resident:
         self.located = False
         return True
 
-    def settle(self, holders: Mapping[Any, Sequence[str]]) -> None:
+    def adopt_holders(self, holders: Mapping[Any, Sequence[str]]) -> None:
         """Leave pieces where they are. holders: by key, the workers that hold it."""
-        lanes = self._lanes
-        of_lanes = [sorted(set.intersection(*(set(holders.get(self.futures[p].key, ())) for p in lane))) for lane in lanes]
-        found, self.located = settled(self._by_lane(), self.workers, of_lanes, [sum(self.sizes[p] for p in lane) for lane in lanes])
-        assigned = expanded(found, lanes)
+        subtrees = self._subtrees
+        of_subtrees = [sorted(set.intersection(*(set(holders.get(self.futures[p].key, ())) for p in subtree))) for subtree in subtrees]
+        found, self.located = settled(
+            self._by_subtree(), self.workers, of_subtrees, [sum(self.sizes[p] for p in subtree) for subtree in subtrees]
+        )
+        assigned = expanded(found, subtrees)
         if assigned != self.assigned:
             self.assign(assigned)
             self.speeds.moved(self.workers)
 
-    def astray(self, holders: Mapping[Any, Sequence[str]]) -> list[tuple[int, str, str]]:
+    def misplaced(self, holders: Mapping[Any, Sequence[str]]) -> list[tuple[int, str, str]]:
         """(piece, from, to) for every piece that is not with the worker of its thread, but with another."""
         return [
             (piece, there[0], worker)
@@ -159,18 +161,18 @@ class Resident:
         ]
 
     def measure(self, work: list[Work], seconds: Mapping[int, float]) -> None:
-        """Learn from a round; from none in which others were assigned meanwhile. seconds: by slot."""
+        """Learn from a round; from none in which others were assigned meanwhile. seconds: by thread."""
         if work is not self.work:
             return
-        sizes = [sum(self.sizes[p] for p in self.assigned[each.slot]) for each in work]
-        self.speeds.add([each.worker for each in work], sizes, [seconds.get(each.slot, 0.0) for each in work])
+        sizes = [sum(self.sizes[p] for p in self.assigned[each.thread]) for each in work]
+        self.speeds.add([each.worker for each in work], sizes, [seconds.get(each.thread, 0.0) for each in work])
 
     def better(self, n_bytes: Sequence[float], limits: Mapping[str, float]) -> list[list[int]]:
         """What should be assigned, by the speeds that are known. n_bytes: of each piece; limits: of the workers, bytes of rows."""
-        lanes = self._lanes
-        sizes, of_lanes = ([sum(values[p] for p in lane) for lane in lanes] for values in (self.sizes, n_bytes))
+        subtrees = self._subtrees
+        sizes, of_subtrees = ([sum(values[p] for p in subtree) for subtree in subtrees] for values in (self.sizes, n_bytes))
         speeds = [self.speeds.of(worker) for worker in self.workers]
-        return expanded(balanced(self._by_lane(), sizes, speeds, Room(self.workers, of_lanes, limits)), lanes)
+        return expanded(balanced(self._by_subtree(), sizes, speeds, Room(self.workers, of_subtrees, limits)), subtrees)
 
     def moves(self, assigned: Sequence[Sequence[int]]) -> list[tuple[int, str, str]]:
         """(piece, from, to) for every piece that this would take to another worker."""
@@ -179,6 +181,6 @@ class Resident:
         return [(piece, before[piece], after[piece]) for piece in sorted(before) if before[piece] != after[piece]]
 
 
-def expanded(assigned: Sequence[Sequence[int]], lanes: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The pieces of lanes."""
-    return [sorted(chain.from_iterable(lanes[number] for number in numbers)) for numbers in assigned]
+def expanded(assigned: Sequence[Sequence[int]], subtrees: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The pieces of subtrees."""
+    return [sorted(chain.from_iterable(subtrees[number] for number in numbers)) for numbers in assigned]

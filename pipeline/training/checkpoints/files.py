@@ -21,7 +21,7 @@ from tasks import __version__
 from tasks.machine.fingerprint import numeric_digest
 from tasks.typing import Array
 
-CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="2")  # 2: names of types changed with their modules
+CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="3")  # 2: names of types changed with their modules; 3: names of fields
 SUFFIX: Final = ".safetensors"
 NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
 """How the names of checkpoints end: see `Problem.path`."""
@@ -44,7 +44,7 @@ class Saved(NamedTuple):
     bytes_per_round: int
 
 
-class Problem(NamedTuple):
+class FitKey(NamedTuple):
     """What is fitted, in words by name ("estimator", "parameters", "data" ...): only the same problem goes on from a checkpoint."""
 
     words: Mapping[str, str]
@@ -73,18 +73,18 @@ class Problem(NamedTuple):
         return "; ".join(f"its {name} is {other.get(name, 'nothing')}, here {self.words.get(name, 'nothing')}" for name in names)
 
 
-def write_checkpoint(path: Path, problem: Problem, saved: Saved, digests: Digests | None = None, spare: Path | None = None) -> None:
+def write_checkpoint(path: Path, problem: FitKey, saved: Saved, digests: Digests | None = None, spare: Path | None = None) -> None:
     """Write it whole or not at all; digests: of the fit's earlier ones; spare: a file to write over. Raises OSError naming the path,
     TypeError for states that are no arrays and numbers."""
     tree = Flattened()
     states = tree.flat(saved.states)
     columns = {HISTORY + name: np.array([row[name] for row in saved.history], dtype) for name, dtype in COLUMNS.items()}  # type: ignore[literal-required]
-    powers = sorted({row["power"] for row in saved.history})
-    columns[HISTORY + "power"] = np.array([powers.index(row["power"]) for row in saved.history], np.int64)
+    oracles = sorted({row["oracle"] for row in saved.history})
+    columns[HISTORY + "oracle"] = np.array([oracles.index(row["oracle"]) for row in saved.history], np.int64)
     text = {
         "problem": json.dumps(dict(problem.words)),
         "states": json.dumps(states, allow_nan=False),
-        "powers": json.dumps(powers),
+        "oracles": json.dumps(oracles),
         "seed": json.dumps(saved.seed),
         "bytes_per_round": json.dumps(saved.bytes_per_round),
         **arithmetic(),
@@ -92,7 +92,7 @@ def write_checkpoint(path: Path, problem: Problem, saved: Saved, digests: Digest
     write_tensors(path, CHECKPOINT, tree.arrays | columns, text, digests, spare)
 
 
-def read_checkpoint(path: Path, problem: Problem) -> Saved:
+def read_checkpoint(path: Path, problem: FitKey) -> Saved:
     """Read one back. Raises FileNotFoundError, and ValueError, naming the path, for one that is damaged, foreign, of another format
     version, or of another problem."""
     arrays, text = read_tensors(path, CHECKPOINT)
@@ -111,7 +111,7 @@ def read_checkpoint(path: Path, problem: Problem) -> Saved:
             raise ValueError(f"it is of another problem: {problem.difference(words)}")
         states = restored(json.loads(text["states"]), arrays)
         seed, n_bytes = json.loads(text["seed"]), json.loads(text["bytes_per_round"])
-        return Saved(states, history_rows(arrays, json.loads(text["powers"])), seed, n_bytes)
+        return Saved(states, history_rows(arrays, json.loads(text["oracles"])), seed, n_bytes)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
 
@@ -122,13 +122,14 @@ def arithmetic() -> dict[str, str]:
     return {"NumPy": np.__version__, "SciPy": scipy.__version__, "CPU and BLAS": numeric_digest()[:16]}
 
 
-def history_rows(arrays: Mapping[str, Array], powers: Sequence[str]) -> list[Row]:
+def history_rows(arrays: Mapping[str, Array], oracles: Sequence[str]) -> list[Row]:
     """A row for each round, from columns."""
     columns = {name: arrays[HISTORY + name].tolist() for name in COLUMNS}
-    kinds = [powers[code] for code in arrays[HISTORY + "power"].tolist()]
+    kinds = [oracles[code] for code in arrays[HISTORY + "oracle"].tolist()]
     rows = zip(kinds, *columns.values(), strict=True)
     return [
-        cast("Row", {"round": i, "power": power, **dict(zip(columns, values, strict=True))}) for i, (power, *values) in enumerate(rows, 1)
+        cast("Row", {"round": i, "oracle": oracle, **dict(zip(columns, values, strict=True))})
+        for i, (oracle, *values) in enumerate(rows, 1)
     ]
 
 

@@ -23,7 +23,7 @@ from pipeline.training.checkpoints.files import (
     NAME,
     SUFFIX,
     CheckpointWarning,
-    Problem,
+    FitKey,
     Saved,
     arithmetic,
     read_checkpoint,
@@ -124,7 +124,7 @@ class Checkpoint:
 class Keeper(Observer):
     """The checkpoints of one fit, which it watches. A context that ends when nothing more is to be written."""
 
-    def __init__(self, options: Checkpoint, problem: Problem) -> None:
+    def __init__(self, options: Checkpoint, problem: FitKey) -> None:
         self.options = options
         self.problem = problem
         self.directory = Path(options.directory)

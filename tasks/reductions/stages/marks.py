@@ -1,4 +1,4 @@
-"""Marks of rounds: a digest of each lane's sums, by which two runs of one fit are compared round by round and group by group."""
+"""Marks of rounds: a digest of each subtree's sums, by which two runs of one fit are compared round by round and group by group."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from tasks.typing import Array, UInt64
 
 
 class Marks(NamedTuple):
-    """The marks of one round: values (lanes,), in order, where a lane is a subtree of 2^level groups."""
+    """The marks of one round: values (subtrees,), in order, each of 2^level groups."""
 
     level: int
     values: UInt64
 
 
 class Marked(NamedTuple):
-    """Sums, and the marks of the lanes that they are the sums of: of a few lanes the values alone, at the root `Marks`."""
+    """Sums, and the marks of the subtrees that they are the sums of: of a few subtrees the values alone, at the root `Marks`."""
 
     sums: Any
     marks: Any
 
 
 def marked(reduction: Reduction) -> Reduction:
-    """The same reduction with marks, a stage. Lanes are marked before anything is added to them, so it does not matter who adds."""
+    """The same reduction with marks, a stage. Subtrees are marked before anything is added to them, so it does not matter who adds."""
     return reduction._replace(
         map=partial(_map, reduction.map), combine=partial(_combine, reduction.combine), finish=partial(_finish, reduction)
     )
 
 
-def _map(map_lane: Callable[[Sequence[Group], Any], Any], groups: Sequence[Group], broadcast: Any) -> Marked:
-    sums = map_lane(groups, broadcast)
+def _map(map_subtree: Callable[[Sequence[Group], Any], Any], groups: Sequence[Group], broadcast: Any) -> Marked:
+    sums = map_subtree(groups, broadcast)
     return Marked(sums, np.array([bits_digest(arrays_in(sums))], np.uint64))
 
 

@@ -218,7 +218,7 @@ def test_errors_of_a_users_graph(client: Client) -> None:
                 PartitionError, match=r"^partition 1 \(chunk \(1, 0\) of 'concatenate-.*'\): BrokenError: 3 and 4$"
             ) as raised:
                 _ = dataset(2).schema
-            assert raised.value.partition == 1 and raised.value.place.startswith("chunk (1, 0)")
+            assert raised.value.partition == 1 and raised.value.location.startswith("chunk (1, 0)")
             assert "3 and 4" in str(raised.value.__cause__)
             with pytest.raises(PartitionTypeError, match=r"^partition 0 \(chunk .*: no such thing$"):
                 _ = dataset(5).schema
@@ -250,7 +250,7 @@ def test_job_files(tmp_path: Path) -> None:
         run_job(job("raise"))
     with pytest.warns(QuarantineWarning, match=r"1 of 4 .*partition 2 \(.*2\.parquet, row group 0\): OSError: "):
         metrics = run_job(job("quarantine")).metrics
-    assert [(each["partition"], each["place"]) for each in metrics["quarantined"]] == [(2, f"{file}, row group 0")]
+    assert [(each["partition"], each["location"]) for each in metrics["quarantined"]] == [(2, f"{file}, row group 0")]
     assert metrics["n_train_rows"] + metrics["n_test_rows"] == 180
     with pytest.raises(ValueError, match=r"\[data\] on_error must be one of 'raise', 'quarantine'"):
         job("skip")

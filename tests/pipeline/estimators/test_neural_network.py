@@ -547,7 +547,7 @@ def test_progress_counts_epochs_of_mini_batches(solver: str, share: float) -> No
 
 
 def a_round(number: int, **more: Any) -> dict[str, Any]:
-    return {"round": number, "power": "loss_and_gradient", "row_step": 3, "objective": 1.0, "gradient_norm": 1.0, **more}
+    return {"round": number, "oracle": "loss_and_gradient", "row_step": 3, "objective": 1.0, "gradient_norm": 1.0, **more}
 
 
 OTHER_ROUNDS: dict[str, tuple[Any, int, str, str]] = {  # of all rows, or of those held out: where, what, and what batches are
@@ -558,12 +558,12 @@ OTHER_ROUNDS: dict[str, tuple[Any, int, str, str]] = {  # of all rows, or of tho
 
 
 @pytest.mark.parametrize("row_step", [1, 3])
-@pytest.mark.parametrize(("model", "where", "other", "power"), OTHER_ROUNDS.values(), ids=OTHER_ROUNDS)
-def test_only_batches_move_the_bar(model: Any, where: int, other: str, power: str, row_step: int) -> None:
+@pytest.mark.parametrize(("model", "where", "other", "oracle"), OTHER_ROUNDS.values(), ids=OTHER_ROUNDS)
+def test_only_batches_move_the_bar(model: Any, where: int, other: str, oracle: str, row_step: int) -> None:
     progress = RoundProgress(console=Console(file=io.StringIO(), force_terminal=True))
     progress.setup(model.set_params(max_iter=100), None)
     for number in range(1, 5):
         before = progress.completed
-        what = {"power": other, "row_step": 1} if number == where else {"power": power, "row_step": row_step}
+        what = {"oracle": other, "row_step": 1} if number == where else {"oracle": oracle, "row_step": row_step}
         progress.on_fit_task_end(model, None, metadata=a_round(number, **what))
         assert progress.completed - before == pytest.approx(0.0 if number == where else 1 / (100 * row_step))

@@ -23,7 +23,7 @@ from distributed import Client, LocalCluster
 from pipeline import Dataset, LinearRegression, LogisticRegression, SGDClassifier
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.current import current_executor
-from pipeline.execution.threads import LaneQueue, ThreadExecutor
+from pipeline.execution.threads import SubtreeQueue, ThreadExecutor
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -107,14 +107,14 @@ def rows() -> Dataset:
 
 def fit(monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
     """A fit's digest, and how many threads worked on its rounds."""
-    drain, seen = LaneQueue.drain, set()
+    drain, seen = SubtreeQueue.drain, set()
 
-    def noted(self: LaneQueue) -> None:
+    def noted(self: SubtreeQueue) -> None:
         seen.add(threading.get_ident())
         drain(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LaneQueue, "drain", noted)
+        patch.setattr(SubtreeQueue, "drain", noted)
         return LogisticRegression(solver="lbfgs").fit(rows()).parameters_sha256_, len(seen)
 
 

@@ -1,4 +1,4 @@
-"""Lanes that several fits on the same rows need at the same time."""
+"""Subtrees that several fits on the same rows need at the same time."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_one_fit_that_ends_leaves_the_lanes_of_another() -> None:
     resident.keep_together(1, 0)
     resident.keep_together(1, 0)
     assert resident.assigned == [[0, 1, 2, 3], [4, 5]]
-    resident.let_apart(1)
+    resident.release_level(1)
     assert resident.level == 1
     assert not resident.uneven
-    resident.let_apart(1)
+    resident.release_level(1)
     assert resident.level == 0
     assert resident.uneven
 
@@ -39,7 +39,7 @@ def test_a_fit_that_needs_larger_lanes_needs_the_small_ones_no_more() -> None:
     resident.keep_together(2, 1)
     assert resident.assigned == [[0, 1, 2, 3], [4, 5]]
     resident.keep_together(1, 0)
-    resident.let_apart(2)
+    resident.release_level(2)
     assert resident.level == 1
-    resident.let_apart(1)
+    resident.release_level(1)
     assert resident.level == 0

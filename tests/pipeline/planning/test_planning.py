@@ -20,7 +20,7 @@ from pipeline.planning import plan as planning
 from pipeline.planning import probe as probing
 from pipeline.planning import sample as sampling
 from pipeline.planning.plan import duration, round_up, scaling, size
-from pipeline.planning.probe import Cost, Fitted, Kind, Probe, Recorder, Worker, counts, probe, runs_of_lanes, set_up
+from pipeline.planning.probe import Cost, Fitted, Kind, Probe, Recorder, Worker, counts, probe, runs_of_subtrees, set_up
 from pipeline.planning.sample import spread, take_sample
 from pipeline.planning.shares import makespan, memory_of, share_out, tree_depth
 from pipeline.training.loop import train
@@ -117,7 +117,7 @@ def test_rounds_of_mini_batches_are_those_of_a_fit(name: str, cores: int) -> Non
     setup = model._set_up(rows.schema, rows.source.n_groups)
     history = train(executor, rows, setup.fit, model._first_states(setup.fit)).history
     assert plan.rounds_known and plan.n_rounds == len(history)
-    expected = Counter((row["power"], row["row_step"]) for row in history)
+    expected = Counter((row["oracle"], row["row_step"]) for row in history)
     assert sorted(kind.count for kind in plan.kinds) == sorted(expected.values())
     batches = max(plan.kinds, key=lambda kind: kind.count)
     assert batches.what.endswith("of a batch") and batches.count % setup.strategy.sampling.n_rounds == 0
@@ -141,15 +141,15 @@ def test_batches_of_a_sample_say_how_many_rounds_all_rows_take(name: str, tmp_pa
     assert 1 < len(found.sample.numbers) < 32
     (cost,) = found.worker.costs
     assert cost.kind.n_batches == 64 and cost.count % 64 == 0
-    n_lanes = found.sample.dataset.source.n_groups >> found.level
-    assert found.level and found.lane_rows().tolist() == [64_000 / n_lanes] * n_lanes
+    n_subtrees = found.sample.dataset.source.n_groups >> found.level
+    assert found.level and found.subtree_rows().tolist() == [64_000 / n_subtrees] * n_subtrees
     assert cost.row_seconds > 0
 
 
-def test_threads_have_whole_lanes() -> None:
-    assert [list(run) for run in runs_of_lanes(7, 1, 3)] == [[0, 1, 2, 3], [4, 5], [6]]
-    assert [list(run) for run in runs_of_lanes(7, 3, 3)] == [[*range(7)]]
-    assert [list(run) for run in runs_of_lanes(4, 0, 2)] == [[0, 1], [2, 3]]
+def test_threads_have_whole_subtrees() -> None:
+    assert [list(run) for run in runs_of_subtrees(7, 1, 3)] == [[0, 1, 2, 3], [4, 5], [6]]
+    assert [list(run) for run in runs_of_subtrees(7, 3, 3)] == [[*range(7)]]
+    assert [list(run) for run in runs_of_subtrees(4, 0, 2)] == [[0, 1], [2, 3]]
 
 
 def test_epochs_that_were_cut_off_are_completed() -> None:

@@ -203,13 +203,13 @@ def test_an_in_process_job_leaves_the_current_client_alone(client: Client, tmp_p
 
 
 def test_rows_read_counts_samples_as_samples() -> None:
-    history: Any = [{"power": "loss_and_gradient", "row_step": step} for step in (20, 20, 1)]
+    history: Any = [{"oracle": "loss_and_gradient", "row_step": step} for step in (20, 20, 1)]
     assert rows_read(history, 1000) == 50 + 50 + 1000
 
 
 def test_rows_read_are_those_held_out_only_by_scores() -> None:
     """Each of two epochs reads every row once, in ten batches or in a score."""
-    epoch = [{"power": "loss_and_gradient", "row_step": 10}] * 10 + [{"power": "score", "row_step": 1}]
+    epoch = [{"oracle": "loss_and_gradient", "row_step": 10}] * 10 + [{"oracle": "score", "row_step": 1}]
     history: Any = epoch * 2
     assert rows_read(history, 49, 0.2) == 2 * 49
     assert rows_read(history[:10], 50, 0.2) == 40

@@ -106,7 +106,7 @@ def test_the_first_round_and_group_that_differ_are_named(capfd: pytest.CaptureFi
 
 
 @pytest.mark.long
-def test_lanes_are_named_as_groups(capfd: pytest.CaptureFixture[str]) -> None:
+def test_subtrees_are_named_as_groups(capfd: pytest.CaptureFixture[str]) -> None:
     directory = trained("sgd")
 
     def change(lines: list[dict[str, Any]]) -> None:

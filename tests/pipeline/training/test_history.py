@@ -25,7 +25,7 @@ from tests.data import breast_cancer
 from tests.markup import Page
 from tests.rounds import AfterRounds
 
-NAMES = ["power", "row_step", "iteration", "objective", "gradient_norm", "seconds"]
+NAMES = ["oracle", "row_step", "iteration", "objective", "gradient_norm", "seconds"]
 
 
 def rows(n: int) -> list[Row]:
@@ -33,7 +33,7 @@ def rows(n: int) -> list[Row]:
     return [
         Row(
             round=i,
-            power="loss_and_gradient",
+            oracle="loss_and_gradient",
             row_step=1,
             iteration=i - 1,
             objective=1.0 + 0.5**i,

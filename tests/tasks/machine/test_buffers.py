@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.machine import buffers
-from tasks.objectives.base import Partial, add_partials
+from tasks.objectives.base import Sums, add_sums
 from tasks.reductions.tree import Tree
 
 SIZES = [(1, 20_000), (2, 10_000), (130, 130)]  # the first two share their memory
@@ -107,19 +107,19 @@ def test_live_arrays_never_share_memory(steps: list[tuple[str, int, tuple[int, i
 
 @pytest.mark.long
 def test_reductions_on_many_threads_are_those_of_fresh_memory() -> None:
-    def leaf(seed: int, empty: Any) -> Partial:
+    def leaf(seed: int, empty: Any) -> Sums:
         values = np.random.default_rng(seed).normal(size=(2, 10_000))
         gradient = empty(values.shape, np.float64)
         np.multiply(values, 3.0, out=gradient)
-        return Partial(values.sum(axis=1), np.ones(len(values)), gradient)
+        return Sums(values.sum(axis=1), np.ones(len(values)), gradient)
 
     def reduce(seed: int, empty: Any) -> tuple[bytes, bytes]:
         random = np.random.default_rng(seed)
         n = int(random.integers(1, 24))
-        tree = Tree(n, add_partials)
+        tree = Tree(n, add_sums)
         for index in random.permutation(n).tolist():
             tree.add((0, index), leaf(100 * seed + index, empty))
-        total: Partial = tree.result()
+        total: Sums = tree.result()
         return total.gradient_sum.tobytes(), total.loss_sum.tobytes()
 
     interval = sys.getswitchinterval()

@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from tasks.objectives import networks
 from tasks.objectives.activations import Name
-from tasks.objectives.base import Objective, Partial, add_partials
+from tasks.objectives.base import Objective, Sums, add_sums
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.networks import NetworkObjective
@@ -53,7 +53,7 @@ def parameters(objective: NetworkObjective, k: int = 1) -> Any:
     return np.random.default_rng(5).normal(size=(k, objective.layout.size)).astype(objective.dtype)
 
 
-def assert_near(found: Partial, expected: Partial, tolerance: float) -> None:
+def assert_near(found: Sums, expected: Sums, tolerance: float) -> None:
     np.testing.assert_allclose(found.loss_sum, expected.loss_sum, rtol=tolerance)
     assert found.weight_sum == pytest.approx(expected.weight_sum, rel=1e-14)
     scale = np.abs(expected.gradient_sum).max(initial=1.0)
@@ -228,13 +228,13 @@ def test_cuts_of_groups_leave_no_trace(dtype: str, sparse: bool, monkeypatch: py
     X: Any = sp.csr_array(whole.X) if sparse else whole.X
     expected = objective.loss_and_gradient(with_rows(whole, X), at)
     for size in (1, 2, 4):
-        tree = Tree(8 // size, add_partials)
+        tree = Tree(8 // size, add_sums)
         for j in range(0, 8, size):
             offsets = whole.offsets[j : j + size + 1]
             a, b = offsets[[0, -1]]
             group = Group(X[a:b].copy(), whole.y[a:b], whole.sample_weight[a:b], offsets - a, j)  # type: ignore[index]
             tree.add((0, j // size), objective.loss_and_gradient(group, at))
-        found: Partial = tree.result()
+        found: Sums = tree.result()
         assert found.gradient_sum.tobytes() == expected.gradient_sum.tobytes()
         assert found.loss_sum.tobytes() == expected.loss_sum.tobytes()
         np.testing.assert_array_equal(found.weight_sum, expected.weight_sum)
@@ -249,7 +249,7 @@ def test_pieces_add_up() -> None:
     for a, b in pairwise([0, 1000, 4100, group.n_rows]):
         part = Group(group.X[a:b], group.y[a:b], group.sample_weight[a:b], np.array([0, b - a]), 0)
         parts.append(objective.loss_and_gradient(part, at))
-    assert_near(objective.loss_and_gradient(group, at), add_partials(add_partials(parts[0], parts[1]), parts[2]), 1e-11)
+    assert_near(objective.loss_and_gradient(group, at), add_sums(add_sums(parts[0], parts[1]), parts[2]), 1e-11)
 
 
 # -- dropout -------------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ GROUP = Group(np.ones((30, 4)), None, None, np.array([0, 20, 30]), 7)
 
 
 def reduction(error: type[Exception] | None = None) -> Reduction:
-    def ask(lane: Sequence[Group], broadcast: Any) -> Any:
+    def ask(subtree: Sequence[Group], broadcast: Any) -> Any:
         if error is not None:
             raise error("no more")
         return np.empty(1 << 56, dtype=np.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.reductions.reduction import Sums, merge_sums
+from tasks.reductions.reduction import NodeSums, merge_sums
 from tasks.reductions.tree import Tree
 
 
@@ -43,7 +43,7 @@ def test_any_cut_into_shards_builds_the_same_expression(n: int, cuts: list[int])
         for leaf in range(start, stop):
             tree.add((0, leaf), leaf)
         assert len(tree.nodes) <= 2 * max(1, n.bit_length())
-        shards.append(Sums(tree.nodes, {}))
+        shards.append(NodeSums(tree.nodes, {}))
     half = len(shards) // 2
     parts = [merge_sums(shards[half:], n, pair), merge_sums(shards[:half], n, pair)]
     (node,) = merge_sums(parts, n, pair).nodes.values()
@@ -67,7 +67,7 @@ def test_float_sums_differ_from_left_to_right_but_not_by_shard() -> None:
             tree = Tree(1000, np.add)
             for i in range(start, stop):
                 tree.add((0, i), values[i])
-            parts.append(Sums(tree.nodes, {}))
+            parts.append(NodeSums(tree.nodes, {}))
         (result,) = merge_sums(parts, 1000, np.add).nodes.values()
         return float(result)
 

@@ -15,7 +15,7 @@ from sklearn.metrics import r2_score
 from pipeline import Dataset
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.training.loop import train
-from tasks.objectives.base import Layout, Partial
+from tasks.objectives.base import Layout, Sums
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.networks import NetworkObjective
@@ -85,11 +85,11 @@ def test_penalties_with_kinks_are_for_strategies_that_take_them(strategy: Strate
 def doubled(reduction: Reduction) -> Reduction:
     """A stage: workers send twice the losses, which the root halves again."""
 
-    def encode(groups: Sequence[Group], broadcast: Broadcast) -> Partial:
-        found: Partial = reduction.map(groups, broadcast)
+    def encode(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
+        found: Sums = reduction.map(groups, broadcast)
         return found._replace(loss_sum=2.0 * found.loss_sum)
 
-    def decode(found: Partial, broadcast: Broadcast) -> Partial:
+    def decode(found: Sums, broadcast: Broadcast) -> Sums:
         return reduction.finish(found._replace(loss_sum=found.loss_sum / 2.0), broadcast)  # type: ignore[no-any-return]
 
     return reduction._replace(map=encode, finish=decode)
@@ -97,7 +97,7 @@ def doubled(reduction: Reduction) -> Reduction:
 
 @pytest.mark.parametrize("stages", [(doubled,), (marked,), (doubled, marked)])
 def test_stages_finish_what_they_begin_once_at_the_root(stages: Sequence[Stage]) -> None:
-    """The sums are those without stages, to the bit; marks say which lanes they are of."""
+    """The sums are those without stages, to the bit; marks say which subtrees they are of."""
     broadcast = Broadcast(OBJECTIVE, "loss_and_gradient", RANDOM.normal(size=(1, OBJECTIVE.layout.size)), None, 1)
     plain = reduction_of(broadcast)
     staged = reduce(lambda reduction, stage: stage(reduction), stages, plain)
@@ -124,10 +124,10 @@ class Folded:
     def layout(self) -> Layout:
         return self.inner.layout
 
-    def loss_and_gradient(self, group: Group, parameters: Float64) -> Partial:
+    def loss_and_gradient(self, group: Group, parameters: Float64) -> Sums:
         assert len(parameters) == self.k
         alone = [self.inner.loss_and_gradient(left_out(group, m, self.k), parameters[[m]]) for m in range(self.k)]
-        return Partial(*(np.concatenate(column) for column in list(zip(*alone, strict=True))[:3]))
+        return Sums(*(np.concatenate(column) for column in list(zip(*alone, strict=True))[:3]))
 
     def predict(self, parameters: Float64, X: Any) -> Float64:
         return self.inner.predict(parameters, X)
@@ -192,7 +192,7 @@ def test_scores_of_no_rows_that_count_are_no_numbers(classes: Any, fraction: flo
         assert np.isfinite(report.objective)
     assert states[0].status.kind == "converged"
     assert np.isnan(states[0].scores).tolist() == [True, True]
-    assert states[0].accepted.parameters.tobytes() == states[0].parameters.tobytes() != bytes(states[0].parameters.nbytes)
+    assert states[0].iterate.parameters.tobytes() == states[0].parameters.tobytes() != bytes(states[0].parameters.nbytes)
 
 
 def test_only_requests_for_the_same_sums_share_a_round() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.objectives.base import Partial, add_partials
+from tasks.objectives.base import Sums, add_sums
 from tasks.objectives.evaluation import evaluate
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
@@ -47,7 +47,7 @@ def optimum(objective: LinearObjective, group: Group, penalty: L2, strategy: New
         state = strategy.update(state, evaluate(partial, 0, objective.layout, penalty, request.parameters))
         rounds += 1
     assert state.status.kind == "converged", state.status
-    return state.accepted.parameters, rounds
+    return state.iterate.parameters, rounds
 
 
 def distance(a: Any, b: Any) -> float:
@@ -71,7 +71,7 @@ def test_models_of_partitions_add_up_along_the_tree() -> None:
     objective, group, penalty = logistic(), rows([FEWEST_ROWS, 50, 2 * FEWEST_ROWS, 0, FEWEST_ROWS + 7]), L2(0.01)
     whole = local_hessian(objective, group, START, [penalty])
     pieces = [group.partition(j, a, b) for j, (a, b) in enumerate(pairwise(group.offsets.tolist()))]
-    single = tree_sum([local_hessian(objective, piece, START, [penalty]) for piece in pieces], add_partials)
+    single = tree_sum([local_hessian(objective, piece, START, [penalty]) for piece in pieces], add_sums)
     for found, expected in zip(whole, single, strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -84,7 +84,7 @@ def test_without_an_optimum_of_its_own_a_partition_is_expanded_where_it_is_asked
     assert_same(found, expected)
 
 
-def assert_same(found: Partial, expected: Partial) -> None:
+def assert_same(found: Sums, expected: Sums) -> None:
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -127,7 +127,7 @@ def test_partitions_that_contradict_each_other_cost_rounds_but_no_digits(monkeyp
     local, _ = optimum(objective, group, penalty, Newton(tol=1e-12, local_start=True))
     np.testing.assert_allclose(local, plain, rtol=1e-7, atol=1e-9)
 
-    def misleading(*arguments: Any) -> Partial:
+    def misleading(*arguments: Any) -> Sums:
         partial = objective.hessian(group, arguments[2])
         return partial._replace(gradient_sum=-50 * partial.gradient_sum)
 

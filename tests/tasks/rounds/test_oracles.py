@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.objectives.base import Layout, Partial
+from tasks.objectives.base import Layout, Sums
 from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.rows.partition import Group
 
@@ -30,14 +30,14 @@ class Recorder:
     def __init__(self) -> None:
         self.seen: list[Any] = []
 
-    def loss_and_gradient(self, group: Group, parameters: Any) -> Partial:
+    def loss_and_gradient(self, group: Group, parameters: Any) -> Sums:
         self.seen.append(parameters)
-        return Partial(np.zeros(len(parameters)), np.full(len(parameters), 3.0), np.zeros(parameters.shape))
+        return Sums(np.zeros(len(parameters)), np.full(len(parameters), 3.0), np.zeros(parameters.shape))
 
-    def hessian(self, group: Group, parameters: Any) -> Partial:
+    def hessian(self, group: Group, parameters: Any) -> Sums:
         return self.loss_and_gradient(group, parameters)
 
-    def hessian_vector(self, group: Group, parameters: Any, direction: Any) -> Partial:
+    def hessian_vector(self, group: Group, parameters: Any, direction: Any) -> Sums:
         self.seen.append(direction)
         return self.loss_and_gradient(group, parameters)
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
-from tasks.reductions.reduction import lanes
+from tasks.reductions.reduction import subtrees
 from tasks.rows import batches
-from tasks.rows.batches import HELD_OUT, LANE_BYTES, ROWS_A_LANE, TRAINING, Batch, Sampling, draw_ahead, lane_level, select
+from tasks.rows.batches import HELD_OUT, ROWS_A_SUBTREE, SUBTREE_BYTES, TRAINING, Batch, Sampling, draw_ahead, select, subtree_level
 from tasks.rows.partition import Group
 
 Float64 = NDArray[np.float64]
-LANE_OF = batches.lane_of
+DRAWS_OF = batches.draws_of
 
 
 def numbered(sizes: Sequence[int], weighted: bool = False, convert: Any = np.asarray) -> list[Group]:
@@ -43,8 +43,8 @@ def drawn(groups: list[Group], sampling: Sampling, epoch: int = 0) -> list[list[
     return [
         [
             int(row)
-            for _, lane in lanes(enumerate(groups), len(groups), sampling.level)
-            for row in select(lane, Batch(sampling, epoch, number)).y
+            for _, subtree in subtrees(enumerate(groups), len(groups), sampling.level)
+            for row in select(subtree, Batch(sampling, epoch, number)).y
         ]  # type: ignore[union-attr]
         for number in range(sampling.n_rounds)
     ]
@@ -214,7 +214,7 @@ def test_rows_drawn_ahead_count(convert: Any) -> None:
 
 def test_two_fits_that_take_turns_draw_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Batch] = []
-    monkeypatch.setattr(batches, "lane_of", lambda groups, batch: made.append(batch) or LANE_OF(groups, batch))
+    monkeypatch.setattr(batches, "draws_of", lambda groups, batch: made.append(batch) or DRAWS_OF(groups, batch))
     (group,) = numbered([100])
     for number in range(4):
         for seed in (1, 2):
@@ -225,7 +225,7 @@ def test_two_fits_that_take_turns_draw_once_an_epoch(monkeypatch: pytest.MonkeyP
 def test_the_last_two_keys_of_a_name_are_kept() -> None:
     (group,), made = numbered([3]), []
     for key in (1, 2, 1, 3, 1, 2):
-        assert group.latest("name", key, lambda _, key=key: made.append(key) or 10 * key) == 10 * key
+        assert group.keep_last_two("name", key, lambda _, key=key: made.append(key) or 10 * key) == 10 * key
     assert made == [1, 2, 3, 2]  # 2 was used least lately when 3 came
 
 
@@ -383,33 +383,33 @@ def test_rows_of_no_weight_at_all_can_be_drawn() -> None:
     np.testing.assert_array_equal(batch.sample_weight, np.zeros(batch.n_rows))  # type: ignore[arg-type]
 
 
-# -- lanes -------------------------------------------------------------------------------------------------------------------------
+# -- subtrees -------------------------------------------------------------------------------------------------------------------------
 
 
-def lane_bytes(n_groups: int, n_bytes: float, level: int) -> float:
+def subtree_bytes(n_groups: int, n_bytes: float, level: int) -> float:
     return n_bytes / n_groups * min(1 << level, n_groups)
 
 
-@given(st.integers(1, 5000) | st.integers(1, 20), st.floats(0, 1e12) | st.floats(0, 20.0 * LANE_BYTES), st.integers(1, 1 << 22))
-def test_lanes_are_as_small_as_they_may_be(n_groups: int, n_bytes: float, batch_size: int) -> None:
-    level = lane_level(n_groups, n_bytes, batch_size)
+@given(st.integers(1, 5000) | st.integers(1, 20), st.floats(0, 1e12) | st.floats(0, 20.0 * SUBTREE_BYTES), st.integers(1, 1 << 22))
+def test_subtrees_are_as_small_as_they_may_be(n_groups: int, n_bytes: float, batch_size: int) -> None:
+    level = subtree_level(n_groups, n_bytes, batch_size)
 
     def rows(level: int) -> float:
         return batch_size / -(-n_groups // 2**level)
 
-    assert level == 0 or lane_bytes(n_groups, n_bytes, level) <= LANE_BYTES
-    assert level == 0 or rows(level - 1) < ROWS_A_LANE
+    assert level == 0 or subtree_bytes(n_groups, n_bytes, level) <= SUBTREE_BYTES
+    assert level == 0 or rows(level - 1) < ROWS_A_SUBTREE
     whole = 2**level >= n_groups
-    assert whole or rows(level) >= ROWS_A_LANE or lane_bytes(n_groups, n_bytes, level + 1) > LANE_BYTES
-    assert level >= lane_level(n_groups, n_bytes, 2 * batch_size)
+    assert whole or rows(level) >= ROWS_A_SUBTREE or subtree_bytes(n_groups, n_bytes, level + 1) > SUBTREE_BYTES
+    assert level >= subtree_level(n_groups, n_bytes, 2 * batch_size)
 
 
-def test_lanes_of_known_data() -> None:
-    assert lane_level(1, 1e12, 1) == 0
-    assert lane_level(64, 64 << 20, 64 * ROWS_A_LANE) == 0
-    assert lane_level(64, 64 << 20, 16 * ROWS_A_LANE) == 2
-    assert lane_level(64, 64 << 20, 1) == 6
-    assert lane_level(4, 4 * LANE_BYTES, 1) == 0
-    assert lane_level(5, 1.4 * LANE_BYTES, 1) == 1  # a lane of four would be too large, though two lanes have 0.7 on average
+def test_subtrees_of_known_data() -> None:
+    assert subtree_level(1, 1e12, 1) == 0
+    assert subtree_level(64, 64 << 20, 64 * ROWS_A_SUBTREE) == 0
+    assert subtree_level(64, 64 << 20, 16 * ROWS_A_SUBTREE) == 2
+    assert subtree_level(64, 64 << 20, 1) == 6
+    assert subtree_level(4, 4 * SUBTREE_BYTES, 1) == 0
+    assert subtree_level(5, 1.4 * SUBTREE_BYTES, 1) == 1  # a subtree of four would be too large, though two subtrees have 0.7 on average
     assert Batch(Sampling(0, 3, level=2), 0, 1).level == 2
     assert Batch(Sampling(0, 3, level=2), 0, TRAINING).level == Batch(Sampling(0, 3, level=2), 0, HELD_OUT).level == 0

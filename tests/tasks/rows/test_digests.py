@@ -27,19 +27,19 @@ def digests(X: Any, y: Any = None, weight: Any = None, rows: tuple[int, ...] = (
 
 
 def reference(words: list[int], digest: int) -> int:
-    """The recurrence along the eight lanes, written out with whole numbers."""
+    """The recurrence along the eight subtrees, written out with whole numbers."""
 
     def mix(digest: int, word: int) -> int:
         digest = (digest ^ word) * 0x9E3779B185EBCA87 % 2**64
         return (digest << 29 | digest >> 35) % 2**64
 
     digest = mix(digest, len(words))
-    lanes = [mix(digest, lane) for lane in range(1, 9)]
+    subtrees = [mix(digest, subtree) for subtree in range(1, 9)]
     whole = len(words) - len(words) % 8
     for i, word in enumerate(words):
-        lane = i % 8 if i < whole else 0
-        lanes[lane] = mix(lanes[lane], word)
-    for lane_digest in lanes:
+        subtree = i % 8 if i < whole else 0
+        subtrees[subtree] = mix(subtrees[subtree], word)
+    for lane_digest in subtrees:
         digest = mix(digest, lane_digest)
     return digest
 

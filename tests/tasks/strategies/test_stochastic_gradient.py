@@ -143,7 +143,7 @@ def test_optimizers_on_batches(n_rounds: int, weight: Any) -> None:
         assert state.status.kind == "converged"
         assert state.iteration == len(iterates)
         assert (len(iterates) < len(sequence)) == (n_rounds > N)
-        assert_near(state.accepted.parameters, iterates[-1])
+        assert_near(state.iterate.parameters, iterates[-1])
 
 
 def test_losses_of_epochs_are_those_of_their_batches_before_each_update() -> None:
@@ -165,7 +165,7 @@ def test_accumulated_rounds_are_one_batch_of_all_their_rows() -> None:
     state = learn(StochasticGradient(**settings(optimizer=Momentum(), accumulate=3)), groups_of(X, Y, WEIGHT))
     joined = [np.concatenate(epoch[first : first + 3]) for epoch in batches(Sampling(2, 7), 3) for first in (0, 3, 6)]
     assert state.iteration == 9
-    assert_near(state.accepted.parameters, follow(joined, with_momentum(), WEIGHT)[-1])
+    assert_near(state.iterate.parameters, follow(joined, with_momentum(), WEIGHT)[-1])
 
 
 def test_gradients_are_clipped() -> None:
@@ -175,7 +175,7 @@ def test_gradients_are_clipped() -> None:
     sequence = [rows for epoch in batches(Sampling(2, 7), 3) for rows in epoch]
     expected = follow(sequence, step, np.ones(N))[-1]
     assert np.abs(expected - follow(sequence, plain, np.ones(N))[-1]).max() > 0.01
-    assert_near(learn(StochasticGradient(**settings(clip_norm=0.2)), groups_of(X, Y)).accepted.parameters, expected)
+    assert_near(learn(StochasticGradient(**settings(clip_norm=0.2)), groups_of(X, Y)).iterate.parameters, expected)
 
 
 @pytest.mark.parametrize("first", [1, 5, 21, 22])
@@ -183,7 +183,7 @@ def test_averages_are_the_mean_of_the_iterates(first: int) -> None:
     iterates = follow([rows for epoch in batches(Sampling(2, 7), 3) for rows in epoch], plain, np.ones(N))
     state = learn(StochasticGradient(**settings(average_from=first)), groups_of(X, Y))
     assert_near(state.parameters, iterates[-1])
-    assert_near(state.accepted.parameters, np.mean(iterates[first - 1 :] or iterates[-1:], axis=0))
+    assert_near(state.iterate.parameters, np.mean(iterates[first - 1 :] or iterates[-1:], axis=0))
 
 
 def test_one_round_an_epoch_is_gradient_descent_and_weights_are_repetitions() -> None:
@@ -192,9 +192,9 @@ def test_one_round_an_epoch_is_gradient_descent_and_weights_are_repetitions() ->
     at = np.zeros(P + 1)
     for _ in range(20):
         at = at - 0.5 * gradient(np.arange(N), at, counts.astype(float))
-    assert_near(learn(strategy, groups_of(X, Y, counts.astype(float))).accepted.parameters, at)
+    assert_near(learn(strategy, groups_of(X, Y, counts.astype(float))).iterate.parameters, at)
     repeated = np.repeat(np.arange(N), counts)
-    assert_near(learn(strategy, groups_of(X[repeated], Y[repeated], sizes=[len(repeated)])).accepted.parameters, at)
+    assert_near(learn(strategy, groups_of(X[repeated], Y[repeated], sizes=[len(repeated)])).iterate.parameters, at)
 
 
 def test_rows_drawn_by_importance_are_divided_by_the_weight_of_all_rows() -> None:
@@ -212,7 +212,7 @@ def test_rows_drawn_by_importance_are_divided_by_the_weight_of_all_rows() -> Non
             at = plain(at, mean + L2_STRENGTH * np.append(at[:-1], 0.0), 7 * epoch + number + 1)
     state = learn(StochasticGradient(**settings() | {"sampling": sampling}), groups_of(X, Y, WEIGHT))
     assert len(out) > 5
-    assert_near(state.accepted.parameters, at)
+    assert_near(state.iterate.parameters, at)
 
 
 # -- penalties ---------------------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_lasso_of_one_parameter(l1: float, l2: float) -> None:
     state = learn(strategy, groups_of(x, y), objective=objective, penalty=ElasticNet(l1, l2))
     slope = np.mean(x[:, 0] * y)
     expected = np.sign(slope) * max(abs(slope) - l1, 0.0) / (np.mean(x**2) + l2)
-    assert state.accepted.parameters[0] == pytest.approx(expected, rel=1e-12, abs=0.0)
+    assert state.iterate.parameters[0] == pytest.approx(expected, rel=1e-12, abs=0.0)
     assert (expected == 0.0) == (l1 == 5.0)
 
 
@@ -237,7 +237,7 @@ def test_l1_gives_exact_zeros_for_columns_that_do_not_matter() -> None:
     y = wide[:, 0] * 2 - wide[:, 1] * 3 + 0.1 * random.normal(size=400) + 0.02
     objective = LinearObjective(LOSSES["squared"], 12, 1, True)
     strategy = StochasticGradient(Sampling(0, 8), schedule=Constant(0.05), max_epochs=40, tol=-np.inf)
-    found = learn(strategy, groups_of(wide, y, sizes=(150, 250)), objective=objective, penalty=ElasticNet(0.3)).accepted.parameters
+    found = learn(strategy, groups_of(wide, y, sizes=(150, 250)), objective=objective, penalty=ElasticNet(0.3)).iterate.parameters
     assert np.flatnonzero(found[:12]).tolist() == [0, 1]
     assert found[12] != 0.0  # the intercept is not penalised
 
@@ -276,7 +276,7 @@ def test_variance_reduction_reaches_the_optimum_where_plain_steps_do_not() -> No
         sampling = Sampling(0, 15, level=2, importance=importance)  # type: ignore[arg-type]
         reduced = learn(StochasticGradient(sampling, max_epochs=60, variance_reduction=True, **shared), groups_of(X, Y))  # type: ignore[arg-type]
         plain = learn(StochasticGradient(sampling, max_epochs=150, **shared), groups_of(X, Y))  # type: ignore[arg-type]
-        error, plain_error = (np.linalg.norm(s.accepted.parameters - expected) / np.linalg.norm(expected) for s in (reduced, plain))
+        error, plain_error = (np.linalg.norm(s.iterate.parameters - expected) / np.linalg.norm(expected) for s in (reduced, plain))
         assert error < 1e-6
         assert plain_error > 1e-3
 
@@ -292,7 +292,7 @@ def test_reduced_gradients_are_unbiased_and_exact_at_the_anchor() -> None:
         full, found = gradient(np.arange(N), at, np.ones(N)), []
         for _ in range(9):
             states = advance(fit, states, groups)
-            found.append(states[0].accepted.gradient)
+            found.append(states[0].iterate.gradient)
         assert_near(np.mean(found, axis=0), full)
         assert (np.abs(np.array(found) - full).max() < 1e-14) == (at is anchor)
 
@@ -365,8 +365,8 @@ def test_early_stopping_restores_the_best_epoch() -> None:
     assert len(after) == 5  # 0.605 and 0.607 are better, but by less than tol
     assert after[-1].status.kind == "converged"
     assert after[-1].scores == tuple(scores[:5])
-    assert after[-1].accepted.parameters.tolist() == [-5.0]
-    assert [state.accepted.parameters.tolist() for state in after[:4]] == [[-1.0], [-2.0], [-3.0], [-3.0]]
+    assert after[-1].iterate.parameters.tolist() == [-5.0]
+    assert [state.iterate.parameters.tolist() for state in after[:4]] == [[-1.0], [-2.0], [-3.0], [-3.0]]
 
 
 def test_early_stopping_keeps_the_best_parameters_between_epochs() -> None:
@@ -376,7 +376,7 @@ def test_early_stopping_keeps_the_best_parameters_between_epochs() -> None:
     found = []
     for value in (1.0, 1.0, 0.8, 1.0, 1.0, 0.9, 1.0):
         state = strategy.update(state, Evaluation(value, np.ones(1), None, 0, 10.0))
-        found.append(state.accepted.parameters[0])
+        found.append(state.iterate.parameters[0])
     assert found == [-1.0, -2.0, -2.0, -2.0, -2.0, -4.0, -4.0]
 
 
@@ -385,7 +385,7 @@ def test_scores_that_are_no_numbers_leave_the_last_parameters() -> None:
         Sampling(0, 1, validation_fraction=0.1), schedule=Constant(1.0), early_stopping=True, patience=3, max_epochs=50
     )
     last = fed(strategy, [1.0] * 9, [np.nan] * 9)[-1]
-    assert last.accepted.parameters.tolist() == [-3.0]
+    assert last.iterate.parameters.tolist() == [-3.0]
 
 
 def test_scores_are_of_the_rows_held_out() -> None:
@@ -420,7 +420,7 @@ def test_divergence_is_a_status(options: dict[str, Any]) -> None:
         state = learn(strategy, groups_of(X, Y.astype(float)), objective=objective)
     assert state.status.kind == "diverged"
     assert "lower the step size" in state.status.reason
-    assert np.all(np.isfinite(state.accepted.parameters))
+    assert np.all(np.isfinite(state.iterate.parameters))
     assert state.iteration > 1
 
 
@@ -432,7 +432,7 @@ def test_what_is_no_number_moves_nothing(value: float, slope: float, clip_norm: 
     with np.errstate(over="ignore"):
         after = strategy.update(before, Evaluation(value, np.array([slope]), None, 0, 10.0))
     assert after.status.kind == "diverged"
-    assert after.accepted == before.accepted
+    assert after.iterate == before.iterate
     assert after.parameters is before.parameters
 
 
@@ -442,7 +442,7 @@ def test_no_row_has_weight() -> None:
         state = learn(strategy, groups_of(X, Y, np.zeros(N)))
         assert (state.status.kind, state.iteration) == ("out of rounds", 0)
         assert np.all(np.isnan(state.losses))
-        assert state.accepted.parameters.tolist() == [0.0] * (P + 1)
+        assert state.iterate.parameters.tolist() == [0.0] * (P + 1)
 
 
 IMPOSSIBLE: list[dict[str, Any]] = [
@@ -479,5 +479,5 @@ def test_networks_stay_float32(importance: Any) -> None:
     strategy = StochasticGradient(Sampling(0, 5, importance=importance), Adam(), Constant(0.02), max_epochs=30, tol=-np.inf, **options)
     state = learn(strategy, groups_of(X, Y, WEIGHT), objective=network, penalty=ElasticNet(1e-3, 1e-3), start=network.start(0))
     assert state.mean is not None
-    assert {a.dtype for a in (state.parameters, state.mean, *state.optimizer.slots, *state.accepted[::2])} == {np.dtype(np.float32)}
+    assert {a.dtype for a in (state.parameters, state.mean, *state.optimizer.slots, *state.iterate[::2])} == {np.dtype(np.float32)}
     assert state.losses[-1] < 0.8 * state.losses[0]

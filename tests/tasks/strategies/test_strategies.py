@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import rosen, rosen_der, rosen_hess
 
-from tasks.objectives.base import add_partials
+from tasks.objectives.base import add_sums
 from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_product
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
@@ -83,7 +83,7 @@ def test_quadratic(strategy: Strategy) -> None:
     quadratic = Quadratic()
     state, _ = run(strategy, quadratic, np.zeros(12))
     assert state.status.kind == "converged"
-    np.testing.assert_allclose(state.accepted.parameters, quadratic.solution, atol=2e-9)
+    np.testing.assert_allclose(state.iterate.parameters, quadratic.solution, atol=2e-9)
 
 
 def test_newton_needs_one_step_for_a_quadratic() -> None:
@@ -101,7 +101,7 @@ def test_momentum_and_nesterov_take_fewer_steps_than_plain_descent() -> None:
 def test_rosenbrock(strategy: Strategy) -> None:
     """Not convex: the line searches have work to do."""
     state, _ = run(strategy, rosenbrock, np.array([-1.2, 1.0]))
-    np.testing.assert_allclose(state.accepted.parameters, 1.0, atol=1e-6)
+    np.testing.assert_allclose(state.iterate.parameters, 1.0, atol=1e-6)
 
 
 def test_lbfgs_steps_satisfy_the_strong_wolfe_conditions() -> None:
@@ -111,7 +111,7 @@ def test_lbfgs_steps_satisfy_the_strong_wolfe_conditions() -> None:
         value, gradient, _ = rosenbrock(request.parameters)
         new = strategy.update(state, Evaluation(value, gradient, None, 0))
         if new.iteration > state.iteration:
-            start = state.accepted
+            start = state.iterate
             slope, end = float(start.gradient @ state.direction), float(gradient @ state.direction)
             assert value <= start.value + 1e-4 * state.search.step * slope + 1e-12
             assert abs(end) <= 0.9 * abs(slope) + 1e-12
@@ -152,9 +152,9 @@ def test_the_accepted_point_has_its_own_value_and_gradient(strategy: Strategy) -
     state = strategy.init(np.zeros(12))
     while state.status.kind == "running":
         state = strategy.update(state, answer(quadratic, strategy.request(state)))
-        value, gradient, _ = quadratic(state.accepted.parameters)
-        assert state.accepted.value == value
-        np.testing.assert_array_equal(state.accepted.gradient, gradient)
+        value, gradient, _ = quadratic(state.iterate.parameters)
+        assert state.iterate.value == value
+        np.testing.assert_array_equal(state.iterate.gradient, gradient)
 
 
 def test_a_sample_of_rows_speaks_until_all_rows_have_been_evaluated() -> None:
@@ -162,10 +162,10 @@ def test_a_sample_of_rows_speaks_until_all_rows_have_been_evaluated() -> None:
     state = strategy.init(np.zeros(12))
     while state.full is None:
         state = strategy.update(state, answer(quadratic, strategy.request(state)))
-    assert state.accepted is state.sample.accepted
+    assert state.iterate is state.sample.iterate
     request = strategy.request(state)
     state = strategy.update(state, answer(quadratic, request))
-    np.testing.assert_array_equal(state.accepted.parameters, request.parameters)
+    np.testing.assert_array_equal(state.iterate.parameters, request.parameters)
 
 
 # -- the state is all that a fit remembers -------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_a_fit_goes_on_from_a_state_saved_in_the_middle_of_an_inner_solve() -> N
     end, resumed = to_the_end(strategy, state), to_the_end(strategy, pickle.loads(saved))
     assert end.status.kind == "converged"
     assert resumed.iteration == end.iteration > state.iteration
-    assert resumed.accepted.parameters.tobytes() == end.accepted.parameters.tobytes()
+    assert resumed.iterate.parameters.tobytes() == end.iterate.parameters.tobytes()
 
 
 def test_product_rounds_bring_the_weight_of_their_rows_however_groups_are_cut() -> None:
@@ -216,7 +216,7 @@ def test_product_rounds_bring_the_weight_of_their_rows_however_groups_are_cut() 
     at, direction = np.random.default_rng(4).normal(size=(2, 1, 7))
     found = objective.hessian_vector(whole, at, direction)
     halves = [objective.hessian_vector(some_rows(a, b)[1], at, direction) for a, b in ((0, 4), (4, 8))]
-    np.testing.assert_array_equal(add_partials(*halves).weight_sum, found.weight_sum)
+    np.testing.assert_array_equal(add_sums(*halves).weight_sum, found.weight_sum)
     assert found.weight_sum == pytest.approx(objective.loss_and_gradient(whole, at).weight_sum, rel=1e-14)
     unweighted = LinearObjective(LOSSES["logistic"], 6, 1, True, np.arange(2), np.array([1.0, 0.0]))
     assert unweighted.hessian_vector(whole, at, direction).weight_sum == pytest.approx([whole.sample_weight[whole.y == 0].sum()])  # type: ignore[index]
@@ -298,7 +298,7 @@ def test_a_failed_search_is_no_convergence(strategy: Strategy, function: Any) ->
 def test_steps_of_any_size_are_found(name: str) -> None:
     state, _ = run(dataclasses.replace(ALL[name], tol=0.1), steep, np.zeros(12))
     assert state.status.kind == "converged", state.status
-    np.testing.assert_allclose(1e9 * state.accepted.parameters, Quadratic().solution, atol=2e-9)
+    np.testing.assert_allclose(1e9 * state.iterate.parameters, Quadratic().solution, atol=2e-9)
 
 
 @pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
@@ -306,7 +306,7 @@ def test_convergence_has_a_certificate(strategy: Strategy) -> None:
     """With a tolerance below what rounding leaves: either the gradient is as small all the same, or a Newton step would gain nothing."""
     strict = dataclasses.replace(strategy, tol=1e-300)
     state, _ = run(strict, Quadratic(), np.full(12, 3.0))
-    value, gradient, hessian = Quadratic()(state.accepted.parameters)
+    value, gradient, hessian = Quadratic()(state.iterate.parameters)
     if state.status.kind == "converged" and np.max(np.abs(gradient)) > 1e-300:
         assert 0.5 * gradient @ np.linalg.solve(hessian, gradient) <= rounding_level(value)
         assert isinstance(strategy, Newton | NewtonCG)
@@ -332,4 +332,4 @@ def test_lbfgs_goes_on_where_values_are_rounding() -> None:
 
     state, _ = run(LBFGS(tol=1e-12, max_iter=300), beside_a_constant, np.zeros(12))
     assert state.status.kind == "converged", state.status
-    np.testing.assert_allclose(state.accepted.parameters, Quadratic().solution, rtol=1e-9)
+    np.testing.assert_allclose(state.iterate.parameters, Quadratic().solution, rtol=1e-9)

@@ -39,7 +39,7 @@ def test_one_of_four_is_four_times_slower() -> None:
 def test_every_piece_stays_and_no_round_gets_longer(speeds: list[float], data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.floats(0.5, 2.0), min_size=len(speeds), max_size=40))
     where = data.draw(st.lists(st.integers(0, len(speeds) - 1), min_size=len(sizes), max_size=len(sizes)))
-    assigned = [[p for p, i in enumerate(where) if i == slot] for slot in range(len(speeds))]
+    assigned = [[p for p, i in enumerate(where) if i == thread] for thread in range(len(speeds))]
     found = rebalanced(assigned, sizes, speeds)
     assert sorted(chain.from_iterable(found)) == list(range(len(sizes)))
     if found != assigned:

@@ -23,16 +23,16 @@ from pipeline import Checkpoint, CheckpointWarning
 from pipeline.files.tensors import Digests
 from pipeline.files.whole import HOST
 from pipeline.training.checkpoints import keeper as module
-from pipeline.training.checkpoints.files import CHECKPOINT, Problem, Saved, read_checkpoint, write_checkpoint
+from pipeline.training.checkpoints.files import CHECKPOINT, FitKey, Saved, read_checkpoint, write_checkpoint
 from pipeline.training.checkpoints.keeper import Keeper
 from pipeline.training.history import Row
 from tasks.strategies.lbfgs import LBFGS
 
-PROBLEM = Problem({"estimator": "Some", "C": "1.0", "data": "7 rows"})
+PROBLEM = FitKey({"estimator": "Some", "C": "1.0", "data": "7 rows"})
 
 
 def row(number: int) -> Row:
-    return Row(round=number, power="score", row_step=1, iteration=number, objective=1 / number, gradient_norm=np.inf, seconds=0.1 * number)
+    return Row(round=number, oracle="score", row_step=1, iteration=number, objective=1 / number, gradient_norm=np.inf, seconds=0.1 * number)
 
 
 def after(n_rounds: int, seed: int | None = None) -> Saved:
@@ -48,7 +48,7 @@ def offer(keeper: Keeper, saved: Saved) -> None:
     keeper._settle()
 
 
-def found(directory: Path, problem: Problem = PROBLEM, **options: Any) -> Saved | None:
+def found(directory: Path, problem: FitKey = PROBLEM, **options: Any) -> Saved | None:
     with Keeper(Checkpoint(directory=directory, **options), problem) as keeper:
         return keeper.load()
 
@@ -58,7 +58,7 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name.rpartition("-")[2] for path in directory.iterdir() if not path.name.startswith("."))
 
 
-def write(directory: Path, *rounds: int, problem: Problem = PROBLEM) -> list[Path]:
+def write(directory: Path, *rounds: int, problem: FitKey = PROBLEM) -> list[Path]:
     for n_rounds in rounds:
         write_checkpoint(problem.path(directory, n_rounds), problem, after(n_rounds))
     return [problem.path(directory, n_rounds) for n_rounds in rounds]
@@ -205,7 +205,7 @@ def test_digests_of_arrays_that_stay_are_used_again(tmp_path: Path) -> None:
     in_series = digest_of(second)
     write_checkpoint(second, PROBLEM, later)
     assert digest_of(second) == in_series
-    state.accepted.parameters[7] += 1
+    state.iterate.parameters[7] += 1
     write_checkpoint(second, PROBLEM, later, digests)
     assert_refused(tmp_path, second, "is damaged", 1)
 
@@ -224,7 +224,7 @@ def test_rounds_are_not_waited_for_while_one_is_written(tmp_path: Path, monkeypa
     go_on = threading.Event()
     begun: list[int] = []
 
-    def slowly(path: Path, problem: Problem, saved: Saved, *series: Any) -> None:
+    def slowly(path: Path, problem: FitKey, saved: Saved, *series: Any) -> None:
         begun.append(len(saved.history))
         assert go_on.wait(30)
         write_checkpoint(path, problem, saved, *series)
@@ -245,7 +245,7 @@ def test_the_writer_rests_as_long_as_it_wrote(tmp_path: Path, monkeypatch: pytes
     now = [100.0]
     begun: list[int] = []
 
-    def in_three_seconds(path: Path, problem: Problem, saved: Saved, *series: Any) -> None:
+    def in_three_seconds(path: Path, problem: FitKey, saved: Saved, *series: Any) -> None:
         begun.append(len(saved.history))
         now[0] += 3.0
         if error is not None:
@@ -346,14 +346,14 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
     assert_refused(tmp_path, path, "there is no checkpoint", 3)
 
 
-@pytest.mark.parametrize("version", ["1", "3"])
+@pytest.mark.parametrize("version", ["2", "4"])
 def test_other_formats_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """Those of version 1 name types by modules that are elsewhere now."""
+    """Those of version 2 name fields by words that are others now."""
     write(tmp_path, 3)
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.training.checkpoints.files.CHECKPOINT", CHECKPOINT._replace(version=version))
         (path,) = write(tmp_path, 4)
-    assert_refused(tmp_path, path, f"has format version {version}, this dask-descent reads 2", 3)
+    assert_refused(tmp_path, path, f"has format version {version}, this dask-descent reads 3", 3)
 
 
 def test_a_file_that_only_says_to_be_of_this_problem_is_refused(tmp_path: Path) -> None:

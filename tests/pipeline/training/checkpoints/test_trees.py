@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 
 from pipeline.training.checkpoints.trees import Flattened, restored
-from tasks.strategies.base import Accepted, Status
+from tasks.strategies.base import Iterate, Status
 from tasks.strategies.line_search import begin
 
 
@@ -73,7 +73,7 @@ def test_what_comes_back_is_what_was_saved(tree: Any) -> None:
 
 def test_an_array_that_stands_twice_is_kept_once() -> None:
     array = np.arange(3.0)
-    tree = Own(array, [Accepted(array, 1.0, array)])
+    tree = Own(array, [Iterate(array, 1.0, array)])
     flattened = Flattened()
     flattened.flat(tree)
     assert len(flattened.arrays) == 1
@@ -82,7 +82,7 @@ def test_an_array_that_stands_twice_is_kept_once() -> None:
 
 
 def test_states_of_tasks_come_back_as_their_classes() -> None:
-    search = begin(Accepted(np.zeros(1), 2.0, np.zeros(1)), -1.0, 0.5)
+    search = begin(Iterate(np.zeros(1), 2.0, np.zeros(1)), -1.0, 0.5)
     assert there_and_back([search, None]) == [search, None]
 
 

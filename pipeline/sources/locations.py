@@ -1,4 +1,4 @@
-"""Places that the rows of partitions come from, in words: for errors, long after the source was made."""
+"""Locations that the rows of partitions come from, in words: for errors, long after the source was made."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dask.dataframe.dask_expr.io import FromMap, ReadParquet
 
 from tasks.loading.readers import CsvRows
 
-Places: TypeAlias = Callable[[int, int | None], str]
-"""A function (partition, row) -> the place of the partition, or of one of its rows where that is known better; row None for the
+Locations: TypeAlias = Callable[[int, int | None], str]
+"""A function (partition, row) -> the location of the partition, or of one of its rows where that is known better; row None for the
 partition."""
 
 
@@ -26,7 +26,7 @@ def rows_between(start: int, stop: int) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class RowPlaces:
+class RowLocations:
     """Partitions of so many rows each, of arrays one beside the other; each array is the (name, rows) of what it consists of, one below
     the other."""
 
@@ -34,7 +34,7 @@ class RowPlaces:
     arrays: Sequence[Sequence[tuple[str, int]]]
 
     def __call__(self, partition: int, row: int | None) -> str:
-        """The place as text: "X-3.npy, rows 0 to 999; y.npy, rows 3000 to 3999", say."""
+        """The location as text: "X-3.npy, rows 0 to 999; y.npy, rows 3000 to 3999", say."""
         start = sum(self.sizes[:partition])
         rows = (start, start + self.sizes[partition]) if row is None else (start + row, start + row + 1)
         return "; ".join(", and ".join(self._pieces(array, *rows)) for array in self.arrays)
@@ -49,8 +49,8 @@ class RowPlaces:
 
 
 @dataclass(frozen=True)
-class PiecePlaces:
-    """The places of partitions that have a name each."""
+class PieceLocations:
+    """The locations of partitions that have a name each."""
 
     name: Callable[[int], str]
 
@@ -58,28 +58,28 @@ class PiecePlaces:
         return self.name(partition)
 
 
-def call_places() -> Places:
-    """The places of partitions that a function makes."""
-    return PiecePlaces("make({})".format)
+def call_locations() -> Locations:
+    """The locations of partitions that a function makes."""
+    return PieceLocations("make({})".format)
 
 
-def array_places(array: da.Array, cut: Any, sizes: Sequence[int] | None) -> Places:
-    """The places of the partitions of a Dask array; cut: the same rows in the chunks of the partitions; sizes: their rows, if known."""
+def array_locations(array: da.Array, cut: Any, sizes: Sequence[int] | None) -> Locations:
+    """The locations of the partitions of a Dask array; cut: the same rows in the chunks of the partitions; sizes: their rows, if known."""
     if cut.chunks[0] == array.chunks[0] or sizes is None:
         columns = "0" if array.numblocks[1] == 1 else ":"
-        return PiecePlaces(lambda partition: f"chunk ({partition}, {columns}) of {array.name!r}")
-    return RowPlaces(sizes, [[(repr(array.name), sum(sizes))]])
+        return PieceLocations(lambda partition: f"chunk ({partition}, {columns}) of {array.name!r}")
+    return RowLocations(sizes, [[(repr(array.name), sum(sizes))]])
 
 
-def frame_places(frame: Any, n_partitions: int | None) -> Places:
-    """The places of the partitions of a Dask frame, in n_partitions if that is given: by files, where each partition is of one, else by the
-    frame's own name."""
+def frame_locations(frame: Any, n_partitions: int | None) -> Locations:
+    """The locations of the partitions of a Dask frame, in n_partitions if that is given: by files, where each partition
+    is of one, else by the frame's own name."""
     if n_partitions is not None:
-        return PiecePlaces(lambda partition: f"partition {partition} of {n_partitions} cut from {frame._name!r}")
+        return PieceLocations(lambda partition: f"partition {partition} of {n_partitions} cut from {frame._name!r}")
     files = file_pieces(frame)
     if files is not None:
-        return PiecePlaces(files.__getitem__)
-    return PiecePlaces(lambda partition: f"partition {partition} of {frame._name!r}")
+        return PieceLocations(files.__getitem__)
+    return PieceLocations(lambda partition: f"partition {partition} of {frame._name!r}")
 
 
 def file_pieces(frame: Any) -> list[str] | None:
