@@ -16,7 +16,7 @@ import distributed
 import numpy as np
 
 from tasks.objectives.linear import LinearObjective
-from tasks.reductions.reduction import Reduction, Sums, merge_sums
+from tasks.reductions.reduction import NodeSums, Reduction, merge_sums
 from tasks.workers import participants
 
 Where = Literal["task", "call", "session"]
@@ -146,14 +146,14 @@ def running_as() -> Where:
 
 @dataclass(frozen=True)
 class GatedMap:
-    """What a reduction does with each lane, behind a gate."""
+    """What a reduction does with each subtree, behind a gate."""
 
     map: Callable[[Sequence[Any], Any], Any]
     gate: Gate
 
-    def __call__(self, lane: Sequence[Any], broadcast: Any) -> Any:
+    def __call__(self, subtree: Sequence[Any], broadcast: Any) -> Any:
         self.gate.reach()
-        return self.map(lane, broadcast)
+        return self.map(subtree, broadcast)
 
 
 def gated(reduction: Reduction, gate: Gate) -> Reduction:
@@ -166,6 +166,6 @@ class GatedMerge:
 
     gate: Gate
 
-    def __call__(self, parts: Sequence[Sums], n_groups: int, combine: Any) -> Sums:
+    def __call__(self, parts: Sequence[NodeSums], n_groups: int, combine: Any) -> NodeSums:
         self.gate.reach()
         return merge_sums(parts, n_groups, combine)

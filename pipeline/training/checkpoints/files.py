@@ -21,7 +21,9 @@ from tasks import __version__
 from tasks.machine.fingerprint import numeric_digest
 from tasks.typing import Array
 
-CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="3")  # 2: names of types changed with their modules; 3: names of fields
+CHECKPOINT: Final = Kind(
+    "dask-descent checkpoint", "checkpoint", version="3"
+)  # 2: names of types changed with their modules; 3: names of fields
 SUFFIX: Final = ".safetensors"
 NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
 """How the names of checkpoints end: see `Problem.path`."""
