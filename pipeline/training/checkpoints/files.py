@@ -23,7 +23,7 @@ from tasks.typing import Array
 
 CHECKPOINT: Final = Kind(
     "dask-descent checkpoint", "checkpoint", version="3"
-)  # 2: names of types changed with their modules; 3: names of fields
+)  # 2: types in other modules; 3: fields of other names
 SUFFIX: Final = ".safetensors"
 NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
 """How the names of checkpoints end: see `Problem.path`."""
