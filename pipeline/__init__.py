@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.cluster.code.identity import VersionMismatchError, check_tasks_here
+from pipeline.cluster.code.library import VersionMismatchError, check_tasks_here
 
 check_tasks_here()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from pipeline.cluster.code.identity import VersionMismatchError
+from pipeline.cluster.code.library import VersionMismatchError
 from pipeline.cluster.interrupts import imports_done
 from pipeline.cluster.queue.systems import SYSTEMS
 from pipeline.jobs import OF_QUEUES, Format, Made

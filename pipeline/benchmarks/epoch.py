@@ -14,7 +14,10 @@ from pipeline.benchmarks.child import Child, load, stored
 from pipeline.benchmarks.cluster import N_WORKERS, time_limit, worker_pids, workers
 from pipeline.benchmarks.contenders import SCIKIT_LEARN
 from pipeline.benchmarks.data import Clusters
-from pipeline.benchmarks.networks import (
+from pipeline.benchmarks.report import Cell, Report, Table, Target
+from pipeline.benchmarks.rss import PeakMemory
+from pipeline.benchmarks.settings import Settings
+from pipeline.benchmarks.trainers import (
     PYTORCH,
     Arithmetic,
     Network,
@@ -26,9 +29,6 @@ from pipeline.benchmarks.networks import (
     Trainer,
     Training,
 )
-from pipeline.benchmarks.report import Cell, Report, Table, Target
-from pipeline.benchmarks.rss import PeakMemory
-from pipeline.benchmarks.settings import Settings
 
 N_EPOCHS: Final = 4
 PROCESS, CLUSTER = "one process", f"{N_WORKERS} workers"

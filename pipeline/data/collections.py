@@ -37,7 +37,7 @@ from tasks.loading.blocks import (
     row_dtype,
     unpack_block,
 )
-from tasks.loading.readers import CsvRows
+from tasks.loading.file_rows import CsvRows
 from tasks.rows.frames import frame_dtypes, require_numeric
 from tasks.rows.targets import NUMBERS, as_target
 

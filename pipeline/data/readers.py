@@ -24,8 +24,8 @@ from fsspec.utils import infer_compression
 
 from pipeline.data.collections import Table, from_dask
 from pipeline.sources.locations import RowLocations
+from tasks.loading.file_rows import CsvRows, npy_header, read_npy_rows
 from tasks.loading.hdf5 import Hdf5Rows
-from tasks.loading.readers import CsvRows, npy_header, read_npy_rows
 
 CSV_BLOCK = 32 << 20
 ROW_CHUNK = 16 << 20

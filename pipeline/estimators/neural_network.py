@@ -11,8 +11,8 @@ from sklearn.utils.metaestimators import available_if
 
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.mini_batches import MiniBatchClassifier
-from pipeline.estimators.networks import Network, NetworkParameters, makes_mini_batches
 from pipeline.estimators.parameters import Only, with_parameters
+from pipeline.estimators.perceptrons import Network, NetworkParameters, makes_mini_batches
 from tasks.objectives.losses import LogisticLoss, Loss, MultinomialLoss, SquaredLoss
 from tasks.typing import Array
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class MLPClassifier(MiniBatchClassifier, Network):
     """A multi-layer perceptron that minimises the mean cross-entropy, logistic for two classes and softmax for more, plus a penalty.
 
-    Parameters as `sklearn.neural_network.MLPClassifier`'s and, by keyword, those that `pipeline.estimators.networks.Network` lists. Several
+    Parameters as `sklearn.neural_network.MLPClassifier`'s and, by keyword, those that `pipeline.estimators.perceptrons.Network` lists. Several
     labels a row are an error.
     """
 
@@ -71,7 +71,7 @@ class MLPRegressorParameters(NetworkParameters, RegressionLoss):
 class MLPRegressor(MLPRegressorParameters, MultiOutputMixin, Regressor, Network):
     """A multi-layer perceptron that minimises the mean of half squared errors, summed over targets, plus a penalty.
 
-    Parameters as `sklearn.neural_network.MLPRegressor`'s and, by keyword, those that `pipeline.estimators.networks.Network` lists.
+    Parameters as `sklearn.neural_network.MLPRegressor`'s and, by keyword, those that `pipeline.estimators.perceptrons.Network` lists.
     """
 
     _flattens_target = True

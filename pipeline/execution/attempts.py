@@ -9,7 +9,7 @@ from distributed.comm import CommClosedError
 
 from pipeline.cluster.asking import forget_frames
 from pipeline.cluster.code.code import require_found
-from pipeline.cluster.code.identity import VersionMismatchError
+from pipeline.cluster.code.library import VersionMismatchError
 from pipeline.cluster.task_threads import thread_given_back
 from pipeline.cluster.workers import STUCK, StuckError
 from pipeline.execution.base import Pending

@@ -13,7 +13,7 @@ import dask.array as da
 from dask.dataframe.dask_expr._expr import Blockwise
 from dask.dataframe.dask_expr.io import FromMap, ReadParquet
 
-from tasks.loading.readers import CsvRows
+from tasks.loading.file_rows import CsvRows
 
 Locations: TypeAlias = Callable[[int, int | None], str]
 """A function (partition, row) -> the location of the partition, or of one of its rows where that is known better; row None for the

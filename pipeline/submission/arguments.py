@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from pipeline.submission.records import MAX_JOBS, Log
 from pipeline.submission.resources import MIB, Resources
+from pipeline.submission.run_directory import MAX_JOBS, Log
 from tasks.lazy import Lazy
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Final
 from pipeline.cluster.queue.queue_options import parse_memory, seconds
 from pipeline.cluster.security import make_certificates
 from pipeline.jobs.job import Job, read_job
-from pipeline.submission.records import MAX_JOBS, SCHEDULER_FILE, SUBMITTED_FILE, log_file
 from pipeline.submission.resources import Resources
+from pipeline.submission.run_directory import MAX_JOBS, SCHEDULER_FILE, SUBMITTED_FILE, log_file
 from pipeline.submission.script import BatchJob, slurm_script
 from pipeline.submission.status import ACTIVE, find_directory, find_runs, run_status
 from pipeline.submission.submit import WORKERS_SECONDS, check_data, check_queue, submit_job

@@ -13,8 +13,8 @@ from pipeline.cluster.pulse import worker_ttl
 from pipeline.cluster.queue.systems import clock
 from pipeline.cluster.security import tls_environment
 from pipeline.runs.run import CHECKPOINTS
-from pipeline.submission.records import MAX_JOBS, SCHEDULER_FILE, TLS_DIRECTORY, log_file
 from pipeline.submission.resources import MIB, Resources, one_line
+from pipeline.submission.run_directory import MAX_JOBS, SCHEDULER_FILE, TLS_DIRECTORY, log_file
 from pipeline.training.checkpoints.files import SUFFIX
 
 WORKER_SHARE: Final = 0.9  # the rest is for nannies, and on the first node for the scheduler and the training

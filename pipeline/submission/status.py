@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 from pipeline.cluster.queue import slurm
 from pipeline.runs.metrics import METRICS_FILE
 from pipeline.runs.run import CHECKPOINTS, ROUNDS_FILE
-from pipeline.submission.records import ENDED_FILE, SUBMITTED_FILE, Ended, Log, Submission, last_line, log_file, submitted
+from pipeline.submission.run_directory import ENDED_FILE, SUBMITTED_FILE, Ended, Log, Submission, last_line, log_file, submitted
 from pipeline.training.checkpoints.keeper import checkpoints_in
 
 State: TypeAlias = Literal["waiting", "running", "requeued", "finished", "failed", "cancelled", "out of time", "unknown to the queue"]

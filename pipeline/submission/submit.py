@@ -15,7 +15,7 @@ from pipeline.cluster.queue import slurm
 from pipeline.cluster.queue.queue_jobs import JobRefusedError
 from pipeline.files.whole import replace_file
 from pipeline.jobs.job import Job
-from pipeline.submission.records import SCRIPT_FILE, SUBMITTED_FILE, Submission, log_file, submitted
+from pipeline.submission.run_directory import SCRIPT_FILE, SUBMITTED_FILE, Submission, log_file, submitted
 from pipeline.submission.script import BatchJob, slurm_script
 
 JOB_FILE: Final = "job.toml"

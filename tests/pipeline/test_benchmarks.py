@@ -24,19 +24,6 @@ from pipeline.benchmarks.data import Clusters, Problem
 from pipeline.benchmarks.epoch import Standing as EpochStanding
 from pipeline.benchmarks.epoch import take_turns
 from pipeline.benchmarks.epoch import targets as epoch_targets
-from pipeline.benchmarks.networks import (
-    Arithmetic,
-    Network,
-    OursTrainer,
-    PyTorch,
-    Rows,
-    ScikitLearnTrainer,
-    Trainer,
-    Training,
-    differences,
-    epoch_seconds,
-    gradients,
-)
 from pipeline.benchmarks.objective import GAP, Judge, objective
 from pipeline.benchmarks.race import Fit, race, race_table, search, speedup
 from pipeline.benchmarks.report import Report, Table, Target, markdown_table
@@ -50,6 +37,19 @@ from pipeline.benchmarks.sgd import targets as sgd_targets
 from pipeline.benchmarks.soak import WHAT, Lived
 from pipeline.benchmarks.soak import judge as judge_soak
 from pipeline.benchmarks.startup import Start, compared, took
+from pipeline.benchmarks.trainers import (
+    Arithmetic,
+    Network,
+    OursTrainer,
+    PyTorch,
+    Rows,
+    ScikitLearnTrainer,
+    Trainer,
+    Training,
+    differences,
+    epoch_seconds,
+    gradients,
+)
 from pipeline.training.checkpoints.files import Saved
 from pipeline.training.checkpoints.keeper import Keeper
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from distributed import Client
 
 from pipeline.cluster.asking import ask, packages_of
-from pipeline.cluster.code.identity import VersionMismatchError
+from pipeline.cluster.code.library import VersionMismatchError
 from pipeline.cluster.code.modules import own_sources, packages_of_modules, users_modules
 from pipeline.cluster.code.shipping import (
     Found,

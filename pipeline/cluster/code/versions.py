@@ -9,7 +9,7 @@ from typing import Final
 
 from distributed.versions import get_package_info
 
-from pipeline.cluster.code.identity import VersionMismatchError
+from pipeline.cluster.code.library import VersionMismatchError
 
 COMPARED: Final = ("python", "dask", "distributed", "numpy", "scipy", "numba")
 """A difference in the first two numbers is an error: what is sent does not arrive (python, dask, distributed), or gives other bits."""

@@ -19,9 +19,9 @@ from distributed.deploy import Cluster
 
 from pipeline.cluster.interrupts import quiet_logs
 from pipeline.cluster.pulse import seconds_of
-from pipeline.cluster.queue.keeper import Keeper
 from pipeline.cluster.queue.queue_jobs import Queue, await_jobs, reporting
 from pipeline.cluster.queue.queue_options import JobPlan, one_word
+from pipeline.cluster.queue.replacements import Keeper
 from pipeline.cluster.queue.systems import Keywords
 from pipeline.cluster.schedulers import ClosingClient
 from pipeline.cluster.security import configured, with_worker_files

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import Dataset
 from pipeline.data.readers import expand
-from tasks.loading.readers import read_npy_rows
+from tasks.loading.file_rows import read_npy_rows
 
 
 def test_globs_in_natural_order(tmp_path: Path) -> None:

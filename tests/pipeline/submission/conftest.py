@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.submission.records import SUBMITTED_FILE
+from pipeline.submission.run_directory import SUBMITTED_FILE
 from tests.pipeline.submission.runs import ended, job_id
 
 REPOSITORY = Path(pipeline.__file__).parents[1]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.cli import main
-from pipeline.submission.records import submitted
+from pipeline.submission.run_directory import submitted
 from pipeline.submission.status import ACTIVE, RunStatus, run_status
 
 TWO_WORKERS = ("--jobs", "2", "--memory", "512MiB")

@@ -16,8 +16,8 @@ import pytest
 
 from pipeline.cluster.queue.slurm import QueueState
 from pipeline.submission import status
-from pipeline.submission.records import CONTINUED_FILE, ENDED_FILE, SUBMITTED_FILE, Continued, Ended, Submission, submitted
 from pipeline.submission.resources import Resources
+from pipeline.submission.run_directory import CONTINUED_FILE, ENDED_FILE, SUBMITTED_FILE, Continued, Ended, Submission, submitted
 from pipeline.submission.script import BatchJob, slurm_script
 from pipeline.submission.status import run_status
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.cluster.queue.slurm import QueueState, shown_state
 from pipeline.cluster.security import read_certificates
-from pipeline.submission.records import SUBMITTED_FILE, Submission, last_line
+from pipeline.submission.run_directory import SUBMITTED_FILE, Submission, last_line
 
 
 @pytest.fixture(autouse=True)

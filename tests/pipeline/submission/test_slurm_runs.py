@@ -23,7 +23,7 @@ from distributed import Client
 from pipeline.cli import main
 from pipeline.cluster.queue.slurm import job_state
 from pipeline.cluster.security import read_certificates
-from pipeline.submission.records import SUBMITTED_FILE, Submission
+from pipeline.submission.run_directory import SUBMITTED_FILE, Submission
 from pipeline.submission.status import run_status
 from tests.pipeline.submission.runs import ENDLESS, SMALL, digest, ended, job_id, submit, until
 

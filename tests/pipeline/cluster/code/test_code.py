@@ -28,7 +28,7 @@ from sklearn.exceptions import ConvergenceWarning
 import tasks
 from pipeline import Dataset, LinearRegression, LogisticRegression, MLPClassifier, connect
 from pipeline.cluster.code.code import usable_workers
-from pipeline.cluster.code.identity import VersionMismatchError
+from pipeline.cluster.code.library import VersionMismatchError
 from pipeline.cluster.code.modules import dumps, imported, packages_of_modules, users_modules
 from pipeline.cluster.code.shipping import Look, digest_of, look, sources_of
 from pipeline.cluster.code.shipping import folder as place
@@ -431,7 +431,7 @@ def test_a_worker_without_a_package_that_a_fit_uses(bare_python: Path, cache: Pa
 
 def test_what_modules_must_have() -> None:
     assert packages_of_modules(["tasks.loading.hdf5"]) == {"fsspec", "h5py", "numpy"}
-    assert packages_of_modules(["tasks.loading.readers", "tasks.reductions.reduction"]) == {"fsspec", "numpy"}
+    assert packages_of_modules(["tasks.loading.file_rows", "tasks.reductions.reduction"]) == {"fsspec", "numpy"}
     assert packages_of_modules(["pandas.core.frame", "json", "", "builtins", "__main__", "pipeline.data", "no_such"]) == {"pandas"}
     assert packages_of_modules(["dask.dataframe.io"]) == {"pandas", "pyarrow"}
 
@@ -441,7 +441,7 @@ def test_tasks_is_imported_with_few_packages() -> None:
     code = (
         "import importlib, pkgutil, tasks\n"
         "for each in pkgutil.walk_packages(tasks.__path__, 'tasks.'):\n"
-        "    if each.name not in ('tasks.loading.hdf5', 'tasks.loading.readers'):\n"
+        "    if each.name not in ('tasks.loading.hdf5', 'tasks.loading.file_rows'):\n"
         "        importlib.import_module(each.name)\n"
     )
     hidden = "array_api_compat dask distributed fsspec h5py pandas pyarrow sklearn zarr"

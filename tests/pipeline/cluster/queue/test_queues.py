@@ -21,8 +21,8 @@ from distributed import Client
 import pipeline
 from pipeline import Dataset, LogisticRegression, connect
 from pipeline.cli import main
-from pipeline.cluster.queue.keeper import Keeper
 from pipeline.cluster.queue.queue_jobs import JobEndedError, JobRefusedError, QueueTimeoutError
+from pipeline.cluster.queue.replacements import Keeper
 from pipeline.cluster.queue.systems import dask_jobqueue
 from pipeline.cluster.security import InsecureConnectionError
 from pipeline.cluster.workers import WAIT_FOR_WORKERS
