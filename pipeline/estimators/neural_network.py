@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class MLPClassifier(MiniBatchClassifier, Network):
     """A multi-layer perceptron that minimises the mean cross-entropy, logistic for two classes and softmax for more, plus a penalty.
 
-    Parameters as `sklearn.neural_network.MLPClassifier`'s and, by keyword, those that `pipeline.estimators.perceptrons.Network` lists. Several
-    labels a row are an error.
+    Parameters as `sklearn.neural_network.MLPClassifier`'s and, by keyword, those that `pipeline.estimators.perceptrons.Network` lists.
+    Several labels a row are an error.
     """
 
     @available_if(makes_mini_batches)
