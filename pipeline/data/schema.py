@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.tables import frames_html, frames_text
+from tasks.kernels import worth_compiling
 from tasks.loading.checking import LARGEST_VALUE, Fault, Summary
 from tasks.loading.statistics import Moments, Spread
 from tasks.typing import Array, Float64, Int64, UInt64
@@ -49,6 +50,11 @@ class Schema:
     n_bytes: int
     content: UInt64
     quarantined: tuple[tuple[int, Any], ...]
+
+    @property
+    def worth_compiling(self) -> bool:
+        """Whether compiled passes are worth their compiling: see `tasks.kernels.worth_compiling`."""
+        return worth_compiling(self.n_rows, self.n_columns, len(self.partition_rows))
 
     @property
     def names(self) -> list[str]:

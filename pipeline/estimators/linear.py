@@ -131,7 +131,9 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
         require_numbers(schema)
         assert schema.target_spread is not None
         targets = target_standardisation(*schema.target_spread.about(the_mean=self.fit_intercept))
-        return LinearObjective(SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept, targets=targets)
+        return LinearObjective(
+            SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept, targets=targets, compiled=schema.worth_compiling
+        )
 
     def _tolerance(self, schema: Schema, standard: Standardisation) -> float:
         """In units of y; any positive number will do where y is constant."""

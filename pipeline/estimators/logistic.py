@@ -74,7 +74,9 @@ class LogisticRegression(LogisticRegressionParameters, ProbabilisticClassifier, 
         classes = require_classes(schema)
         loss: Loss = LogisticLoss() if len(classes) == 2 else MultinomialLoss()
         weight = class_weights(self.class_weight, schema)
-        return LinearObjective(loss, schema.n_columns, loss.n_outputs(1, len(classes)), self.fit_intercept, classes, weight)
+        return LinearObjective(
+            loss, schema.n_columns, loss.n_outputs(1, len(classes)), self.fit_intercept, classes, weight, compiled=schema.worth_compiling
+        )
 
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
         factors = np.ones(len(schema.class_weights)) if objective.class_weight is None else objective.class_weight

@@ -89,7 +89,9 @@ class SGDClassifier(SGDClassifierParameters, LinearMiniBatchModel, MiniBatchClas
     def _objective(self, schema: Schema) -> LinearObjective:
         classes, loss = self._labels(schema), CLASSIFICATION[self.loss]
         weight = class_weights(self.class_weight, replace(schema, classes=classes))
-        return LinearObjective(loss, schema.n_columns, loss.n_outputs(1, len(classes)), self.fit_intercept, classes, weight)
+        return LinearObjective(
+            loss, schema.n_columns, loss.n_outputs(1, len(classes)), self.fit_intercept, classes, weight, compiled=schema.worth_compiling
+        )
 
     def _weight(self, schema: Schema, objective: LinearObjective) -> float:
         """The sum of weights with the class weights, which are no part of it for one-vs-rest."""
@@ -169,7 +171,7 @@ class SGDRegressor(SGDRegressorParameters, LinearMiniBatchModel, Regressor):
         require_numbers(schema)
         if schema.n_targets > 1:
             raise ValueError(f"y should be a 1d array, got shape (rows, {schema.n_targets}); fit a model for each column")
-        return LinearObjective(self._loss, schema.n_columns, 1, self.fit_intercept)
+        return LinearObjective(self._loss, schema.n_columns, 1, self.fit_intercept, compiled=schema.worth_compiling)
 
     @property
     def _loss(self) -> Loss:

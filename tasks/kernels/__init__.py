@@ -43,9 +43,18 @@ __all__ = [
     "hessian_vector",
     "loss_and_gradient",
     "raw_prediction",
+    "worth_compiling",
 ]
 
 _NO_WEIGHT: Final = np.empty(0)
+FEW_NUMBERS: Final = 1 << 18
+FEW_PARTITIONS: Final = 64
+
+
+def worth_compiling(n_rows: int, n_columns: int, n_partitions: int) -> bool:
+    """Whether compiled passes over that many rows gain more than compiling them takes, ten seconds or more the first time on a machine.
+    NumPy is as fast for few numbers in few partitions (tasks.kernels.array_api). It follows from the data alone, and so do the bits."""
+    return n_rows * n_columns > FEW_NUMBERS or n_partitions > FEW_PARTITIONS
 
 
 def loss_and_gradient(
@@ -89,7 +98,7 @@ def hessian(
     N = c (p + 1), or c p without intercept, in the order [coef of output 0 (p), coef of output 1, ..., intercepts (c)].
     """
     if not isinstance(X, np.ndarray | sp.csr_array):
-        raise TypeError(f"no Hessian for {type(X).__name__}: use hessian_vector, or NumPy or CSR rows")
+        return array_api.hessian(loss, X, y, weight, offsets, coef, intercept, n_models, fit_intercept, positive_weight, standard)
     rows, kind = _rows(X)
     shift, factor = (np.zeros(X.shape[1]), np.ones(X.shape[1])) if standard is None else standard
     sums = _compiled(passes.hessian_pass, kind)(

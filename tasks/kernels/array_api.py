@@ -1,4 +1,5 @@
-"""The passes in any other array namespace (CuPy on GPUs): the same sums along the same tree, equal to rounding.
+"""The passes in any array namespace: CuPy on GPUs, and NumPy for rows that are too few to compile for. The same sums along the same tree,
+equal to rounding.
 
 X and y may live on a device; parameters come, and results go, as NumPy arrays. One partition at a time is converted to float64.
 """
@@ -38,8 +39,73 @@ def loss_and_gradient(
         residual = _flat(xp, residual * w[:, None, None])
         return [xp.sum(value * w[:, None], axis=0), xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
 
-    loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
+    loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, _tree(leaf, _leaves(xp, X, y, weight, offsets)))
     return loss_sum, float(weight_sum), coef_sum, intercept_sum
+
+
+def hessian(
+    loss: PointwiseLoss,
+    X: Any,
+    y: Any,
+    weight: Any,
+    offsets: Int64,
+    coef: Float64,
+    intercept: Float64,
+    n_models: int,
+    fit_intercept: bool,
+    positive_weight: Float64 | None = None,
+    standard: tuple[Float64, Float64] | None = None,
+) -> tuple[Float64, float, Float64, Float64, Float64]:
+    """Sums of the loss, its gradient and its Hessian, as tasks.kernels.hessian has them."""
+    xp = namespace_of(X)
+    coef, intercept = like(X, coef), like(X, intercept)
+    shift, factor = (None, None) if standard is None else (like(X, a)[None, :] for a in standard)
+
+    def leaf(rows: Any, target: Any, w: Any) -> Sums:
+        z = rows if shift is None else factor * (rows - shift)
+        raw = _predict(xp, z, coef, intercept, n_models)
+        value, residual = _losses(xp, loss, raw, target, positive_weight)
+        residual = _flat(xp, residual * w[:, None, None])
+        sums = [xp.sum(value * w[:, None], axis=0), xp.sum(w), xp.matmul(residual.T, z), xp.sum(residual, axis=0)]
+        design = xp.concat([z, xp.ones_like(z[:, :1])], axis=1) if fit_intercept else z
+        y, positive = _outputs(xp, loss, raw, target, positive_weight)
+        curvature = loss.curvature(xp, y, raw) * positive * w[:, None, None]
+        of_pairs = _coupled_blocks if loss.coupled else _separate_blocks
+        return [*sums, xp.stack([of_pairs(xp, design, w, curvature[:, model, :]) for model in range(n_models)])]
+
+    loss_sum, weight_sum, coef_sum, intercept_sum, blocks = map(to_numpy, _tree(leaf, _leaves(xp, X, y, weight, offsets)))
+    return loss_sum, float(weight_sum), coef_sum, intercept_sum, _by_parameters(blocks, X.shape[1])
+
+
+def _separate_blocks(xp: Any, design: Any, w: Any, curvature: Any) -> Any:
+    """Σ_i h_ia z_i z_iᵀ of each output a, as blocks (c, c, P, P) of the Hessian of one model, from weighted curvature (n, c)."""
+    c, size = curvature.shape[1], design.shape[1]
+    zero = xp.zeros((size, size), dtype=xp.float64, device=device_of(design))
+    own = [xp.matmul(design.T, curvature[:, a, None] * design) for a in range(c)]
+    return xp.stack([xp.stack([own[a] if a == b else zero for b in range(c)]) for a in range(c)])
+
+
+def _coupled_blocks(xp: Any, design: Any, w: Any, curvature: Any) -> Any:
+    """Σ_i w_i (δ_ab p_ia - p_ia p_ib) z_i z_iᵀ of each pair of outputs, as `_separate_blocks` has them, from w p (n, c)."""
+    c = curvature.shape[1]
+    share = curvature / xp.where(w == 0.0, xp.ones_like(w), w)[:, None]
+    blocks: list[list[Any]] = [[None] * c for _ in range(c)]
+    for a in range(c):
+        rest = sum((share[:, b] for b in range(c) if b != a), xp.zeros_like(w))  # 1 - share would lose the digits of a small one
+        for b in range(a + 1):
+            h = curvature[:, a] * (rest if a == b else -share[:, b])
+            blocks[a][b] = blocks[b][a] = xp.matmul(design.T, h[:, None] * design)
+    return xp.stack([xp.stack(row) for row in blocks])
+
+
+def _by_parameters(blocks: Float64, p: int) -> Float64:
+    """(k, c, c, P, P) -> (k, c P, c P), exactly symmetric, in the order of parameters: coef of all outputs, then their intercepts."""
+    k, c, _, size, _ = blocks.shape
+    hessian = np.moveaxis(blocks, 3, 2).reshape(k, c * size, c * size)
+    number = np.arange(c * size).reshape(c, size)
+    order = np.concatenate([number[:, :p].ravel(), number[:, p:].ravel()])
+    hessian = hessian[:, order[:, None], order]
+    return (hessian + np.swapaxes(hessian, 1, 2)) / 2
 
 
 def hessian_vector(
@@ -69,7 +135,7 @@ def hessian_vector(
         product = _flat(xp, curvature * direction * w[:, None, None])
         return [xp.matmul(product.T, rows), xp.sum(product, axis=0)]
 
-    coef_sum, intercept_sum = map(to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
+    coef_sum, intercept_sum = map(to_numpy, _tree(leaf, _leaves(xp, X, y, weight, offsets)))
     return coef_sum, intercept_sum
 
 
@@ -80,17 +146,24 @@ def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
 
 
 def column_spread(X: Any, weight: Any) -> tuple[float, Float64, Float64, Float64]:
-    """The spread of columns as tasks.kernels.column_spread has it, for a single partition, in two passes."""
+    """The spread of columns as tasks.kernels.column_spread has it, for a single partition. Columns are measured from a row that counts, and
+    then from their means, so that large means cost no digits."""
     xp = namespace_of(X)
     p = X.shape[1]
     if not X.shape[0]:
         return 0.0, np.zeros(p), np.zeros(p), np.zeros(p)
-    rows = xp.astype(X, xp.float64)
-    w = xp.ones(X.shape[0], dtype=xp.float64, device=device_of(X)) if weight is None else like(X, weight)
-    total = float(xp.sum(w))
-    mean = xp.matmul(w, rows) / total if total else xp.zeros_like(rows[0, :])
-    largest = to_numpy(xp.max(xp.abs(rows), axis=0))
-    return total, to_numpy(mean), to_numpy(xp.matmul(w, (rows - mean[None, :]) ** 2)), np.where(np.isfinite(largest), largest, np.nan)
+    with np.errstate(all="ignore"):
+        rows = xp.astype(X, xp.float64, copy=False)
+        w = xp.ones(X.shape[0], dtype=xp.float64, device=device_of(X)) if weight is None else like(X, weight)
+        total = float(xp.sum(w))
+        largest = to_numpy(xp.max(xp.abs(rows), axis=0))
+        mean, scatter = xp.zeros_like(rows[0, :]), xp.zeros_like(rows[0, :])
+        if total:
+            mean = rows[int(xp.argmax(xp.astype(w != 0.0, xp.int8))), :]
+            for _ in range(2):
+                mean = mean + xp.matmul(w, rows - mean[None, :]) / total
+            scatter = xp.matmul(w, (rows - mean[None, :]) ** 2)
+        return total, to_numpy(mean), to_numpy(scatter), np.where(np.isfinite(largest), largest, np.nan)
 
 
 def _losses(xp: Any, loss: PointwiseLoss, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any]:
@@ -132,24 +205,21 @@ def _leaves(xp: Any, X: Any, y: Any, weight: Any, offsets: Int64) -> Iterator[tu
     y = like(X, y)
     weight = xp.ones(X.shape[0], dtype=xp.float64, device=device_of(X)) if weight is None else like(X, weight)
     for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        yield xp.astype(X[start:stop, :], xp.float64), y[start:stop, ...], weight[start:stop]
+        yield xp.astype(X[start:stop, :], xp.float64, copy=False), y[start:stop, ...], weight[start:stop]
 
 
-def _apply(leaf: Callable[[Any, Any, Any], Sums]) -> Callable[[tuple[Any, Any, Any]], Sums]:
-    return lambda arguments: leaf(*arguments)
-
-
-def _tree(leaves: Iterator[Sums]) -> Sums:
-    """The sums along the fixed tree (see tasks.kernels.tree)."""
+def _tree(leaf: Callable[[Any, Any, Any], Sums], partitions: Iterator[tuple[Any, Any, Any]]) -> Sums:
+    """The sums of the partitions along the fixed tree (see tasks.kernels.tree); too large a number is inf, as in compiled passes."""
     stack: list[Sums] = []
-    for j, sums in enumerate(leaves):
-        stack.append(sums)
-        rest = j + 1
-        while rest & 1 == 0:
+    with np.errstate(all="ignore"):
+        for j, partition in enumerate(partitions):
+            stack.append(leaf(*partition))
+            rest = j + 1
+            while rest & 1 == 0:
+                _merge(stack)
+                rest >>= 1
+        while len(stack) > 1:
             _merge(stack)
-            rest >>= 1
-    while len(stack) > 1:
-        _merge(stack)
     return stack[0]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.kernels import array_api, column_spread
+from tasks.kernels import array_api, column_spread, worth_compiling
 from tasks.reductions.reduction import Reduction, of_group
 from tasks.reductions.tree import tree_sum
 from tasks.rows.partition import Group
@@ -84,8 +84,9 @@ class Spread(NamedTuple):
 
 def spread(X: Any, weight: Float64 | None, offsets: Int64) -> Spread:
     """The spread of the columns of X (n, p), in partitions that begin and end at `offsets`, along the tree."""
-    if isinstance(X, np.ndarray | sp.csr_array):
+    if isinstance(X, np.ndarray | sp.csr_array) and worth_compiling(X.shape[0], X.shape[1], len(offsets) - 1):
         return Spread(*column_spread(X, weight, offsets))
+    X = X.toarray() if isinstance(X, sp.csr_array) else X
     parts = [(X[a:b, :], None if weight is None else weight[a:b]) for a, b in pairwise(offsets.tolist())]
     return tree_sum([Spread(*array_api.column_spread(*part)) for part in parts], add_spreads)
 

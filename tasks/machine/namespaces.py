@@ -27,8 +27,8 @@ def device_of(X: Any) -> Any:
 
 
 def on_host(X: Any) -> Any:
-    """An array as NumPy's, from wherever it lives."""
-    if isinstance(X, np.ndarray):
+    """An array, or a number, as NumPy's, from wherever it lives."""
+    if isinstance(X, np.ndarray | np.generic):
         return X
     from array_api_compat import is_cupy_array
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from tasks import kernels
+from tasks.kernels import array_api
 from tasks.objectives.base import Layout, Sums
 from tasks.objectives.encoding import add_weights, encode, encoded_target, float_target, one_hot
 from tasks.objectives.losses import Loss
@@ -30,6 +33,7 @@ class LinearObjective:
                   in the problem of class a alone, where all others keep their weight, as in scikit-learn's SGDClassifier
     standard      parameters are coefficients of the columns standardised by this; None: of the user's
     targets       parameters are those for y standardised by this; None: for y as it is
+    compiled      whether compiled passes go over the rows, or NumPy's (see `tasks.kernels.worth_compiling`), which make CSR rows dense
     Sums of gradients are by the coefficients of the user's columns all the same, and `evaluate` converts them once, at the root, so that no
     cut of groups shows in the bits; those of `hessian` are by the parameters, because its rows are standardised before they are squared.
     """
@@ -42,6 +46,7 @@ class LinearObjective:
     class_weight: Float64 | None = None
     standard: Standardisation | None = None
     targets: Standardisation | None = None
+    compiled: bool = True
 
     @cached_property
     def layout(self) -> Layout:
@@ -100,11 +105,18 @@ class LinearObjective:
 
     def _rows(self, group: Group) -> tuple[Loss, Design, Array, Float64 | None, Int64]:
         """What every pass over the rows of a group is about: the loss, X, y, weights, and where partitions begin."""
-        return self.loss, group.X, self.target(group), self.weight(group), group.offsets
+        X: Any = group.X
+        if not self.compiled and isinstance(X, sp.csr_array):
+            X = group.derived("dense", lambda _: X.toarray())
+        return self.loss, X, self.target(group), self.weight(group), group.offsets
+
+    @property
+    def _passes(self) -> ModuleType:
+        return kernels if self.compiled else array_api
 
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Sums:
         coef, intercept = self._stacked(*self._of_columns(parameters))
-        loss, weight, coef_sum, intercept_sum = kernels.loss_and_gradient(
+        loss, weight, coef_sum, intercept_sum = self._passes.loss_and_gradient(
             *self._rows(group), coef, intercept, len(parameters), self._positive_weight
         )
         k = len(parameters)
@@ -112,7 +124,7 @@ class LinearObjective:
 
     def hessian(self, group: Group, parameters: Float64) -> Sums:
         coef, intercept = self._stacked(*self.split(parameters))
-        loss, weight, coef_sum, intercept_sum, hessian = kernels.hessian(
+        loss, weight, coef_sum, intercept_sum, hessian = self._passes.hessian(
             *self._rows(group),
             coef,
             intercept,
@@ -126,7 +138,7 @@ class LinearObjective:
 
     def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Sums:
         k = len(parameters)
-        coef_sum, intercept_sum = kernels.hessian_vector(
+        coef_sum, intercept_sum = self._passes.hessian_vector(
             *self._rows(group),
             *self._stacked(*self._of_columns(parameters)),
             k,

@@ -33,9 +33,12 @@ class MultinomialLoss(Loss):
         chosen = xp.reshape(y, (raw.shape[0],) + (1,) * (raw.ndim - 1)) == codes
         below = raw - xp.max(raw, axis=-1, keepdims=True)
         exponential = xp.exp(below)
-        total = xp.sum(exponential, axis=-1, keepdims=True)
-        value = xp.log(total[..., 0]) - xp.sum(xp.where(chosen, below, 0.0), axis=-1)
-        return value, exponential / total - xp.astype(chosen, raw.dtype)
+        first = codes == xp.argmax(raw, axis=-1, keepdims=True)
+        rest = xp.sum(
+            xp.where(first, 0.0, exponential), axis=-1, keepdims=True
+        )  # without the largest, which is 1: a tiny loss keeps its digits
+        value = xp.log1p(rest[..., 0]) - xp.sum(xp.where(chosen, below, 0.0), axis=-1)
+        return value, exponential / (1.0 + rest) - xp.astype(chosen, raw.dtype)
 
     def curvature(self, xp: Any, y: Any, raw: Any) -> Any:
         exponential = xp.exp(raw - xp.max(raw, axis=-1, keepdims=True))
