@@ -36,8 +36,8 @@ def loss_and_gradient(
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
         raw = _predict(xp, rows, coef, intercept, n_models)
         value, residual = _losses(xp, loss, raw, target, positive_weight)
-        residual = _flat(xp, residual * w[:, None, None])
-        return [xp.sum(value * w[:, None], axis=0), xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
+        residual = _flat(xp, _weighted(xp, w[:, None, None], residual))
+        return [xp.sum(_weighted(xp, w[:, None], value), axis=0), xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
 
     loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, _tree(leaf, _leaves(xp, X, y, weight, offsets)))
     return loss_sum, float(weight_sum), coef_sum, intercept_sum
@@ -65,11 +65,11 @@ def hessian(
         z = rows if shift is None else factor * (rows - shift)
         raw = _predict(xp, z, coef, intercept, n_models)
         value, residual = _losses(xp, loss, raw, target, positive_weight)
-        residual = _flat(xp, residual * w[:, None, None])
-        sums = [xp.sum(value * w[:, None], axis=0), xp.sum(w), xp.matmul(residual.T, z), xp.sum(residual, axis=0)]
+        residual = _flat(xp, _weighted(xp, w[:, None, None], residual))
+        sums = [xp.sum(_weighted(xp, w[:, None], value), axis=0), xp.sum(w), xp.matmul(residual.T, z), xp.sum(residual, axis=0)]
         design = xp.concat([z, xp.ones_like(z[:, :1])], axis=1) if fit_intercept else z
         y, positive = _outputs(xp, loss, raw, target, positive_weight)
-        curvature = loss.curvature(xp, y, raw) * positive * w[:, None, None]
+        curvature = _weighted(xp, w[:, None, None], loss.curvature(xp, y, raw) * positive)
         of_pairs = _coupled_blocks if loss.coupled else _separate_blocks
         return [*sums, xp.stack([of_pairs(xp, design, w, curvature[:, model, :]) for model in range(n_models)])]
 
@@ -132,7 +132,7 @@ def hessian_vector(
         direction = _predict(xp, rows, coef_direction, intercept_direction, n_models)
         if loss.coupled:
             direction = direction - xp.sum(curvature * direction, axis=2, keepdims=True)
-        product = _flat(xp, curvature * direction * w[:, None, None])
+        product = _flat(xp, _weighted(xp, w[:, None, None], curvature * direction))
         return [xp.matmul(product.T, rows), xp.sum(product, axis=0)]
 
     coef_sum, intercept_sum = map(to_numpy, _tree(leaf, _leaves(xp, X, y, weight, offsets)))
@@ -171,6 +171,11 @@ def _losses(xp: Any, loss: PointwiseLoss, raw: Any, target: Any, positive_weight
     y, factor = _outputs(xp, loss, raw, target, positive_weight)
     value, residual = loss.at(xp, y, raw)
     return (value, residual) if loss.coupled else (xp.sum(value * factor, axis=2), residual * factor)
+
+
+def _weighted(xp: Any, w: Any, values: Any) -> Any:
+    """The values by their rows' weights: a row without weight counts nothing, even where its value is too large a number."""
+    return xp.where(w == 0.0, xp.zeros_like(values), w * values)
 
 
 def _outputs(xp: Any, loss: PointwiseLoss, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any]:

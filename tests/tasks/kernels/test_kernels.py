@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import array_api_strict
@@ -13,8 +14,8 @@ import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
 
 from tasks import kernels
+from tasks.kernels import array_api, pointwise
 from tasks.kernels import passes as loops
-from tasks.kernels import pointwise
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.losses import (
     LOSSES,
@@ -102,7 +103,14 @@ def make(loss: Loss, c: int, k: int, p: int, sizes: list[int], seed: int = 0) ->
 
 def as_kind(X: Float64, kind: str) -> Any:
     X = X.astype(np.float32) if kind.endswith("32") else X
+    if kind == "array api":
+        return array_api_strict.asarray(X)
     return sp.csr_array(X) if kind.startswith("csr") else X
+
+
+def passes_for(kind: str) -> Any:
+    """The module whose passes these rows are for: NumPy's for few of them."""
+    return array_api if kind == "few" else kernels
 
 
 def each_output(loss: Loss, raw: Float64, y: Float64) -> tuple[Float64, Float64, Float64]:
@@ -174,12 +182,12 @@ def same_bits(actual: Any, expected: Any) -> None:
         np.testing.assert_array_equal(np.asarray(a).view(np.int64), np.asarray(e).view(np.int64))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "few", "array api"])
 @pytest.mark.parametrize("p", WIDTHS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_plain_formulas(case: tuple[Loss, int, int], p: int, kind: str) -> None:
     q = make(*case, p, [40, 0, 600, 13])
-    X = as_kind(q.X, kind)
+    X, kernels = as_kind(q.X, kind), passes_for(kind)
     for weight in (None, q.weight):
         expected = reference(q, np.ones(len(q.X)) if weight is None else weight)
         rest = (q.y, weight, q.offsets, q.coef, q.intercept, q.k)
@@ -323,15 +331,17 @@ def test_models_share_a_pass(case: tuple[Loss, int, int]) -> None:
     close(together[3], [np.concatenate(column) for column in zip(*(a[3] for a in alone), strict=True)])
 
 
-def one_row(loss: Loss, raw: list[float], y: Any, kind: str = "float64") -> tuple[Any, Any]:
+def row_alone(loss: Loss, raw: list[float], y: Any, kind: str = "float64") -> tuple[Any, Any]:
     """Loss and gradients, and Hessian, of one row whose only feature is 1."""
     X = as_kind(np.ones((1, 1)), kind)
     coef = np.array(raw)[:, None]
-    rest = (loss, X, np.array([y]), None, np.array([0, 1]), coef, np.zeros(len(raw)), 1)
+    rest, kernels = (loss, X, np.array([y]), None, np.array([0, 1]), coef, np.zeros(len(raw)), 1), passes_for(kind)
     return kernels.loss_and_gradient(*rest), kernels.hessian(*rest, True)
 
 
-def test_huge_margins() -> None:
+@pytest.mark.parametrize("kind", ["float64", "few"])
+def test_huge_margins(kind: str) -> None:
+    one_row = partial(row_alone, kind=kind)
     for raw in (1e4, -1e4, 1e300, -1e300):
         for y in (0.0, 1.0):
             (loss, _, gradient, _), (*_, hessian) = one_row(LOGISTIC, [raw], y)
@@ -357,12 +367,12 @@ def test_huge_margins() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-@pytest.mark.parametrize("kind", ["float64", "csr64"])
+@pytest.mark.parametrize("kind", ["float64", "csr64", "few"])
 def test_non_finite_is_never_hidden(bad: float, kind: str) -> None:
     binary = [(loss, [bad], y) for loss in (LOGISTIC, *MARGIN_LOSSES) for y in (0.0, 1.0)]
     errors = [(loss, [bad], 0.5) for loss in (HUBER, EPSILON_INSENSITIVE, SQUARED_EPSILON_INSENSITIVE, POISSON)]
     for loss, raw, y in [*binary, *errors, (MULTINOMIAL, [bad, 0.0], 0), (MULTINOMIAL, [0.0, bad], 0)]:
-        (value, _, gradient, intercepts), (*_, hessian) = one_row(loss, raw, y, kind)
+        (value, _, gradient, intercepts), (*_, hessian) = row_alone(loss, raw, y, kind)
         assert not np.isfinite(value).any()
         assert not np.isfinite(gradient).any() and not np.isfinite(intercepts).any()
         assert not np.isfinite(hessian).any()
@@ -380,7 +390,7 @@ def test_exp_and_log1p_to_two_ulp() -> None:
     worst = 0.0
     for y in (0.0, 1.0):
         for value in raw[::7]:
-            (loss, _, gradient, _), _ = one_row(LOGISTIC, [value], y)
+            (loss, _, gradient, _), _ = row_alone(LOGISTIC, [value], y)
             wide = np.longdouble(value)
             exact = np.log1p(np.exp(-abs(wide))) + max(wide, np.longdouble(0)) - np.longdouble(y) * wide
             scale = max(abs(float(exact)), abs(value) if y * value > 0 else 0.0)
@@ -409,28 +419,30 @@ def test_array_api_is_numpy(case: tuple[Loss, int, int]) -> None:
                     kernels.hessian_vector(q.loss, q.X, q.y, *rest, D, d),
                 )
     close([kernels.raw_prediction(array_api_strict.asarray(q.X), q.coef, q.intercept)], [kernels.raw_prediction(q.X, q.coef, q.intercept)])
-    with pytest.raises(TypeError, match="Hessian"):
-        kernels.hessian(q.loss, array_api_strict.asarray(q.X), q.y, None, q.offsets, q.coef, q.intercept, q.k, True)
+    standard = np.linspace(-1.0, 1.0, 11), np.linspace(0.5, 2.0, 11)
+    of_parameters = (None, q.offsets, q.coef, q.intercept, q.k, True, None, standard)
+    expected = kernels.hessian(q.loss, q.X, q.y, *of_parameters)
+    for X in (array_api_strict.asarray(q.X), q.X):
+        found = array_api.hessian(q.loss, X, q.y, *of_parameters)
+        close(found, expected)
+        np.testing.assert_array_equal(found[4], found[4].transpose(0, 2, 1))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "array api"])
+@pytest.mark.parametrize("kind", [*KINDS, "few", "array api"])
 @pytest.mark.parametrize("case", [(LOGISTIC, 3, 1), (LOGISTIC, 3, 2), (HINGE, 3, 1), (MODIFIED_HUBER, 4, 2)], ids=str)
 def test_outputs_are_problems_of_their_own(case: tuple[Loss, int, int], kind: str) -> None:
     """Several outputs, and the weights of their positive rows, against one output at a time with row weights."""
     q = make(*case, 7, [64, 0, 20])
-    X = array_api_strict.asarray(q.X) if kind == "array api" else as_kind(q.X, kind)
+    X, kernels = as_kind(q.X, kind), passes_for(kind)
     D, d = np.cos(q.coef), np.cos(q.intercept)
     factors = np.linspace(0.25, 2.0, q.c)
 
     def sums(y: Array, weight: Float64 | None, outputs: Any, k: int, factors: Float64 | None) -> list[Any]:
         rest = (q.loss, X, y, weight, q.offsets, q.coef[outputs], q.intercept[outputs], k)
         loss, weight_sum, *gradient = kernels.loss_and_gradient(*rest, factors)
-        found = [loss, weight_sum, *gradient, *kernels.hessian_vector(*rest, D[outputs], d[outputs], factors)]
-        if kind != "array api":
-            hessian = kernels.hessian(*rest, False, factors)
-            close(hessian[:4], found[:4])
-            found.append(hessian[4])
-        return found
+        hessian = kernels.hessian(*rest, False, factors)
+        close(hessian[:4], [loss, weight_sum, *gradient])
+        return [loss, weight_sum, *gradient, *kernels.hessian_vector(*rest, D[outputs], d[outputs], factors), hessian[4]]
 
     for weight, positive in [(None, None), (q.weight, None), (None, factors), (q.weight, factors)]:
         together = sums(q.y, weight, slice(None), q.k, positive)
@@ -445,10 +457,9 @@ def test_outputs_are_problems_of_their_own(case: tuple[Loss, int, int], kind: st
                 )
                 loss[model] += alone[0][0]
                 close([part[j : j + 1] for part in together[2:6]], alone[2:6])
-                if kind != "array api":
-                    own = slice(a * 7, (a + 1) * 7)
-                    close([together[6][model, own, own]], [alone[6][0]])
-                    assert not np.any(together[6][model, own, (a + 1) * 7 :])
+                own = slice(a * 7, (a + 1) * 7)
+                close([together[6][model, own, own]], [alone[6][0]])
+                assert not np.any(together[6][model, own, (a + 1) * 7 :])
         close([together[0]], [loss])
 
 
@@ -456,7 +467,7 @@ def test_passes_are_compiled_for_all_losses_at_once() -> None:
     """And losses of one shape share their arithmetic."""
 
     def run(loss: Loss) -> None:
-        one_row(loss, [0.3, 0.1] if loss.coupled else [0.3], 1)
+        row_alone(loss, [0.3, 0.1] if loss.coupled else [0.3], 1)
 
     run(SQUARED)
     compiled = [len(each.overloads) for each in (loops.gradient_pass, loops.hessian_pass)]
