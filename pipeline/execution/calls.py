@@ -40,7 +40,7 @@ class Calls:
     def __init__(self, client: Client, work: Sequence[Work], subset: int, n_groups: int, packed: bytes) -> None:
         self.client = client
         self.work = work
-        self.more = {"part": subset, "n_groups": n_groups, "packed": packed}
+        self.more = {"subset": subset, "n_groups": n_groups, "packed": packed}
         self._answers: asyncio.Task[list[Any]] | None = None
         self._loop.add_callback(self._begin)
 
