@@ -81,7 +81,7 @@ def _separate_blocks(xp: Any, design: Any, w: Any, curvature: Any) -> Any:
     """Σ_i h_ia z_i z_iᵀ of each output a, as blocks (c, c, P, P) of the Hessian of one model, from weighted curvature (n, c)."""
     c, size = curvature.shape[1], design.shape[1]
     zero = xp.zeros((size, size), dtype=xp.float64, device=device_of(design))
-    own = [xp.matmul(design.T, curvature[:, a, None] * design) for a in range(c)]
+    own = [_gram(xp, design, curvature[:, a]) for a in range(c)]
     return xp.stack([xp.stack([own[a] if a == b else zero for b in range(c)]) for a in range(c)])
 
 
@@ -94,18 +94,23 @@ def _coupled_blocks(xp: Any, design: Any, w: Any, curvature: Any) -> Any:
         rest = sum((share[:, b] for b in range(c) if b != a), xp.zeros_like(w))  # 1 - share would lose the digits of a small one
         for b in range(a + 1):
             h = curvature[:, a] * (rest if a == b else -share[:, b])
-            blocks[a][b] = blocks[b][a] = xp.matmul(design.T, h[:, None] * design)
+            blocks[a][b] = blocks[b][a] = _gram(xp, design, h)
     return xp.stack([xp.stack(row) for row in blocks])
 
 
+def _gram(xp: Any, design: Any, h: Any) -> Any:
+    """Σ_i h_i z_i z_iᵀ, exactly symmetric."""
+    found = xp.matmul(design.T, h[:, None] * design)
+    return (found + found.T) / 2.0
+
+
 def _by_parameters(blocks: Float64, p: int) -> Float64:
-    """(k, c, c, P, P) -> (k, c P, c P), exactly symmetric, in the order of parameters: coef of all outputs, then their intercepts."""
+    """(k, c, c, P, P) -> (k, c P, c P), in the order of parameters: coef of all outputs, then their intercepts."""
     k, c, _, size, _ = blocks.shape
     hessian = np.moveaxis(blocks, 3, 2).reshape(k, c * size, c * size)
     number = np.arange(c * size).reshape(c, size)
     order = np.concatenate([number[:, :p].ravel(), number[:, p:].ravel()])
-    hessian = hessian[:, order[:, None], order]
-    return (hessian + np.swapaxes(hessian, 1, 2)) / 2
+    return np.ascontiguousarray(hessian[:, order[:, None], order])
 
 
 def hessian_vector(
@@ -196,13 +201,13 @@ def _flat(xp: Any, values: Any) -> Any:
 
 
 def like(X: Any, array: Any) -> Any:
-    """The array in the namespace and on the device of X."""
-    return namespace_of(X).asarray(array, device=device_of(X))
+    """The array in the namespace and on the device of X; NumPy's in C order, because BLAS rounds otherwise for others."""
+    return namespace_of(X).asarray(np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array, device=device_of(X))
 
 
 def to_numpy(array: Any) -> Float64:
-    """A copy of the array as NumPy's."""
-    return np.array(on_host(array), dtype=np.float64)
+    """A copy of the array as NumPy's, in C order: what is computed with it must not tell whether it has travelled."""
+    return np.array(on_host(array), dtype=np.float64, order="C")
 
 
 def _leaves(xp: Any, X: Any, y: Any, weight: Any, offsets: Int64) -> Iterator[tuple[Any, Any, Any]]:
