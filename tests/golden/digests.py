@@ -9,7 +9,9 @@ from typing import Any, Final
 from dask.config import set as configured
 
 from tasks.machine.fingerprint import numeric_digest
-from tests.golden.fits import CASES, PARTITIONS, Outcome, run
+from tests.golden.fits import CASES, PARTITIONS, PASSES, Outcome, choose, run
+
+Table = dict[str, dict[str, dict[str, Outcome]]]
 
 FILE: Final = Path(__file__).with_name("digests.json")
 
@@ -21,15 +23,16 @@ def machine() -> str:
 
 def write() -> None:
     """Run all fits in this process, and store what they gave for machines of this kind."""
-    found: dict[str, dict[str, Outcome]] = {}
+    found: Table = {}
     with configured(scheduler="threads"):
-        for case in CASES:
-            found[case] = {str(n): run(case, n) for n in PARTITIONS}
+        for passes in PASSES:
+            choose(passes)
+            found[passes] = {case: {str(n): run(case, n) for n in PARTITIONS} for case in CASES}
     known: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
     FILE.write_text(json.dumps(known | {machine(): found}, indent=1) + "\n")
 
 
-def expected() -> dict[str, dict[str, Outcome]]:
-    """By case and number of partitions; empty for machines of a kind that nobody has written."""
-    found: dict[str, dict[str, Outcome]] = json.loads(FILE.read_text()).get(machine(), {})
+def expected() -> Table:
+    """By passes, case and number of partitions; empty for machines of a kind that nobody has written."""
+    found: Table = json.loads(FILE.read_text()).get(machine(), {})
     return found

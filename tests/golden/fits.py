@@ -24,6 +24,7 @@ from pipeline import (
     SGDClassifier,
     SGDRegressor,
 )
+from tasks import kernels
 from tests.data import uneven, weights
 from tests.rounds import AfterRounds
 
@@ -175,6 +176,16 @@ CASES: Final[dict[str, Callable[[int], Outcome]]] = {
     **{f"{name}, resumed": (lambda n, name=name: resumed(name, n)) for name in RESUMED},
     **{f"{name}, continued": (lambda n, name=name: continued(name, n)) for name in RESUMED[1:]},
 }
+
+
+PASSES: Final = {"compiled": 0, "NumPy": kernels.FEW_NUMBERS}
+
+
+def choose(passes: str) -> None:
+    """Have this process go through rows of any number by these passes."""
+    if PASSES[passes] != kernels.FEW_NUMBERS:
+        kernels.FEW_NUMBERS = PASSES[passes]  # type: ignore[misc]  # a worker's, or to be put back by the caller
+        dataset.cache_clear()  # what groups keep of their check was made by the others
 
 
 def run(case: str, n_partitions: int) -> Outcome:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import dask
 import pytest
 from distributed import Client
 
 from tests.golden.digests import expected
-from tests.golden.fits import CASES, PARTITIONS, run
+from tests.golden.fits import CASES, PARTITIONS, PASSES, choose, run
 
 GOLDEN = expected()
 pytestmark = [
@@ -17,18 +19,31 @@ pytestmark = [
 ]
 
 
-def test_the_file_has_all_cases() -> None:
-    assert GOLDEN.keys() == CASES.keys()
+@pytest.fixture(params=PASSES, scope="module")
+def passes(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The passes that all rows are gone through by, in this process."""
+    choose(request.param)
+    yield request.param
+    choose("NumPy")
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_the_file_has_all_cases(passes: str) -> None:
+    assert GOLDEN[passes].keys() == CASES.keys()
 
 
 @pytest.mark.parametrize("n_partitions", PARTITIONS)
 @pytest.mark.parametrize("case", CASES)
-def test_in_process(case: str, n_partitions: int) -> None:
+def test_in_process(passes: str, case: str, n_partitions: int) -> None:
     with dask.config.set(scheduler="threads"):
-        assert run(case, n_partitions) == GOLDEN[case][str(n_partitions)]
+        assert run(case, n_partitions) == GOLDEN[passes][case][str(n_partitions)]
 
 
 @pytest.mark.parametrize("n_partitions", PARTITIONS)
 @pytest.mark.parametrize("case", CASES)
-def test_on_two_workers(client: Client, case: str, n_partitions: int) -> None:
-    assert run(case, n_partitions) == GOLDEN[case][str(n_partitions)]
+def test_on_two_workers(client: Client, passes: str, case: str, n_partitions: int) -> None:
+    client.run(choose, passes)
+    try:
+        assert run(case, n_partitions) == GOLDEN[passes][case][str(n_partitions)]
+    finally:
+        client.run(choose, "NumPy")
