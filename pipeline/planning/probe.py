@@ -362,7 +362,7 @@ def row_seconds(client: Any, sample: Sample, broadcast: Broadcast, n_threads: in
     packed = cloudpickle.dumps((reduction_of(broadcast), broadcast))
     seconds: list[float] = []
     repeated(
-        lambda: seconds.append(sum(client.gather(client.map(timed_reduce, held, part=0, n_groups=n_groups, packed=packed, pure=False)))),
+        lambda: seconds.append(sum(client.gather(client.map(timed_reduce, held, subset=0, n_groups=n_groups, packed=packed, pure=False)))),
         COMPUTED_ROUNDS,
     )
     return median(seconds[WARM_UP:]) / sample.n_train_rows

@@ -69,7 +69,7 @@ def hessian(
         sums = [xp.sum(_weighted(xp, w[:, None], value), axis=0), xp.sum(w), xp.matmul(residual.T, z), xp.sum(residual, axis=0)]
         design = xp.concat([z, xp.ones_like(z[:, :1])], axis=1) if fit_intercept else z
         y, positive = _outputs(xp, loss, raw, target, positive_weight)
-        curvature = _weighted(xp, w[:, None, None], loss.curvature(xp, y, raw) * positive)
+        curvature = _weighted(xp, w[:, None, None], loss.curvature(xp, y, raw) * positive + _unhidden(xp, raw))
         of_pairs = _coupled_blocks if loss.coupled else _separate_blocks
         return [*sums, xp.stack([of_pairs(xp, design, w, curvature[:, model, :]) for model in range(n_models)])]
 
@@ -133,7 +133,7 @@ def hessian_vector(
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
         raw = _predict(xp, rows, coef, intercept, n_models)
         y, factor = _outputs(xp, loss, raw, target, positive_weight)
-        curvature = loss.curvature(xp, y, raw) * factor
+        curvature = loss.curvature(xp, y, raw) * factor + _unhidden(xp, raw)
         direction = _predict(xp, rows, coef_direction, intercept_direction, n_models)
         if loss.coupled:
             direction = direction - xp.sum(curvature * direction, axis=2, keepdims=True)
@@ -175,12 +175,20 @@ def _losses(xp: Any, loss: PointwiseLoss, raw: Any, target: Any, positive_weight
     """Loss (n, k) and dloss/draw (n, k, c) as in tasks.kernels.pointwise but without row weights; raw (n, k, c)."""
     y, factor = _outputs(xp, loss, raw, target, positive_weight)
     value, residual = loss.at(xp, y, raw)
-    return (value, residual) if loss.coupled else (xp.sum(value * factor, axis=2), residual * factor)
+    if loss.coupled:
+        unhidden = _unhidden(xp, raw)
+        return value + unhidden[:, :, 0], residual + unhidden
+    return (xp.sum(value * factor, axis=2), residual * factor)
 
 
 def _weighted(xp: Any, w: Any, values: Any) -> Any:
     """The values by their rows' weights: a row without weight counts nothing, even where its value is too large a number."""
     return xp.where(w == 0.0, xp.zeros_like(values), w * values)
+
+
+def _unhidden(xp: Any, raw: Any) -> Any:
+    """Zero for each row and model (n, k, 1), NaN where any of its raw predictions is not finite."""
+    return xp.sum(0.0 * raw, axis=2, keepdims=True)
 
 
 def _outputs(xp: Any, loss: PointwiseLoss, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any]:

@@ -34,14 +34,14 @@ class MultinomialLoss(Loss):
         below = raw - xp.max(raw, axis=-1, keepdims=True)
         exponential = xp.exp(below)
         first = codes == xp.argmax(raw, axis=-1, keepdims=True)
-        # Without the largest, which is 1: a tiny loss keeps its digits. What is not finite makes all of its row so.
-        rest = xp.sum(xp.where(first, xp.zeros_like(exponential), exponential) + 0.0 * raw, axis=-1, keepdims=True)
+        # Without the largest, which is 1, or NaN: a tiny loss keeps its digits.
+        rest = xp.sum(xp.where(first, 0.0 * exponential, exponential), axis=-1, keepdims=True)
         value = xp.log1p(rest[..., 0]) - xp.sum(xp.where(chosen, below, 0.0), axis=-1)
         return value, exponential / (1.0 + rest) - xp.astype(chosen, raw.dtype)
 
     def curvature(self, xp: Any, y: Any, raw: Any) -> Any:
         exponential = xp.exp(raw - xp.max(raw, axis=-1, keepdims=True))
-        return exponential / xp.sum(exponential + 0.0 * raw, axis=-1, keepdims=True)
+        return exponential / xp.sum(exponential, axis=-1, keepdims=True)
 
     @staticmethod
     def kernel(
