@@ -120,7 +120,7 @@ class Workers:
             except TimeoutError as error:
                 forget_frames(error)
                 if not self.busy():
-                    raise StuckError from None
+                    raise StuckError(STUCK) from None
                 if self._hostages is not None and (held := self._hostages.in_the_way(futures)):
                     raise ThreadHeldError(self._held(held)) from None
 

@@ -115,7 +115,8 @@ def from_function(make: Callable[[int], Any], n_partitions: int, n_columns: int,
 def make_blocks(make: Callable[..., Any], spec: BlockSpec, arguments: Sequence[Sequence[Any]]) -> list[Delayed]:
     """Block i as make(i, spec, *arguments[i]), lazy; all share one graph, in which Delayed arguments are keys."""
     pieces = [piece for row in arguments for piece in row if isinstance(piece, Delayed)]
-    name = f"block-{tokenize(make, spec, arguments if not pieces else joined_keys(piece.key for piece in pieces))}"
+    keys = (piece.key if isinstance(piece, Delayed) else None for row in arguments for piece in row)
+    name = f"block-{tokenize(make, spec, joined_keys(keys) if pieces else arguments)}"
     layer: dict[Any, Task] = {}
     for i, row in enumerate(arguments):
         key = (name, i)

@@ -135,8 +135,9 @@ def _placed(found: Mapping[str, Parameter], name: str, parameter: Parameter, bef
     """All parameters with another one: last, where it was when a base class has it, or before the one that it names."""
     if before is None:
         return {**found, name: parameter}
-    place = list(found).index(before.name)
-    return dict([*list(found.items())[:place], (name, parameter), *list(found.items())[place:]])
+    others = [item for item in found.items() if item[0] != name]
+    place = [other for other, _ in others].index(before.name)
+    return dict([*others[:place], (name, parameter), *others[place:]])
 
 
 def _constructor(cls: type, found: Mapping[str, Parameter]) -> Callable[..., None]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.data.dataset import Dataset
 from pipeline.execution.current import cluster_executor
+from tasks.loading.mapping import GroupMap
 from tasks.objectives.scoring import ScoreInput, predict_group
 
 
@@ -21,18 +22,19 @@ class Predicted(da.Array):
     dataset: Callable[[], Dataset]
     model: ScoreInput
     kind: str
+    made_as: str  # the name that it has until p[...] = ... or out=p makes another array of it in place
 
     @classmethod
     def of(cls, chunks: da.Array, dataset: Callable[[], Dataset], model: ScoreInput, kind: str) -> Predicted:
         """The same predictions as `chunks`. dataset: of the rows, in the same chunks."""
         found: Predicted = cls(chunks.dask, chunks.name, chunks.chunks, meta=chunks._meta)
-        found.dataset, found.model, found.kind = dataset, model, kind
+        found.dataset, found.model, found.kind, found.made_as = dataset, model, kind, chunks.name
         return found
 
     def compute(self, **options: Any) -> Any:
         """The predictions in memory; options: Dask's."""
-        executor = None if options else cluster_executor()
+        executor = None if options or self.name != self.made_as else cluster_executor()
         if executor is None:
             return super().compute(**options)
-        parts = executor.map_groups(self.dataset().rows, partial(predict_group, kind=self.kind), self.model)
+        parts = executor.map_groups(self.dataset().rows, GroupMap("predictions", partial(predict_group, kind=self.kind), self.model))
         return np.concatenate([part for _, part in parts])

@@ -23,6 +23,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.estimators.predicted import Predicted
 from tasks.loading.blocks import as_weight
+from tasks.loading.mapping import GroupMap
 from tasks.objectives.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_partitions
 from tasks.reductions.tree import Tree
 from tasks.rows.frames import require_numeric
@@ -134,7 +135,7 @@ def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> Sc
     if y is None:
         raise ValueError("a score needs y: score(X, y)")
     tree = Tree(dataset.source.n_groups, SCORE.combine)
-    for number, part in dataset.executor().map_groups(dataset.rows, score_partitions, model):
+    for number, part in dataset.executor().map_groups(dataset.rows, GroupMap("score", score_partitions, model)):
         tree.add((0, number), part)
     found: ScoreSums = tree.result()
     return found

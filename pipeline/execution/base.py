@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from pipeline.sources.rows import Rows
+from tasks.loading.mapping import GroupMap
 from tasks.reductions.reduction import Reduction
 from tasks.rounds.fitting import Fit, Report
-from tasks.rows.partition import Group
 
 
 class Advance(NamedTuple):
@@ -67,9 +67,10 @@ class Executor(ABC):
         return Advance(states, [fit.report(this, sums, states, time.perf_counter() - began)])
 
     @abstractmethod
-    def map_groups(self, rows: Rows, function: Callable[[Group, Any], Any], broadcast: Any) -> Iterator[tuple[int, Any]]:
-        """The number of each group and function(group, broadcast), in order, computed where the rows come from: group by group, and none is
-        kept. A few results are here at a time. Raises PartitionError for a partition that cannot be read."""
+    def map_groups(self, rows: Rows, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
+        """The number of each group and its result, in order, computed where the rows come from: on a cluster of rows that are resident
+        there; others are made group by group, and not kept. A few results are here at a time. Raises PartitionError for a partition that
+        cannot be read."""
 
     def on_workers(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance | None:
         """Some rounds, at most `limit`, that run without this process; None where there is nobody to run them, or it went wrong: the pump

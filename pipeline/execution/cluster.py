@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
@@ -22,9 +22,9 @@ from pipeline.execution.sending import Sender
 from pipeline.execution.sessions import SessionRows, Sessions
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.sources.rows import Rows
+from tasks.loading.mapping import GroupMap
 from tasks.reductions.reduction import Reduction
 from tasks.rounds.fitting import Fit
-from tasks.rows.partition import Group
 from tasks.workers.participants import round_too_large
 
 SESSION_ROUND: Final = 0.5
@@ -76,10 +76,10 @@ class ClusterExecutor(Executor):
     def submit(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Pending:
         return ClusterRound(self.follower, self.sender, rows, reduction, broadcast)
 
-    def map_groups(self, rows: Rows, function: Callable[[Group, Any], Any], broadcast: Any) -> Iterator[tuple[int, Any]]:
+    def map_groups(self, rows: Rows, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
         if rows.source.in_client:
-            return ThreadExecutor().map_groups(rows, function, broadcast)
-        return map_on_cluster(self.follower, self.sender, rows, function, broadcast)
+            return ThreadExecutor().map_groups(rows, group_map)
+        return map_on_cluster(self.follower, self.sender, rows, group_map)
 
     def release(self, rows: Rows) -> None:
         self.follower.release(rows)

@@ -1,73 +1,135 @@
-"""A function of each group of some rows on a cluster: by tasks that make the rows and keep none."""
+"""A function of each group of some rows on a cluster: of resident rows, or by tasks that make the rows and keep none."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from itertools import chain
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, NoReturn
 
 from dask.sizeof import sizeof
-from dask.task_spec import TaskRef
-from distributed import Client, Future
+from dask.task_spec import DataNode, TaskRef
+from distributed import Client, Future, KilledWorker
 
 from pipeline.cluster.code.modules import dumps
 from pipeline.cluster.task_threads import thread_given_back
 from pipeline.execution.gathering import gather
+from pipeline.execution.graph import INLINE_BYTES
 from pipeline.execution.opaque import call
+from pipeline.execution.residency.failures import killed
 from pipeline.execution.residency.following import Follower
 from pipeline.execution.residency.held import await_held
+from pipeline.execution.residency.loading_errors import described
 from pipeline.execution.residency.resident import Resident
 from pipeline.execution.sending import Sender
 from pipeline.sources.errors import locations_named
 from pipeline.sources.rows import Rows
-from tasks.loading.mapping import map_shard
-from tasks.rows.partition import Group
+from tasks.loading.mapping import GroupMap, map_shard
+from tasks.loading.shards import LoadError
 
 AT_ONCE: Final = 16 << 20
 
 
-def map_resident(client: Client, resident: Resident, subset: int, packed: bytes) -> list[tuple[tuple[int, ...], Future[Any]]]:
-    """Begin the calls of a function on resident rows, as `Loader.map` does on others."""
-    graph: dict[Any, Any] = {}
-    token = uuid.uuid4().hex
-    for numbers, future in zip(resident.numbers, resident.futures, strict=True):
-        name = (f"map-{token}", numbers[0])
-        graph[name] = call(name, map_shard, TaskRef(future.key), subset, packed, needs=set())
-    futures = client.get(graph, list(graph), sync=False)
-    return sorted(zip(resident.numbers, futures, strict=True), key=itemgetter(0))
+class Asked(NamedTuple):
+    """The task of some groups, whose numbers these are."""
+
+    numbers: tuple[int, ...]
+    future: Future[Any]
 
 
-def map_on_cluster(
-    follower: Follower, sender: Sender, rows: Rows, function: Callable[[Group, Any], Any], broadcast: Any
-) -> Iterator[tuple[int, Any]]:
-    """See `Executor.map_groups`. Results wait on the workers, and come here `AT_ONCE` bytes at a time, or one piece for each worker thread.
-    Raises ValueError, naming the collections, for persisted rows that are gone."""
+def map_on_cluster(follower: Follower, sender: Sender, rows: Rows, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
+    """See `Executor.map_groups`. Rows that were resident, and went down with their workers, are made for it. Raises ValueError, naming the
+    collections, for persisted rows that are gone; WorkersKilledError, naming the partitions, where worker after worker dies."""
+    n_given = 0
+    while True:
+        resident = usable(follower, rows)
+        try:
+            for number, found in results(follower, sender, rows, resident, group_map):
+                if number == n_given:
+                    n_given += 1
+                    yield number, found
+            return
+        except CancelledError:
+            if resident is None:
+                raise
+            follower.release(rows)
+
+
+def usable(follower: Follower, rows: Rows) -> Resident | None:
+    """What is resident of the rows' source, as far as this process knows; what has failed or was cancelled is forgotten."""
+    resident = follower.known(rows)
+    if resident is not None and any(future.status in ("cancelled", "error") for future in resident.futures):
+        follower.release(rows)
+        return None
+    return resident
+
+
+def results(follower: Follower, sender: Sender, rows: Rows, resident: Resident | None, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
+    """The number of each group and its result, in order. Results wait on the workers, and come here `AT_ONCE` bytes at a time, or one piece
+    for each worker thread."""
     client, workers, source = sender.client, sender.workers, rows.source
     with thread_given_back(), follower.watched(rows):
-        packed, needs = dumps((function, broadcast))
-        sender.send_modules(needs)
-        resident = follower.known(rows)
-        if resident is None:
-            asked = follower.loader.map(source, rows.subset, packed)
-        else:
-            asked = map_resident(client, resident, rows.subset, packed)
+        asked = ask(follower, sender, rows, resident, group_map)
         n_threads = n_pieces = len(workers.threads())
     try:
         while asked:
+            some = asked[:n_pieces]
+            futures = [each.future for each in some]
             with thread_given_back(), follower.watched(rows), locations_named(source.location):
-                futures = [future for _, future in asked[:n_pieces]]
-                workers.wait(futures)
-                found = gather(client, workers, futures)
-            some = [numbers for numbers, _ in asked[:n_pieces]]
-            del asked[:n_pieces], futures
+                try:
+                    workers.wait(futures)
+                    found = gather(client, workers, futures)
+                except Exception as error:  # noqa: BLE001  raised again, with what is known of it
+                    raise_named(error, group_map.name, rows, some)
+            numbers = [each.numbers for each in some]
+            del asked[:n_pieces], some, futures
             n_pieces = max(n_threads, AT_ONCE // max(map(sizeof, found)))
-            for numbers in some:
-                yield from zip(numbers, found.pop(0), strict=True)
+            for own in numbers:
+                yield from zip(own, found.pop(0), strict=True)
     except BaseException as error:
-        if client.status == "running":
-            client.cancel([future for _, future in asked], force=True)
-            if isinstance(error, CancelledError):
-                await_held(client, workers, source.outside)
+        give_up(client, [each.future for each in asked])
+        if isinstance(error, CancelledError) and client.status == "running":
+            await_held(client, workers, source.outside)
         raise
+
+
+def ask(follower: Follower, sender: Sender, rows: Rows, resident: Resident | None, group_map: GroupMap) -> list[Asked]:
+    """Begin the tasks, in the order of their groups. What is large of the function and its broadcast goes to the cluster once."""
+    packed, needs = dumps(group_map)
+    token = uuid.uuid4().hex
+    graph: dict[Any, Any] = {}
+    argument: Any = packed
+    if len(packed) > INLINE_BYTES:
+        held = f"{group_map.name}-function-{token}"
+        graph[held], argument = DataNode(held, packed), TaskRef(held)
+    sender.send_modules(needs)
+    name = f"{group_map.name}-{token}"
+    if resident is None:
+        numbers = follower.loader.plan_maps(rows, graph, name, argument)
+    else:
+        numbers = resident.numbers
+        for own, future in zip(numbers, resident.futures, strict=True):
+            key = (name, own[0])
+            graph[key] = call(key, map_shard, TaskRef(future.key), rows.subset, argument, needs=set())
+    futures = sender.client.get(graph, [(name, own[0]) for own in numbers], sync=False)
+    return sorted(map(Asked, numbers, futures), key=itemgetter(0))
+
+
+def raise_named(error: Exception, name: str, rows: Rows, asked: Sequence[Asked]) -> NoReturn:
+    """Raise an error with the partitions that it is about, as far as they are known."""
+    failed = [each.numbers for each in asked if each.future.status == "error"]
+    if failed and isinstance(error, KilledWorker):
+        groups = list(chain.from_iterable(failed)) if any(error.task == each.future.key for each in asked) else []
+        what = f"a task of {name!r} was tried again and again, and {error.allowed_failures + 1} workers"
+        raise killed(what, rows.source, groups) from error
+    if failed and not isinstance(error, LoadError | MemoryError):
+        error.add_note(f"while computing {name!r} of {described(rows.source, failed[0])}")
+    raise error
+
+
+def give_up(client: Client, futures: list[Future[Any]]) -> None:
+    """Have tasks end that nobody waits for any more."""
+    if client.status == "running":
+        client.cancel(futures, force=True)

@@ -26,7 +26,7 @@ from pipeline.execution.base import Executor, Pending
 from pipeline.execution.residency.held import require_none
 from pipeline.sources.errors import locations_named
 from pipeline.sources.rows import Rows
-from tasks.loading.mapping import map_load
+from tasks.loading.mapping import GroupMap, map_load
 from tasks.loading.shards import ShardLoad
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.memory import mapped
@@ -71,16 +71,17 @@ class ThreadExecutor(Executor):
         n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(broadcast)))
         return ThreadRound(SubtreeQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast), n_threads - 1, self._prepare)
 
-    def map_groups(self, rows: Rows, function: Callable[[Group, Any], Any], broadcast: Any) -> Iterator[tuple[int, Any]]:
+    def map_groups(self, rows: Rows, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
         source, first = rows.source, dict[Any, Any]()
         require_none(source.outside)
 
         def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
-            get: Any = dask.threaded.get
-            first.update(zip(keys, get(graph, keys, num_workers=self.n_threads), strict=True))
+            get: Any = dask.get if self.n_threads == 1 else partial(dask.threaded.get, num_workers=self.n_threads)
+            with single_blas_thread():  # the source's own graph may call BLAS
+                first.update(zip(keys, get(graph, keys), strict=True))
 
         def found(load: ShardLoad) -> Any:
-            return map_load(load, rows.subset, function, broadcast, iter([first[key] for key in load.keys]))
+            return map_load(load, rows.subset, group_map, iter([first[key] for key in load.keys]))
 
         with locations_named(source.location):
             loads = source.load_plans([(number,) for number in range(source.n_groups)], persist)

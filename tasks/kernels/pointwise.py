@@ -7,8 +7,11 @@ loss, the residual and the curvature of its row not finite (`0 * raw` carries it
 
 from __future__ import annotations
 
+import builtins
+import dis
 import hashlib
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, Final
 
 import numpy as np
@@ -85,13 +88,25 @@ def block(
         model_block(loss, parameters, raw, target, weight, positive_weight, count, model, c, residual, curvature, losses)
 
 
+def require_closed(kernel: Callable[..., Any]) -> None:
+    """Raise ValueError for a kernel that refers to other than its arguments and Python's own names, which its code does not tell."""
+    code = kernel.__code__
+    others = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")} - vars(builtins).keys()
+    inner = [each.co_name for each in code.co_consts if isinstance(each, CodeType)]
+    if found := sorted({*others, *code.co_freevars, *inner}):
+        raise ValueError(
+            f"{kernel.__qualname__} refers to {', '.join(found)}, which its code does not tell; pass numbers as `parameters` of the loss"
+        )
+
+
 @global_compiler_lock
 def address_of(kernel: Callable[..., Any], coupled: bool) -> int:
     """The address of `block` for a loss's arithmetic, compiled or read from the cache. It is good for this process, as long as it runs.
 
-    The cache knows a kernel by its name and its code: it refers to nothing but its arguments.
+    The cache knows a kernel by its name and its code. Raises ValueError for one that refers to more than its arguments.
     """
     code = kernel.__code__
+    require_closed(kernel)
     digest = hashlib.sha256(repr((code.co_code, code.co_consts, code.co_names)).encode()).hexdigest()[:12]
     name = f"Loss({kernel.__module__}.{kernel.__qualname__}-{digest})"
     _KERNELS[name] = kernel

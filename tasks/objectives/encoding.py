@@ -19,7 +19,7 @@ def encoded_target(group: Group, loss: Loss, classes: Array | None, labels: tupl
     labels: the classes as a key. Raises ValueError for numbers that the loss does not take."""
     if classes is None:
         y: Float64 = group.derived("float", float_target)
-        group.derived(("taken by", loss.name), lambda g: require_targets(loss, g, y))
+        group.derived(("taken by", loss), lambda g: require_targets(loss, g, y))
         return y
     dtype = np.float64 if n_outputs == 1 else np.int64
     return group.derived((dtype, labels), lambda g: encode(g.y, classes).astype(dtype))
@@ -38,6 +38,8 @@ def require_targets(loss: Loss, group: Group, y: Float64) -> None:
         row = int(np.argmax(refused.reshape(len(y), -1).any(axis=1)))
         partition = int(np.searchsorted(group.offsets, row, side="right")) - 1
         where = f"row {row - group.offsets[partition]} of partition {group.first_partition + partition}"
+        if group.draw is not None:
+            where = f"a mini-batch of partitions from {group.first_partition} on"
         value = y.reshape(len(y), -1)[row].min()
         raise ValueError(f"the {loss.name} loss needs y to be {loss.targets}, got {value} in {where}; drop such rows, or use another loss")
 

@@ -183,8 +183,9 @@ def backpropagate(loss: Loss, activation: Activation, batch: Batch, layers: Sequ
     outputs = forward(activation, batch.rows, layers, batch.dropout)
     value, delta = loss.of_rows(xp, batch.target, _affine(outputs[-1].dropped, *layers[-1]))
     if batch.weight is not None:
-        value = xp.astype(value, xp.float64) * batch.weight
-        delta *= xp.astype(batch.weight, delta.dtype)[:, None]
+        counts = batch.weight != 0.0  # a row without weight counts nothing, even where its loss is too large a number
+        value = xp.where(counts, xp.astype(value, xp.float64) * batch.weight, 0.0)
+        delta = xp.where(counts[:, None], delta * xp.astype(batch.weight, delta.dtype)[:, None], xp.zeros_like(delta))
     for number in reversed(range(len(layers))):
         h = outputs[number]
         _store(gradients[number].weight, h.dropped.T, delta)

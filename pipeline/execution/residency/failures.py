@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Set
+from collections.abc import Container, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -40,7 +40,7 @@ class Losses:
     def error(self, name: str, source: Source, resident: Resident) -> WorkersKilledError:
         """What to raise after many of them."""
         what = f"the cluster lost the rows again and again in the round {name!r}, and {self.n_deaths} workers"
-        return killed(what, source, resident, self.pieces)
+        return killed(what, source, groups_of(resident, self.pieces))
 
 
 @contextmanager
@@ -58,12 +58,16 @@ def killers_named(name: str, keys: Container[Any], source: Source, resident: Res
             case (str(), int() as thread) if thread < len(resident.assigned):
                 pieces = resident.assigned[thread]
         what = f"a task of the round {name!r} was tried again and again, and {error.allowed_failures + 1} workers"
-        raise killed(what, source, resident, pieces) from error
+        raise killed(what, source, groups_of(resident, pieces)) from error
 
 
-def killed(what: str, source: Source, resident: Resident, pieces: Iterable[int]) -> WorkersKilledError:
-    """The error for workers that were killed, with the partitions of these pieces, if any."""
-    groups = sorted(chain.from_iterable(resident.numbers[piece] for piece in pieces))
+def groups_of(resident: Resident, pieces: Iterable[int]) -> list[int]:
+    """The numbers of all groups of these pieces."""
+    return sorted(chain.from_iterable(resident.numbers[piece] for piece in pieces))
+
+
+def killed(what: str, source: Source, groups: Sequence[int]) -> WorkersKilledError:
+    """The error for workers that were killed, with the partitions of these groups, if any."""
     n_rows = source.partition_rows
     partitions = sorted(chain.from_iterable(range(*source.group_starts[group : group + 2]) for group in groups))
     said = "The logs of the workers say of what: of memory, which their nannies limit, then they need more of it"

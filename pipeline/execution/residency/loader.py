@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +19,7 @@ from pipeline.execution.opaque import call, modules_in
 from pipeline.execution.residency.held import await_held, held_bytes
 from pipeline.execution.residency.placement import pieces
 from pipeline.execution.residency.resident import Resident
+from pipeline.sources.rows import Rows
 from pipeline.sources.sources import Source
 from tasks.loading.mapping import map_loads
 from tasks.loading.shards import load_on_worker
@@ -53,22 +53,23 @@ class Loader:
         weights = [float(sum(sizes[number] for number in each)) for each in numbers]
         return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
 
-    def map(self, source: Source, subset: int, packed: bytes) -> list[tuple[tuple[int, ...], Future[Any]]]:
-        """Ask for what a function finds in each group, with the numbers of the groups: rows are made for it, not kept. packed: see
-        `map_loads`. It is one graph, in Dask's own order: what several groups need does not wait in memory for all of them."""
+    def plan_maps(self, rows: Rows, graph: dict[Any, Any], name: str, packed: Any) -> list[tuple[int, ...]]:
+        """The numbers of the groups of each task of a mapping, whose keys are (name, first number): graph gains the tasks, which make rows
+        and do not keep them. packed: see `map_loads`; bytes, or a reference to them. It is one graph, in Dask's own order: what several
+        groups need does not wait in memory for all of them."""
+        source = rows.source
         threads = usable_workers(self.client, self.workers.threads())
         numbers, _ = pieces(source.group_sizes, threads, self._held_bytes(source))
-        graph: dict[Any, Any] = {}
-        loads = source.load_plans([(number,) for number in range(source.n_groups)], lambda first, keys: graph.update(first))
-        needs = modules_in(graph)
-        token = uuid.uuid4().hex
-        names = [(f"map-{token}", each[0]) for each in numbers]
-        for name, each in zip(names, numbers, strict=True):
-            some = [loads[number] for number in each]
+        first: dict[Any, Any] = {}
+        loads = source.load_plans([(number,) for number in range(source.n_groups)], lambda some, keys: first.update(some))
+        needs = modules_in(first)
+        graph.update(first)
+        for each in numbers:
+            some, key = [loads[number] for number in each], (name, each[0])
             keys: list[Any] = [key for load in some for key in load.keys]
-            graph[name] = call(name, partial(map_loads, some, subset, packed), *map(TaskRef, keys), needs=needs)
+            graph[key] = call(key, partial(map_loads, some, rows.subset), packed, *map(TaskRef, keys), needs=needs)
         self._supply(threads, needs)
-        return sorted(zip(numbers, self.client.get(graph, names, sync=False), strict=True), key=itemgetter(0))
+        return numbers
 
     def _held_bytes(self, source: Source) -> list[dict[str, float]]:
         """The bytes that workers hold of what each group is made from."""

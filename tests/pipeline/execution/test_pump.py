@@ -21,6 +21,7 @@ from pipeline.execution.base import Executor, Pending
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.threads import ThreadExecutor
 from tasks.loading.checking import CHECK
+from tasks.loading.mapping import GroupMap
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.objectives.penalties import L2
@@ -180,7 +181,7 @@ def test_a_function_of_each_group(executor: Executor, make: str) -> None:
     if make == "held out":
         data = data.split(0.25, seed=3)[1]
         held_out = Dataset.from_dask(*lazy()).split(0.25, seed=3)[1].X.compute(scheduler="threads")
-    found = list(executor.map_groups(data.rows, total, 2.0))
+    found = list(executor.map_groups(data.rows, GroupMap("total", total, 2.0)))
     assert [number for number, _ in found] == list(range(data.source.n_groups))
     assert [first for _, (first, _) in found] == data.source.group_starts[:-1]
     if make == "held out":
@@ -201,7 +202,7 @@ def test_a_few_groups_are_made_ahead_of_whoever_asks() -> None:
     data = Dataset.from_function(make, n_partitions=40, n_columns=2)
     for n_threads in (1, 3):
         made.clear()
-        results = ThreadExecutor(n_threads).map_groups(data.rows, total, 1.0)
+        results = ThreadExecutor(n_threads).map_groups(data.rows, GroupMap("total", total, 1.0))
         assert next(results)[0] == 0
         time.sleep(0.1)
         results.close()
@@ -217,7 +218,7 @@ def fail(group: Group, broadcast: Any) -> None:
 
 def test_a_function_that_fails(executor: Executor) -> None:
     with pytest.raises(ZeroDivisionError, match="what the function does"):
-        list(executor.map_groups(Dataset.from_dask(*lazy()).rows, fail, None))
+        list(executor.map_groups(Dataset.from_dask(*lazy()).rows, GroupMap("fail", fail, None)))
 
 
 def test_a_partition_that_cannot_be_read(executor: Executor) -> None:
@@ -228,7 +229,7 @@ def test_a_partition_that_cannot_be_read(executor: Executor) -> None:
 
     data = Dataset.from_function(make, n_partitions=8, n_columns=2)
     with pytest.raises(ValueError, match=r"partition 5 .*gone"):
-        list(executor.map_groups(data.rows, total, 1.0))
+        list(executor.map_groups(data.rows, GroupMap("total", total, 1.0)))
 
 
 # -- predictions and scores ----------------------------------------------------------------------------------------------------------
