@@ -19,8 +19,11 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-from pipeline import Dataset, LogisticRegression
+from pipeline import Dataset, LogisticRegression, WorkersKilledError
 from pipeline.cluster.workers import WorkersUnavailableError
+from pipeline.execution.cluster import ClusterExecutor
+from tasks.loading.mapping import GroupMap
+from tasks.rows.partition import Group
 from tests.data import breast_cancer
 from tests.rounds import AfterRounds
 
@@ -86,6 +89,42 @@ def test_a_dataset_outlives_a_restart_of_the_cluster(own_cluster: tuple[LocalClu
     first = digest(dataset)
     client.restart()
     assert digest(dataset) == first == here(make)
+
+
+@pytest.mark.timeout(60)
+def test_rows_that_went_down_are_made_again(own_cluster: tuple[LocalCluster, Client]) -> None:
+    """Those that the cluster held, and those of which it loses some while results are fetched."""
+    _, client = own_cluster
+    here, labels = breast_cancer()
+    X, y = da.from_array(here, chunks=(80, -1)), da.from_array(labels, chunks=80)
+    data = Dataset.from_dask(X, y)
+    model = LogisticRegression().fit(data)
+    client.restart()
+    np.testing.assert_array_equal(model.predict(data).compute(), model.predict(here))
+    model.score(data)  # resident again
+    results = ClusterExecutor(client).map_groups(data.rows, GroupMap("rows", n_rows, None))
+    assert next(results)[0] == 0
+    client.restart()
+    assert [number for number, _ in results] == list(range(1, data.source.n_groups))
+    assert model.score(X, y) == pytest.approx(model.score(here, labels))
+
+
+def n_rows(group: Group, broadcast: Any) -> int:
+    return group.n_rows
+
+
+def die(group: Group, partition: int) -> None:
+    if group.first_partition == partition:
+        os._exit(1)
+
+
+@pytest.mark.timeout(90)
+def test_a_function_that_kills_every_worker(own_cluster: tuple[LocalCluster, Client]) -> None:
+    _, client = own_cluster
+    X, y = breast_cancer()
+    data = Dataset.from_dask(da.from_array(X, chunks=(80, -1)), da.from_array(y, chunks=80))
+    with pytest.raises(WorkersKilledError, match=r"'die' was tried again and again.* died with partitions .*7"):
+        list(ClusterExecutor(client).map_groups(data.rows, GroupMap("die", die, 7)))
 
 
 @pytest.mark.timeout(90)

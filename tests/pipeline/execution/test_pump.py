@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from distributed import Client, LocalCluster, wait
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from pipeline import Dataset, LogisticRegression, Ridge
+from pipeline import Dataset, LogisticRegression, OutOfMemoryError, Ridge
 from pipeline.execution import sending
 from pipeline.execution.base import Executor, Pending
 from pipeline.execution.cluster import ClusterExecutor
@@ -54,8 +55,8 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
         yield ThreadExecutor(1 if request.param == "one thread" else 3)
 
 
-def total(group: Group, factor: float) -> tuple[int, float]:
-    return group.first_partition, factor * float(group.X.sum())
+def total(group: Group, factor: Any) -> tuple[int, float]:
+    return group.first_partition, float(np.max(factor)) * float(group.X.sum())
 
 
 # -- the pump ------------------------------------------------------------------------------------------------------------------------
@@ -221,6 +222,33 @@ def test_a_function_that_fails(executor: Executor) -> None:
         list(executor.map_groups(Dataset.from_dask(*lazy()).rows, GroupMap("fail", fail, None)))
 
 
+def run_out(group: Group, broadcast: Any) -> None:
+    raise MemoryError("no room")
+
+
+def test_a_function_that_runs_out_of_memory(executor: Executor) -> None:
+    with pytest.raises(OutOfMemoryError, match=r"'run out' ran out of memory at partition 0 \(37 rows.*no room"):
+        list(executor.map_groups(Dataset.from_dask(*lazy()).rows, GroupMap("run out", run_out, None)))
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_large_model_is_sent_once(client: Client, monkeypatch: pytest.MonkeyPatch, resident: bool) -> None:
+    data = Dataset.from_dask(*lazy())
+    if resident:
+        ClusterExecutor(client).map_reduce(data.rows, CHECK, None)
+    sizes: list[int] = []
+    get = client.get
+
+    def measured(graph: dict[Any, Any], keys: list[Any], **options: Any) -> Any:
+        sizes.append(len(pickle.dumps(list(graph.values()))))
+        return get(graph, keys, **options)
+
+    monkeypatch.setattr(client, "get", measured)
+    found = list(ClusterExecutor(client).map_groups(data.rows, GroupMap("total", total, np.float64(2.0) * np.ones(100_000))))
+    assert len(found) == data.source.n_groups > 1
+    assert 800_000 < sum(sizes) < 1_200_000
+
+
 def test_a_partition_that_cannot_be_read(executor: Executor) -> None:
     def make(partition: int) -> tuple[Any, Any]:
         if partition == 5:
@@ -290,6 +318,11 @@ def test_lazy_predictions_stay_lazy_arrays_of_the_same_chunks(client: Client) ->
     np.testing.assert_allclose(found.persist().compute(), expected)
     with dask.config.set(scheduler="threads"):
         np.testing.assert_allclose(found.compute(), expected)
+    changed = model.predict_proba(X)
+    changed[changed < 0.5] = 0.0
+    np.testing.assert_allclose(changed.compute(), np.where(expected < 0.5, 0.0, expected))
+    np.clip(found, 0.2, 0.8, out=found)
+    np.testing.assert_allclose(found.compute(), expected.clip(0.2, 0.8))
     dataset = Dataset.from_dask(X, y)
     train, test = dataset.split(0.3, seed=1)
     model.fit(train)

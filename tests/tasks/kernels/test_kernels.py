@@ -519,3 +519,23 @@ def test_cupy_is_numpy(case: tuple[Loss, int, int]) -> None:
     X, y = cupy.asarray(q.X), cupy.asarray(q.y)
     found = kernels.loss_and_gradient(q.loss, X, y, cupy.asarray(q.weight), q.offsets, q.coef, q.intercept, q.k)
     close(found, kernels.loss_and_gradient(q.loss, q.X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k))
+
+
+def test_a_kernel_refers_to_its_arguments_alone() -> None:
+    """The machine code of one that refers to more would be found for another one, too."""
+
+    def of_power(power: float) -> Any:
+        def kernel(v: Any, parameters: Float64, weight: Any, y: Any, raw: Any) -> Any:
+            return weight * v.splat(power) * raw, weight, weight
+
+        return kernel
+
+    def of_module(v: Any, parameters: Float64, weight: Any, y: Any, raw: Any) -> Any:
+        return weight * v.splat(PARAMETER) * raw, weight, weight
+
+    def nested(v: Any, parameters: Float64, weight: Any, y: Any, raw: Any) -> Any:
+        return (lambda: weight)(), weight, weight
+
+    for kernel, name in ((of_power(1.5), "power"), (of_module, "PARAMETER"), (nested, "<lambda>")):
+        with pytest.raises(ValueError, match=f"{kernel.__name__} refers to .*{name}.*pass numbers as `parameters`"):
+            pointwise.address_of(kernel, False)
