@@ -212,3 +212,15 @@ def test_models_that_are_done_ask_for_nothing() -> None:
     _, states, _ = answered(fit, fit.init(np.zeros((1, OBJECTIVE.layout.size))))
     assert states[0].status.kind == "out of rounds"
     assert fit.ask(states) is None
+
+
+@pytest.mark.parametrize("strategy", [Newton(), NewtonCG(), SampledNewton()], ids=lambda strategy: type(strategy).__name__)
+@pytest.mark.parametrize("name", ["hinge", "perceptron", "epsilon_insensitive"])
+def test_losses_without_curvature_are_for_strategies_that_need_none(strategy: Strategy, name: str) -> None:
+    """Before any round: Newton's system would be that of the penalty alone."""
+    loss = LOSSES[name]
+    objective = LinearObjective(loss, 3, 1, True, np.arange(2) if loss.classification else None)
+    with pytest.raises(ValueError, match=rf"{type(strategy).__name__} cannot do the {name} loss: it has no curvature"):
+        Fit(objective, (L2(),), strategy)
+    Fit(objective, (L2(),), StochasticGradient(Sampling(0, 1)))
+    Fit(objective, (L2(),), LBFGS())
