@@ -71,7 +71,10 @@ def kind_of(value: Any) -> str:
 
 def require_values(name: str, value: Any) -> None:
     """Raise TypeError for an object that NumPy takes for a single value of no kind: a coroutine, a model, a dataset."""
-    if np.ndim(value) == 0 and np.asarray(value).dtype.kind == "O":
+    if isinstance(value, list | tuple) or sp.issparse(value) or getattr(value, "ndim", 0):
+        return
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind == "O":
         raise TypeError(f"{name} is a {kind_of(value)}, which is no rows: pass an array or a frame{', (n, p)' if name == 'X' else ''}")
 
 
