@@ -18,7 +18,7 @@ import pytest
 import scipy.sparse as sp
 from distributed import Client
 
-from pipeline import Dataset, LogisticRegression, Ridge
+from pipeline import Dataset, LogisticRegression, MLPClassifier, Ridge, SGDClassifier
 from pipeline.models.predictions import predict_files
 
 pytestmark = pytest.mark.timeout(60)
@@ -272,3 +272,96 @@ def test_partitions_that_lack_a_column() -> None:
     lazy = dd.from_delayed(pieces, meta=FRAME.assign(t=Y).iloc[:0], verify_meta=False)
     with pytest.raises(ValueError, match=rf"partition 1 \(.*\): {LACKS}"):
         Ridge().fit(Dataset.from_dataframe(lazy, target="t"))
+
+
+# -- objects that hold rows elsewhere, or none -------------------------------------------------------------------------------------------
+
+
+class Keeper:
+    """An actor that has rows."""
+
+    def rows(self) -> Any:
+        return X
+
+
+def test_results_of_actors_and_dicts_of_futures(client: Client) -> None:
+    actor: Any = client.submit(Keeper, actor=True).result()
+    with pytest.raises(TypeError, match=r"X is a distributed ActorFuture, which is no rows: use X\.result\(\)"):
+        Ridge().fit(actor.rows(), Y)
+    with pytest.raises(TypeError, match=r"X is a list of distributed ActorFutures, .* client\.gather\(X\)"):
+        Ridge().fit([actor.rows()], Y)
+    scattered = client.scatter({"a": X[:, 0], "b": X[:, 1]})
+    with pytest.raises(TypeError, match=r"X is a dict, .* its values are futures; use pandas\.DataFrame\(client\.gather\(X\)\)"):
+        Ridge().fit(scattered, Y)
+    np.testing.assert_allclose(Ridge().fit(pd.DataFrame(client.gather(scattered)), Y).coef_, Ridge().fit(X[:, :2], Y).coef_)
+
+
+async def coroutine() -> Any:
+    return X
+
+
+OBJECTS: dict[str, Callable[[], Any]] = {
+    "coroutine": coroutine,
+    "object": object,
+    "model": Ridge,
+    "dataset": lambda: Dataset.from_arrays(X, Y),
+}
+
+
+@pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS)
+def test_objects_that_are_no_rows(make: Callable[[], Any]) -> None:
+    value = make()
+    kind = type(value).__name__
+    for name, call in (
+        ("X", lambda: Dataset.from_arrays(value, Y)),
+        ("y", lambda: Dataset.from_arrays(X, value)),
+        ("sample_weight", lambda: Dataset.from_dask(LAZY, Y, value)),
+    ):
+        with pytest.raises(TypeError, match=rf"^{name} is a .*{kind}, which is no rows: pass an array or a frame"):
+            call()
+    if make is coroutine:
+        value.close()
+
+
+def test_batches_of_arrow_keep_their_names() -> None:
+    (batch,) = pa.table({"a": X[:, 0], "b": X[:, 1]}).to_batches()
+    dataset = Dataset.from_arrays(batch, Y)
+    assert dataset.columns == ("a", "b")
+    model = Ridge().fit(batch, Y)
+    assert model.feature_names_in_.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(model.predict(batch), Ridge().fit(X[:, :2], Y).predict(X[:, :2]))
+
+
+def test_names_that_are_there_twice() -> None:
+    with pytest.raises(ValueError, match="column 'a' is there several times; names must differ"):
+        Dataset.from_arrays(X[:, :2], columns=["a", "a"])
+    assert Dataset.from_arrays(X[:, :2], columns=["a", "b"]).columns == ("a", "b")
+
+
+@pytest.mark.parametrize("form", ["coo", "csr", "csc"])
+def test_equal_places_of_narrow_integers_add_up(form: str) -> None:
+    places = ([0, 0, 1], [0, 0, 1])
+    narrow = sp.coo_array((np.array([200, 200, 3], np.uint8), places), shape=(2, 2))
+    if form == "csr":
+        narrow = sp.csr_array((np.array([200, 200, 3], np.uint8), [0, 0, 1], [0, 2, 3]), shape=(2, 2))
+    if form == "csc":
+        narrow = sp.csc_array((np.array([200, 200, 3], np.uint8), [0, 0, 1], [0, 2, 3]), shape=(2, 2))
+    before = narrow.data.copy()
+    (group,) = Dataset.from_arrays(narrow, [0.0, 1.0]).source.load_local(1).groups(0)
+    expected = np.zeros((2, 2))
+    np.add.at(expected, places, [200.0, 200.0, 3.0])
+    np.testing.assert_array_equal(group.X.toarray(), expected)
+    np.testing.assert_array_equal(narrow.data, before)
+
+
+@pytest.mark.parametrize("model", [SGDClassifier(), LogisticRegression(), MLPClassifier()], ids=str)
+@pytest.mark.parametrize("labels", [[0, 1], ["no", "yes"]], ids=str)
+def test_classes_that_are_set_as_a_list(model: Any, labels: list[Any]) -> None:
+    if isinstance(model, MLPClassifier):
+        model.coefs_, model.intercepts_ = [np.ones((2, 1))], [np.zeros(1)]
+        model.set_params(hidden_layer_sizes=())
+    else:
+        model.coef_, model.intercept_ = np.ones((1, 2)), [0.0]
+    model.classes_ = labels
+    rows = np.array([[1.0, 1.0], [-1.0, -1.0]])
+    assert model.predict(rows).tolist() == labels[::-1]

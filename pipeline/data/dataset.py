@@ -96,7 +96,9 @@ class Dataset:
         X, y, sample_weight = map(as_rows, collections.NAMES, (X, y, sample_weight))
         if any(isinstance(a, LAZY) for a in (X, y, sample_weight)):
             raise TypeError("from_arrays takes rows in memory; use Dataset.from_dask for Dask collections, or .compute() all of them")
-        if columns is None and isinstance(X, pd.DataFrame):
+        if columns is not None:
+            columns = collections.feature_names(pd.Index(columns))
+        elif isinstance(X, pd.DataFrame):
             columns = collections.feature_names(X.columns)
         dtype = collections.design_dtype(X)
         block = make_block(None, BlockSpec(dtype), X, y, sample_weight)

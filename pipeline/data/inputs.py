@@ -11,6 +11,7 @@ import dask.dataframe as dd
 import narwhals as nw
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import scipy.sparse as sp
 from dask import is_dask_collection
 from dask.bag import Bag
@@ -37,6 +38,8 @@ def as_rows(name: str, value: Any) -> Any:
         return value
     if value is None:
         raise TypeError(f"{name} is None; pass an array or a frame, (n, p)")
+    if isinstance(value, pa.RecordBatch):
+        value = pa.Table.from_batches([value])
     several = isinstance(value, list | tuple) and len(value) > 0
     cure = cure_of(name, value[0] if several else value, several)
     if cure is not None:
@@ -52,7 +55,10 @@ def as_rows(name: str, value: Any) -> Any:
     if isinstance(frame, nw.LazyFrame):
         package = kind_of(value).split()[0]
         raise TypeError(f"{name} is a lazy {kind_of(value)}: use {name}.{COLLECT.get(package, 'to_pandas()')}")
-    return frame.to_pandas() if isinstance(frame, nw.DataFrame) else value
+    if isinstance(frame, nw.DataFrame):
+        return frame.to_pandas()
+    require_values(name, frame)
+    return frame
 
 
 def kind_of(value: Any) -> str:
@@ -61,6 +67,15 @@ def kind_of(value: Any) -> str:
         return f"path or a name, {value!r}"
     package = type(value).__module__.split(".")[0]
     return type(value).__name__ if package == "builtins" else f"{package} {type(value).__name__}"
+
+
+def require_values(name: str, value: Any) -> None:
+    """Raise TypeError for an object that NumPy takes for a single value of no kind: a coroutine, a model, a dataset."""
+    if isinstance(value, list | tuple) or sp.issparse(value) or getattr(value, "ndim", 0):
+        return
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind == "O":
+        raise TypeError(f"{name} is a {kind_of(value)}, which is no rows: pass an array or a frame{', (n, p)' if name == 'X' else ''}")
 
 
 def require_even(rows: Sequence[Any]) -> None:
@@ -98,6 +113,8 @@ def cure_of(name: str, value: Any, several: bool) -> str | None:
         )
         return f"to read files use {READERS}{column}"
     if isinstance(value, Mapping):
+        if any(isinstance(each, FUTURES) for each in value.values()):
+            return f"its values are futures; use pandas.DataFrame(client.gather({name})) for rows in memory"
         return f"use pandas.DataFrame({name})"
     if isinstance(value, Iterator | Set):
         return f"use list({name}), or Dataset.from_function for partitions that are made one by one"

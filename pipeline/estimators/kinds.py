@@ -45,7 +45,14 @@ class Regressor(RegressorMixin, GradientModel):
 class Classifier(ClassifierMixin, GradientModel):
     """Predicts one of classes_ for each row."""
 
+    classes_: Any
+
     _flattens_target = True
+
+    @property
+    def _classes(self) -> Array:
+        """classes_ as an array, whoever set it, as a list perhaps."""
+        return np.asarray(self.classes_)
 
     def _check_target(self, y: Any) -> Any:
         if isinstance(y, list | tuple):

@@ -27,7 +27,7 @@ from pipeline.estimators.parameters import (
     with_parameters,
 )
 from pipeline.estimators.solvers import Choice
-from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, stable_step, survey
+from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, stable_step, survey, warn_of_unlike_columns
 from pipeline.training.history import Row
 from pipeline.training.sampling import Batches
 from tasks.objectives.linear import LinearObjective
@@ -101,7 +101,8 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
     ones), T its trace, the mean square norm of a row, and h the largest second derivative of the loss (1/4 for log_loss; 1 for losses
     with kinks). Beyond 2 / L gradient descent on a quadratic is not stable (for T / b: R. Gower et al., SGD: General Analysis and Improved
     Rates, ICML 2019). λ and T come from eight Hessian-vector rounds over some 4096 rows before the first update
-    (`tasks.strategies.largest_curvature`), so columns need no scale for a fit to be stable; standardised ones make it fast.
+    (`tasks.strategies.largest_curvature`), so columns need no scale for a fit to be stable; standardised ones make it fast, and where
+    their sizes differ by 1000 and more a ConvergenceWarning says so.
     With momentum m, b is b (1 - m) in L.
 
     For "optimal" and "invscaling", epochs that gain less than tol halve the step sizes from half of n_iter_no_change in a row on, because
@@ -153,6 +154,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
 
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         objective = self._objective(schema)
+        warn_of_unlike_columns(type(self).__name__, schema, self.fit_intercept)
         options = {"importance": self.importance, "rows_a_subtree": subtree_rows(objective)}
         batches = self._batches(schema, n_groups, self._batch_rows(schema), **options)
         strategy, rows = self._strategy(schema, objective, batches), int(np.ceil(batches.batch_rows))

@@ -99,8 +99,8 @@ class LogisticRegression(LogisticRegressionParameters, ProbabilisticClassifier, 
         self.n_iter_ = np.array([max(1, max(result.iterations))], dtype=np.int32)
 
     def _predictor(self) -> LinearObjective:
-        loss: Loss = LogisticLoss() if len(self.classes_) == 2 else MultinomialLoss()
-        return LinearObjective(loss, self._n_columns, len(self.coef_), True, self.classes_)
+        loss: Loss = LogisticLoss() if len(self._classes) == 2 else MultinomialLoss()
+        return LinearObjective(loss, self._n_columns, len(self.coef_), True, self._classes)
 
     def decision_function(self, X: Any) -> Any:
         """Raw predictions: (n,) for two classes, (n, n_classes) for more; lazy for Dask input."""

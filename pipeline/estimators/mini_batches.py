@@ -210,10 +210,10 @@ class MiniBatchClassifier(ProbabilisticClassifier, MiniBatchModel):
         Raises ValueError for targets that do not fit, and for fewer than two classes."""
         if not self._partial:
             return require_classes(schema)
-        known: list[Any] = self.classes_.tolist()
+        known: list[Any] = self._classes.tolist()
         unknown = [label for label in require_labels(schema).tolist() if label not in known]
         if unknown:
             raise ValueError(f"y has labels {unknown[:8]} that are not among the classes of the first call to partial_fit: {known[:8]}")
         if len(known) < 2:
             raise ValueError(f"classes must name at least 2 classes, got one class: {known[0]!r}")
-        return np.asarray(self.classes_)
+        return self._classes

@@ -49,11 +49,11 @@ class MLPClassifier(MiniBatchClassifier, Network):
         return loss, loss.n_outputs(1, len(classes)), classes
 
     def _predicts(self) -> tuple[Loss, Array]:
-        return LogisticLoss() if len(self.classes_) == 2 else MultinomialLoss(), self.classes_
+        return LogisticLoss() if len(self._classes) == 2 else MultinomialLoss(), self._classes
 
 
 @with_parameters
-class RegressionLoss:
+class RegressionLossParameters:
     """The first parameter of MLPRegressor, for scikit-learn's signature."""
 
     loss: Annotated[
@@ -64,7 +64,7 @@ class RegressionLoss:
 
 
 @with_parameters
-class MLPRegressorParameters(NetworkParameters, RegressionLoss):
+class MLPRegressorParameters(NetworkParameters, RegressionLossParameters):
     """The parameters of MLPRegressor."""
 
 

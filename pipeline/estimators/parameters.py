@@ -60,7 +60,8 @@ Threads: TypeAlias = Annotated[
     Integral,
     Only(
         (None,),
-        "leave it None; a fit in this process uses the threads that Dask would, limited by dask.config.set(num_workers=...);"
+        "leave it None; a fit in this process uses the threads that Dask would, limited by dask.config.set(num_workers=...),"
+        " or by the environment variable DASK_NUM_WORKERS, which child processes, joblib's for instance, read, too;"
         " for processes connect(n_workers=...)",
     ),
 ]

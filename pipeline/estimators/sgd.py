@@ -116,7 +116,7 @@ class SGDClassifier(SGDClassifierParameters, LinearMiniBatchModel, MiniBatchClas
         self.coef_, self.intercept_ = coef, intercept
 
     def _predictor(self) -> LinearObjective:
-        return LinearObjective(CLASSIFICATION[self.loss], self._n_columns, len(self.coef_), True, self.classes_)
+        return LinearObjective(CLASSIFICATION[self.loss], self._n_columns, len(self.coef_), True, self._classes)
 
     def decision_function(self, X: Any) -> Any:
         """Raw predictions: (n,) for two classes, (n, n_classes) for more; lazy for Dask input."""

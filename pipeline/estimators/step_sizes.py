@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.estimators.optimizer_choice import Pace, choose_schedule
 from pipeline.training.loop import train
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 SURVEY_ROWS: Final = 4096
 EPOCHS_A_STEP: Final = 10
 SMALLEST: Final = 1e-200
+UNLIKE: Final = 1e3
+"""How many times as large as another a column is at which steps that suit it do not move the other any more: the curvature goes with the
+square, and a fit makes fewer than 1e6 updates (64 an epoch, 1000 epochs at most, by default)."""
+NAMED: Final = 5
 
 
 class Curvature(NamedTuple):
@@ -50,6 +56,28 @@ def bound(schema: Schema) -> Curvature:
     """What is sure without a look at the rows."""
     most = 1.0 + float(np.sum(schema.spread.largest**2))
     return Curvature(most, most)
+
+
+def warn_of_unlike_columns(model: str, schema: Schema, fit_intercept: bool) -> None:
+    """Warn, before the first update, of columns that the steps will not move. A column is small by its largest value, not by its mean
+    square: one that is zero in most rows is no matter of units. The intercept is a column of ones."""
+    sizes, reach = schema.spread.root_mean_square, schema.spread.largest
+    names = [repr(name) for name in schema.names]
+    if fit_intercept:
+        sizes, reach, names = np.append(sizes, 1.0), np.append(reach, 1.0), [*names, "the intercept"]
+    first = int(np.argmax(sizes))
+    small = np.flatnonzero((reach > 0) & (reach * UNLIKE <= sizes[first]))
+    if not len(small):
+        return
+    shown = ", ".join(names[i] for i in small[:NAMED]) + (f" and {len(small) - NAMED} more" if len(small) > NAMED else "")
+    ratio = sizes[first] / reach[small].min()
+    warnings.warn(
+        f"{model}: columns of X are of unlike sizes, {names[first]} up to {ratio:.1g} times as large as {shown}: steps that suit it hardly"
+        " move the others, and the fit may end far from the minimum, converged or not; standardise the columns, with"
+        " sklearn.preprocessing.StandardScaler for instance",
+        ConvergenceWarning,
+        stacklevel=7,
+    )
 
 
 @dataclass(frozen=True)

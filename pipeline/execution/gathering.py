@@ -6,11 +6,11 @@ import asyncio
 import concurrent.futures
 from typing import Any, Final
 
-from distributed import Client, Future
+from distributed import BaseActorFuture, Client, Future
 
 from pipeline.cluster.workers import STUCK_AFTER, Workers
 
-FUTURES: Final = (Future, concurrent.futures.Future)
+FUTURES: Final = (Future, BaseActorFuture, concurrent.futures.Future)
 """Results that are, or will be, elsewhere."""
 
 

@@ -120,15 +120,15 @@ class ThreadRound(Pending):
         try:
             self.run.drain()
         finally:
-            concurrent.futures.wait(self.helping)
-        for helper in self.helping:
+            began = settle(self.helping)
+        for helper in began:
             helper.result()
         self.done(self.run, len(self.helping))
         return self.run.reduction.whole(self.run.tree.nodes, len(self.run.groups), self.run.broadcast)
 
     def cancel(self) -> None:
         self.run.stopped = True
-        concurrent.futures.wait(self.helping)
+        settle(self.helping)
 
 
 def prepare_subtrees(groups: Sequence[Group], level: int, prepare: Prepare, enough: threading.Event) -> None:
@@ -173,18 +173,28 @@ def results_in_order(n_threads: int, calls: Iterable[Callable[[], Any]]) -> Iter
     if n_threads == 1:
         yield from (call() for call in calls)
         return
-    under_way: deque[Future[Any]] = deque()
+    under_way: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
     try:
         for call in calls:
-            under_way.append(helpers(n_threads).submit(call))
+            under_way.append((helpers(n_threads).submit(call), call))
             if len(under_way) > n_threads:
-                yield under_way.popleft().result()
+                yield outcome_of(*under_way.popleft())
         while under_way:
-            yield under_way.popleft().result()
+            yield outcome_of(*under_way.popleft())
     finally:
-        for call_under_way in under_way:
-            call_under_way.cancel()
-        concurrent.futures.wait(under_way)
+        settle([future for future, _ in under_way])
+
+
+def outcome_of(future: Future[Any], call: Callable[[], Any]) -> Any:
+    """The result of a call. One that no thread has begun is made here: all of them may wait for this very thread, from inside a call."""
+    return call() if future.cancel() else future.result()
+
+
+def settle(futures: Iterable[Future[Any]]) -> list[Future[Any]]:
+    """Give up the calls that no thread has begun, wait for the others, and return those. None waits for a free thread: see `outcome_of`."""
+    began = [future for future in futures if not future.cancel()]
+    concurrent.futures.wait(began)
+    return began
 
 
 @cache

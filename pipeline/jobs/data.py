@@ -82,6 +82,13 @@ class FrameData(PathData):
     options: Table = field(default_factory=dict)
     made_by: Text | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = {name: name for name in vars(self)} | {"urlpath": "path"}
+        taken = next((name for name in self.options if name in own), None)
+        if taken is not None:
+            raise ConfigError(f"[data] options has {taken!r}, which is a key of [data] itself: write {own[taken]} = ... there")
+
     def dataset(self) -> Dataset:
         try:
             return self._read("options", "made_by", **self.options)

@@ -75,7 +75,7 @@ def minimise(
         stack.enter_context(executor.span(f"minimise-{type(objective).__name__}"))
         targets = dataset.schema.target_spread  # after the check of all rows
         if targets is not None and isinstance(objective, ChecksTargets):
-            objective.require_targets(targets.mean)
+            objective.require_reachable(targets.mean)
         keeper = None
         if options is not None:
             keeper = stack.enter_context(Keeper(options, problem_of(objective, dataset, strategy, penalty, start)))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from tasks.rows.batches import ROWS_A_SUBTREE, Sampling, subtree_level
+import numpy as np
+
+from tasks.rows.batches import ROWS_A_SUBTREE, Sampling, held_out_stream, subtree_level
+from tasks.rows.shares import INDEPENDENT, bar_for
 
 if TYPE_CHECKING:
     from pipeline.data.schema import Schema
@@ -35,6 +38,29 @@ def batches_of(
 ) -> Batches:
     """About batch_size rows a round, at least some rows_a_subtree in one call, so that an epoch visits every row once. The other arguments:
     see `tasks.rows.batches.Sampling`."""
-    n_rows = max(1, round(schema.n_rows * (1.0 - validation_fraction)))
+    n_rows = training_rows(schema.n_rows, validation_fraction)
     level = subtree_level(n_groups, schema.n_bytes, batch_size, rows_a_subtree)
-    return Batches(Sampling(seed, -(-n_rows // batch_size), level, shuffle, validation_fraction, importance), n_rows)
+    bar = bar_of(schema, n_groups, seed, validation_fraction) if validation_fraction else INDEPENDENT
+    return Batches(Sampling(seed, -(-n_rows // batch_size), level, shuffle, validation_fraction, importance, bar), n_rows)
+
+
+def training_rows(n_rows: int, validation_fraction: float) -> int:
+    """How many of so many rows are left to train on. The others, all of them together, are held out."""
+    return max(1, round(n_rows * (1.0 - validation_fraction)))
+
+
+def group_starts(n_partitions: int, n_groups: int) -> list[int]:
+    """The first partition of each group, where that many partitions make that many groups of 2^level."""
+    level = 0
+    while -(-n_partitions >> level) > n_groups:
+        level += 1
+    return list(range(0, n_partitions, 1 << level))
+
+
+def bar_of(schema: Schema, n_groups: int, seed: int, validation_fraction: float) -> float:
+    """The `bar` of a sampling: see `tasks.rows.shares`. Follows from the rows of each group, and the seed, alone."""
+    starts = group_starts(len(schema.partition_rows), n_groups)
+    rows = np.add.reduceat(schema.partition_rows, starts).tolist()
+    n_held_out = sum(rows) - training_rows(sum(rows), validation_fraction)
+    draws = [held_out_stream(seed, start).random() for start in starts]
+    return bar_for(n_held_out, [n * validation_fraction for n in rows], draws)

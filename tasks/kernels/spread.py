@@ -1,8 +1,8 @@
 """Weighted mean, scatter and largest value of each column of a group, one pass over the rows.
 
-Each partition measures its columns from a row of its own, so that large means cost no digits, and once more from their means where that row
-was far from them; partitions are combined along the
-fixed tree by T. Chan, G. Golub and R. LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979).
+Each partition measures its columns from a row of its own, so that large means cost no digits, and once more from their means where that
+row was far from them; partitions are combined along the fixed tree by T. Chan, G. Golub and R. LeVeque, Updating formulae and a pairwise
+algorithm for computing sample variances (1979).
 A node of the tree is one flat vector [weight (1), mean (p), scatter (p), largest (p)], scatter being Σ w (x - mean)².
 """
 

@@ -153,9 +153,10 @@ def _csr(X: Any, dtype: str) -> sp.csr_array:
     if X.ndim != 2:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
     require_real(X.dtype)
-    given = sp.csr_array(X)
-    csr: Any = given.astype(dtype, copy=False)  # widened before equal places are added up, which narrow integers cannot hold
-    _require_same_values(given.data, csr.data)
+    entries = X if X.format in ("csr", "csc") else X.tocoo()
+    wide = entries.astype(dtype, copy=False)  # first: equal places are added up on the way to CSR, and narrow integers cannot hold the sums
+    _require_same_values(entries.data, wide.data)
+    csr: Any = sp.csr_array(wide)
     if not csr.has_canonical_format:
         csr = csr.copy() if np.shares_memory(csr.data, getattr(X, "data", csr.data)) else csr
         csr.sum_duplicates()

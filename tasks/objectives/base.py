@@ -114,7 +114,7 @@ class HessianVectorSums(Protocol):
 class ChecksTargets(Protocol):
     """A further oracle: a look at the targets of all rows before the first round."""
 
-    def require_targets(self, mean: Float64) -> None:
+    def require_reachable(self, mean: Float64) -> None:
         """Raise ValueError where the objective cannot be fitted to targets of that weighted mean (t,)."""
         ...
 

@@ -86,7 +86,7 @@ class LinearObjective:
             return group.derived(("one-vs-rest", self._labels), lambda g: one_hot(encode(g.y, self.classes), self.n_outputs))
         return encoded_target(group, self.loss, self.classes, self._labels, self.n_outputs)
 
-    def require_targets(self, mean: Float64) -> None:
+    def require_reachable(self, mean: Float64) -> None:
         """Raise ValueError for a weighted mean (t,) of all y that the loss cannot predict."""
         if self.classes is None and not np.all(self.loss.reaches(mean)):
             raise ValueError(f"the {self.loss.name} loss has no minimum where y has mean {np.min(mean)}; use another loss, or other rows")

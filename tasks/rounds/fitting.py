@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tasks.objectives.base import Objective
+from tasks.objectives.base import HessianSums, HessianVectorSums, Objective
+from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import Penalty
 from tasks.reductions.reduction import Reduction
 from tasks.reductions.stages.marks import Marked, Marks
@@ -65,6 +66,12 @@ class Fit:
         missing = [name for name in self.strategy.oracles if not isinstance(self.objective, ORACLES[name].needs)]
         if missing:
             raise TypeError(f"{objective} is not compatible with {strategy}: it must implement {', '.join(missing)}")
+        curved = [name for name in self.strategy.oracles if ORACLES[name].needs in (HessianSums, HessianVectorSums)]
+        if curved and isinstance(self.objective, LinearObjective) and not self.objective.loss.smooth:
+            raise ValueError(
+                f"{strategy} cannot do the {self.objective.loss.name} loss: it has no curvature to go by (its second derivative is zero"
+                " between kinks); use StochasticGradient, or a smooth loss"
+            )
         kinks = [type(penalty).__name__ for penalty in self.penalties if penalty.kinks]
         if kinks and not self.strategy.takes_kinks:
             raise ValueError(

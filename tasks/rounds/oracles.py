@@ -157,12 +157,15 @@ def divided(request: Request, sums: Sums) -> Sums:
 
 
 def score(request: Request, sums: Sequence[ScoreSums], model: int, objective: Objective, penalty: Penalty) -> Evaluation:
-    """Accuracy or R² as the value; NaN where no row held out counts, or none is: groups round their shares."""
+    """Accuracy or R² as the value. Raises ValueError where no row held out counts: there is nothing to go by."""
     found, layout = sums[model], objective.layout
     assert isinstance(objective, Scored)
-    value = np.nan
-    if found.weight:
-        value = r2(found) if objective.classes is None else accuracy(found)
+    if not found.weight:
+        raise ValueError(
+            "the rows that are held out for early stopping have no weight together, so there is no score; raise validation_fraction, or"
+            " give more rows a sample_weight above zero"
+        )
+    value = r2(found) if objective.classes is None else accuracy(found)
     return Evaluation(value, request.parameters, None, layout.size - layout.n_coef, found.weight)
 
 

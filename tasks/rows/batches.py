@@ -1,5 +1,5 @@
 """Mini-batches: which rows of the groups a round is about.
-
+def split_key
 In each round every group draws its next rows, in an order that seed, epoch and group decide: an epoch visits every row once. The rows that
 neighbouring groups draw (a whole *subtree* of the fixed tree) are gathered into one block, because a gradient a group would cost
 more than the rows do. Subtrees follow from data and batch size, never from the cluster, and so do the bits.
@@ -19,6 +19,7 @@ from tasks.machine import buffers
 from tasks.machine.namespaces import device_of, namespace_of
 from tasks.rows.draws import generator
 from tasks.rows.partition import Group
+from tasks.rows.shares import INDEPENDENT, rounded
 from tasks.typing import Float64, Int64
 
 ROWS_A_SUBTREE: Final = 256
@@ -36,11 +37,13 @@ class Sampling(NamedTuple):
     n_rounds             of an epoch
     level                subtrees are of 2^level groups
     shuffle              False: in the order of the rows
-    validation_fraction  share of each group's rows that is held out
+    validation_fraction  share of each group's rows that is held out, in whole rows: see `tasks.rows.shares`
     importance           "norm": of its n rows a group draws n an epoch with replacement, row i with probability r_i, half of which is
                          uniform and half proportional to sample_weight ‖(x, 1)‖, and with a weight of sample_weight n_rounds / (n r_i),
                          so that the sums of a round have the sums over all rows as their mean (D. Needell, N. Srebro and R. Ward,
                          Math. Program. 155 (2016), section 3)
+    bar                  of `tasks.rows.shares`: which groups hold out one row more. `pipeline.training.sampling` chooses it so that all
+                         groups together hold out what they should
     """
 
     seed: int
@@ -49,6 +52,7 @@ class Sampling(NamedTuple):
     shuffle: bool = True
     validation_fraction: float = 0.0
     importance: Literal["uniform", "norm"] = "uniform"
+    bar: float = INDEPENDENT
 
 
 class Batch(NamedTuple):
@@ -190,20 +194,25 @@ def squared_norms(X: Any) -> Float64:
     return to_numpy(namespace_of(X).sum(X * X, axis=1))
 
 
-def split_key(sampling: Sampling) -> tuple[int, float] | None:
-    """The seed and the share that decide which rows are held out; None where none are."""
-    return (sampling.seed, sampling.validation_fraction) if sampling.validation_fraction else None
+def split_key(sampling: Sampling) -> tuple[int, float, float] | None:
+    """The seed, the share and the bar that decide which rows are held out; None where none are."""
+    return (sampling.seed, sampling.validation_fraction, sampling.bar) if sampling.validation_fraction else None
+
+
+def held_out_stream(seed: int, first_partition: int) -> np.random.Generator:
+    """The random stream of the rows that a group holds out; its first number is the draw of `tasks.rows.shares`."""
+    return generator(seed, "held out", first_partition)
 
 
 def split(group: Group, sampling: Sampling) -> tuple[Int64, Int64]:
-    """Rows for training, and those held out, each in ascending order; so many that small groups are not favoured."""
+    """Rows for training, and those held out, each in ascending order; how many: see `tasks.rows.shares`."""
     key = split_key(sampling)
     if key is None:
         return np.arange(group.n_rows), np.arange(0)
 
     def cut(whole: Group) -> tuple[Int64, Int64]:
-        random = generator(sampling.seed, "held out", whole.first_partition)
-        n_held_out = int(np.floor(whole.n_rows * sampling.validation_fraction + random.random()))
+        random = held_out_stream(sampling.seed, whole.first_partition)
+        n_held_out = rounded(whole.n_rows * sampling.validation_fraction, random.random(), sampling.bar)
         rows = random.permutation(whole.n_rows) if n_held_out else np.arange(whole.n_rows)
         return np.sort(rows[n_held_out:]), np.sort(rows[:n_held_out])
 

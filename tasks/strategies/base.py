@@ -36,8 +36,9 @@ class Request(NamedTuple):
 class Status(NamedTuple):
     """Where the algorithm stands, and why.
 
-    "converged" has a certificate: the gradient is at most tol, or a step by the objective's own Hessian would gain less than rounding does.
-    "stalled" has none: no step was found that lowers the objective.
+    "converged" has a certificate in fits by full passes: the gradient is at most tol, or a step by the objective's own Hessian would
+    gain less than rounding does. By mini-batches it means what it does in scikit-learn: loss or score have not improved by tol for some
+    epochs, or all epochs that were asked for are done. "stalled": no step was found that lowers the objective.
     """
 
     kind: Literal["running", "converged", "diverged", "stalled", "out of rounds"]

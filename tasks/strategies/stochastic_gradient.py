@@ -281,7 +281,9 @@ class StochasticGradient:
     # -- epochs ----------------------------------------------------------------------------------------------------------------------
 
     def _end_epoch(self, state: StochasticGradientState, score: float) -> StochasticGradientState:
-        """score: of the epoch, higher is better; NaN when it has no weight."""
+        """score: of the epoch, higher is better; NaN for the loss of an epoch without weight."""
+        if self.early_stopping and not isfinite(score):
+            return diverged(state, "the score of the rows held out")
         best, candidate = state.best, self._candidate(state)
         since = 0 if score >= best.score + self.tol else best.since + 1
         best = Best(score, candidate, since) if score > best.score else best._replace(since=since)
@@ -301,6 +303,8 @@ class StochasticGradient:
         if state.best.since >= self.patience:
             if self.adaptive and state.scale / 5 > SMALLEST_SCALE:
                 return self._within_limit(state._replace(scale=state.scale / 5, best=state.best._replace(since=0)))
+            if np.isnan(state.losses[-1]):
+                return state._replace(status=Status("stalled", "no row of the last epoch has weight, so nothing moved; give rows weight"))
             what = "score of the rows held out" if self.early_stopping else "loss"
             return state._replace(status=Status("converged", f"the {what} has not improved by tol={self.tol:g} for {self.patience} epochs"))
         return self._within_limit(state)

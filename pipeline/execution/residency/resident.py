@@ -30,12 +30,11 @@ class Resident:
     """numbers: of each piece, its groups; sizes: of each, on any scale; futures: they hold the pieces as Shards, each of which Dask, or
     the client, makes again when its worker dies. workers: of each thread; assigned: the pieces of each thread.
 
-    level: subtrees of 2^level groups are one thread's, whatever pieces they consist of: the largest of `levels`, which are those
-    that running fits need. located: whether every piece is known to
-    be where it is assigned, so that workers can be called; uneven: whether subtrees that nobody needs any more have left some threads with
-    more than others; last_round: its seconds; follow_at:
-    when to look up the threads that there are; moving: whether some fit moves pieces just now. lock: for whoever changes what is
-    assigned, while others' rounds go on.
+    level: subtrees of 2^level groups are one thread's, whatever pieces they consist of: the largest of `levels`, which are those that
+    running fits need. located: whether every piece is known to be where it is assigned, so that workers can be called; uneven: whether
+    subtrees that nobody needs any more have left some threads with more than others; last_round: its seconds; follow_at: when to look up
+    the threads that there are; moving: whether some fit moves pieces just now. lock: for whoever changes what is assigned, while others'
+    rounds go on.
     """
 
     n_groups: int

@@ -28,8 +28,8 @@ class Loss(PointwiseLoss):
 
     classification      y is classes
     probabilistic       `mean` gives probabilities
-    smooth              there is a second derivative, except at isolated points, that is not zero everywhere: Newton's method has something
-                        to go by
+    smooth              there is a second derivative, except at isolated points, that is not zero everywhere: Newton's methods have
+                        something to go by, and refuse other losses (`tasks.rounds.fitting`)
     largest_curvature   the largest second derivative, from which step sizes follow; inf where there is none; for losses with kinks 1, in
                         the place of what many rows' kinks make
     usual_curvature     the second derivative on average over the rows of a good fit

@@ -154,8 +154,18 @@ def test_a_number_of_threads_that_is_none(number: Any) -> None:
 
 @pytest.mark.parametrize("model", [LinearRegression(n_jobs=1), LogisticRegression(n_jobs=-1), SGDClassifier(n_jobs=2)])
 def test_n_jobs_says_what_limits_threads(model: Any) -> None:
-    with pytest.raises(ValueError, match=rf"n_jobs={model.n_jobs}\) is not available: leave it None; .*dask\.config\.set\(num_workers="):
+    named = r"dask\.config\.set\(num_workers=.*DASK_NUM_WORKERS"
+    with pytest.raises(ValueError, match=rf"n_jobs={model.n_jobs}\) is not available: leave it None; .*{named}"):
         model.fit(rows())
+
+
+def test_child_processes_read_the_environment() -> None:
+    """What the refusal of n_jobs names: `dask.config.set` does not reach them."""
+    environment = os.environ | {"DASK_NUM_WORKERS": "3"}
+    with dask.config.set(num_workers=1):
+        done = subprocess.run([sys.executable, "-c", COUNTED], env=environment, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1] == "3"
 
 
 def test_a_client_as_dasks_scheduler(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:

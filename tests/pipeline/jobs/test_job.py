@@ -295,3 +295,10 @@ def test_a_job_for_a_queue() -> None:
             read_job("digits", replace={"cluster": table | {key: value}})
     with pytest.raises(ConfigError, match=r"with kind = \"queue\" needs system"):
         read_job("digits", replace={"cluster": {"kind": "queue"}})
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(("name", "key"), [("target", "target"), ("columns", "columns"), ("made_by", "made_by"), ("urlpath", "path")])
+def test_options_that_are_keys_of_the_section_are_refused(kind: str, name: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\[data\] options has '{name}', .* write {key} = \.\.\. there"):
+        DATA[kind](path="rows.x", target="t", options={name: "x"})

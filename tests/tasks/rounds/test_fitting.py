@@ -173,8 +173,8 @@ def test_scores_of_regression_are_those_of_the_rows_held_out() -> None:
 
 @pytest.mark.parametrize("classes", [None, np.arange(2)], ids=["regression", "classification"])
 @pytest.mark.parametrize("fraction", [1e-9, 0.4], ids=["no rows", "rows of no weight"])
-def test_scores_of_no_rows_that_count_are_no_numbers(classes: Any, fraction: float) -> None:
-    """Such epochs improve nothing, and the parameters of the last stay."""
+def test_scores_of_no_rows_that_count_are_errors(classes: Any, fraction: float) -> None:
+    """They would improve nothing, and a fit would end converged."""
     sampling = Sampling(1, 2, validation_fraction=fraction)
     objective = OBJECTIVE if classes is None else LinearObjective(LOSSES["logistic"], 3, 1, True, classes)
     groups = []
@@ -186,13 +186,11 @@ def test_scores_of_no_rows_that_count_are_no_numbers(classes: Any, fraction: flo
         groups.append(Group(group.X, y, weight, group.offsets, group.first_partition))
     fit = Fit(objective, (L2(0.1),), StochasticGradient(sampling, early_stopping=True, patience=2))
     states = fit.init(np.zeros((1, objective.layout.size)))
-    for _ in range(6):
-        assert states[0].status.kind == "running"
+    for _ in range(2):
         _, states, report = answered(fit, states, groups)
         assert np.isfinite(report.objective)
-    assert states[0].status.kind == "converged"
-    assert np.isnan(states[0].scores).tolist() == [True, True]
-    assert states[0].iterate.parameters.tobytes() == states[0].parameters.tobytes() != bytes(states[0].parameters.nbytes)
+    with pytest.raises(ValueError, match=r"rows that are held out .* have no weight .* raise validation_fraction, or give"):
+        answered(fit, states, groups)
 
 
 def test_only_requests_for_the_same_sums_share_a_round() -> None:
@@ -214,3 +212,15 @@ def test_models_that_are_done_ask_for_nothing() -> None:
     _, states, _ = answered(fit, fit.init(np.zeros((1, OBJECTIVE.layout.size))))
     assert states[0].status.kind == "out of rounds"
     assert fit.ask(states) is None
+
+
+@pytest.mark.parametrize("strategy", [Newton(), NewtonCG(), SampledNewton()], ids=lambda strategy: type(strategy).__name__)
+@pytest.mark.parametrize("name", ["hinge", "perceptron", "epsilon_insensitive"])
+def test_losses_without_curvature_are_for_strategies_that_need_none(strategy: Strategy, name: str) -> None:
+    """Before any round: Newton's system would be that of the penalty alone."""
+    loss = LOSSES[name]
+    objective = LinearObjective(loss, 3, 1, True, np.arange(2) if loss.classification else None)
+    with pytest.raises(ValueError, match=rf"{type(strategy).__name__} cannot do the {name} loss: it has no curvature"):
+        Fit(objective, (L2(),), strategy)
+    Fit(objective, (L2(),), StochasticGradient(Sampling(0, 1)))
+    Fit(objective, (L2(),), LBFGS())

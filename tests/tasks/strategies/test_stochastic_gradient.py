@@ -380,12 +380,16 @@ def test_early_stopping_keeps_the_best_parameters_between_epochs() -> None:
     assert found == [-1.0, -2.0, -2.0, -2.0, -2.0, -4.0, -4.0]
 
 
-def test_scores_that_are_no_numbers_leave_the_last_parameters() -> None:
+@pytest.mark.parametrize("score", [np.nan, -np.inf])
+def test_scores_that_are_no_numbers_end_a_fit(score: float) -> None:
+    """They are no epochs without improvement, after which it would have converged; the best parameters before stay."""
     strategy = StochasticGradient(
         Sampling(0, 1, validation_fraction=0.1), schedule=Constant(1.0), early_stopping=True, patience=3, max_epochs=50
     )
-    last = fed(strategy, [1.0] * 9, [np.nan] * 9)[-1]
-    assert last.iterate.parameters.tolist() == [-3.0]
+    after = fed(strategy, [1.0] * 9, [0.5, 0.4, score])
+    assert [state.status.kind for state in after] == ["running", "running", "diverged"]
+    assert "the score of the rows held out is no finite number" in after[-1].status.reason
+    assert after[-1].iterate.parameters.tolist() == [-1.0]
 
 
 def test_scores_are_of_the_rows_held_out() -> None:
@@ -443,6 +447,12 @@ def test_no_row_has_weight() -> None:
         assert (state.status.kind, state.iteration) == ("out of rounds", 0)
         assert np.all(np.isnan(state.losses))
         assert state.iterate.parameters.tolist() == [0.0] * (P + 1)
+
+
+def test_epochs_in_which_no_row_has_weight_are_no_convergence() -> None:
+    state = learn(StochasticGradient(Sampling(0, 3), tol=0.0, patience=2), groups_of(X, Y, np.zeros(N)))
+    assert (state.status.kind, state.iteration, len(state.losses)) == ("stalled", 0, 2)
+    assert "no row of the last epoch has weight" in state.status.reason
 
 
 IMPOSSIBLE: list[dict[str, Any]] = [
