@@ -71,7 +71,7 @@ def kind_of(value: Any) -> str:
 
 def require_values(name: str, value: Any) -> None:
     """Raise TypeError for an object that NumPy takes for a single value of no kind: a coroutine, a model, a dataset."""
-    if isinstance(value, list | tuple) or sp.issparse(value) or getattr(value, "ndim", 0):
+    if isinstance(value, list | tuple) or sp.issparse(value) or getattr(value, "ndim", None):
         return
     array = np.asarray(value)
     if array.ndim == 0 and array.dtype.kind == "O":
