@@ -1,5 +1,5 @@
 """Mini-batches: which rows of the groups a round is about.
-def split_key
+
 In each round every group draws its next rows, in an order that seed, epoch and group decide: an epoch visits every row once. The rows that
 neighbouring groups draw (a whole *subtree* of the fixed tree) are gathered into one block, because a gradient a group would cost
 more than the rows do. Subtrees follow from data and batch size, never from the cluster, and so do the bits.
