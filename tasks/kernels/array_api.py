@@ -38,7 +38,7 @@ def loss_and_gradient(
         residual = _flat(xp, residual * w[:, None, None])
         return [xp.sum(value * w[:, None], axis=0), xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
 
-    loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
+    loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, sums_along_tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
     return loss_sum, float(weight_sum), coef_sum, intercept_sum
 
 
@@ -69,7 +69,7 @@ def hessian_vector(
         product = _flat(xp, curvature * direction * w[:, None, None])
         return [xp.matmul(product.T, rows), xp.sum(product, axis=0)]
 
-    coef_sum, intercept_sum = map(to_numpy, _tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
+    coef_sum, intercept_sum = map(to_numpy, sums_along_tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
     return coef_sum, intercept_sum
 
 
@@ -139,7 +139,7 @@ def _apply(leaf: Callable[[Any, Any, Any], Sums]) -> Callable[[tuple[Any, Any, A
     return lambda arguments: leaf(*arguments)
 
 
-def _tree(leaves: Iterator[Sums]) -> Sums:
+def sums_along_tree(leaves: Iterator[Sums]) -> Sums:
     """The sums along the fixed tree (see tasks.kernels.tree)."""
     stack: list[Sums] = []
     for j, sums in enumerate(leaves):
