@@ -193,7 +193,8 @@ class LinearRegression(LinearRegressionParameters, LeastSquares):
     others find one that predicts the same. Parameters as `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton",
     "newton-cg", "lbfgs", "gradient-descent", "nesterov" or a strategy; max_iter: steps at most, None for the strategy's own limit.
     Converged when the largest |gradient| of the mean loss by the coefficients of the standardised columns is at most tol times the
-    standard deviation of y, or when a Newton step would gain less than rounding does.
+    standard deviation of y, or when a Newton step would gain less than rounding does. With "newton": when a step would lower the mean
+    squared error of no target by more than tol² times the variance of y.
     """
 
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:

@@ -142,12 +142,17 @@ def test_a_fit_that_never_gets_there_says_so() -> None:
 # -- tolerances ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_small_column_in_common_units_is_found_to_its_own_digits() -> None:
-    random = np.random.default_rng(0)
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-6])
+def test_a_small_column_in_common_units_is_found_to_its_own_digits(tol: float) -> None:
+    """Its gradient, too, is within tol where it is standardised: by NumPy, from the predictions."""
+    random = np.random.default_rng(1)
     X = np.column_stack([0.6 * random.normal(size=500), 500 * random.normal(size=(500, 30))])
-    model = LinearRegression(solver="newton-cg").fit(in_partitions(X, X[:, 0] / 0.6))
+    y = X[:, 0] / 0.6
+    model = LinearRegression(solver="newton-cg", tol=tol).fit(in_partitions(X, y))
     assert model.status_.kind == "converged"
-    assert abs(model.coef_[0] * 0.6 - 1) < 1e-6
+    gradient = ((X - X.mean(axis=0)) / X.std(axis=0)).T @ (y - model.predict(X)) / 500
+    assert np.max(np.abs(gradient)) <= 2 * tol * y.std()  # factors are powers of two
+    assert abs(model.coef_[0] * 0.6 - 1) <= 2 * tol
 
 
 def test_conjugate_gradients_take_the_same_rounds_in_any_unit_of_y() -> None:
