@@ -35,6 +35,7 @@ from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.training.loop import Result, train
+from tasks.objectives.base import GramSums
 from tasks.objectives.evaluation import evaluate
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES, EpsilonInsensitiveLoss, HuberLoss, Loss, SquaredEpsilonInsensitiveLoss
@@ -386,11 +387,15 @@ def bits(partial: Any) -> Any:
 def test_executor_reductions(executor: Executor, oracle: str) -> None:
     """Bitwise the tree over partitions computed one by one."""
     X, y = wine()
-    model = LinearObjective(LOSSES["multinomial"], X.shape[1], 3, True, np.arange(3))
+    p = X.shape[1]
+    model = LinearObjective(LOSSES["multinomial"], p, 3, True, np.arange(3))
+    if ORACLES[oracle].needs is GramSums:
+        model = LinearObjective(LOSSES["squared"], p, 1, True)
     pieces = uneven(len(X), 11)
     random = np.random.default_rng(0)
     parameters, direction = random.normal(size=(2, 1, model.layout.size))
-    broadcast = Broadcast(model, oracle, parameters, direction if oracle in ("hessian_vector", "gradient_difference") else None, 1, (L2(),))
+    along = {"hessian_vector": direction, "gradient_difference": direction, "gram_in_basis": random.normal(size=(1, p, p))}
+    broadcast = Broadcast(model, oracle, parameters, along.get(oracle), 1, (L2(),))
     reduction = reduction_of(broadcast)
     bounds = np.concatenate([[0], np.cumsum(pieces)])
     parts = [

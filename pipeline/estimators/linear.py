@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval
 from pipeline.estimators.base import GradientModel, SetUp, parameter
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.parameters import Count, Flag, NotNegative, Only, RandomState, Saving, Threads, with_parameters
-from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Problem, choose, takes_common_units
+from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Precision, Problem, choose, takes_common_units
 from pipeline.training.history import digest
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import SquaredLoss
@@ -58,26 +58,39 @@ class LinearModel(GradientModel):
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         """Store coef (n_outputs, p) and intercept (n_outputs,) in scikit-learn's shapes."""
 
-    def _tolerance(self, schema: Schema, standard: Standardisation) -> float:
+    def _precision(self, schema: Schema, standard: Standardisation, objective: LinearObjective) -> Precision:
         """tol as strategies take it: absolute, about the gradient by a coefficient of the largest standardised column, which a heavy
-        penalty may leave small, and not below what rounding leaves.
+        penalty may leave small, and not below what rounding leaves. Of smaller columns it is a share, in powers of two, as factors are.
 
         Without an intercept, columns that are far from zero stand in for one, and what they say beside that is their deviation's share."""
-        spread = schema.spread
+        spread, unit = schema.spread, self._unit(schema)
         _, size = spread.about(the_mean=self.fit_intercept)
-        share = float(np.max(size * standard.factor, initial=0.0)) or 1.0
+        sizes = size * standard.factor
+        share = apart = float(np.max(sizes, initial=0.0)) or 1.0
         if not self.fit_intercept:
             varies = spread.deviation > CONSTANT * size
-            share *= float(np.min(spread.deviation[varies] / size[varies], initial=1.0))
-        return max(self.tol * share, ROUNDING)
+            apart *= float(np.min(spread.deviation[varies] / size[varies], initial=1.0))
+        smaller = np.exp2(np.minimum(np.round(np.log2(np.where(sizes > 0, sizes, share))) - np.round(np.log2(share)), 0.0))
+        rounding = np.finfo(schema.dtype).eps * np.hypot(standard.shift * standard.factor, np.maximum(sizes, 1.0))
+        return Precision(
+            gradient=max(self.tol * apart, ROUNDING) * unit,
+            gain=max(self.tol * share, ROUNDING) * unit,
+            shares=np.concatenate([np.tile(smaller, objective.n_outputs), np.ones(objective.layout.size - objective.layout.n_coef)]),
+            rounding=rounding.astype(np.float64),
+        )
+
+    def _unit(self, schema: Schema) -> float:
+        """The unit of raw predictions, by derivatives of the loss."""
+        return 1.0
 
     def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
         objective = self._objective(schema)
         penalty = self._penalty(schema, objective)
         assert isinstance(penalty, L2)
-        problem = Problem(objective.loss, objective.layout.size, schema.n_rows)
+        shared = objective.n_outputs if objective.loss.constant_curvature else 1
+        problem = Problem(objective.loss, objective.layout.size // shared, schema.n_rows)
         standard = self._standardisation(schema, objective, penalty, takes_common_units(self.solver, problem))
-        strategy, choice = choose(self.solver, problem, self._tolerance(schema, standard), self.max_iter)
+        strategy, choice = choose(self.solver, problem, self._precision(schema, standard, objective), self.max_iter)
         return SetUp(replace(objective, standard=standard), standard.penalty(penalty, objective.n_outputs), strategy, choice)
 
     def _standardisation(self, schema: Schema, objective: LinearObjective, penalty: L2, common: bool) -> Standardisation:
@@ -135,11 +148,10 @@ class LeastSquares(MultiOutputMixin, Regressor, LinearModel):
             SquaredLoss(), schema.n_columns, schema.n_targets, self.fit_intercept, targets=targets, compiled=schema.worth_compiling
         )
 
-    def _tolerance(self, schema: Schema, standard: Standardisation) -> float:
-        """In units of y; any positive number will do where y is constant."""
+    def _unit(self, schema: Schema) -> float:
+        """That of y; any positive number will do where y is constant."""
         assert schema.target_spread is not None
-        unit = float(np.max(schema.target_spread.deviation)) or float(np.max(schema.target_spread.root_mean_square)) or 1.0
-        return super()._tolerance(schema, standard) * unit
+        return float(np.max(schema.target_spread.deviation)) or float(np.max(schema.target_spread.root_mean_square)) or 1.0
 
     def _set_coef(self, coef: Array, intercept: Array, dataset: Dataset) -> None:
         in_columns = dataset.schema.target_kind == "multioutput"
@@ -183,7 +195,8 @@ class LinearRegression(LinearRegressionParameters, LeastSquares):
     others find one that predicts the same. Parameters as `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton",
     "newton-cg", "lbfgs", "gradient-descent", "nesterov" or a strategy; max_iter: steps at most, None for the strategy's own limit.
     Converged when the largest |gradient| of the mean loss by the coefficients of the standardised columns is at most tol times the
-    standard deviation of y, or when a Newton step would gain less than rounding does.
+    standard deviation of y, or when a Newton step would gain less than rounding does. With "newton": when a step would lower the mean
+    squared error of no target by more than tol² times the variance of y.
     """
 
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:

@@ -11,7 +11,9 @@ from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
 from tasks.strategies.newton_cg import NewtonCG
+from tasks.strategies.quadratic_newton import QuadraticNewton
 from tasks.strategies.sampled_newton import SampledNewton
+from tasks.typing import Float64
 
 # A Hessian of more parameters than this, or of more multiplications over all rows, costs more than the rounds it saves.
 MAX_HESSIAN: Final = 2000
@@ -33,18 +35,33 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What decides: the loss, parameters of one model, rows."""
+    """What decides: the loss, parameters of one Hessian (of one model, or of one of its outputs where all have the same), rows."""
 
     loss: Loss
     n_parameters: int
     n_rows: int
 
 
+class Precision(NamedTuple):
+    """How near a fit has to come.
+
+    gradient  the tolerance about gradients by standardised columns
+    gain      that about Newton's step where it solves the objective: the root of twice what it may still lower the mean loss by
+    shares    (n,) of `gradient`, for each parameter; None: all of it
+    rounding  (p,) see `QuadraticNewton`
+    """
+
+    gradient: float
+    gain: float
+    shares: Float64 | None
+    rounding: Float64
+
+
 SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton")
 SCIKIT_LEARN_NAMES: Final = {"newton-cholesky": "newton", "cholesky": "newton", "svd": "newton"}
 
 
-def choose(solver: str | Any, problem: Problem, tol: float, max_iter: int | None) -> tuple[Strategy, Choice]:
+def choose(solver: str | Any, problem: Problem, precision: Precision, max_iter: int | None) -> tuple[Strategy, Choice]:
     """The strategy for `solver`: a name, a scikit-learn name of the same method, or a strategy itself.
 
     Raises ValueError for a name that means nothing here.
@@ -54,7 +71,7 @@ def choose(solver: str | Any, problem: Problem, tol: float, max_iter: int | None
             raise TypeError(f"solver must be a name or a strategy (oracles, takes_kinks, init, request, update), got {solver!r}")
         return solver, Choice(type(solver).__name__, "given as a strategy")
     name, reason = resolved(solver, problem)
-    return make(name, problem, tol, max_iter), Choice(name, reason)
+    return make(name, problem, precision, max_iter), Choice(name, reason)
 
 
 def takes_common_units(solver: str | Any, problem: Problem) -> bool:
@@ -90,8 +107,9 @@ def automatic(problem: Problem) -> tuple[str, str]:
     return "lbfgs", f"{n} parameters, {rows} rows: gradients alone"
 
 
-def make(name: str, problem: Problem, tol: float, max_iter: int | None) -> Strategy:
+def make(name: str, problem: Problem, precision: Precision, max_iter: int | None) -> Strategy:
     """The strategy of that name, set up for the problem."""
+    tol = precision.gradient
     if name == "gradient-descent":
         return GradientDescent(tol=tol, max_iter=max_iter or 1000)
     if name == "nesterov":
@@ -99,10 +117,12 @@ def make(name: str, problem: Problem, tol: float, max_iter: int | None) -> Strat
     if name == "lbfgs":
         return LBFGS(tol=tol, max_iter=max_iter or 1000)
     if name == "newton-cg":
-        return NewtonCG(tol=tol, max_iter=max_iter or 100)
+        return NewtonCG(tol=tol, max_iter=max_iter or 100, shares=precision.shares)
     if name == "sampled-newton":
         row_step = min(20, problem.n_rows // (SAMPLE_ROWS_PER_PARAMETER * problem.n_parameters))
         row_step = row_step if row_step >= LEAST_ROW_STEP else 1
         sample_rows = max(1, problem.n_rows // row_step)
         return SampledNewton(tol=tol, max_iter=max_iter or 100, row_step=row_step, sample_tol=0.5 * problem.n_parameters / sample_rows)
+    if problem.loss.constant_curvature:
+        return QuadraticNewton(tol=precision.gain, max_iter=max_iter or 100, rounding=precision.rounding)
     return Newton(tol=tol, max_iter=max_iter or 100)

@@ -34,7 +34,7 @@ from tasks.machine.threads import single_blas_thread
 from tasks.objectives.base import Sums
 from tasks.reductions.reduction import Reduction, reduce_shards
 from tasks.rounds.fitting import Fit, round_bytes
-from tasks.rounds.oracles import Broadcast, reduction_of
+from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.rows.partition import Shard
 from tasks.strategies.base import Strategy
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -208,7 +208,7 @@ def set_up(job: Job, sample: Sample, schema: Schema) -> tuple[SetUp, Array]:
 def compile_kernels(sample: Sample, setup: SetUp, start: Array) -> None:
     """Compile the kernels: on a machine's first run that takes longer than the whole probe."""
     dataset = few_rows(sample, 1)
-    for oracle in setup.strategy.oracles:
+    for oracle in (name for name in setup.strategy.oracles if ORACLES[name].compiled):
         broadcast = Broadcast(setup.objective, oracle, start, start, 1, (setup.penalty,))
         ThreadExecutor(1).map_reduce(dataset.rows, reduction_of(broadcast), broadcast)
 

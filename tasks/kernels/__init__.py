@@ -24,6 +24,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tasks.kernels import array_api
+from tasks.kernels.basis import gram_in_basis
 from tasks.kernels.loss import PointwiseLoss
 from tasks.lazy import Lazy
 from tasks.typing import Array, Float64, Int64
@@ -39,6 +40,7 @@ else:
 __all__ = [
     "PointwiseLoss",
     "column_spread",
+    "gram_in_basis",
     "hessian",
     "hessian_vector",
     "loss_and_gradient",
@@ -91,12 +93,16 @@ def hessian(
     fit_intercept: bool,
     positive_weight: Float64 | None = None,
     standard: tuple[Float64, Float64] | None = None,
+    shared: bool = False,
 ) -> tuple[Float64, float, Float64, Float64, Float64]:
     """The sums of loss_and_gradient, and hessian_sum (k, N, N), exactly symmetric; all of rows factor (x - shift), where standard is
     (shift (p,), factor (p,)).
 
     N = c (p + 1), or c p without intercept, in the order [coef of output 0 (p), coef of output 1, ..., intercepts (c)].
+    shared, for losses of constant curvature: the one block that all outputs of all models have, (1, P, P), P = p + 1 or p, in the order
+    [coef, intercept].
     """
+    assert loss.constant_curvature or not shared
     if not isinstance(X, np.ndarray | sp.csr_array):
         return array_api.hessian(loss, X, y, weight, offsets, coef, intercept, n_models, fit_intercept, positive_weight, standard)
     rows, kind = _rows(X)
@@ -108,13 +114,15 @@ def hessian(
         *_parameters(X, coef, intercept),
         n_models,
         loss.constant_curvature,
+        shared,
         fit_intercept,
         np.ascontiguousarray(shift, np.float64),
         np.ascontiguousarray(factor, np.float64),
     )
     m, p = coef.shape
-    size = m // n_models * (p + 1 if fit_intercept else p)
-    return *_gradient_parts(sums, n_models, coef.shape), sums[n_models + 1 + m * p + m :].reshape(n_models, size, size)
+    blocks, outputs = (1, 1) if shared else (n_models, m // n_models)
+    size = outputs * (p + 1 if fit_intercept else p)
+    return *_gradient_parts(sums, n_models, coef.shape), sums[n_models + 1 + m * p + m :].reshape(blocks, size, size)
 
 
 def hessian_vector(
@@ -246,7 +254,7 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
     model = (integer, flag, vector, rows, matrix, vector, vector, offsets, matrix, vector, integer)
     arguments = {
         passes.gradient_pass: model,
-        passes.hessian_pass: (*model, flag, flag, vector, vector),
+        passes.hessian_pass: (*model, flag, flag, flag, vector, vector),
         passes.product_pass: (*model, matrix, vector),
         passes.predict_pass: (rows, integer, matrix, vector),
         spread.spread_pass: (rows, integer, vector, offsets),

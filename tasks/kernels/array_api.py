@@ -39,7 +39,7 @@ def loss_and_gradient(
         residual = _flat(xp, _weighted(xp, w[:, None, None], residual))
         return [xp.sum(_weighted(xp, w[:, None], value), axis=0), xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
 
-    loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, _tree(leaf, _leaves(xp, X, y, weight, offsets)))
+    loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, sums_along_tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
     return loss_sum, float(weight_sum), coef_sum, intercept_sum
 
 
@@ -55,6 +55,7 @@ def hessian(
     fit_intercept: bool,
     positive_weight: Float64 | None = None,
     standard: tuple[Float64, Float64] | None = None,
+    shared: bool = False,
 ) -> tuple[Float64, float, Float64, Float64, Float64]:
     """Sums of the loss, its gradient and its Hessian, as tasks.kernels.hessian has them."""
     xp = namespace_of(X)
@@ -68,12 +69,16 @@ def hessian(
         residual = _flat(xp, _weighted(xp, w[:, None, None], residual))
         sums = [xp.sum(_weighted(xp, w[:, None], value), axis=0), xp.sum(w), xp.matmul(residual.T, z), xp.sum(residual, axis=0)]
         design = xp.concat([z, xp.ones_like(z[:, :1])], axis=1) if fit_intercept else z
+        if shared:
+            return [*sums, _gram(xp, design, w)[None, None, None, :, :]]
         y, positive = _outputs(xp, loss, raw, target, positive_weight)
         curvature = _weighted(xp, w[:, None, None], loss.curvature(xp, y, raw) * positive + _unhidden(xp, raw))
         of_pairs = _coupled_blocks if loss.coupled else _separate_blocks
         return [*sums, xp.stack([of_pairs(xp, design, w, curvature[:, model, :]) for model in range(n_models)])]
 
-    loss_sum, weight_sum, coef_sum, intercept_sum, blocks = map(to_numpy, _tree(leaf, _leaves(xp, X, y, weight, offsets)))
+    loss_sum, weight_sum, coef_sum, intercept_sum, blocks = map(
+        to_numpy, sums_along_tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets)))
+    )
     return loss_sum, float(weight_sum), coef_sum, intercept_sum, _by_parameters(blocks, X.shape[1])
 
 
@@ -140,7 +145,7 @@ def hessian_vector(
         product = _flat(xp, _weighted(xp, w[:, None, None], curvature * direction))
         return [xp.matmul(product.T, rows), xp.sum(product, axis=0)]
 
-    coef_sum, intercept_sum = map(to_numpy, _tree(leaf, _leaves(xp, X, y, weight, offsets)))
+    coef_sum, intercept_sum = map(to_numpy, sums_along_tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
     return coef_sum, intercept_sum
 
 
@@ -226,12 +231,16 @@ def _leaves(xp: Any, X: Any, y: Any, weight: Any, offsets: Int64) -> Iterator[tu
         yield xp.astype(X[start:stop, :], xp.float64, copy=False), y[start:stop, ...], weight[start:stop]
 
 
-def _tree(leaf: Callable[[Any, Any, Any], Sums], partitions: Iterator[tuple[Any, Any, Any]]) -> Sums:
-    """The sums of the partitions along the fixed tree (see tasks.kernels.tree); too large a number is inf, as in compiled passes."""
+def _apply(leaf: Callable[[Any, Any, Any], Sums]) -> Callable[[tuple[Any, Any, Any]], Sums]:
+    return lambda arguments: leaf(*arguments)
+
+
+def sums_along_tree(leaves: Iterator[Sums]) -> Sums:
+    """The sums along the fixed tree (see tasks.kernels.tree); too large a number is inf, as in compiled passes."""
     stack: list[Sums] = []
     with np.errstate(all="ignore"):
-        for j, partition in enumerate(partitions):
-            stack.append(leaf(*partition))
+        for j, sums in enumerate(leaves):
+            stack.append(sums)
             rest = j + 1
             while rest & 1 == 0:
                 _merge(stack)

@@ -227,20 +227,22 @@ def hessian_pass(
     intercept: Float64,
     k: int,
     constant: bool,
+    shared: bool,
     fit_intercept: bool,
     shift: Float64,
     factor: Float64,
 ) -> Float64:
-    """Sums of loss, weight, gradient and Hessian, of rows factor (x - shift)."""
+    """Sums of loss, weight, gradient and Hessian, of rows factor (x - shift); shared: of one output of one model, which all others have."""
     m, p = coef.shape
     c = m // k
-    size = c * p + (c if fit_intercept else 0)
+    blocks, outputs = (1, 1) if shared else (k, c)
+    size = outputs * p + (outputs if fit_intercept else 0)
     rows = gram_rows(p)
     raw, residual, curvature = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
     target, row_weight, losses = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(k * rows)
     buffer, none, product = np.empty((rows, p)), np.empty(0), np.empty(m * p if m > 1 else 0)
     first = k + 1 + m * p + m
-    stack = new_stack(len(offsets) - 1, first + k * size * size)
+    stack = new_stack(len(offsets) - 1, first + blocks * size * size)
     top = 0
     for j in range(len(offsets) - 1):
         sums = stack[top]
@@ -259,14 +261,14 @@ def hessian_pass(
             add_outputs(r, m, sums[k + 1 + m * p : first])
             for model in range(1 if constant else k):
                 H = sums[first + model * size * size : first + (model + 1) * size * size].reshape(size, size)
-                add_hessian(coupled, constant, block, h, w, model * c * count, c, fit_intercept, H)
+                add_hessian(coupled, constant, block, h, w, model * c * count, outputs, fit_intercept, H)
         top = push(stack, top, j)
     sums = collapse(stack, top)
-    hessians = sums[first:].reshape(k, size, size)
-    if constant:
+    hessians = sums[first:].reshape(blocks, size, size)
+    if constant and not shared:
         repeat_first_output(hessians, p, c)
-    for model in range(k):
-        mirror(hessians[model], p, c)
+    for model in range(blocks):
+        mirror(hessians[model], p, outputs)
     return sums
 
 

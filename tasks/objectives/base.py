@@ -23,7 +23,8 @@ class Sums(NamedTuple):
     """Sums over some rows for k models: they add up along the tree.
 
     loss_sum (k,), weight_sum (k,), for models may count rows differently, gradient_sum (k, n) in the dtype of the parameters, hessian_sum
-    (k, n, n) or None. Of a Hessian-vector round, gradient_sum holds the products and loss_sum is zero.
+    (k, n, n) or None. Of a Hessian-vector round, gradient_sum holds the products and loss_sum is zero. hessian_sum of a Gram round: see
+    `GramSums`.
     """
 
     loss_sum: Float64
@@ -98,6 +99,23 @@ class HessianSums(Protocol):
 
     def hessian(self, group: Group, parameters: Float64) -> Sums:
         """Sums of the loss, its gradient and its Hessian: as loss_and_gradient, with hessian_sum."""
+        ...
+
+
+@runtime_checkable
+class GramSums(Protocol):
+    """A further oracle, of quadratic losses: outputs do not meet, and all have the same second derivatives, the Gram matrix of the rows.
+
+    The parameters of an output are its p coefficients and perhaps an intercept: q numbers.
+    """
+
+    def gram(self, group: Group, parameters: Float64) -> Sums:
+        """As `hessian`, but hessian_sum (1, q, q) has the block of one output, which all outputs of all models share."""
+        ...
+
+    def gram_in_basis(self, group: Group, parameters: Float64, basis: Float64) -> Sums:
+        """As `gram`, in the coordinates that basis (k, p, p) makes of the columns: hessian_sum (k, q, q + c) is the Gram matrix of rows
+        [z @ basis, 1], and beside it the gradient of each output in these coordinates. gradient_sum is as ever."""
         ...
 
 

@@ -16,10 +16,10 @@ from tasks.typing import Array, Float64
 class Evaluation(NamedTuple):
     """The objective of one model at the parameters asked for, after the one division: mean loss plus penalty.
 
-    value, gradient (n,), hessian (n, n) or None, n_free: that many trailing parameters (the intercepts) are not penalised; weight: of the
-    rows together, 0 when there was none; noise: how far rounding in the raw predictions can move the value; units (n - n_free,): factors by
-    which the penalised parameters are multiplied to have the user's units, None where they have them; penalty: of the first parameters, all
-    but n_free, whose prox is for strategies that take kinks.
+    value, gradient (n,), hessian (n, n), or as `GramSums` says, or None, n_free: that many trailing parameters (the intercepts) are not
+    penalised; weight: of the rows together, 0 when there was none; noise: how far rounding in the raw predictions can move the value; units
+    (n - n_free,): factors by which the penalised parameters are multiplied to have the user's units, None where they have them; penalty: of
+    the first parameters, all but n_free, whose prox is for strategies that take kinks.
     """
 
     value: float
@@ -32,19 +32,21 @@ class Evaluation(NamedTuple):
     penalty: Penalty = L2()
 
 
-def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array) -> Evaluation:
+def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array, *, gram: bool = False) -> Evaluation:
     """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the sums, at parameters (n,).
 
-    Rows of no weight at all (they can make up a sample) give NaN, never an exception.
+    gram: the Hessian is that of `GramSums`, (q, q) or (q, q + c), of the mean loss alone, without the penalty. Rows of no weight
+    at all (they can make up a sample) give NaN, never an exception.
     """
     weight = float(sums.weight_sum[model]) or np.nan
     coef = parameters[: layout.n_coef]
     gradient = quotient(sums.gradient_sum[model], weight)
     hessian = None
     if sums.hessian_sum is not None:
-        hessian = sums.hessian_sum[model] / weight
-        diagonal = np.arange(layout.n_coef)
-        hessian[diagonal, diagonal] += penalty.curvature(coef)
+        hessian = sums.hessian_sum[model if len(sums.hessian_sum) > 1 else 0] / weight
+        if not gram:
+            diagonal = np.arange(layout.n_coef)
+            hessian[diagonal, diagonal] += penalty.curvature(coef)
     elif layout.standard is not None:
         standardise(gradient, layout)
     gradient[: layout.n_coef] += penalty.gradient(coef)

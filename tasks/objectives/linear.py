@@ -123,6 +123,29 @@ class LinearObjective:
         return Sums(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k))
 
     def hessian(self, group: Group, parameters: Float64) -> Sums:
+        return self._hessian(group, parameters, shared=False)
+
+    def gram(self, group: Group, parameters: Float64) -> Sums:
+        self._require_gram()
+        return self._hessian(group, parameters, shared=True)
+
+    def gram_in_basis(self, group: Group, parameters: Float64, basis: Float64) -> Sums:
+        self._require_gram()
+        standard = self.standard or Standardisation(np.zeros(self.n_columns), np.ones(self.n_columns))
+        coef, intercept = self.split(parameters)
+        found = [
+            kernels.gram_in_basis(*self._rows(group), coef[i], intercept[i], self.fit_intercept, standard, basis[i])
+            for i in range(len(parameters))
+        ]
+        losses, weights, coef_sums, intercept_sums, grams = zip(*found, strict=True)
+        flat = self._flat(np.stack(coef_sums), np.stack(intercept_sums), len(parameters))
+        return Sums(np.concatenate(losses), np.array(weights), flat, np.stack(grams))
+
+    def _require_gram(self) -> None:
+        if not self.loss.constant_curvature:
+            raise TypeError(f"the {self.loss.name} loss has no Gram matrix, because its curvature is not constant; use Newton")
+
+    def _hessian(self, group: Group, parameters: Float64, *, shared: bool) -> Sums:
         coef, intercept = self._stacked(*self.split(parameters))
         loss, weight, coef_sum, intercept_sum, hessian = self._passes.hessian(
             *self._rows(group),
@@ -132,6 +155,7 @@ class LinearObjective:
             self.fit_intercept,
             self._positive_weight,
             self.standard,
+            shared,
         )
         k = len(parameters)
         return Sums(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k), hessian)

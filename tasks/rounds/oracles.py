@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from tasks.objectives.base import HessianSums, HessianVectorSums, Objective, Scored, Sums, add_sums
+from tasks.objectives.base import GramSums, HessianSums, HessianVectorSums, Objective, Scored, Sums, add_sums
 from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
@@ -24,8 +24,9 @@ from tasks.typing import Array
 
 class Broadcast(NamedTuple):
     """What workers get in a round: the objective and the parameters (k, n) of its k models; direction (k, n) for rounds that need a second
-    vector; penalties (k) for oracles that need them on the workers. row_step: only every row_step-th row of each partition counts, in all
-    sums; batch: only its rows do. marked: whether the sums of each subtree are to have a mark."""
+    vector, or (k, p, p) for a basis of the columns; penalties (k) for oracles that need them on the workers. row_step: only every
+    row_step-th row of each partition counts, in all sums; batch: only its rows do. marked: whether the sums of each subtree are to have a
+    mark."""
 
     objective: Any  # has what its strategy's oracles need: checked once, when the fit starts
     oracle: str
@@ -46,6 +47,7 @@ class OracleSpec(NamedTuple):
                model axis
     subset     which rows it is about: those that are trained on, or those that a batch's sampling holds out
     penalised  whether workers need the penalties
+    compiled   whether what it asks of linear models is compiled on first use
     """
 
     needs: type
@@ -53,6 +55,7 @@ class OracleSpec(NamedTuple):
     evaluate: Callable[[Request, Any, int, Objective, Penalty], Evaluation]
     subset: Literal["training", "held out"] = "training"
     penalised: bool = False
+    compiled: bool = True
 
 
 # -- on the workers ------------------------------------------------------------------------------------------------------------------
@@ -80,6 +83,18 @@ def hessian(group: Group, broadcast: Broadcast) -> Sums:
 def local_models(group: Group, broadcast: Broadcast) -> Sums:
     """The quadratic models of each partition: see `tasks.rounds.local_models`."""
     return local_hessian(broadcast.objective, group, broadcast.parameters, broadcast.penalties)
+
+
+def gram(group: Group, broadcast: Broadcast) -> Sums:
+    """Losses, gradients and the Hessian of one output, which all outputs share."""
+    found: Sums = broadcast.objective.gram(group, broadcast.parameters)
+    return found
+
+
+def gram_in_basis(group: Group, broadcast: Broadcast) -> Sums:
+    """The same in the coordinates that `direction` (k, p, p) makes of the columns."""
+    found: Sums = broadcast.objective.gram_in_basis(group, broadcast.parameters, broadcast.direction)
+    return found
 
 
 def hessian_vector(group: Group, broadcast: Broadcast) -> Sums:
@@ -139,6 +154,11 @@ def at_parameters(request: Request, sums: Sums, model: int, objective: Objective
     return evaluate(divided(request, sums), model, objective.layout, penalty, request.parameters)
 
 
+def gram_at_parameters(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+    """Value and gradient at the parameters asked for, and the Hessian of one output's mean loss."""
+    return evaluate(divided(request, sums), model, objective.layout, penalty, request.parameters, gram=True)
+
+
 def difference(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
     """The value, and the gradient less that at the direction asked for."""
     assert request.direction is not None
@@ -182,6 +202,11 @@ def matrix_bytes(broadcast: Broadcast, n_columns: int) -> int:
     return broadcast.parameters.nbytes * broadcast.parameters.shape[1]
 
 
+def gram_bytes(broadcast: Broadcast, n_columns: int) -> int:
+    """Bytes of sums that are a matrix of the columns by themselves."""
+    return 8 * (n_columns + 1) ** 2
+
+
 def score_bytes(broadcast: Broadcast, n_columns: int) -> int:
     """Bytes of the sums of scores: few."""
     return 8 * len(broadcast.parameters)
@@ -207,6 +232,10 @@ ORACLES: Final[dict[str, OracleSpec]] = {
     "gradient_difference": OracleSpec(Objective, reduction("gradient-difference", gradient_difference, ahead=next_batch), difference),
     "hessian": OracleSpec(HessianSums, reduction("hessian", hessian, n_bytes=matrix_bytes), at_parameters),
     "local_hessian": OracleSpec(HessianSums, reduction("local-hessian", local_models, n_bytes=matrix_bytes), at_parameters, penalised=True),
+    "gram": OracleSpec(GramSums, reduction("gram", gram, n_bytes=gram_bytes), gram_at_parameters),
+    "gram_in_basis": OracleSpec(
+        GramSums, reduction("gram-in-basis", gram_in_basis, n_bytes=gram_bytes), gram_at_parameters, compiled=False
+    ),
     "hessian_vector": OracleSpec(HessianVectorSums, reduction("hessian-vector", hessian_vector), product),
     "score": OracleSpec(Scored, reduction("score", scores, combine=add_all_scores, n_bytes=score_bytes), score, subset="held out"),
 }

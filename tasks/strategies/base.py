@@ -22,7 +22,8 @@ class Request(NamedTuple):
     over a sample of the rows; batch: over its rows; weight: what sums are divided by, where that is not the weight of the rows.
 
     "local_hessian" asks for the quadratic models of `tasks.rounds.local_models`: their gradients and Hessians in place of those at
-    `parameters`. "gradient_difference" for the gradient less that at `direction`. "score" for accuracy or R² as the value.
+    `parameters`. "gradient_difference" for the gradient less that at `direction`. "gram_in_basis" for sums in the coordinates that a basis
+    (p, p) of the columns makes, in the place of `direction`. "score" for accuracy or R² as the value.
     """
 
     oracle: str

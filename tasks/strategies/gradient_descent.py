@@ -26,7 +26,7 @@ from tasks.typing import Float64
 class GradientDescentState(NamedTuple):
     """accepted: the evaluated point that the next step leaves from (with Nesterov's method an extrapolated one); pending (n,): the point
     that takes its place once it is evaluated, or None while a trial is; previous (n,): the last iterate; first_value: the objective at
-    the start, inf before; age: Nesterov's t."""
+    the start, inf before; first_fall: what the first step would lower it by on a straight slope; age: Nesterov's t."""
 
     iterate: Iterate
     pending: Float64 | None
@@ -34,6 +34,7 @@ class GradientDescentState(NamedTuple):
     velocity: Float64
     step_size: float
     first_value: float
+    first_fall: float
     age: float
     iteration: int
     status: Status
@@ -49,7 +50,7 @@ class GradientDescent:
     nesterov     Y. Nesterov (1983), in the form of A. Beck and M. Teboulle, FISTA, SIAM J. Imaging Sci. 2 (2009), with the gradient
                  restart of B. O'Donoghue and E. Candès, Found. Comput. Math. 15 (2015); with momentum > 0, that constant instead of t
     Converged when max |gradient| <= tol. Stalled when no step is short enough. Diverged when the objective leaves the numbers or exceeds
-    1e3 times its first value.
+    1e3 times its first value, or what the first step promised where that is more.
 
     Raises ValueError for a step size that is not positive, momentum outside [0, 1), or momentum with backtracking; for max_iter below 1,
     and for a tol that is negative or NaN.
@@ -78,7 +79,7 @@ class GradientDescent:
         step = 1.0 if self.step_size == "backtracking" else float(self.step_size)
         start = starting_point(parameters)
         here, rest = start.parameters, np.zeros_like(start.parameters)
-        return GradientDescentState(start, here, here, rest, step, np.inf, 1.0, 0, RUNNING)
+        return GradientDescentState(start, here, here, rest, step, np.inf, 0.0, 1.0, 0, RUNNING)
 
     def request(self, state: GradientDescentState) -> Request:
         return Request("loss_and_gradient", self._trial(state) if state.pending is None else state.pending)
@@ -109,7 +110,8 @@ class GradientDescent:
         """Value and gradient of the pending point have arrived: the next step leaves from there."""
         state = state._replace(iterate=point, pending=None)
         if state.first_value == np.inf:
-            state = state._replace(first_value=evaluation.value)
+            square = float(evaluation.gradient @ evaluation.gradient)
+            state = state._replace(first_value=evaluation.value, first_fall=state.step_size * square)
             if not finite(evaluation):
                 return state._replace(status=not_finite_at_start(point.parameters))
         else:
@@ -120,7 +122,7 @@ class GradientDescent:
         return self._fixed_step(state)
 
     def _status(self, state: GradientDescentState, evaluation: Evaluation) -> Status:
-        if not finite(evaluation) or evaluation.value > 1e3 * max(abs(state.first_value), 1e-3):
+        if not finite(evaluation) or evaluation.value > 1e3 * max(abs(state.first_value), state.first_fall):
             cure = "lower step_size, or use step_size='backtracking'"
             return Status("diverged", f"the objective went from {state.first_value:.3g} to {evaluation.value:.3g}; {cure}")
         return status_after(state.iteration, evaluation.gradient, self.tol, self.max_iter)

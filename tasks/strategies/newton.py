@@ -138,7 +138,8 @@ class Newton:
 
 
 def solve_newton(hessian: Float64, gradient: Float64, n_free: int, units: Float64 | None = None) -> Float64:
-    """hessian^-1 gradient, (n,), of least norm in the penalised parameters, times `units` if given, where the Hessian is singular.
+    """hessian^-1 gradient, (n,), of least norm in the penalised parameters, times `units` if given, where the Hessian is singular; gradient
+    may be several, (n, t).
 
     The n_free trailing parameters (intercepts) are eliminated first (Schur complement), which centres the columns: large means do
     not cost digits, and for squared loss the least-norm solution is that of the centred problem, as scikit-learn's.
@@ -160,60 +161,78 @@ def generalised_inverse(matrix: Float64) -> Float64:
     diagonal = np.diagonal(matrix)
     scale = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
     values, vectors = linalg.eigh(matrix * scale[:, None] * scale[None, :]) if len(matrix) else (diagonal, matrix)
-    kept = values > lost_below(len(matrix)) * np.max(values, initial=0.0)
+    kept = values > lost_below(len(matrix))
     root = scale[:, None] * vectors[:, kept] / np.sqrt(values[kept])
     return np.asarray(root @ root.T)
 
 
 def lost_below(n: int) -> float:
-    """The share of the largest eigenvalue of a matrix (n, n) of unit diagonal below which others are taken for rounding."""
+    """The eigenvalue of a matrix (n, n) of unit diagonal up to which it is taken for rounding."""
     return 10 * n * float(np.finfo(np.float64).eps)
 
 
 def solve_least_norm(matrix: Float64, right: Float64, units: Float64 | None = None, before: Float64 | None = None) -> Float64:
-    """matrix^-1 right, (n,), for a symmetric positive semidefinite matrix.
+    """matrix^-1 right, for a symmetric positive semidefinite matrix and right (n,) or (n, t).
 
     Of all solutions the one of least norm, after multiplication with units (n,), if given. before (n,): the diagonal as it was before
-    something was subtracted from it. Cholesky after scaling to unit diagonal. When that meets a pivot lost in rounding, eigenvalues of the
-    scaled matrix up to 10 n eps of the largest count as zero; so does what is left of a diagonal element, up to 10 n eps of it. Which those
-    are does not hang on units.
+    something was subtracted from it. Eigenvalues of the matrix, scaled to unit diagonal, up to 10 n eps count as zero; so does what is left
+    of a diagonal element, up to 10 n eps of it. Which those are does not hang on units. Where a Cholesky factor shows that all are larger,
+    it takes their place.
     """
     diagonal = np.diagonal(matrix)
     tiny = lost_below(len(right))
     used = np.flatnonzero(diagonal > (0.0 if before is None else tiny * before))
     if len(used) < len(right):
-        step = np.zeros(len(right))
+        step = np.zeros(right.shape)
         step[used] = solve_least_norm(matrix[np.ix_(used, used)], right[used], None if units is None else units[used])
         return step
+    if not len(right):
+        return np.zeros(right.shape)
     scale = 1.0 / np.sqrt(diagonal)
     scaled = matrix * scale[:, None] * scale[None, :]
+    along = column(scale, right)
     try:
         factor = linalg.cho_factor(scaled, lower=True)
-        if len(right) == 0 or np.min(np.diagonal(factor[0])) ** 2 > tiny:
-            return np.asarray(scale * linalg.cho_solve(factor, scale * right))
+        if smallest_eigenvalue(scaled, factor[0]) > tiny:
+            return np.asarray(along * linalg.cho_solve(factor, along * right))
     except linalg.LinAlgError:
         pass
     values, vectors = linalg.eigh(scaled)
-    n_free = int(np.sum(values <= tiny * max(values[-1], 0.0)))
+    n_free = int(np.sum(values <= tiny))
     vectors[np.abs(vectors) <= tiny] = 0.0  # rounding, which units that differ by much would enlarge
     kept = vectors[:, n_free:]
-    step = scale * (kept @ ((kept.T @ (scale * right)) / values[n_free:]))
+    step = along * (kept @ ((kept.T @ (along * right)) / column(values[n_free:], right)))
     return least_norm(step, scale, vectors, n_free, np.ones(len(right)) if units is None else units)
+
+
+def column(values: Float64, like: Float64) -> Float64:
+    """values (n,) in a shape that broadcasts to that of `like`, (n,) or (n, t)."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def smallest_eigenvalue(matrix: Float64, factor: Float64) -> float:
+    """A number that is hardly above the smallest eigenvalue of a matrix (n, n), by its lower Cholesky factor: 1 over the 1-norm of the
+    inverse, which LAPACK estimates."""
+    norm = float(np.max(np.sum(np.abs(matrix), axis=0)))
+    share, _ = linalg.lapack.dpocon(factor, norm, uplo="L")
+    return float(share) * norm
 
 
 def least_norm(step: Float64, scale: Float64, vectors: Float64, n_free: int, units: Float64) -> Float64:
     """The x for which units x has the least norm, of all x with the same products vectors[:, n_free:].T @ (x / scale) as step (n,).
 
-    vectors (n, n) are orthonormal. By least squares in the smaller of the two spaces; what is solved never moves but along the free one.
-    Units count as at least RANGE of the largest: along elements that a norm does not see, rounding would go anywhere.
+    step may be several, (n, t). vectors (n, n) are orthonormal. By least squares in the smaller of the two spaces; what is
+    solved never moves but along the free one. Units count as at least RANGE of the largest: along elements that a norm does not see,
+    rounding would go anywhere.
     """
     units = np.maximum(units, RANGE * np.max(units))
     free, kept = vectors[:, :n_free], vectors[:, n_free:]
     if n_free <= len(step) // 2:
         along = scale[:, None] * free
-        best = linalg.lstsq(units[:, None] * along, -units * step, lapack_driver="gelsy")[0]
+        best = linalg.lstsq(units[:, None] * along, -column(units, step) * step, lapack_driver="gelsy")[0]
         return np.asarray(step + along @ best)
     basis, corner = linalg.qr(kept / (scale * units)[:, None], mode="economic")
+    scale, units = column(scale, step), column(units, step)
     best = basis @ linalg.solve_triangular(corner, kept.T @ (step / scale), trans="T") / units
     return np.asarray(best + scale * (kept @ (kept.T @ ((step - best) / scale))))
 

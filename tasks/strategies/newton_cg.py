@@ -35,7 +35,7 @@ class Solve(NamedTuple):
 
 class NewtonCGState(NamedTuple):
     """solve: the running inner solve, or None while a point is evaluated; direction, length: the trial of the line search; solved: whether
-    the direction is the Newton step to half of the gradient."""
+    the direction is the Newton step to half of the gradient; first_norm: the length of the first gradient."""
 
     iterate: Iterate
     solve: Solve | None
@@ -44,14 +44,16 @@ class NewtonCGState(NamedTuple):
     iteration: int
     status: Status
     solved: bool = False
+    first_norm: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NewtonCG:
     """Inexact Newton; Nocedal and Wright, Numerical Optimization, 2nd edition, algorithm 7.1 (line-search Newton-CG).
 
-    The inner solve stops at |residual| <= min(0.5, sqrt |gradient|) |gradient| or after max_products products; the step is
-    halved until it lowers the objective (Armijo, 1e-4). Converged and stalled as `Newton`.
+    The inner solve stops at |residual| <= min(0.5, sqrt(|gradient| / |first gradient|)) |gradient| or after max_products products; the
+    step is halved until it lowers the objective (Armijo, 1e-4). Converged and stalled as `Newton`; shares (n,): of tol, for each component
+    of the gradient, None for all of it.
 
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
@@ -62,6 +64,7 @@ class NewtonCG:
     tol: float = 1e-4
     max_iter: int = 100
     max_products: int = 200
+    shares: Float64 | None = None
 
     def __post_init__(self) -> None:
         check_tolerances(tol=self.tol)
@@ -82,7 +85,7 @@ class NewtonCG:
         if state.length == 0.0:
             if not finite(evaluation):
                 return state._replace(iterate=point, status=not_finite_at_start(point.parameters))
-            return self._next(state._replace(iterate=point))
+            return self._next(state._replace(iterate=point, first_norm=float(np.linalg.norm(point.gradient))))
         return self._judge(state, point, evaluation)
 
     def _judge(self, state: NewtonCGState, point: Iterate, evaluation: Evaluation) -> NewtonCGState:
@@ -103,7 +106,8 @@ class NewtonCG:
         return state.iterate.parameters + state.length * state.direction
 
     def _next(self, state: NewtonCGState) -> NewtonCGState:
-        status = status_after(state.iteration, state.iterate.gradient, self.tol, self.max_iter)
+        gradient = state.iterate.gradient if self.shares is None else state.iterate.gradient / self.shares
+        status = status_after(state.iteration, gradient, self.tol, self.max_iter)
         if status.kind != "running":
             return state._replace(status=status)
         residual = -state.iterate.gradient
@@ -121,7 +125,7 @@ class NewtonCG:
         step = solve.step + length * solve.search
         residual = solve.residual - length * product
         products = solve.products + 1
-        if np.linalg.norm(residual) <= min(0.5, gradient_norm**0.5) * gradient_norm or products >= self.max_products:
+        if np.linalg.norm(residual) <= min(0.5, (gradient_norm / state.first_norm) ** 0.5) * gradient_norm or products >= self.max_products:
             return self._line_search(state, step, residual)
         search = residual + (float(residual @ residual) / square) * solve.search
         return state._replace(solve=Solve(step, residual, search, products))

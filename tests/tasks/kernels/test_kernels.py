@@ -539,3 +539,48 @@ def test_a_kernel_refers_to_its_arguments_alone() -> None:
     for kernel, name in ((of_power(1.5), "power"), (of_module, "PARAMETER"), (nested, "<lambda>")):
         with pytest.raises(ValueError, match=f"{kernel.__name__} refers to .*{name}.*pass numbers as `parameters`"):
             pointwise.address_of(kernel, False)
+
+
+# -- Gram matrices -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "few", "array api"])
+@pytest.mark.parametrize(("k", "c"), [(1, 1), (1, 3), (2, 2)])
+def test_outputs_of_constant_curvature_share_a_block(k: int, c: int, kind: str) -> None:
+    """Bitwise the first block of the whole Hessian; no loss whose curvature is another one for each output has any."""
+    q, passes = make(SQUARED, c, k, 5, [40, 0, 600, 13]), passes_for(kind)
+    rest = (as_kind(q.X, kind), q.y, q.weight, q.offsets, q.coef, q.intercept, q.k)
+    for fit_intercept in (True, False):
+        whole, shared = (passes.hessian(q.loss, *rest, fit_intercept, shared=shared) for shared in (False, True))
+        own = [*range(5), *([c * 5] if fit_intercept else [])]
+        same_bits(shared, [*whole[:4], whole[4][:1, own][:, :, own]])
+    with pytest.raises(AssertionError):
+        kernels.hessian(LOGISTIC, *rest, True, shared=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_grams_in_a_basis_equal_the_definition(kind: str, weighted: bool, fit_intercept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions of several blocks, too."""
+    monkeypatch.setattr("tasks.kernels.basis.NUMBERS_A_BLOCK", 64 * 5)
+    q, random = make(SQUARED, 3, 1, 5, [40, 0, 600, 13]), np.random.default_rng(3)
+    X = as_kind(q.X, kind)
+    shift, factor, basis = random.normal(size=5), np.exp2(random.integers(-3, 3, 5)), random.normal(size=(5, 5))
+    weight = q.weight if weighted else np.ones(len(q.X))
+    z = factor * (q.X - shift)
+    error = z @ q.coef.T + q.intercept - q.y
+    inside = np.column_stack([z @ basis, np.ones((len(z), int(fit_intercept)))])
+    expected = (
+        np.array([0.5 * weight @ np.sum(error**2, axis=1)]),
+        weight.sum(),
+        error.T @ (weight[:, None] * z),
+        weight @ error,
+        np.column_stack([inside.T @ (weight[:, None] * inside), inside.T @ (weight[:, None] * error)]),
+    )
+    given = q.weight if weighted else None
+    rest = (q.offsets, q.coef, q.intercept, fit_intercept, (shift, factor), basis)
+    close(kernels.gram_in_basis(q.loss, X, q.y, given, *rest), expected, 1e-11)
+    if kind == "float64":
+        other = array_api_strict.asarray(q.X)
+        close(kernels.gram_in_basis(q.loss, other, array_api_strict.asarray(q.y), given, *rest), expected, 1e-11)

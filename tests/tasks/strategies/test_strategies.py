@@ -24,6 +24,7 @@ from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.line_search import Point, acceptable
 from tasks.strategies.newton import Newton, solve_least_norm, solve_newton
 from tasks.strategies.newton_cg import NewtonCG
+from tasks.strategies.quadratic_newton import QuadraticNewton
 from tasks.strategies.sampled_newton import SampledNewton
 
 Float64 = NDArray[np.float64]
@@ -225,9 +226,10 @@ def test_product_rounds_bring_the_weight_of_their_rows_however_groups_are_cut() 
 # -- hyperparameters -----------------------------------------------------------------------------------------------------------------
 
 
+FULL_PASSES = (GradientDescent, LBFGS, Newton, NewtonCG, QuadraticNewton, SampledNewton)
 IMPOSSIBLE: list[tuple[type, str, Any]] = [
-    *[(kind, "tol", tol) for kind in (GradientDescent, LBFGS, Newton, NewtonCG, SampledNewton) for tol in (-1e-9, np.nan, "small")],
-    *[(kind, "max_iter", count) for kind in (GradientDescent, LBFGS, Newton, NewtonCG, SampledNewton) for count in (0, 2.5, None)],
+    *[(kind, "tol", tol) for kind in FULL_PASSES for tol in (-1e-9, np.nan, "small")],
+    *[(kind, "max_iter", count) for kind in FULL_PASSES for count in (0, 2.5, None)],
     *[(kind, "memory", count) for kind in (LBFGS, SampledNewton) for count in (0, -1)],
     *[(kind, "row_step", count) for kind in (Newton, SampledNewton) for count in (0, 1.5)],
     (Newton, "decrement_tol", np.nan),
@@ -333,3 +335,113 @@ def test_lbfgs_goes_on_where_values_are_rounding() -> None:
     state, _ = run(LBFGS(tol=1e-12, max_iter=300), beside_a_constant, np.zeros(12))
     assert state.status.kind == "converged", state.status
     np.testing.assert_allclose(state.iterate.parameters, Quadratic().solution, rtol=1e-9)
+
+
+# -- ranks, units and quadratics -----------------------------------------------------------------------------------------------------
+
+
+def test_a_duplicate_elsewhere_takes_no_direction_away() -> None:
+    """One rule for a matrix that Cholesky takes and the same beside an exact duplicate: here a direction of 1e-12 of the others' size."""
+    random = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(random.normal(size=(30, 30)))
+    sizes = np.linspace(0.5, 1.5, 30)
+    sizes[0] = 1e-12
+    matrix = (basis * sizes) @ basis.T
+    right = matrix @ np.ones(30)
+    alike = np.block([[np.full((100, 100), 1.0), np.zeros((100, 30))], [np.zeros((30, 100)), matrix]])
+    step = solve_least_norm(alike, np.concatenate([np.ones(100), right]))
+    np.testing.assert_allclose(step[:100], 0.01, rtol=1e-9)
+    np.testing.assert_allclose(step[100:], solve_least_norm(matrix, right), atol=1e-2)
+
+
+def test_several_right_sides_are_solved_as_each_alone() -> None:
+    random = np.random.default_rng(1)
+    rows = random.normal(size=(50, 8))
+    for matrix in (rows.T @ rows, np.block([[rows.T @ rows] * 2] * 2)):
+        right = matrix @ random.normal(size=(len(matrix), 3))
+        together = solve_newton(matrix, right, 1, np.geomspace(1, 100, len(matrix) - 1))
+        for i in range(3):
+            np.testing.assert_allclose(
+                together[:, i], solve_newton(matrix, right[:, i], 1, np.geomspace(1, 100, len(matrix) - 1)), rtol=1e-9, atol=1e-12
+            )
+
+
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**40])
+def test_no_step_of_conjugate_gradients_hangs_on_the_unit_of_the_objective(unit: float) -> None:
+    def in_units(w: Float64) -> tuple[float, Float64, Float64]:
+        value, gradient, hessian = Quadratic()(w)
+        return unit * value, unit * gradient, unit * hessian
+
+    (plain, rounds), (scaled, other) = (
+        run(NewtonCG(tol=1e-10 * by), function, np.zeros(12)) for by, function in ((1.0, Quadratic()), (unit, in_units))
+    )
+    assert rounds == other
+    np.testing.assert_array_equal(plain.iterate.parameters, scaled.iterate.parameters)
+
+
+def test_each_parameter_has_its_share_of_the_tolerance() -> None:
+    strategy = NewtonCG(tol=1e-3, shares=np.geomspace(1e-9, 1.0, 12))
+    state, _ = run(strategy, Quadratic(), np.zeros(12))
+    assert state.status.kind == "converged"
+    assert np.all(np.abs(state.iterate.gradient) <= 1e-3 * np.geomspace(1e-9, 1.0, 12))
+
+
+@pytest.mark.parametrize("unit", [2.0**-40, 1.0, 2.0**40])
+def test_divergence_is_seen_in_any_unit_of_the_objective(unit: float) -> None:
+    """In the same round; and a start next to the optimum, from which momentum leads away for a while, is none."""
+
+    def in_units(w: Float64) -> tuple[float, Float64, Float64]:
+        value, gradient, hessian = Quadratic()(w)
+        return unit * value, unit * gradient, unit * hessian
+
+    state, rounds = run(GradientDescent(step_size=0.3 / unit, tol=1e-10 * unit), in_units, np.zeros(12))
+    assert state.status.kind == "diverged"
+    assert rounds == run(GradientDescent(step_size=0.3, tol=1e-10), Quadratic(), np.zeros(12))[1]
+
+
+def columns(X: Float64, y: Float64, c: int = 1) -> tuple[LinearObjective, Group]:
+    return LinearObjective(LOSSES["squared"], X.shape[1], c, True), Group(X, y, None, np.array([0, len(X)]), 0)
+
+
+def fit_quadratic(strategy: QuadraticNewton, objective: LinearObjective, group: Group, penalty: L2) -> tuple[Any, list[str]]:
+    """The final state, and what was asked."""
+    state, asked = strategy.init(np.zeros(objective.layout.size)), []
+    while state.status.kind == "running":
+        request = strategy.request(state)
+        asked.append(request.oracle)
+        at = request.parameters[None]
+        sums = objective.gram(group, at) if request.direction is None else objective.gram_in_basis(group, at, request.direction[None])
+        evaluation = evaluate(sums, 0, objective.layout, penalty, request.parameters, gram=True)
+        state = pickle.loads(pickle.dumps(strategy.update(state, evaluation)))  # as checkpoints have it
+        assert len(asked) < 20
+    return state, asked
+
+
+def test_a_quadratic_takes_a_step_and_a_look() -> None:
+    random = np.random.default_rng(0)
+    X, Y = random.normal(size=(60, 4)), random.normal(size=(60, 3))
+    penalty = L2(np.repeat([0.1, 0.1, 2.0], 4))
+    state, asked = fit_quadratic(QuadraticNewton(), *columns(X, Y, 3), penalty)
+    assert (state.status.kind, asked, state.iteration) == ("converged", ["gram", "gram"], 1)
+    for target, strength in enumerate([0.1, 0.1, 2.0]):
+        centred = X - X.mean(axis=0)
+        wanted = np.linalg.solve(centred.T @ centred / 60 + strength * np.eye(4), centred.T @ Y[:, target] / 60)
+        np.testing.assert_allclose(state.iterate.parameters[: 3 * 4].reshape(3, 4)[target], wanted, rtol=1e-9)
+
+
+def test_a_quadratic_that_lost_digits_is_asked_for_in_a_basis() -> None:
+    """Also from a tolerance of zero: it ends at rounding."""
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 80))
+    X = np.column_stack([a, a + 1e-9 * b])
+    for tol in (1e-6, 0.0):
+        state, asked = fit_quadratic(QuadraticNewton(tol=tol), *columns(X, b), L2(0.0))
+        assert state.status.kind == "converged", state.status
+        assert asked[:3] == ["gram", "gram", "gram_in_basis"]
+        np.testing.assert_allclose(state.iterate.parameters[:2], [-1e9, 1e9], rtol=1e-6)
+
+
+def test_a_loss_whose_curvature_is_not_constant_has_no_gram() -> None:
+    objective, group = some_rows()
+    with pytest.raises(TypeError, match="the logistic loss has no Gram matrix, because its curvature is not constant; use Newton"):
+        objective.gram(group, np.zeros((1, 7)))
