@@ -104,7 +104,7 @@ def hessian(
     """
     assert loss.constant_curvature or not shared
     if not isinstance(X, np.ndarray | sp.csr_array):
-        return array_api.hessian(loss, X, y, weight, offsets, coef, intercept, n_models, fit_intercept, positive_weight, standard)
+        return array_api.hessian(loss, X, y, weight, offsets, coef, intercept, n_models, fit_intercept, positive_weight, standard, shared)
     rows, kind = _rows(X)
     shift, factor = (np.zeros(X.shape[1]), np.ones(X.shape[1])) if standard is None else standard
     sums = _compiled(passes.hessian_pass, kind)(
