@@ -265,6 +265,59 @@ def test_files_that_lack_a_column(tmp_path: Path) -> None:
     assert (left.partition, "it lacks columns" in left.reason) == (2, True)
     with pytest.raises(ValueError, match=rf"partition 2 \(.*part-2\.parquet.*\): {LACKS}"):
         predict_files(Ridge().fit(FRAME, Y), [str(tmp_path)], tmp_path / "out.csv")
+    predicted = Ridge().fit(FRAME, Y).predict(Dataset.read_parquet(tmp_path, target="t"))
+    for made in (predicted.compute, lambda: np.asarray(predicted)):
+        with pytest.raises(ValueError, match=rf"partition 2 \(.*part-2\.parquet, row group 0\): {LACKS}"):
+            made()
+
+
+def test_a_file_that_is_damaged_before_it_is_predicted(tmp_path: Path) -> None:
+    file = tmp_path / "1.parquet"
+    FRAME.assign(t=Y).to_parquet(file)
+    predicted = Ridge().fit(FRAME, Y).predict(Dataset.read_parquet(tmp_path, target="t"))
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"partition 0 \(.*1\.parquet, row group 0\)"):
+        predicted.compute()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"urlpath": None}, "path of the files must be text, a pathlib.Path or a list of these, got None"),
+        ({"urlpath": 3}, "got 3"),
+        ({"urlpath": []}, r"got \[\]"),
+        ({"urlpath": {}}, r"got \{\}"),
+        ({"columns": 3}, "columns must be a list of names, got 3; the columns are 'a', 'b', 'c', 't'"),
+        ({"columns": "ab"}, "columns must be a list of names, got 'ab'"),
+        ({"target": ["t"]}, r"target must be the name of one column, got \['t'\]; the columns are 'a', 'b', 'c', 't'"),
+        ({"target": None}, "target must be the name of one column, got None"),
+        ({"sample_weight": ["a"]}, "sample_weight must be the name of one column"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_paths_and_names_that_are_none(tmp_path: Path, suffix: str, options: dict[str, Any], message: str) -> None:
+    file, frame = tmp_path / f"rows.{suffix}", FRAME.assign(t=Y)
+    frame.to_csv(file, index=False) if suffix == "csv" else frame.to_parquet(file)
+    read = Dataset.read_csv if suffix == "csv" else Dataset.read_parquet
+    with pytest.raises(TypeError, match=message):
+        read(**{"urlpath": file, "target": "t"} | options)
+
+
+def test_labels_in_an_object_array_are_scored_as_they_are_fitted() -> None:
+    labels = (FRAME["a"].to_numpy() > FRAME["a"].median()).astype(object)
+    model = LogisticRegression().fit(FRAME, labels)
+    assert model.score(FRAME, labels) == np.mean(model.predict(FRAME) == labels)
+
+
+@pytest.mark.parametrize("name", ["y", "sample_weight"])
+def test_complex_values_are_refused_in_a_sentence(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^Complex data not supported: {name} has dtype complex128"):
+        Ridge().fit(FRAME, **({"y": Y} | {name: Y + 1j}))
+
+
+def test_a_list_of_dicts() -> None:
+    with pytest.raises(TypeError, match=r"X is a list of dicts, which is no rows: use pandas\.DataFrame\(X\)"):
+        Ridge().fit(FRAME.to_dict("records"), Y)
 
 
 def test_partitions_that_lack_a_column() -> None:

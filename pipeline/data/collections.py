@@ -132,7 +132,13 @@ def joined_keys(keys: Iterable[Any]) -> str:
 
 
 def choose_columns(names: Any, target: Any, sample_weight: Any, columns: Sequence[Any] | None) -> tuple[tuple[Any, ...], list[Any]]:
-    """The features and the other columns of a frame with columns `names`. Raises ValueError for names that are missing or not unique."""
+    """The features and the other columns of a frame with columns `names`. Raises ValueError for names that are missing or not unique,
+    TypeError for what is no name, or for columns no list of names."""
+    for name, given in (("target", target), ("sample_weight", sample_weight)):
+        if isinstance(given, list | dict | set) or (given is None and name == "target"):
+            raise TypeError(f"{name} must be the name of one column, got {given!r}; the columns are {', '.join(map(repr, names))}")
+    if isinstance(columns, str) or not isinstance(columns, Iterable | None):
+        raise TypeError(f"columns must be a list of names, got {columns!r}; the columns are {', '.join(map(repr, names))}")
     special = [target] if sample_weight is None else [target, sample_weight]
     features = tuple(name for name in names if name not in special) if columns is None else tuple(columns)
     known = list(names)

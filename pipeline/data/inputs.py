@@ -45,8 +45,8 @@ def as_rows(name: str, value: Any) -> Any:
     if cure is not None:
         kind = f"a list of {kind_of(value[0])}s" if several else f"a {kind_of(value)}"
         raise TypeError(f"{name} is {kind}, which is no rows: {cure}")
-    if isinstance(value, np.ndarray) and name == "X":
-        require_real(value.dtype)
+    if isinstance(value, np.ndarray) and (name == "X" or value.dtype.kind == "c"):
+        require_real(value.dtype, name)
     if several and name == "X":
         require_even(value)
     if isinstance(value, np.ndarray | pd.DataFrame | pd.Series):  # narwhals would refuse names that are there twice, with less to say
@@ -100,7 +100,7 @@ def cure_of(name: str, value: Any, several: bool) -> str | None:
             else "it is a single number; pass one for each row"
         )
     if several:
-        return None
+        return f"use pandas.DataFrame({name})" if isinstance(value, Mapping) else None
     if sp.issparse(value):  # some sparse matrices are dicts, too
         return f"use {name}.toarray().ravel()" if name in OPTIONS else None
     if isinstance(value, Bag):

@@ -119,8 +119,10 @@ def _table(given: Sequence[Stacked | None], n_partitions: int | None) -> Table:
 
 def expand(urlpath: Any) -> list[str]:
     """The paths with globs resolved, part-2 before part-10; fsspec addresses as they are understood there. Raises FileNotFoundError for no
-    match."""
-    patterns = [urlpath] if isinstance(urlpath, str | os.PathLike) else list(urlpath)
+    match, TypeError for what is no path."""
+    patterns = list(urlpath) if isinstance(urlpath, Sequence) and not isinstance(urlpath, str) else [urlpath]
+    if not patterns or not all(isinstance(pattern, str | os.PathLike) for pattern in patterns):
+        raise TypeError(f"the path of the files must be text, a pathlib.Path or a list of these, got {urlpath!r}")
     paths: list[str] = []
     for pattern in [os.fspath(pattern) for pattern in patterns]:
         fs, path = fsspec.core.url_to_fs(pattern)

@@ -72,7 +72,8 @@ class Classifier(ClassifierMixin, GradientModel):
         """Accuracy; computed where the data lives for Dask input and datasets."""
         if rows.lives_in_partitions(X):
             return accuracy(rows.summed_score(self, X, y, sample_weight))
-        return float(super().score(*rows.in_memory(X, y, sample_weight)))
+        X, y, sample_weight = rows.in_memory(X, y, sample_weight)
+        return float(super().score(X, as_target(y) if isinstance(y, np.ndarray) and y.dtype.kind == "O" else y, sample_weight))
 
 
 class ProbabilisticClassifier(Classifier):

@@ -10,14 +10,15 @@ import dask.array as da
 import numpy as np
 
 from pipeline.data.dataset import Dataset
-from pipeline.execution.current import cluster_executor
+from pipeline.execution.current import executor_in_place_of_dask
 from tasks.loading.mapping import GroupMap
 from tasks.objectives.scoring import ScoreInput, predict_group
 
 
 class Predicted(da.Array):
-    """A Dask array of predictions. By itself, on a cluster, it is computed group by group where the rows are (`Executor.map_groups`): a
-    task for each chunk would cost more than a small chunk's rows. Whatever else is done with it Dask does chunk by chunk."""
+    """A Dask array of predictions. By itself it is computed group by group where the rows are (`Executor.map_groups`): a task for each
+    chunk would cost more than a small chunk's rows, and its error would not say which partition it was. Whatever else is done with it Dask
+    does chunk by chunk."""
 
     dataset: Callable[[], Dataset]
     model: ScoreInput
@@ -33,8 +34,8 @@ class Predicted(da.Array):
 
     def compute(self, **options: Any) -> Any:
         """The predictions in memory; options: Dask's."""
-        executor = None if options or self.name != self.made_as else cluster_executor()
+        executor = None if options or self.name != self.made_as else executor_in_place_of_dask()
         if executor is None:
             return super().compute(**options)
-        parts = executor.map_groups(self.dataset().rows, GroupMap("predictions", partial(predict_group, kind=self.kind), self.model))
-        return np.concatenate([part for _, part in parts])
+        group_map = GroupMap("predictions", partial(predict_group, kind=self.kind), self.model)
+        return np.concatenate([part for _, part in executor.map_groups(self.dataset().rows, group_map)])

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import dask
 import distributed
+from dask.callbacks import Callback
 from distributed import CancelledError
 
 from pipeline.cluster.pulse import watched
@@ -49,11 +50,15 @@ def compute(collections: Sequence[Any], outside: Outside) -> list[Any]:
         return found
 
 
-def cluster_executor() -> ClusterExecutor | None:
-    """The executor of a cluster, where Dask would compute on one that this library can use; else None."""
+def executor_in_place_of_dask() -> Executor | None:
+    """The executor for what Dask would compute on threads, or on a cluster that this library can use; None where its user has it compute
+    otherwise, in processes, say, or watches it by a callback."""
+    scheduler = dask.config.get("scheduler", None)
+    if scheduler in ("processes", "multiprocessing") or callable(scheduler):
+        return None
     with suppress(ValueError):  # an asynchronous client, say
         executor = current_executor()
-        return executor if isinstance(executor, ClusterExecutor) else None
+        return executor if isinstance(executor, ClusterExecutor) or not Callback.active else None
     return None
 
 

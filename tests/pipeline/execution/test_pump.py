@@ -227,7 +227,7 @@ def run_out(group: Group, broadcast: Any) -> None:
 
 
 def test_a_function_that_runs_out_of_memory(executor: Executor) -> None:
-    with pytest.raises(OutOfMemoryError, match=r"'run out' ran out of memory at partition 0 \(37 rows.*no room"):
+    with pytest.raises(OutOfMemoryError, match=r"'run out' ran out of memory at partition \d \(\d+ rows.*no room"):
         list(executor.map_groups(Dataset.from_dask(*lazy()).rows, GroupMap("run out", run_out, None)))
 
 
