@@ -123,6 +123,7 @@ def make(name: str, problem: Problem, precision: Precision, max_iter: int | None
         row_step = row_step if row_step >= LEAST_ROW_STEP else 1
         sample_rows = max(1, problem.n_rows // row_step)
         return SampledNewton(tol=tol, max_iter=max_iter or 100, row_step=row_step, sample_tol=0.5 * problem.n_parameters / sample_rows)
+    assert name == "newton", f"{name} is in SOLVERS and has no strategy here"
     if problem.loss.constant_curvature:
         return QuadraticNewton(tol=precision.gain, max_iter=max_iter or 100, rounding=precision.rounding)
     return Newton(tol=tol, max_iter=max_iter or 100)
