@@ -144,10 +144,14 @@ def test_published_rows_outlive_their_clients(cluster: LocalCluster, client: Cli
         client.unpublish_dataset(name)
 
 
-def test_rows_persisted_again_by_another_client(client: Client, other: Client) -> None:
+def test_rows_persisted_again_by_another_client(cluster: LocalCluster, client: Client, other: Client) -> None:
     """This client's own futures of the same keys stay cancelled."""
     X = client.persist(lazy_X())
+    keys = [future.key for future in distributed.futures_of(X)]
+    distributed.wait(X)
     client.cancel(X, force=True)
+    while any(key in cluster.scheduler.tasks for key in keys):  # the other client's word must not come first
+        time.sleep(0.01)
     again = other.persist(lazy_X())
     assert float(X.sum().compute()) == pytest.approx(ROWS.sum())
     assert fit(X, lazy_y()) == here()
