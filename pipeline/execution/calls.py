@@ -42,11 +42,14 @@ class Calls:
         self.work = work
         self.more = {"subset": subset, "n_groups": n_groups, "packed": packed}
         self._answers: asyncio.Task[list[Any]] | None = None
-        self._loop.add_callback(self._begin)
+        self._loop.add_callback(self._start)
 
     @property
     def _loop(self) -> Any:
         return self.client.loop
+
+    def _start(self) -> None:
+        self._begin()  # not returned: the loop would log what it fails of
 
     def _begin(self) -> asyncio.Task[list[Any]]:
         if self._answers is None:

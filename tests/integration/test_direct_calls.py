@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import dask
@@ -86,8 +87,10 @@ def test_workers_that_cannot_be_called_get_tasks(client: Client, expected: str) 
 @pytest.mark.timeout(20)
 @pytest.mark.long
 def test_calls_that_nobody_answers(client: Client, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds go on as tasks, and nothing is logged as an error."""
     monkeypatch.setattr(direct, "PATIENCE", 0.3)
-    dataset = resident()
+    dataset, logged = resident(), list[logging.LogRecord]()
+    monkeypatch.setattr(logging.getLogger("tornado.application"), "handle", logged.append)
 
     async def silence(**_: Any) -> None:
         await asyncio.sleep(30)
@@ -103,6 +106,7 @@ def test_calls_that_nobody_answers(client: Client, expected: str, monkeypatch: p
         assert fit(dataset).parameters_sha256_ == expected
     finally:
         handlers_on_workers(client, unmute)
+    assert logged == []
 
 
 @pytest.mark.timeout(60)
