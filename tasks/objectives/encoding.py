@@ -38,7 +38,7 @@ def require_targets(loss: Loss, group: Group, y: Float64) -> None:
         row = int(np.argmax(refused.reshape(len(y), -1).any(axis=1)))
         partition = int(np.searchsorted(group.offsets, row, side="right")) - 1
         where = f"row {row - group.offsets[partition]} of partition {group.first_partition + partition}"
-        if group.draw is not None:
+        if group.draw:
             where = f"a mini-batch of partitions from {group.first_partition} on"
         value = y.reshape(len(y), -1)[row].min()
         raise ValueError(f"the {loss.name} loss needs y to be {loss.targets}, got {value} in {where}; drop such rows, or use another loss")

@@ -91,7 +91,8 @@ def test_a_dataset_outlives_a_restart_of_the_cluster(own_cluster: tuple[LocalClu
     assert digest(dataset) == first == here(make)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(90)
+@pytest.mark.long
 def test_rows_that_went_down_are_made_again(own_cluster: tuple[LocalCluster, Client]) -> None:
     """Those that the cluster held, and those of which it loses some while results are fetched."""
     _, client = own_cluster
@@ -119,6 +120,7 @@ def die(group: Group, partition: int) -> None:
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.long
 def test_a_function_that_kills_every_worker(own_cluster: tuple[LocalCluster, Client]) -> None:
     _, client = own_cluster
     X, y = breast_cancer()

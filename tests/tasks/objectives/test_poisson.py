@@ -17,6 +17,7 @@ from tasks import kernels
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import PoissonLoss
 from tasks.objectives.penalties import L2
+from tasks.rows.partition import Block, make_group
 from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
@@ -96,6 +97,10 @@ def test_negative_targets_are_named() -> None:
         fitted(data, LBFGS())
     with pytest.raises(ValueError, match="Some value"):  # as scikit-learn
         PoissonRegressor().fit(X, y)
+    batch = make_group([Block(X, y)], 7)
+    batch.draw = (0, 0, 0, 7)
+    with pytest.raises(ValueError, match=r"got -2.0 in a mini-batch of partitions from 7 on"):
+        LinearObjective(PoissonLoss(), P, 1, True).target(batch)
 
 
 def test_all_zero_targets_are_refused() -> None:
