@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import dask
@@ -66,7 +67,7 @@ class PacedRegression(LogisticRegression):
 
     def _objective(self, schema: Any) -> Paced:
         found = super()._objective(schema)
-        return Paced(found.loss, found.n_columns, found.n_outputs, found.fit_intercept, found.classes, found.class_weight)
+        return Paced(*(getattr(found, each.name) for each in fields(found)))
 
 
 @pytest.mark.usefixtures("rounds_from_here")
