@@ -150,6 +150,7 @@ def test_a_run_that_fails_leaves_nothing_and_one_before_it_alone(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["LogisticRegression", "SGDClassifier"])
+@pytest.mark.filterwarnings("ignore:SGDClassifier. columns of X are of unlike sizes")
 @pytest.mark.long
 def test_a_run_that_fails_after_its_fit_goes_on_without_another_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     estimator = {"name": name, "max_iter": 500} | ({"random_state": 0} if name == "SGDClassifier" else {})
