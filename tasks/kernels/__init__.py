@@ -54,7 +54,7 @@ FEW_PARTITIONS: Final = 64
 
 
 def worth_compiling(n_rows: int, n_columns: int, n_partitions: int) -> bool:
-    """Whether compiled passes over that many rows gain more than compiling them takes, ten seconds or more the first time on a machine.
+    """Whether compiled passes over that many rows gain more than compiling them takes, the first time on a machine.
     NumPy is as fast for few numbers in few partitions (tasks.kernels.array_api). It follows from the data alone, and so do the bits."""
     return n_rows * n_columns > FEW_NUMBERS or n_partitions > FEW_PARTITIONS
 

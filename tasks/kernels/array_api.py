@@ -34,10 +34,7 @@ def loss_and_gradient(
     coef, intercept = like(X, coef), like(X, intercept)
 
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
-        raw = _predict(xp, rows, coef, intercept, n_models)
-        value, residual = _losses(xp, loss, raw, target, positive_weight)
-        residual = _flat(xp, _weighted(xp, w[:, None, None], residual))
-        return [xp.sum(_weighted(xp, w[:, None], value), axis=0), xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
+        return _gradient_sums(xp, loss, rows, _predict(xp, rows, coef, intercept, n_models), target, w, positive_weight)
 
     loss_sum, weight_sum, coef_sum, intercept_sum = map(to_numpy, sums_along_tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets))))
     return loss_sum, float(weight_sum), coef_sum, intercept_sum
@@ -65,9 +62,7 @@ def hessian(
     def leaf(rows: Any, target: Any, w: Any) -> Sums:
         z = rows if shift is None else factor * (rows - shift)
         raw = _predict(xp, z, coef, intercept, n_models)
-        value, residual = _losses(xp, loss, raw, target, positive_weight)
-        residual = _flat(xp, _weighted(xp, w[:, None, None], residual))
-        sums = [xp.sum(_weighted(xp, w[:, None], value), axis=0), xp.sum(w), xp.matmul(residual.T, z), xp.sum(residual, axis=0)]
+        sums = _gradient_sums(xp, loss, z, raw, target, w, positive_weight)
         design = xp.concat([z, xp.ones_like(z[:, :1])], axis=1) if fit_intercept else z
         if shared:
             return [*sums, _gram(xp, design, w)[None, None, None, :, :]]
@@ -174,6 +169,13 @@ def column_spread(X: Any, weight: Any) -> tuple[float, Float64, Float64, Float64
                 mean = mean + xp.matmul(w, rows - mean[None, :]) / total
             scatter = xp.matmul(w, (rows - mean[None, :]) ** 2)
         return total, to_numpy(mean), to_numpy(scatter), np.where(np.isfinite(largest), largest, np.nan)
+
+
+def _gradient_sums(xp: Any, loss: PointwiseLoss, rows: Any, raw: Any, target: Any, w: Any, positive_weight: Float64 | None) -> Sums:
+    """The sums of `loss_and_gradient` over these rows, whose raw predictions are raw (n, k, c)."""
+    value, residual = _losses(xp, loss, raw, target, positive_weight)
+    residual = _flat(xp, _weighted(xp, w[:, None, None], residual))
+    return [xp.sum(_weighted(xp, w[:, None], value), axis=0), xp.sum(w), xp.matmul(residual.T, rows), xp.sum(residual, axis=0)]
 
 
 def _losses(xp: Any, loss: PointwiseLoss, raw: Any, target: Any, positive_weight: Float64 | None) -> tuple[Any, Any]:

@@ -110,12 +110,12 @@ class GramSums(Protocol):
     """
 
     def gram(self, group: Group, parameters: Float64) -> Sums:
-        """As `hessian`, but hessian_sum (1, q, q) has the block of one output, which all outputs of all models share."""
+        """The sums of `hessian`, but for hessian_sum (1, q, q): the block of one output, which all outputs of all models share."""
         ...
 
     def gram_in_basis(self, group: Group, parameters: Float64, basis: Float64) -> Sums:
-        """As `gram`, in the coordinates that basis (k, p, p) makes of the columns: hessian_sum (k, q, q + c) is the Gram matrix of rows
-        [z @ basis, 1], and beside it the gradient of each output in these coordinates. gradient_sum is as ever."""
+        """The sums of `gram` in the coordinates that basis (k, p, p) makes of the columns: hessian_sum (k, q, q + c) is the Gram matrix of
+        rows [z @ basis, 1], and beside it the gradient of each output in these coordinates. gradient_sum is as ever."""
         ...
 
 
