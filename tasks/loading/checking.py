@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.loading.statistics import Spread, add_spreads, spread
+from tasks.loading.statistics import Spread, add_spreads, spread, spread_of_values
 from tasks.reductions.reduction import Reduction, of_group
 from tasks.reductions.tree import tree_sum
 from tasks.rows.digests import partition_digests
@@ -71,7 +71,7 @@ def summarise(group: Group) -> Summary:
         partition_rows=np.diff(group.offsets),
         weight_sum=_weight_sum(group),
         spread=columns,
-        target_spread=_target_spread(group),
+        target_spread=_target_spread(group, classes, weights),
         fault=_first_fault(group, columns.largest),
         form=form_of(group) if group.n_rows else None,
         target_dtype=group.y.dtype if group.n_rows and group.y is not None else None,
@@ -124,11 +124,13 @@ CHECK: Final = Reduction("check", of_group(summary), add_summaries, lambda broad
 CONTENTS: Final = Reduction("contents", of_group(contents), both_contents, lambda broadcast, n_columns: 8)
 
 
-def _target_spread(group: Group) -> Spread | None:
-    """The spread of y as numbers; None for labels that are text, and without y or rows."""
+def _target_spread(group: Group, classes: Array | None, class_weights: Float64) -> Spread | None:
+    """The spread of y as numbers, of its classes where it has some; None for labels that are text, and without y or rows."""
     y = group.y
     if y is None or not group.n_rows or y.dtype.kind not in NUMBERS:
         return None
+    if classes is not None:
+        return spread_of_values(classes.astype(np.float64), class_weights)
     if y.dtype.kind != "f" or y.dtype.itemsize not in (4, 8):
         y = y.astype(np.float64)
     return spread(y.reshape(len(y), -1), group.sample_weight, group.offsets)
@@ -202,8 +204,10 @@ def _encode(y: Array) -> tuple[Array, Int64]:
         span = y.max().item() - y.min().item()
         if span <= MAX_CLASSES:
             wide = np.float64 if y.dtype.kind == "f" else np.int64  # wide enough for differences of narrow integers
-            codes = np.subtract(y, y.min(), dtype=wide).astype(np.int64, copy=False)
-            return (np.arange(int(span) + 1) + y.min().astype(wide)).astype(y.dtype), codes
+            low = y.min().astype(wide)
+            counted_from_0 = y.dtype == np.int64 and low == 0  # the labels are their codes
+            codes = y if counted_from_0 else np.subtract(y, low, dtype=wide).astype(np.int64, copy=False)
+            return (np.arange(int(span) + 1) + low).astype(y.dtype), codes
     return np.unique(y, return_inverse=True)
 
 

@@ -91,6 +91,16 @@ def spread(X: Any, weight: Float64 | None, offsets: Int64) -> Spread:
     return tree_sum([Spread(*array_api.column_spread(*part)) for part in parts], add_spreads)
 
 
+def spread_of_values(values: Float64, weight: Float64) -> Spread:
+    """The spread of one column that holds distinct values (k,), whose rows weigh that much together (k,)."""
+    with np.errstate(invalid="ignore", over="ignore"):  # a fault, which is found apart
+        total = weight.sum()
+        mean = (weight @ values) / (total or 1.0)
+        scatter = weight @ (values - mean) ** 2
+    largest = np.max(np.abs(values)) if np.isfinite(scatter) else np.nan
+    return Spread(float(total), np.array([mean]), np.array([scatter]), np.array([largest]))
+
+
 def add_spreads(left: Spread, right: Spread) -> Spread:
     """The spread of both, as `tasks.kernels.spread` adds partitions."""
     weight = left.weight + right.weight
@@ -99,5 +109,6 @@ def add_spreads(left: Spread, right: Spread) -> Spread:
         return (left if left.weight else right)._replace(largest=largest)
     share = right.weight / weight
     shift = right.mean - left.mean
-    scatter = left.scatter + right.scatter + shift * shift * (left.weight * share)
+    with np.errstate(over="ignore"):  # values beyond LARGEST_VALUE are a fault, which is found apart
+        scatter = left.scatter + right.scatter + shift * shift * (left.weight * share)
     return Spread(weight, left.mean + shift * share, scatter, largest)

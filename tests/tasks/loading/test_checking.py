@@ -124,6 +124,31 @@ def test_the_dtype_that_holds_every_target(X: Any) -> None:
     assert summarise(group(X, np.ones((5, 2), np.float32))).target_dtype == np.float32
 
 
+@pytest.mark.parametrize("weight", [None, np.array([1.0, 0.5, 0, 2, 3])])
+@pytest.mark.parametrize(
+    "values", [[4, 0, 4, 1, 1], [7, 3, 3, 3, 9], [1, 0, 0, 1, 1], [0.5, 0.25, 4.0, 4.0, -3.0], [10**9 + 1, 10**9, 0, 0, 1]]
+)
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool", "float32", "float64"])
+def test_the_spread_of_targets(values: list[float], weight: Any, dtype: str) -> None:
+    y = np.array(values).astype(dtype)
+    wide = y.astype(np.float64)
+    mean = np.average(wide, weights=weight)
+    found = summarise(group(np.zeros((5, 1)), y, weight)).target_spread
+    assert found is not None
+    assert found.weight == (5 if weight is None else weight.sum())
+    np.testing.assert_allclose(found.mean, [mean], rtol=1e-14)
+    np.testing.assert_allclose(found.scatter, [np.sum((1.0 if weight is None else weight) * (wide - mean) ** 2)], rtol=1e-14)
+    assert found.largest == [np.max(np.abs(wide))]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_the_spread_of_targets_beyond_numbers(value: float) -> None:
+    for y in (np.array([1.0, 2.0, value, 0.0, 1.0]), np.array([1.5, 2.0, value, 0.0, 1.0])):
+        found = summarise(group(np.zeros((5, 1)), y)).target_spread
+        assert found is not None
+        assert not found.largest <= checking.LARGEST_VALUE
+
+
 @pytest.mark.parametrize("y", [None, np.array([0.5, 1, 2, 3, 4]), np.zeros((5, 2))])
 def test_no_classes(X: Any, y: Any) -> None:
     assert summarise(group(X, y)).classes is None
