@@ -11,14 +11,14 @@ import numpy as np
 
 from pipeline.data.dataset import Dataset
 from pipeline.execution.current import executor_in_place_of_dask
-from tasks.loading.mapping import GroupMap
-from tasks.objectives.scoring import ScoreInput, predict_group
+from tasks.loading.mapping import PartitionMap
+from tasks.objectives.scoring import ScoreInput, predict_partition
 
 
 class Predicted(da.Array):
-    """A Dask array of predictions. By itself it is computed group by group where the rows are (`Executor.map_groups`): a task for each
-    chunk would cost more than a small chunk's rows, and its error would not say which partition it was. Whatever else is done with it Dask
-    does chunk by chunk."""
+    """A Dask array of predictions. By itself it is computed by few tasks where the rows are
+    (`Executor.map_partitions`): a task for each chunk would cost more than a small chunk's rows, and its error would not say which
+    partition it was. Whatever else is done with it Dask does chunk by chunk."""
 
     dataset: Callable[[], Dataset]
     model: ScoreInput
@@ -37,5 +37,5 @@ class Predicted(da.Array):
         executor = None if options or self.name != self.made_as else executor_in_place_of_dask()
         if executor is None:
             return super().compute(**options)
-        group_map = GroupMap("predictions", partial(predict_group, kind=self.kind), self.model)
-        return np.concatenate([part for _, part in executor.map_groups(self.dataset().rows, group_map)])
+        partition_map = PartitionMap("predictions", partial(predict_partition, kind=self.kind), self.model)
+        return np.concatenate([part for _, part in executor.map_partitions(self.dataset().rows, partition_map)])

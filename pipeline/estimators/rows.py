@@ -23,8 +23,8 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.estimators.predicted import Predicted
 from tasks.loading.blocks import as_weight
-from tasks.loading.mapping import GroupMap
-from tasks.objectives.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_partitions
+from tasks.loading.mapping import PartitionMap
+from tasks.objectives.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_sums
 from tasks.reductions.tree import Tree
 from tasks.rows.frames import require_numeric
 
@@ -123,7 +123,7 @@ def lazy_predictions(estimator: Estimator, X: da.Array, kind: str, dataset: Call
 
 
 def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
-    """The sums of a score over a Dataset (resident: by a round) or Dask collections (group by group, none kept)."""
+    """The sums of a score over a Dataset (resident: by a round) or Dask collections (partition by partition, none kept)."""
     dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
     model = estimator._model(dataset.parameter_dtype)
     estimator._check_features(dataset.n_columns, dataset.columns)
@@ -134,9 +134,9 @@ def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> Sc
         return sums
     if y is None:
         raise ValueError("a score needs y: score(X, y)")
-    tree = Tree(dataset.source.n_groups, SCORE.combine)
-    for number, part in dataset.executor().map_groups(dataset.rows, GroupMap("score", score_partitions, model)):
-        tree.add((0, number), part)
+    tree = Tree(dataset.n_partitions, SCORE.combine)
+    for partition, sums in dataset.executor().map_partitions(dataset.rows, PartitionMap("score", score_sums, model)):
+        tree.add((0, partition), sums)
     found: ScoreSums = tree.result()
     return found
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from pipeline.sources.rows import Rows
-from tasks.loading.mapping import GroupMap
+from tasks.loading.mapping import PartitionMap
 from tasks.reductions.reduction import Reduction
 from tasks.rounds.fitting import Fit, Report
 
@@ -67,9 +67,9 @@ class Executor(ABC):
         return Advance(states, [fit.report(this, sums, states, time.perf_counter() - began)])
 
     @abstractmethod
-    def map_groups(self, rows: Rows, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
-        """The number of each group and its result, in order, computed where the rows come from: on a cluster of rows that are resident
-        there; others are made group by group, and not kept. A few results are here at a time. Raises PartitionError for a partition that
+    def map_partitions(self, rows: Rows, partition_map: PartitionMap) -> Iterator[tuple[int, Any]]:
+        """The number of each partition and its result, in order, computed where the rows come from: on a cluster of rows that are resident
+        there; others are made a few at a time, and not kept. A few results are here at a time. Raises PartitionError for a partition that
         cannot be read."""
 
     def on_workers(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance | None:

@@ -22,7 +22,7 @@ from pipeline.execution.sending import Sender
 from pipeline.execution.sessions import SessionRows, Sessions
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.sources.rows import Rows
-from tasks.loading.mapping import GroupMap
+from tasks.loading.mapping import PartitionMap
 from tasks.reductions.reduction import Reduction
 from tasks.rounds.fitting import Fit
 from tasks.workers.participants import round_too_large
@@ -76,10 +76,10 @@ class ClusterExecutor(Executor):
     def submit(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Pending:
         return ClusterRound(self.follower, self.sender, rows, reduction, broadcast)
 
-    def map_groups(self, rows: Rows, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
+    def map_partitions(self, rows: Rows, partition_map: PartitionMap) -> Iterator[tuple[int, Any]]:
         if rows.source.in_client:
-            return ThreadExecutor().map_groups(rows, group_map)
-        return map_on_cluster(self.follower, self.sender, rows, group_map)
+            return ThreadExecutor().map_partitions(rows, partition_map)
+        return map_on_cluster(self.follower, self.sender, rows, partition_map)
 
     def release(self, rows: Rows) -> None:
         self.follower.release(rows)

@@ -1,4 +1,4 @@
-"""A function of each group of some rows on a cluster: of resident rows, or by tasks that make the rows and keep none."""
+"""A function of each partition of some rows on a cluster: of resident rows, or by tasks that make the rows and keep none."""
 
 from __future__ import annotations
 
@@ -21,35 +21,36 @@ from pipeline.execution.opaque import call
 from pipeline.execution.residency.failures import killed
 from pipeline.execution.residency.following import Follower
 from pipeline.execution.residency.held import await_held
-from pipeline.execution.residency.loading_errors import described
 from pipeline.execution.residency.resident import Resident
 from pipeline.execution.sending import Sender
 from pipeline.sources.errors import locations_named
 from pipeline.sources.rows import Rows
-from tasks.loading.mapping import GroupMap, map_shard
+from tasks.loading.mapping import PartitionMap, map_shard
 from tasks.loading.shards import LoadError
 
 AT_ONCE: Final = 16 << 20
 
 
 class Asked(NamedTuple):
-    """The task of some groups, whose numbers these are."""
+    """The task of some partitions, whose numbers these are, ascending."""
 
     numbers: tuple[int, ...]
     future: Future[Any]
 
 
-def map_on_cluster(follower: Follower, sender: Sender, rows: Rows, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
-    """See `Executor.map_groups`. Rows that were resident, and went down with their workers, are made for it. Raises ValueError, naming the
-    collections, for persisted rows that are gone; WorkersKilledError, naming the partitions, where worker after worker dies."""
-    n_given = 0
+def map_on_cluster(follower: Follower, sender: Sender, rows: Rows, partition_map: PartitionMap) -> Iterator[tuple[int, Any]]:
+    """See `Executor.map_partitions`. Rows that were resident, and went down with their workers, are made for it. Raises ValueError, naming
+    the collections, for persisted rows that are gone; WorkersKilledError, naming the partitions, where worker after worker dies."""
+    n_given, found = 0, dict[int, Any]()
     while True:
         resident = usable(follower, rows)
         try:
-            for number, found in results(follower, sender, rows, resident, group_map):
-                if number == n_given:
+            for number, result in results(follower, sender, rows, resident, partition_map):
+                if number >= n_given:
+                    found[number] = result
+                while n_given in found:
+                    yield n_given, found.pop(n_given)
                     n_given += 1
-                    yield number, found
             return
         except CancelledError:
             if resident is None:
@@ -66,12 +67,14 @@ def usable(follower: Follower, rows: Rows) -> Resident | None:
     return resident
 
 
-def results(follower: Follower, sender: Sender, rows: Rows, resident: Resident | None, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
-    """The number of each group and its result, in order. Results wait on the workers, and come here `AT_ONCE` bytes at a time, or one piece
-    for each worker thread."""
+def results(
+    follower: Follower, sender: Sender, rows: Rows, resident: Resident | None, partition_map: PartitionMap
+) -> Iterator[tuple[int, Any]]:
+    """The number of each partition and its result, task by task. Results wait on the workers, and come here `AT_ONCE` bytes at a time, or
+    one piece for each worker thread."""
     client, workers, source = sender.client, sender.workers, rows.source
     with thread_given_back(), follower.watched(rows):
-        asked = ask(follower, sender, rows, resident, group_map)
+        asked = ask(follower, sender, rows, resident, partition_map)
         n_threads = n_pieces = len(workers.threads())
     try:
         while asked:
@@ -82,7 +85,7 @@ def results(follower: Follower, sender: Sender, rows: Rows, resident: Resident |
                     workers.wait(futures)
                     found = gather(client, workers, futures)
                 except Exception as error:  # noqa: BLE001  raised again, with what is known of it
-                    raise_named(error, group_map.name, rows, some)
+                    raise_named(error, partition_map.name, rows, some)
             numbers = [each.numbers for each in some]
             del asked[:n_pieces], some, futures
             n_pieces = max(n_threads, AT_ONCE // max(map(sizeof, found)))
@@ -95,21 +98,21 @@ def results(follower: Follower, sender: Sender, rows: Rows, resident: Resident |
         raise
 
 
-def ask(follower: Follower, sender: Sender, rows: Rows, resident: Resident | None, group_map: GroupMap) -> list[Asked]:
-    """Begin the tasks, in the order of their groups. What is large of the function and its broadcast goes to the cluster once."""
-    packed, needs = dumps(group_map)
+def ask(follower: Follower, sender: Sender, rows: Rows, resident: Resident | None, partition_map: PartitionMap) -> list[Asked]:
+    """Begin the tasks, in the order of their first partitions. What is large of the function and its broadcast goes to the cluster once."""
+    packed, needs = dumps(partition_map)
     token = uuid.uuid4().hex
     graph: dict[Any, Any] = {}
     argument: Any = packed
     if len(packed) > INLINE_BYTES:
-        held = f"{group_map.name}-function-{token}"
+        held = f"{partition_map.name}-function-{token}"
         graph[held], argument = DataNode(held, packed), TaskRef(held)
     sender.send_modules(needs)
-    name = f"{group_map.name}-{token}"
+    name = f"{partition_map.name}-{token}"
     if resident is None:
         numbers = follower.loader.plan_maps(rows, graph, name, argument)
     else:
-        numbers = resident.numbers
+        numbers = [tuple(rows.source.partitions_of(groups)) for groups in resident.numbers]
         for own, future in zip(numbers, resident.futures, strict=True):
             key = (name, own[0])
             graph[key] = call(key, map_shard, TaskRef(future.key), rows.subset, argument, needs=set())
@@ -121,11 +124,11 @@ def raise_named(error: Exception, name: str, rows: Rows, asked: Sequence[Asked])
     """Raise an error with the partitions that it is about, as far as they are known."""
     failed = [each.numbers for each in asked if each.future.status == "error"]
     if failed and isinstance(error, KilledWorker):
-        groups = list(chain.from_iterable(failed)) if any(error.task == each.future.key for each in asked) else []
+        partitions = sorted(chain.from_iterable(failed)) if any(error.task == each.future.key for each in asked) else []
         what = f"a task of {name!r} was tried again and again, and {error.allowed_failures + 1} workers"
-        raise killed(what, rows.source, groups) from error
+        raise killed(what, partitions, rows.source) from error
     if failed and not isinstance(error, LoadError | MemoryError):
-        error.add_note(f"while computing {name!r} of {described(rows.source, failed[0])}")
+        error.add_note(f"while computing {name!r} of {rows.source.locations_of(failed[0][0], failed[0][-1])}")
     raise error
 
 

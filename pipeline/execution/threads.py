@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
+from itertools import chain
 from multiprocessing.pool import Pool
 from numbers import Integral
 from typing import Any
@@ -26,7 +27,7 @@ from pipeline.execution.base import Executor, Pending
 from pipeline.execution.residency.held import require_none
 from pipeline.sources.errors import locations_named
 from pipeline.sources.rows import Rows
-from tasks.loading.mapping import GroupMap, map_load
+from tasks.loading.mapping import PartitionMap, map_load
 from tasks.loading.shards import ShardLoad
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.memory import mapped
@@ -71,7 +72,7 @@ class ThreadExecutor(Executor):
         n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(broadcast)))
         return ThreadRound(SubtreeQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast), n_threads - 1, self._prepare)
 
-    def map_groups(self, rows: Rows, group_map: GroupMap) -> Iterator[tuple[int, Any]]:
+    def map_partitions(self, rows: Rows, partition_map: PartitionMap) -> Iterator[tuple[int, Any]]:
         source, first = rows.source, dict[Any, Any]()
         require_none(source.outside)
 
@@ -80,12 +81,12 @@ class ThreadExecutor(Executor):
             with single_blas_thread():  # the source's own graph may call BLAS
                 first.update(zip(keys, get(graph, keys), strict=True))
 
-        def found(load: ShardLoad) -> Any:
-            return map_load(load, rows.subset, group_map, iter([first[key] for key in load.keys]))
+        def found(load: ShardLoad) -> list[Any]:
+            return map_load(load, rows.subset, partition_map, iter([first[key] for key in load.keys]))
 
         with locations_named(source.location):
             loads = source.load_plans([(number,) for number in range(source.n_groups)], persist)
-            yield from enumerate(results_in_order(self.n_threads, (partial(found, load) for load in loads)))
+            yield from enumerate(chain.from_iterable(results_in_order(self.n_threads, (partial(found, load) for load in loads))))
 
     def _prepare(self, run: SubtreeQueue, n_helpers: int) -> None:
         """Let a helper make ready what the next round can have before it is asked for."""

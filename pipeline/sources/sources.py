@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import dask.threaded
 import numpy as np
@@ -107,6 +108,16 @@ class Source(ABC):
     @abstractmethod
     def location(self, partition: int, row: int | None = None) -> str:
         """The location that a partition comes from, in words, or one of its rows before any split, as far as that is known better."""
+
+    def partitions_of(self, groups: Iterable[int]) -> list[int]:
+        """The numbers of all partitions of some groups."""
+        return [partition for group in groups for partition in range(*self.group_starts[group : group + 2])]
+
+    def by_partition(self) -> Self:
+        """The same partitions, each a group by itself."""
+        source = copy(self)
+        source.group_starts = list(range(self.n_partitions + 1))
+        return source
 
     def locations_of(self, first: int, last: int) -> str:
         """Partitions first to last, and where they come from."""

@@ -1,9 +1,9 @@
-"""A function of groups, one after the other: of those of a shard, or of groups that are made for it and not kept."""
+"""A function of partitions, one after the other: of those of a shard, or of partitions that are made for it and not kept."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tasks.loading.shards import ShardLoad
@@ -12,36 +12,41 @@ from tasks.reductions.memory import mapped
 from tasks.rows.partition import Group, Shard
 
 
-class GroupMap(NamedTuple):
-    """What is computed of each group: function(group, broadcast), under a name for errors and tasks."""
+class PartitionMap(NamedTuple):
+    """What is computed of each partition: function(partition, broadcast), under a name for errors and tasks; a partition is a group of
+    one."""
 
     name: str
     function: Callable[[Group, Any], Any]
     broadcast: Any
 
-    def of(self, group: Group) -> Any:
-        """The function's result. Raises OutOfMemoryError instead of MemoryError."""
-        return mapped(self.name, lambda groups, broadcast: self.function(groups[0], broadcast), (group,), self.broadcast)
+    def of(self, groups: Iterable[Group]) -> list[Any]:
+        """The function's results, of each partition of the groups. Raises OutOfMemoryError instead of MemoryError."""
+
+        def of_one(partition: Sequence[Group], broadcast: Any) -> Any:
+            return self.function(partition[0], broadcast)
+
+        return [mapped(self.name, of_one, (partition,), self.broadcast) for group in groups for partition in group.partitions()]
 
 
 def map_shard(shard: Shard, subset: int, packed: bytes) -> list[Any]:
-    """Task: the results of each group of a shard. packed: a pickle of the `GroupMap`."""
-    group_map: GroupMap = pickle.loads(packed)
+    """Task: the results of each partition of a shard. packed: a pickle of the `PartitionMap`."""
+    partition_map: PartitionMap = pickle.loads(packed)
     with single_blas_thread():
-        return [group_map.of(group) for group in shard.groups(subset)]
+        return partition_map.of(shard.groups(subset))
 
 
 def map_loads(loads: Sequence[ShardLoad], subset: int, packed: bytes, *values: Any) -> list[Any]:
-    """Task: the results of each group that these loads make, one each. packed: as for `map_shard`; values: those of the keys of all loads,
-    in order."""
-    group_map: GroupMap = pickle.loads(packed)
+    """Task: the results of each partition that these loads make, load after load. packed: as for `map_shard`; values: those of the keys of
+    all loads, in order."""
+    partition_map: PartitionMap = pickle.loads(packed)
     given = iter(values)
-    return [map_load(load, subset, group_map, given) for load in loads]
+    with single_blas_thread():
+        return [result for load in loads for result in map_load(load, subset, partition_map, given)]
 
 
-def map_load(load: ShardLoad, subset: int, group_map: GroupMap, given: Iterator[Any]) -> Any:
-    """The result of the one group that a load makes. given: begins with the values of the load's keys."""
+def map_load(load: ShardLoad, subset: int, partition_map: PartitionMap, given: Iterator[Any]) -> list[Any]:
+    """The results of each partition that a load makes. given: begins with the values of the load's keys."""
     pairs = [(key, next(given)) for key in load.keys]
     with single_blas_thread():  # the source's own graph may call BLAS
-        (group,) = load.function(*load.arguments, pairs).groups(subset)
-        return group_map.of(group)
+        return partition_map.of(load.function(*load.arguments, pairs).groups(subset))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +12,6 @@ from tasks.machine.threads import single_blas_thread
 from tasks.objectives.base import Scored
 from tasks.objectives.losses import Loss
 from tasks.reductions.reduction import Reduction, of_group
-from tasks.reductions.tree import tree_sum
 from tasks.rows.partition import Block, Group, normalise
 from tasks.typing import Array, Design, Float64
 
@@ -86,12 +84,6 @@ def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
     return ScoreSums(weight, left.correct + right.correct, left.residual + right.residual, mean, scatter)
 
 
-def score_partitions(group: Group, broadcast: ScoreInput) -> ScoreSums:
-    """The scores of a group's partitions, each by itself, added along the tree. Raises as `score_sums`."""
-    bounds = enumerate(pairwise(map(int, group.offsets)))
-    return tree_sum([score_sums(group.partition(index, start, stop), broadcast) for index, (start, stop) in bounds], add_scores)
-
-
 SCORE: Final = Reduction("score", of_group(score_sums), add_scores, lambda broadcast, n_columns: 0)
 
 
@@ -135,10 +127,9 @@ def predict_block(X: Any, broadcast: ScoreInput, kind: str, block_id: tuple[int,
     return raw[:, 0] if raw.shape[1] == 1 else raw
 
 
-def predict_group(group: Group, broadcast: ScoreInput, kind: str) -> Array:
-    """Predictions for the rows of a group, partition by partition. Raises as `predict_block`."""
-    bounds = enumerate(pairwise(map(int, group.offsets)), group.first_partition)
-    return np.concatenate([predict_block(group.X[start:stop], broadcast, kind, (partition,)) for partition, (start, stop) in bounds])
+def predict_partition(partition: Group, broadcast: ScoreInput, kind: str) -> Array:
+    """Predictions for the rows of a partition, a group of one. Raises as `predict_block`."""
+    return predict_block(partition.X, broadcast, kind, (partition.first_partition,))
 
 
 def finite_predictions(broadcast: ScoreInput, X: Design, place: str = "") -> Float64:

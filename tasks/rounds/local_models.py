@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final, Protocol
 
 import numpy as np
@@ -45,8 +44,7 @@ def local_hessian(objective: Expandable, group: Group, parameters: Float64, pena
     if not np.any(enough):
         return objective.hessian(group, parameters)
     tree = Tree(len(rows), add_sums)
-    for j, (start, stop) in enumerate(pairwise(group.offsets)):
-        partition = group.partition(j, int(start), int(stop))
+    for j, partition in enumerate(group.partitions()):
         sums = objective.hessian(partition, parameters)
         for model in range(len(parameters) if enough[j] else 0):
             move_to_optimum(objective, partition, parameters, penalties[model], sums, model)

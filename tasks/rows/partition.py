@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -70,11 +70,12 @@ class Group:
     def n_rows(self) -> int:
         return int(self.X.shape[0])
 
-    def partition(self, index: int, start: int, stop: int) -> Group:
-        """One partition of this group by itself: number `index`, rows start:stop."""
-        y = None if self.y is None else self.y[start:stop]
-        weight = None if self.sample_weight is None else self.sample_weight[start:stop]
-        return Group(self.X[start:stop], y, weight, np.array([0, stop - start]), self.first_partition + index, self.draw)
+    def partitions(self) -> Iterator[Group]:
+        """Each partition of this group by itself, a group of one."""
+        for partition, (start, stop) in enumerate(pairwise(self.offsets.tolist()), self.first_partition):
+            y = None if self.y is None else self.y[start:stop]
+            weight = None if self.sample_weight is None else self.sample_weight[start:stop]
+            yield Group(self.X[start:stop], y, weight, np.array([0, stop - start]), partition, self.draw)
 
     def derived(self, key: Any, make: Callable[[Group], Any]) -> Any:
         """`make(self)`, computed once where the group lives (encoded labels, say); recomputed, never sent, when the group moves."""

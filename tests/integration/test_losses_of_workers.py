@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster
 from pipeline import Dataset, LogisticRegression, WorkersKilledError
 from pipeline.cluster.workers import WorkersUnavailableError
 from pipeline.execution.cluster import ClusterExecutor
-from tasks.loading.mapping import GroupMap
+from tasks.loading.mapping import PartitionMap
 from tasks.rows.partition import Group
 from tests.data import breast_cancer
 from tests.rounds import AfterRounds
@@ -103,10 +103,10 @@ def test_rows_that_went_down_are_made_again(own_cluster: tuple[LocalCluster, Cli
     client.restart()
     np.testing.assert_array_equal(model.predict(data).compute(), model.predict(here))
     model.score(data)  # resident again
-    results = ClusterExecutor(client).map_groups(data.rows, GroupMap("rows", n_rows, None))
+    results = ClusterExecutor(client).map_partitions(data.rows, PartitionMap("rows", n_rows, None))
     assert next(results)[0] == 0
     client.restart()
-    assert [number for number, _ in results] == list(range(1, data.source.n_groups))
+    assert [number for number, _ in results] == list(range(1, data.n_partitions))
     assert model.score(X, y) == pytest.approx(model.score(here, labels))
 
 
@@ -126,7 +126,7 @@ def test_a_function_that_kills_every_worker(own_cluster: tuple[LocalCluster, Cli
     X, y = breast_cancer()
     data = Dataset.from_dask(da.from_array(X, chunks=(80, -1)), da.from_array(y, chunks=80))
     with pytest.raises(WorkersKilledError, match=r"'die' was tried again and again.* died with partitions .*7"):
-        list(ClusterExecutor(client).map_groups(data.rows, GroupMap("die", die, 7)))
+        list(ClusterExecutor(client).map_partitions(data.rows, PartitionMap("die", die, 7)))
 
 
 @pytest.mark.timeout(90)

@@ -40,7 +40,7 @@ class Losses:
     def error(self, name: str, source: Source, resident: Resident) -> WorkersKilledError:
         """What to raise after many of them."""
         what = f"the cluster lost the rows again and again in the round {name!r}, and {self.n_deaths} workers"
-        return killed(what, source, groups_of(resident, self.pieces))
+        return killed(what, partitions_of(source, resident, self.pieces), source)
 
 
 @contextmanager
@@ -58,18 +58,17 @@ def killers_named(name: str, keys: Container[Any], source: Source, resident: Res
             case (str(), int() as thread) if thread < len(resident.assigned):
                 pieces = resident.assigned[thread]
         what = f"a task of the round {name!r} was tried again and again, and {error.allowed_failures + 1} workers"
-        raise killed(what, source, groups_of(resident, pieces)) from error
+        raise killed(what, partitions_of(source, resident, pieces), source) from error
 
 
-def groups_of(resident: Resident, pieces: Iterable[int]) -> list[int]:
-    """The numbers of all groups of these pieces."""
-    return sorted(chain.from_iterable(resident.numbers[piece] for piece in pieces))
+def partitions_of(source: Source, resident: Resident, pieces: Iterable[int]) -> list[int]:
+    """The numbers of all partitions of these pieces, ascending."""
+    return sorted(source.partitions_of(chain.from_iterable(resident.numbers[piece] for piece in pieces)))
 
 
-def killed(what: str, source: Source, groups: Sequence[int]) -> WorkersKilledError:
-    """The error for workers that were killed, with the partitions of these groups, if any."""
+def killed(what: str, partitions: Sequence[int], source: Source) -> WorkersKilledError:
+    """The error for workers that were killed, with the partitions that they had, ascending, if any are known."""
     n_rows = source.partition_rows
-    partitions = sorted(chain.from_iterable(range(*source.group_starts[group : group + 2]) for group in groups))
     said = "The logs of the workers say of what: of memory, which their nannies limit, then they need more of it"
     if not partitions:
         return WorkersKilledError(f"{what} died. {said}, or a model with fewer parameters")
@@ -80,7 +79,7 @@ def killed(what: str, source: Source, groups: Sequence[int]) -> WorkersKilledErr
     )
 
 
-def ranges(numbers: list[int]) -> str:
+def ranges(numbers: Sequence[int]) -> str:
     """Ascending numbers as text: 0 to 3, 8, 10 to 11."""
     starts = [numbers[0], *(after for before, after in pairwise(numbers) if after != before + 1)]
     ends = [*(before for before, after in pairwise(numbers) if after != before + 1), numbers[-1]]

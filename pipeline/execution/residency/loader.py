@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,7 +17,7 @@ from pipeline.cluster.code.code import require_packages, send_users_modules, usa
 from pipeline.cluster.workers import Workers
 from pipeline.execution.opaque import call, modules_in
 from pipeline.execution.residency.held import await_held, held_bytes
-from pipeline.execution.residency.placement import pieces
+from pipeline.execution.residency.placement import pieces, pieces_by_holder
 from pipeline.execution.residency.resident import Resident
 from pipeline.sources.rows import Rows
 from pipeline.sources.sources import Source
@@ -54,12 +54,14 @@ class Loader:
         return Resident(source.n_groups, numbers, weights, futures, threads, assigned, last_round=np.inf if source.in_client else 0.0)
 
     def plan_maps(self, rows: Rows, graph: dict[Any, Any], name: str, packed: Any) -> list[tuple[int, ...]]:
-        """The numbers of the groups of each task of a mapping, whose keys are (name, first number): graph gains the tasks, which make rows
-        and do not keep them. packed: see `map_loads`; bytes, or a reference to them. It is one graph, in Dask's own order: what several
-        groups need does not wait in memory for all of them."""
-        source = rows.source
+        """The numbers of the partitions of each task of a mapping, whose keys are (name, first number). graph gains the tasks, which make
+        rows and do not keep them. packed: see `map_loads`; bytes, or a reference to them. It is one graph, in Dask's own order: what
+        several partitions need does not wait in memory for all of them. Rows that workers hold stay where they are, partition by partition:
+        moving half of them, so that neighbours meet, would take longer than most functions of them."""
+        source = rows.source.by_partition()
         threads = usable_workers(self.client, self.workers.threads())
-        numbers, _ = pieces(source.group_sizes, threads, self._held_bytes(source))
+        held = self._held_bytes(source)
+        numbers = pieces_by_holder(held, Counter(threads)) if any(held) else pieces(source.group_sizes, threads, held)[0]
         first: dict[Any, Any] = {}
         loads = source.load_plans([(number,) for number in range(source.n_groups)], lambda some, keys: first.update(some))
         needs = modules_in(first)

@@ -54,6 +54,16 @@ def pieces(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mappin
     return [run for run, _ in chosen], [thread for _, thread in chosen]
 
 
+def pieces_by_holder(held: Sequence[Mapping[str, float]], n_threads: Mapping[str, int]) -> list[tuple[int, ...]]:
+    """The numbers of what each worker holds most of, in pieces: for what needs no neighbours. held: the bytes of each that workers hold;
+    n_threads: of each worker."""
+    homes: dict[str, list[int]] = defaultdict(list)
+    for number, there in enumerate(held):
+        homes[max(sorted(there), key=there.__getitem__, default="")].append(number)
+    cuts = (np.array_split(own, min(len(own), PIECES * max(1, n_threads.get(worker, 1)))) for worker, own in homes.items())
+    return sorted(tuple(piece.tolist()) for cut in cuts for piece in cut)
+
+
 def place_held(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping[str, float]]) -> list[Place]:
     """Whole subtrees to the worker that holds most of them.
 

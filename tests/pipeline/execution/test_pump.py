@@ -22,7 +22,7 @@ from pipeline.execution.base import Executor, Pending
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.threads import ThreadExecutor
 from tasks.loading.checking import CHECK
-from tasks.loading.mapping import GroupMap
+from tasks.loading.mapping import PartitionMap
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.objectives.penalties import L2
@@ -164,11 +164,11 @@ def test_no_task_stays_of_a_round_that_was_given_up(client: Client, monkeypatch:
     assert not under_way()
 
 
-# -- functions of groups -------------------------------------------------------------------------------------------------------------
+# -- functions of partitions -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", ["lazy", "persisted", "resident", "in memory", "held out"])
-def test_a_function_of_each_group(executor: Executor, make: str) -> None:
+def test_a_function_of_each_partition(executor: Executor, make: str) -> None:
     X, y = arrays()
     bounds = np.cumsum([0, *SIZES])
     if make == "persisted" and isinstance(executor, ThreadExecutor):
@@ -182,18 +182,16 @@ def test_a_function_of_each_group(executor: Executor, make: str) -> None:
     if make == "held out":
         data = data.split(0.25, seed=3)[1]
         held_out = Dataset.from_dask(*lazy()).split(0.25, seed=3)[1].X.compute(scheduler="threads")
-    found = list(executor.map_groups(data.rows, GroupMap("total", total, 2.0)))
-    assert [number for number, _ in found] == list(range(data.source.n_groups))
-    assert [first for _, (first, _) in found] == data.source.group_starts[:-1]
+    found = list(executor.map_partitions(data.rows, PartitionMap("total", total, 2.0)))
+    assert [number for number, _ in found] == [first for _, (first, _) in found] == list(range(data.n_partitions))
     if make == "held out":
         assert sum(sum_ for _, (_, sum_) in found) == pytest.approx(2 * held_out.sum())
         return
-    starts = data.source.group_starts
-    expected = [2.0 * float(X[bounds[a] : bounds[b]].sum()) for a, b in pairwise(starts)]
+    expected = [2.0 * float(X[a:b].sum()) for a, b in pairwise(bounds)]
     assert [sum_ for _, (_, sum_) in found] == pytest.approx(expected)
 
 
-def test_a_few_groups_are_made_ahead_of_whoever_asks() -> None:
+def test_a_few_partitions_are_made_ahead_of_whoever_asks() -> None:
     made: list[int] = []
 
     def make(partition: int) -> tuple[Any, Any]:
@@ -203,7 +201,7 @@ def test_a_few_groups_are_made_ahead_of_whoever_asks() -> None:
     data = Dataset.from_function(make, n_partitions=40, n_columns=2)
     for n_threads in (1, 3):
         made.clear()
-        results = ThreadExecutor(n_threads).map_groups(data.rows, GroupMap("total", total, 1.0))
+        results = ThreadExecutor(n_threads).map_partitions(data.rows, PartitionMap("total", total, 1.0))
         assert next(results)[0] == 0
         time.sleep(0.1)
         results.close()
@@ -219,7 +217,7 @@ def fail(group: Group, broadcast: Any) -> None:
 
 def test_a_function_that_fails(executor: Executor) -> None:
     with pytest.raises(ZeroDivisionError, match="what the function does"):
-        list(executor.map_groups(Dataset.from_dask(*lazy()).rows, GroupMap("fail", fail, None)))
+        list(executor.map_partitions(Dataset.from_dask(*lazy()).rows, PartitionMap("fail", fail, None)))
 
 
 def run_out(group: Group, broadcast: Any) -> None:
@@ -228,7 +226,7 @@ def run_out(group: Group, broadcast: Any) -> None:
 
 def test_a_function_that_runs_out_of_memory(executor: Executor) -> None:
     with pytest.raises(OutOfMemoryError, match=r"'run out' ran out of memory at partition \d \(\d+ rows.*no room"):
-        list(executor.map_groups(Dataset.from_dask(*lazy()).rows, GroupMap("run out", run_out, None)))
+        list(executor.map_partitions(Dataset.from_dask(*lazy()).rows, PartitionMap("run out", run_out, None)))
 
 
 @pytest.mark.parametrize("resident", [False, True])
@@ -244,8 +242,8 @@ def test_a_large_model_is_sent_once(client: Client, monkeypatch: pytest.MonkeyPa
         return get(graph, keys, **options)
 
     monkeypatch.setattr(client, "get", measured)
-    found = list(ClusterExecutor(client).map_groups(data.rows, GroupMap("total", total, np.float64(2.0) * np.ones(100_000))))
-    assert len(found) == data.source.n_groups > 1
+    found = list(ClusterExecutor(client).map_partitions(data.rows, PartitionMap("total", total, np.float64(2.0) * np.ones(100_000))))
+    assert len(found) == data.n_partitions > 1
     assert 800_000 < sum(sizes) < 1_200_000
 
 
@@ -257,7 +255,7 @@ def test_a_partition_that_cannot_be_read(executor: Executor) -> None:
 
     data = Dataset.from_function(make, n_partitions=8, n_columns=2)
     with pytest.raises(ValueError, match=r"partition 5 .*gone"):
-        list(executor.map_groups(data.rows, GroupMap("total", total, 1.0)))
+        list(executor.map_partitions(data.rows, PartitionMap("total", total, 1.0)))
 
 
 # -- predictions and scores ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,7 @@ def test_the_model_of_one_partition_has_its_minimum_at_the_optimum(strength: flo
 def test_models_of_partitions_add_up_along_the_tree() -> None:
     objective, group, penalty = logistic(), rows([FEWEST_ROWS, 50, 2 * FEWEST_ROWS, 0, FEWEST_ROWS + 7]), L2(0.01)
     whole = local_hessian(objective, group, START, [penalty])
-    pieces = [group.partition(j, a, b) for j, (a, b) in enumerate(pairwise(group.offsets.tolist()))]
+    pieces = list(group.partitions())
     single = tree_sum([local_hessian(objective, piece, START, [penalty]) for piece in pieces], add_sums)
     for found, expected in zip(whole, single, strict=True):
         np.testing.assert_array_equal(found, expected)
