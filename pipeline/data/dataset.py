@@ -294,7 +294,7 @@ class Dataset:
                 schema = self._known
                 if schema is None:
                     version = self.source.version
-                    summary = executor.map_reduce(self.rows, CHECK, None)
+                    summary = executor.map_reduce(self.rows, CHECK, self.n_partitions)
                     warn_of_quarantine(self._quarantined(summary.quarantined), self.n_partitions)
                     schema = make_schema(summary, self.columns, self.dtype, self.location_of_row)
                     self._schema, self._version = schema, version

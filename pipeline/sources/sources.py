@@ -187,7 +187,7 @@ class ArraySource(Source):
         return self._shard(range(self.n_groups))
 
     def load_plans(self, shards: Sequence[Sequence[int]], persist: Persist) -> list[ShardLoad]:
-        return [ShardLoad(self._shard, (numbers,)) for numbers in shards]
+        return [ShardLoad(self._shard, (numbers,), self.n_partitions) for numbers in shards]
 
     def delayed_blocks(self) -> list[Delayed]:
         keys = [f"rows-{self._token}-{i}" for i in range(self.n_partitions)]
@@ -313,7 +313,7 @@ class GraphSource(Source):
         steps, given = plan_groups(graph, groups, first)
         starts = [self.group_starts[number] for number in numbers]
         plans = tuple(GroupPlan(start, made, tuple(keys)) for start, made, keys in zip(starts, steps, groups, strict=True))
-        return ShardLoad(load_shard, (tuple(numbers), plans, self.split), tuple(sorted(given, key=str)))
+        return ShardLoad(load_shard, (tuple(numbers), plans, self.split), self.n_partitions, tuple(sorted(given, key=str)))
 
     def delayed_blocks(self) -> list[Delayed]:
         if self.screen is None:

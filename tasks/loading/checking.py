@@ -56,22 +56,22 @@ class Summary(NamedTuple):
     quarantined: tuple[tuple[int, Any], ...]
 
 
-def summary(group: Group, broadcast: Any = None) -> Summary:
-    """The summary of one group, made once where it lives; `broadcast` is not used."""
-    found: Summary = group.derived("summary", summarise)
+def summary(group: Group, n_partitions: int) -> Summary:
+    """The summary of one group, made once where it lives. n_partitions: of the data that it is of."""
+    found: Summary = group.derived("summary", lambda whole: summarise(whole, n_partitions))
     return found
 
 
-def summarise(group: Group) -> Summary:
-    """The summary of one group, anew."""
-    columns = spread(group.X, group.sample_weight, group.offsets)
+def summarise(group: Group, n_partitions: int | None = None) -> Summary:
+    """The summary of one group, anew. n_partitions: of the data that it is of, by default its own."""
+    columns = spread(group.X, group.sample_weight, group.offsets, n_partitions)
     classes, rows, weights = _classes(group)
     return Summary(
         first_partition=group.first_partition,
         partition_rows=np.diff(group.offsets),
         weight_sum=_weight_sum(group),
         spread=columns,
-        target_spread=_target_spread(group, classes, weights),
+        target_spread=_target_spread(group, n_partitions, classes, weights),
         fault=_first_fault(group, columns.largest),
         form=form_of(group) if group.n_rows else None,
         target_dtype=group.y.dtype if group.n_rows and group.y is not None else None,
@@ -124,7 +124,7 @@ CHECK: Final = Reduction("check", of_group(summary), add_summaries, lambda broad
 CONTENTS: Final = Reduction("contents", of_group(contents), both_contents, lambda broadcast, n_columns: 8)
 
 
-def _target_spread(group: Group, classes: Array | None, class_weights: Float64) -> Spread | None:
+def _target_spread(group: Group, n_partitions: int | None, classes: Array | None, class_weights: Float64) -> Spread | None:
     """The spread of y as numbers, of its classes where it has some; None for labels that are text, and without y or rows."""
     y = group.y
     if y is None or not group.n_rows or y.dtype.kind not in NUMBERS:
@@ -133,7 +133,7 @@ def _target_spread(group: Group, classes: Array | None, class_weights: Float64) 
         return spread_of_values(classes.astype(np.float64), class_weights)
     if y.dtype.kind != "f" or y.dtype.itemsize not in (4, 8):
         y = y.astype(np.float64)
-    return spread(y.reshape(len(y), -1), group.sample_weight, group.offsets)
+    return spread(y.reshape(len(y), -1), group.sample_weight, group.offsets, n_partitions)
 
 
 def first_fault(group: Group) -> Fault | None:

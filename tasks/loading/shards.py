@@ -104,10 +104,12 @@ def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:
 
 @dataclass(frozen=True, eq=False)
 class ShardLoad:
-    """A way to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster."""
+    """A way to make one shard: call function(*arguments, given), `given` pairing `keys` with their values on the cluster. n_partitions: of
+    the whole source."""
 
     function: Callable[..., Shard]
     arguments: tuple[Any, ...]
+    n_partitions: int
     keys: tuple[Hashable, ...] = ()
 
 
@@ -116,5 +118,5 @@ def load_on_worker(load: ShardLoad, *values: Any) -> Shard:
     with single_blas_thread():
         shard = load.function(*load.arguments, list(zip(load.keys, values, strict=True)))
     for group in shard.all_groups:
-        summary(group)
+        summary(group, load.n_partitions)
     return shard

@@ -82,9 +82,12 @@ class Spread(NamedTuple):
         return (self.mean, self.deviation) if the_mean else (np.zeros_like(self.mean), self.root_mean_square)
 
 
-def spread(X: Any, weight: Float64 | None, offsets: Int64) -> Spread:
-    """The spread of the columns of X (n, p), in partitions that begin and end at `offsets`, along the tree."""
-    if isinstance(X, np.ndarray | sp.csr_array) and worth_compiling(X.shape[0], X.shape[1], len(offsets) - 1):
+def spread(X: Any, weight: Float64 | None, offsets: Int64, n_partitions: int | None = None) -> Spread:
+    """The spread of the columns of X (n, p), in partitions that begin and end at `offsets`, along the tree. n_partitions: of the data that
+    X is a part of, by default these. Whether compiling is worth it is told from all of them, as if they were alike."""
+    own = len(offsets) - 1
+    of_all = own if n_partitions is None else n_partitions
+    if isinstance(X, np.ndarray | sp.csr_array) and worth_compiling(X.shape[0] * of_all // own, X.shape[1], of_all):
         return Spread(*column_spread(X, weight, offsets))
     X = X.toarray() if isinstance(X, sp.csr_array) else X
     parts = [(X[a:b, :], None if weight is None else weight[a:b]) for a, b in pairwise(offsets.tolist())]

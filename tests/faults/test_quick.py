@@ -70,7 +70,7 @@ def test_a_round_outside_of_fits_leaves_no_tasks(client: Client) -> None:
     """Even if an exception that was caught keeps its executor alive."""
     rows = arrays()
     executor = rows.executor()
-    executor.map_reduce(rows.rows, CHECK, None)
+    executor.map_reduce(rows.rows, CHECK, rows.n_partitions)
     n_pieces = len(rows.source.resident[client.id].futures)
     deadline = time.monotonic() + 5
     while n_tasks(client) > n_pieces and time.monotonic() < deadline:

@@ -79,7 +79,7 @@ class Made(Sent):
     in_client = False
 
     def load_plans(self, shards: Sequence[Sequence[int]], persist: Persist) -> list[ShardLoad]:
-        return [ShardLoad(make_shard, (self.n_partitions, tuple(numbers))) for numbers in shards]
+        return [ShardLoad(make_shard, (self.n_partitions, tuple(numbers)), self.n_partitions) for numbers in shards]
 
 
 def make_shard(n_groups: int, numbers: tuple[int, ...], given: Sequence[Any]) -> Shard:

@@ -109,8 +109,8 @@ def test_rounds_on_workers_come_first_where_several_may_be_done(monkeypatch: pyt
 
 def test_two_rounds_may_be_under_way(executor: Executor) -> None:
     X, y = arrays()
-    rows = Dataset.from_arrays(X, y, n_partitions=8).rows
-    first, second = (executor.submit(rows, CHECK, None) for _ in range(2))
+    data = Dataset.from_arrays(X, y, n_partitions=8)
+    first, second = (executor.submit(data.rows, CHECK, data.n_partitions) for _ in range(2))
     found = second.result(), first.result()
     assert found[0].weight_sum == found[1].weight_sum == N_ROWS
 
@@ -145,7 +145,7 @@ def test_no_task_stays_of_a_round_that_was_given_up(client: Client, monkeypatch:
     X, y = lazy()
     data = Dataset.from_dask(X, y)
     executor = ClusterExecutor(client)
-    assert executor.map_reduce(data.rows, CHECK, None).weight_sum == N_ROWS
+    assert executor.map_reduce(data.rows, CHECK, data.n_partitions).weight_sum == N_ROWS
     reduction = Reduction("slow", of_group(slow), lambda left, right: left + right, lambda broadcast, n_columns: 0)
     monkeypatch.setattr(sending, "CALLED_ROUND", -1.0)
     pending = executor.submit(data.rows, reduction, None)
@@ -178,7 +178,7 @@ def test_a_function_of_each_partition(executor: Executor, make: str) -> None:
     else:
         data = Dataset.from_dask(*(dask.persist(*lazy()) if make == "persisted" else lazy()))
     if make == "resident":
-        executor.map_reduce(data.rows, CHECK, None)
+        executor.map_reduce(data.rows, CHECK, data.n_partitions)
     if make == "held out":
         data = data.split(0.25, seed=3)[1]
         held_out = Dataset.from_dask(*lazy()).split(0.25, seed=3)[1].X.compute(scheduler="threads")
@@ -233,7 +233,7 @@ def test_a_function_that_runs_out_of_memory(executor: Executor) -> None:
 def test_a_large_model_is_sent_once(client: Client, monkeypatch: pytest.MonkeyPatch, resident: bool) -> None:
     data = Dataset.from_dask(*lazy())
     if resident:
-        ClusterExecutor(client).map_reduce(data.rows, CHECK, None)
+        ClusterExecutor(client).map_reduce(data.rows, CHECK, data.n_partitions)
     sizes: list[int] = []
     get = client.get
 
