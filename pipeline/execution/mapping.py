@@ -17,7 +17,7 @@ from pipeline.cluster.code.modules import dumps
 from pipeline.cluster.task_threads import thread_given_back
 from pipeline.execution.gathering import gather
 from pipeline.execution.graph import INLINE_BYTES
-from pipeline.execution.opaque import call
+from pipeline.execution.opaque import begin, call
 from pipeline.execution.residency.failures import killed
 from pipeline.execution.residency.following import Follower
 from pipeline.execution.residency.held import await_held
@@ -116,7 +116,7 @@ def ask(follower: Follower, sender: Sender, rows: Rows, resident: Resident | Non
         for own, future in zip(numbers, resident.futures, strict=True):
             key = (name, own[0])
             graph[key] = call(key, map_shard, TaskRef(future.key), rows.subset, argument, needs=set())
-    futures = sender.client.get(graph, [(name, own[0]) for own in numbers], sync=False)
+    futures = begin(sender.client, graph, [(name, own[0]) for own in numbers])
     return sorted(map(Asked, numbers, futures), key=itemgetter(0))
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from dask._expr import LLGExpr
 from dask.task_spec import DataNode, List, Task
 from dask.utils import apply
+from distributed import Client, Future
 
 from pipeline.cluster.code.modules import dumps
 
@@ -23,6 +26,15 @@ def value(name: Any, held: Any, *, needs: set[str]) -> Task:
     packed, modules = dumps(held)
     needs |= modules
     return Task(name, pickle.loads, packed)
+
+
+def begin(client: Client, graph: dict[Any, Any], keys: list[Any], **where: Any) -> list[Future[Any]]:
+    """Begin the tasks of a graph, and return the futures of these keys. where: Dask's workers= and allow_other_workers=.
+
+    The graph gets a random name. Dask's own name for it comes from all its nodes, and takes longer to make than small tasks take to run.
+    """
+    futures: list[Future[Any]] = client.get(LLGExpr(graph, _determ_token=uuid.uuid4().hex), keys, sync=False, **where)
+    return futures
 
 
 def modules_in(graph: Mapping[Any, Any]) -> set[str]:

@@ -16,6 +16,7 @@ from pipeline.cluster.workers import Workers
 from pipeline.execution.calls import Calls, can_call
 from pipeline.execution.gathering import gather
 from pipeline.execution.graph import RoundGraph, bytes_of, merging, round_graph
+from pipeline.execution.opaque import begin
 from pipeline.execution.residency.failures import killers_named
 from pipeline.execution.residency.resident import Resident
 from pipeline.sources.rows import Rows
@@ -138,7 +139,7 @@ class Tasks:
         self.large = graph.large
         self.named = named
         self.began = time.monotonic()
-        self.futures: list[Any] = sender.client.get(graph.tasks, graph.keys, sync=False)
+        self.futures: list[Any] = begin(sender.client, graph.tasks, graph.keys)
 
     def results(self) -> list[NodeSums]:
         try:

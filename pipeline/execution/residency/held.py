@@ -15,13 +15,16 @@ FIRST_LOOK: Final = 0.005
 LAST_LOOK: Final = 0.1
 
 
-def await_held(client: Client, workers: Workers, outside: Outside) -> None:
-    """Wait until workers hold what is needed, or have failed to make it. It may have come through another client of the same scheduler.
+def await_held(client: Client, workers: Workers, outside: Outside) -> dict[Hashable, Sequence[str]]:
+    """Wait until workers hold what is needed, or have failed to make it, and return the workers that hold each key. It may have come
+    through another client of the same scheduler.
 
     Raises ValueError, naming the collections, for what is gone; ConnectionError for what no worker can make; WorkersUnavailableError when
     no worker is left.
     """
-    waiting: Sequence[Hashable] = sorted(outside.keys, key=str)
+    keys = sorted(outside.keys, key=str)
+    holders = ask(client, "who_has", keys) if keys else {}
+    waiting = without = [key for key in keys if not holders[key]]
     look_after, busy_at = FIRST_LOOK, time.monotonic() + STUCK_AFTER
     give_up_at = busy_at  # on what a client has asked for, and the scheduler has not heard of
     while waiting:
@@ -37,16 +40,19 @@ def await_held(client: Client, workers: Workers, outside: Outside) -> None:
                 busy_at = time.monotonic() + STUCK_AFTER
             time.sleep(look_after)
             look_after = min(2 * look_after, LAST_LOOK)
+    return holders | (ask(client, "who_has", without) if without else {})
 
 
-def held_bytes(client: Client, keys: Sequence[Hashable]) -> dict[Hashable, dict[str, float]]:
+def held_bytes(client: Client, holders: Mapping[Hashable, Sequence[str]]) -> dict[Hashable, dict[str, float]]:
     """The workers that hold each key, with its bytes; {} when one has just been forgotten."""
-    holders = ask(client, "who_has", keys)
+    held = {key: workers for key, workers in holders.items() if workers}
+    if not held:
+        return {}
     try:
-        sizes: Mapping[Any, float] = client.nbytes([key for key in keys if holders[key]], summary=False)
+        sizes: Mapping[Any, float] = client.nbytes(list(held), summary=False)
     except KeyError:
         return {}
-    return {key: dict.fromkeys(holders[key], sizes[key]) for key in keys if holders[key]}
+    return {key: dict.fromkeys(workers, sizes[key]) for key, workers in held.items()}
 
 
 def require_none(outside: Outside) -> None:

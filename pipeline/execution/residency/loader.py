@@ -15,7 +15,7 @@ from distributed import Client, Future
 
 from pipeline.cluster.code.code import require_packages, send_users_modules, usable_workers
 from pipeline.cluster.workers import Workers
-from pipeline.execution.opaque import call, modules_in
+from pipeline.execution.opaque import begin, call, modules_in
 from pipeline.execution.residency.held import await_held, held_bytes
 from pipeline.execution.residency.placement import pieces, pieces_by_holder
 from pipeline.execution.residency.resident import Resident
@@ -75,10 +75,9 @@ class Loader:
 
     def _held_bytes(self, source: Source) -> list[dict[str, float]]:
         """The bytes that workers hold of what each group is made from."""
-        await_held(self.client, self.workers, source.outside)  # rows that are still being persisted, too: they are needed in any case
+        holders = await_held(self.client, self.workers, source.outside)  # rows that are still being persisted, too: they are needed anyway
         needed = source.held_keys
-        keys = sorted(set().union(*needed), key=str)
-        found = held_bytes(self.client, keys) if keys else {}
+        found = held_bytes(self.client, {key: holders[key] for key in set().union(*needed)})
         held: list[dict[str, float]] = [defaultdict(float) for _ in needed]
         for bytes_of, group in zip(held, needed, strict=True):
             for key in group:
@@ -93,7 +92,7 @@ class Loader:
 
         def persist(graph: dict[Any, Any], keys: list[Any]) -> None:
             self._supply(threads, modules_in(graph))
-            first.extend(self.client.get(graph, keys, sync=False))
+            first.extend(begin(self.client, graph, keys))
 
         name = f"load-{uuid.uuid4().hex}"
         graphs: dict[int, dict[Any, Any]] = defaultdict(dict)
@@ -106,7 +105,7 @@ class Loader:
         futures: dict[Any, Future[Shard]] = {}
         for thread, graph in graphs.items():
             where: dict[str, Any] = {} if anywhere else {"workers": [threads[thread]], "allow_other_workers": True}
-            found = self.client.get(graph, list(graph), **where, sync=False)
+            found = begin(self.client, graph, list(graph), **where)
             futures.update(zip(graph, found, strict=True))
         return [futures[name, f"{i:06}"] for i in range(len(numbers))]
 
