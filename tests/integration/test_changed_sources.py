@@ -225,7 +225,8 @@ def test_a_checkpoint_of_the_rows_before_is_not_gone_on_from(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def cluster_to_harm() -> Iterator[tuple[LocalCluster, Client]]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
+    again = dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})  # else Dask gives up a worker that is killed twice
+    with again, LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
         yield cluster, client
 
 
