@@ -21,9 +21,10 @@ from pipeline.submission.arguments import ADD_COMMANDS
 from tasks.lazy import Lazy
 
 if TYPE_CHECKING:
+    from pipeline import benchmarks
     from pipeline import commands as bodies
 else:
-    bodies = Lazy("pipeline.commands")
+    bodies, benchmarks = Lazy("pipeline.commands"), Lazy("pipeline.benchmarks")
 
 Command = Callable[[argparse.Namespace], int]
 USER_ERRORS: Final = (ValueError, TypeError, OSError, VersionMismatchError)
@@ -153,7 +154,7 @@ def add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
     command = commands.add_parser("bench", parents=[common], help="run a benchmark, or list them")
     command.add_argument("name", nargs="?", metavar="NAME")
     command.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own arguments")
-    command.set_defaults(chosen=lambda: bodies.bench)
+    command.set_defaults(chosen=lambda: benchmarks.bench)
 
 
 def show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -123,16 +123,6 @@ def jobs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def bench(arguments: argparse.Namespace) -> int:
-    """Run a benchmark; without a name, list them."""
-    try:
-        from pipeline import benchmarks
-
-        return benchmarks.run(arguments.name, arguments.args)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error}; benchmarks need the bench extra: pip install 'dask-descent[bench]'") from error
-
-
 def report(metrics: Metrics, directory: Path) -> str:
     """What `train` prints."""
     score = f"{metrics['score_name']} on {{}} rows"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -14,33 +14,39 @@ from pipeline.estimators.solvers import SOLVERS
 
 
 class Case(NamedTuple):
-    """A benchmark: what it measures, and how: `measure` fills the report."""
+    """A benchmark: what it measures, and the module of this package and the function there that measures it. A module is imported when its
+    case is run: that takes seconds, and needs the bench extra."""
 
     title: str
-    measure: Callable[[Report, Settings], None]
+    module: str
+    function: str
+
+    def measure(self, report: Report, settings: Settings) -> None:
+        """Fill the report. Raises ValueError without the bench extra."""
+        try:
+            module = import_module(f"{__name__}.{self.module}")
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{error}; benchmarks need the bench extra: pip install 'dask-descent[bench]'") from error
+        getattr(module, self.function)(report, settings)
 
 
-def cases() -> dict[str, Case]:
-    """The cases by name. Imported here, because they need the bench extra and seconds."""
-    from pipeline.benchmarks import checkpoints, chunks, epoch, fits, memory, planning, resident, rounds, sgd, slow_worker, soak, startup
-
-    return {
-        "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", fits.logistic_28),
-        "logistic-200": Case("logistic regression, 300,000 x 200, in process and on two workers", fits.logistic_200),
-        "multinomial": Case("multinomial regression, 200,000 x 100, 10 classes, in process", fits.multinomial),
-        "sgd": Case("log loss by stochastic gradient descent, 1,000,000 x 28, in process and on two workers", sgd.sgd),
-        "epoch": Case("an epoch of a multi-layer perceptron, 100,000 x 784, in process and on two workers", epoch.epoch),
-        "overhead": Case("one round over the same rows in 16, 128 and 1024 partitions", rounds.overhead),
-        "chunks": Case("a fit, predictions and a score of the same persisted rows in 16, 128 and 1024 chunks", chunks.chunks),
-        "resident": Case("a round that the workers run by themselves, beside a call of an actor", resident.resident),
-        "memory": Case("workers' peak memory while 2 GB are loaded and fitted", memory.memory),
-        "slow-worker": Case("rounds on four workers of which one is held back to a quarter of the others' speed", slow_worker.slow_worker),
-        "checkpoint": Case("rounds after which a large state is offered to a checkpoint, beside rounds without", checkpoints.checkpoint),
-        "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", rounds.bandwidth),
-        "startup": Case("imports, the command line and a first training in fresh processes", startup.startup),
-        "soak": Case("many fits on one cluster whose workers are killed at random: what hangs, and what grows", soak.soak),
-        "plan": Case("what plans of three jobs predict, beside what two workers take", planning.plan),
-    }
+CASES: Final = {
+    "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", "fits", "logistic_28"),
+    "logistic-200": Case("logistic regression, 300,000 x 200, in process and on two workers", "fits", "logistic_200"),
+    "multinomial": Case("multinomial regression, 200,000 x 100, 10 classes, in process", "fits", "multinomial"),
+    "sgd": Case("log loss by stochastic gradient descent, 1,000,000 x 28, in process and on two workers", "sgd", "sgd"),
+    "epoch": Case("an epoch of a multi-layer perceptron, 100,000 x 784, in process and on two workers", "epoch", "epoch"),
+    "overhead": Case("one round over the same rows in 16, 128 and 1024 partitions", "rounds", "overhead"),
+    "chunks": Case("a fit, predictions and a score of the same persisted rows in 16, 128 and 1024 chunks", "chunks", "chunks"),
+    "resident": Case("a round that the workers run by themselves, beside a call of an actor", "resident", "resident"),
+    "memory": Case("workers' peak memory while 2 GB are loaded and fitted", "memory", "memory"),
+    "slow-worker": Case("rounds on four workers of which one is held back to a quarter of the others' speed", "slow_worker", "slow_worker"),
+    "checkpoint": Case("rounds after which a large state is offered to a checkpoint, beside rounds without", "checkpoints", "checkpoint"),
+    "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", "rounds", "bandwidth"),
+    "startup": Case("imports, the command line and a first training in fresh processes", "startup", "startup"),
+    "soak": Case("many fits on one cluster whose workers are killed at random: what hangs, and what grows", "soak", "soak"),
+    "plan": Case("what plans of three jobs predict, beside what two workers take", "planning", "plan"),
+}
 
 
 DEFAULTS: Final = Settings()
@@ -60,22 +66,26 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """The command: see `run`."""
+    return run(arguments.name, arguments.args)
+
+
 def run(name: str | None, arguments: list[str]) -> int:
     """Run a case, print its tables and store them; without a name list the cases. Returns the exit status."""
-    known = cases()
-    if name is None or name not in known:
-        for case, (title, _) in known.items():
-            print(f"{case:14}{title}")
+    if name is None or name not in CASES:
+        for known, (title, _, _) in CASES.items():
+            print(f"{known:14}{title}")
         if name is not None:
             print(f"\nThere is no benchmark {name!r}; use one of the above.")
         return 0 if name is None else 2
     options = parser().parse_args(arguments)
-    command = shlex.join(["python", "-m", "pipeline", "bench", name, *arguments])
-    report = Report(name, known[name].title, command)
+    case, command = CASES[name], shlex.join(["python", "-m", "pipeline", "bench", name, *arguments])
+    report = Report(name, case.title, command)
     settings = Settings(
         quick=options.quick, repeats=options.repeats, limit=options.limit, solvers=tuple(options.solvers), fits=options.fits
     )
-    known[name].measure(report, settings)
+    case.measure(report, settings)
     paths = report.store(options.out)
     print(report.markdown())
     print("Stored: " + ", ".join(map(str, paths)))
