@@ -24,10 +24,9 @@ class Case(NamedTuple):
     def measure(self, report: Report, settings: Settings) -> None:
         """Fill the report. Raises ValueError without the bench extra."""
         try:
-            module = import_module(f"{__name__}.{self.module}")
+            getattr(import_module(f"{__name__}.{self.module}"), self.function)(report, settings)
         except ModuleNotFoundError as error:
             raise ValueError(f"{error}; benchmarks need the bench extra: pip install 'dask-descent[bench]'") from error
-        getattr(module, self.function)(report, settings)
 
 
 CASES: Final = {

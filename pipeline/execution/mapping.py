@@ -18,7 +18,7 @@ from pipeline.cluster.task_threads import thread_given_back
 from pipeline.execution.gathering import gather
 from pipeline.execution.graph import INLINE_BYTES
 from pipeline.execution.opaque import begin, call
-from pipeline.execution.residency.failures import killed
+from pipeline.execution.residency.failures import killed, ranges
 from pipeline.execution.residency.following import Follower
 from pipeline.execution.residency.held import await_held
 from pipeline.execution.residency.resident import Resident
@@ -128,7 +128,7 @@ def raise_named(error: Exception, name: str, rows: Rows, asked: Sequence[Asked])
         what = f"a task of {name!r} was tried again and again, and {error.allowed_failures + 1} workers"
         raise killed(what, partitions, rows.source) from error
     if failed and not isinstance(error, LoadError | MemoryError):
-        error.add_note(f"while computing {name!r} of {rows.source.locations_of(failed[0][0], failed[0][-1])}")
+        error.add_note(f"while computing {name!r} of partitions {ranges(failed[0])} (from {rows.source.location(failed[0][0])} on)")
     raise error
 
 

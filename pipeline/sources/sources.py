@@ -265,6 +265,10 @@ class GraphSource(Source):
         graph, keys = blocks_graph(self.blocks), [block.key for block in self.blocks]
         return (graph, keys) if self.screen is None else screened(graph, keys, self.screen)
 
+    def by_partition(self) -> Self:
+        assert self._blocks  # made once, for all copies
+        return super().by_partition()
+
     @property
     def _graph(self) -> Graph:
         return self._blocks[0]

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.loading.statistics import Spread, add_spreads, spread, spread_of_values
+from tasks.loading.statistics import Spread, add_spreads, spread
 from tasks.reductions.reduction import Reduction, of_group
 from tasks.reductions.tree import tree_sum
 from tasks.rows.digests import partition_digests
@@ -71,7 +71,7 @@ def summarise(group: Group, n_partitions: int | None = None) -> Summary:
         partition_rows=np.diff(group.offsets),
         weight_sum=_weight_sum(group),
         spread=columns,
-        target_spread=_target_spread(group, n_partitions, classes, weights),
+        target_spread=_target_spread(group, n_partitions),
         fault=_first_fault(group, columns.largest),
         form=form_of(group) if group.n_rows else None,
         target_dtype=group.y.dtype if group.n_rows and group.y is not None else None,
@@ -124,13 +124,11 @@ CHECK: Final = Reduction("check", of_group(summary), add_summaries, lambda broad
 CONTENTS: Final = Reduction("contents", of_group(contents), both_contents, lambda broadcast, n_columns: 8)
 
 
-def _target_spread(group: Group, n_partitions: int | None, classes: Array | None, class_weights: Float64) -> Spread | None:
-    """The spread of y as numbers, of its classes where it has some; None for labels that are text, and without y or rows."""
+def _target_spread(group: Group, n_partitions: int | None) -> Spread | None:
+    """The spread of y as numbers; None for labels that are text, and without y or rows."""
     y = group.y
     if y is None or not group.n_rows or y.dtype.kind not in NUMBERS:
         return None
-    if classes is not None:
-        return spread_of_values(classes.astype(np.float64), class_weights)
     if y.dtype.kind != "f" or y.dtype.itemsize not in (4, 8):
         y = y.astype(np.float64)
     return spread(y.reshape(len(y), -1), group.sample_weight, group.offsets, n_partitions)

@@ -117,6 +117,6 @@ def load_on_worker(load: ShardLoad, *values: Any) -> Shard:
     """Task: make a shard, and check it while it is fresh. The source's own graph may call BLAS."""
     with single_blas_thread():
         shard = load.function(*load.arguments, list(zip(load.keys, values, strict=True)))
-    for group in shard.all_groups:
-        summary(group, load.n_partitions)
+        for group in shard.all_groups:
+            summary(group, load.n_partitions)
     return shard

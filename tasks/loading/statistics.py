@@ -84,24 +84,21 @@ class Spread(NamedTuple):
 
 def spread(X: Any, weight: Float64 | None, offsets: Int64, n_partitions: int | None = None) -> Spread:
     """The spread of the columns of X (n, p), in partitions that begin and end at `offsets`, along the tree. n_partitions: of the data that
-    X is a part of, by default these. Whether compiling is worth it is told from all of them, as if they were alike."""
-    own = len(offsets) - 1
-    of_all = own if n_partitions is None else n_partitions
-    if isinstance(X, np.ndarray | sp.csr_array) and worth_compiling(X.shape[0] * of_all // own, X.shape[1], of_all):
+    X is a part of, by default these. Each partition goes through compiled code, or not, as if all of them were like it: how they are
+    grouped does not show."""
+    rows, of_all = np.diff(offsets).tolist(), n_partitions or len(offsets) - 1
+    native = isinstance(X, np.ndarray | sp.csr_array)
+    compiled = [native and worth_compiling(own * of_all, X.shape[1], of_all) for own in rows]
+    if all(compiled):
         return Spread(*column_spread(X, weight, offsets))
-    X = X.toarray() if isinstance(X, sp.csr_array) else X
-    parts = [(X[a:b, :], None if weight is None else weight[a:b]) for a, b in pairwise(offsets.tolist())]
-    return tree_sum([Spread(*array_api.column_spread(*part)) for part in parts], add_spreads)
 
+    def of_one(at: int) -> Spread:
+        part, own = slice(offsets[at], offsets[at + 1]), None if weight is None else weight[offsets[at] : offsets[at + 1]]
+        if compiled[at]:
+            return Spread(*column_spread(X[part], own, np.array([0, rows[at]])))
+        return Spread(*array_api.column_spread(X[part].toarray() if isinstance(X, sp.csr_array) else X[part, :], own))
 
-def spread_of_values(values: Float64, weight: Float64) -> Spread:
-    """The spread of one column that holds distinct values (k,), whose rows weigh that much together (k,)."""
-    with np.errstate(invalid="ignore", over="ignore"):  # a fault, which is found apart
-        total = weight.sum()
-        mean = (weight @ values) / (total or 1.0)
-        scatter = weight @ (values - mean) ** 2
-    largest = np.max(np.abs(values)) if np.isfinite(scatter) else np.nan
-    return Spread(float(total), np.array([mean]), np.array([scatter]), np.array([largest]))
+    return tree_sum([of_one(at) for at in range(len(rows))], add_spreads)
 
 
 def add_spreads(left: Spread, right: Spread) -> Spread:
@@ -111,7 +108,7 @@ def add_spreads(left: Spread, right: Spread) -> Spread:
     if not right.weight or not left.weight:
         return (left if left.weight else right)._replace(largest=largest)
     share = right.weight / weight
-    shift = right.mean - left.mean
-    with np.errstate(over="ignore"):  # values beyond LARGEST_VALUE are a fault, which is found apart
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite, or beyond LARGEST_VALUE, is a fault, which is found apart
+        shift = right.mean - left.mean
         scatter = left.scatter + right.scatter + shift * shift * (left.weight * share)
-    return Spread(weight, left.mean + shift * share, scatter, largest)
+        return Spread(weight, left.mean + shift * share, scatter, largest)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from dask._expr import LLGExpr
 from dask.task_spec import Task
 from distributed.comm import CommClosedError
 
@@ -110,15 +111,17 @@ class Client:
         return {key: tasks[key].nbytes for key in keys}
 
     def get(
-        self, graph: Mapping[Any, Any], keys: Sequence[Any], *, workers: Sequence[str] = (), allow_other_workers: bool = False, sync: bool
+        self, graph: LLGExpr, keys: Sequence[Any], *, workers: Sequence[str] = (), allow_other_workers: bool = False, sync: bool
     ) -> list[Future]:
-        self.world.step("client", self.process)
-        entries = self.world.scheduler.add_graph(graph, keys, workers[0] if workers else None)
-        return [Future(self.world.scheduler, entry) for entry in entries]
+        return self._begin(graph.operand("dsk"), keys, workers[0] if workers else None)
 
     def submit(self, function: Callable[[], Any], *, key: str) -> Future:
-        (future,) = self.get({key: Task(key, function)}, [key], sync=False)
+        (future,) = self._begin({key: Task(key, function)}, [key], None)
         return future
+
+    def _begin(self, graph: Mapping[Any, Any], keys: Sequence[Any], prefers: str | None) -> list[Future]:
+        self.world.step("client", self.process)
+        return [Future(self.world.scheduler, entry) for entry in self.world.scheduler.add_graph(graph, keys, prefers)]
 
     def cancel(self, futures: Sequence[Future], force: bool) -> None:
         for future in futures:

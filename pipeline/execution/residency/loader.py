@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -61,7 +61,7 @@ class Loader:
         source = rows.source.by_partition()
         threads = usable_workers(self.client, self.workers.threads())
         held = self._held_bytes(source)
-        numbers = pieces_by_holder(held, Counter(threads)) if any(held) else pieces(source.group_sizes, threads, held)[0]
+        numbers = pieces_by_holder(held, len(threads)) if any(held) else pieces(source.group_sizes, threads, held)[0]
         first: dict[Any, Any] = {}
         loads = source.load_plans([(number,) for number in range(source.n_groups)], lambda some, keys: first.update(some))
         needs = modules_in(first)

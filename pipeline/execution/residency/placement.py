@@ -1,6 +1,6 @@
 """Which worker thread gets which groups: equal shares, of what its worker holds already wherever it can be; in pieces that can move.
 
-Pieces are whole subtrees of the fixed tree, so that larger subtrees, too, can be put together from them.
+Pieces of resident rows are whole subtrees of the fixed tree, so that larger subtrees, too, can be put together from them.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def pieces(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mappin
     return [run for run, _ in chosen], [thread for _, thread in chosen]
 
 
-def pieces_by_holder(held: Sequence[Mapping[str, float]], n_threads: Mapping[str, int]) -> list[tuple[int, ...]]:
-    """The numbers of what each worker holds most of, in pieces: for what needs no neighbours. held: the bytes of each that workers hold;
-    n_threads: of each worker."""
+def pieces_by_holder(held: Sequence[Mapping[str, float]], n_threads: int) -> list[tuple[int, ...]]:
+    """The numbers of what each worker holds most of, in pieces, about `PIECES` for each of all threads: for what needs no neighbours. held:
+    the bytes of each that workers hold."""
     homes: dict[str, list[int]] = defaultdict(list)
     for number, there in enumerate(held):
         homes[max(sorted(there), key=there.__getitem__, default="")].append(number)
-    cuts = (np.array_split(own, min(len(own), PIECES * max(1, n_threads.get(worker, 1)))) for worker, own in homes.items())
-    return sorted(tuple(piece.tolist()) for cut in cuts for piece in cut)
+    width = -(-len(held) // (PIECES * n_threads))
+    return sorted(tuple(own[start : start + width]) for own in homes.values() for start in range(0, len(own), width))
 
 
 def place_held(sizes: Sequence[float], threads: Sequence[str], held: Sequence[Mapping[str, float]]) -> list[Place]:

@@ -1,4 +1,4 @@
-"""Rounds that are submitted and given up, and functions of groups, on threads and on a cluster."""
+"""Rounds that are submitted and given up, and functions of partitions, on threads and on a cluster."""
 
 from __future__ import annotations
 
@@ -279,8 +279,11 @@ def test_predictions_and_scores_take_few_tasks_and_keep_their_bits(cluster: Loca
     n_chunks = 200
     size = 8000 // n_chunks
     chunked = [da.from_array(a, chunks=size if a.ndim == 1 else (size, -1)) for a in (X, Y, (Y[:, 0] > 0).astype(int))]
-    lazy_X, lazy_Y, lazy_y = dask.persist(*chunked)
+    workers = list(client.scheduler_info(n_workers=-1)["workers"])
+    with dask.annotate(workers=lambda key: [workers[key[1] % 2]] if isinstance(key, tuple) else workers):  # neighbours do not live together
+        lazy_X, lazy_Y, lazy_y = dask.persist(*chunked, optimize_graph=False)
     wait([lazy_X, lazy_Y, lazy_y])
+    assert client.who_has(lazy_X)[lazy_X.name, 3, 0] == (workers[1],)
     counter = Counter()
     scheduler: Any = cluster.scheduler
     for what, expected in (

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import Dataset, LogisticRegression
-from pipeline.execution.residency.placement import SLACK, SUBTREES, cut, place
+from pipeline.execution.residency.placement import PIECES, SLACK, SUBTREES, cut, pieces_by_holder, place
 from tasks.reductions.tree import n_nodes
 
 SIZES = st.lists(st.integers(0, 50), min_size=1, max_size=60)
@@ -70,6 +70,17 @@ def test_runs_are_neighbours_of_about_equal_size(n: int, n_shards: int) -> None:
 
 def test_cuts_fall_on_large_subtrees() -> None:
     assert [run[0] for run in cut(range(257), [1] * 257, 4)] == [0, 64, 128, 192]
+
+
+def test_what_needs_no_neighbours_goes_to_its_holders_in_pieces() -> None:
+    held = [{"a": 1.0}, {"b": 2.0, "a": 1.0}, {}, {"b": 1.0}] * 100
+    pieces = pieces_by_holder(held, 2)
+    assert sorted(number for piece in pieces for number in piece) == list(range(400))
+    assert pieces == sorted(pieces)
+    for piece in pieces:
+        assert len({max(held[number], key=held[number].__getitem__, default="") for number in piece}) == 1
+    assert 1.9 * PIECES < len(pieces) <= 2 * PIECES + 3
+    assert pieces_by_holder([{"a": 1.0}] * 3, 100) == [(0,), (1,), (2,)]
 
 
 def received(client: Client) -> int:
