@@ -119,7 +119,7 @@ def die(group: Group, partition: int) -> None:
         os._exit(1)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)  # four workers die, one after the other, and come again
 @pytest.mark.long
 def test_a_function_that_kills_every_worker(own_cluster: tuple[LocalCluster, Client]) -> None:
     _, client = own_cluster
