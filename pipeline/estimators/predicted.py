@@ -16,9 +16,9 @@ from tasks.objectives.scoring import ScoreInput, predict_partition
 
 
 class Predicted(da.Array):
-    """A Dask array of predictions. By itself it is computed by few tasks where the rows are
-    (`Executor.map_partitions`): a task for each chunk would cost more than a small chunk's rows, and its error would not say which
-    partition it was. Whatever else is done with it Dask does chunk by chunk."""
+    """A Dask array of predictions. By itself it is computed by few tasks where the rows are (`Executor.map_partitions`): a task for each
+    chunk would cost more than a small chunk's rows, and its error would not say which partition it was. Whatever else is done with it Dask
+    does chunk by chunk."""
 
     dataset: Callable[[], Dataset]
     model: ScoreInput

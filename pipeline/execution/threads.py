@@ -82,7 +82,8 @@ class ThreadExecutor(Executor):
                 first.update(zip(keys, get(graph, keys), strict=True))
 
         def found(load: ShardLoad) -> list[Any]:
-            return map_load(load, rows.subset, partition_map, iter([first[key] for key in load.keys]))
+            with single_blas_thread():
+                return map_load(load, rows.subset, partition_map, iter([first[key] for key in load.keys]))
 
         with locations_named(source.location):
             loads = source.load_plans([(number,) for number in range(source.n_groups)], persist)

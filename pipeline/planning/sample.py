@@ -75,9 +75,8 @@ class Sample:
         """The schema of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the
         first thing that is wrong in the sampled rows."""
         dataset = self.dataset
-        found = make_schema(
-            executor.map_reduce(dataset.rows, CHECK, dataset.n_partitions), dataset.columns, dataset.dtype, dataset.location_of_row
-        )
+        summary = executor.map_reduce(dataset.rows, CHECK, dataset.n_partitions)
+        found = make_schema(summary, dataset.columns, dataset.dtype, dataset.location_of_row)
         factor = 1.0 if self.whole else float(self.group_rows().sum()) / self.n_rows
         return replace(
             found,

@@ -266,7 +266,7 @@ class GraphSource(Source):
         return (graph, keys) if self.screen is None else screened(graph, keys, self.screen)
 
     def by_partition(self) -> Self:
-        assert self._blocks  # made once, for all copies
+        _ = self._blocks  # made once, for all copies
         return super().by_partition()
 
     @property

@@ -199,12 +199,13 @@ def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
 def _encode(y: Array) -> tuple[Array, Int64]:
     """Sorted values, every one of y among them, and the position of each row's; the rows are not sorted where values span little."""
     if y.dtype.kind in "iuf" and y.dtype != np.uint64 and len(y):
-        span = y.max().item() - y.min().item()
+        lowest = y.min()
+        span = y.max().item() - lowest.item()
         if span <= MAX_CLASSES:
             wide = np.float64 if y.dtype.kind == "f" else np.int64  # wide enough for differences of narrow integers
-            low = y.min().astype(wide)
-            counted_from_0 = y.dtype == np.int64 and low == 0  # the labels are their codes
-            codes = y if counted_from_0 else np.subtract(y, low, dtype=wide).astype(np.int64, copy=False)
+            low = lowest.astype(wide)
+            are_codes = y.dtype == np.int64 and low == 0
+            codes = y if are_codes else np.subtract(y, low, dtype=wide).astype(np.int64, copy=False)
             return (np.arange(int(span) + 1) + low).astype(y.dtype), codes
     return np.unique(y, return_inverse=True)
 

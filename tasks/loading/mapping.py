@@ -41,12 +41,11 @@ def map_loads(loads: Sequence[ShardLoad], subset: int, packed: bytes, *values: A
     all loads, in order."""
     partition_map: PartitionMap = pickle.loads(packed)
     given = iter(values)
-    with single_blas_thread():
+    with single_blas_thread():  # the source's own graph may call BLAS
         return [result for load in loads for result in map_load(load, subset, partition_map, given)]
 
 
 def map_load(load: ShardLoad, subset: int, partition_map: PartitionMap, given: Iterator[Any]) -> list[Any]:
     """The results of each partition that a load makes. given: begins with the values of the load's keys."""
     pairs = [(key, next(given)) for key in load.keys]
-    with single_blas_thread():  # the source's own graph may call BLAS
-        return partition_map.of(load.function(*load.arguments, pairs).groups(subset))
+    return partition_map.of(load.function(*load.arguments, pairs).groups(subset))

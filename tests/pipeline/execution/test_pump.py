@@ -164,7 +164,7 @@ def test_no_task_stays_of_a_round_that_was_given_up(client: Client, monkeypatch:
     assert not under_way()
 
 
-# -- functions of partitions -------------------------------------------------------------------------------------------------------------
+# -- functions of partitions ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", ["lazy", "persisted", "resident", "in memory", "held out"])
