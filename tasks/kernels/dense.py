@@ -20,6 +20,12 @@ WIDTH: Final = 4 * LANES  # four vectors at a time hide the latency of fma
 
 
 @compiled_leaf
+def load_some(array: Array, index: int, n: int) -> Any:
+    """Load eight elements, or the first n by a mask, which is slower."""
+    return load(array, index) if n >= LANES else load_part(array, index, n)
+
+
+@compiled_leaf
 def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, raw: Float64) -> None:
     """Compute raw[i] = X[start + i] @ coef[0] + intercept; reads straight on, as memory likes it."""
     p = X.shape[1]
@@ -56,10 +62,10 @@ def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -
                 s2 = fma(f, load(X, at + 16), s2)
                 s3 = fma(f, load(X, at + 24), s3)
             else:
-                s0 = fma(f, load_part(X, at, n), s0)
-                s1 = fma(f, load_part(X, at + 8, n - 8), s1)
-                s2 = fma(f, load_part(X, at + 16, n - 16), s2)
-                s3 = fma(f, load_part(X, at + 24, n - 24), s3)
+                s0 = fma(f, load_some(X, at, n), s0)
+                s1 = fma(f, load_some(X, at + 8, n - 8), s1)
+                s2 = fma(f, load_some(X, at + 16, n - 16), s2)
+                s3 = fma(f, load_some(X, at + 24, n - 24), s3)
         store_part(sums, low, s0, n)
         store_part(sums, low + 8, s1, n - 8)
         store_part(sums, low + 16, s2, n - 16)

@@ -86,7 +86,7 @@ def spread(X: Any, weight: Float64 | None, offsets: Int64, n_partitions: int | N
     """The spread of the columns of X (n, p), in partitions that begin and end at `offsets`, along the tree. n_partitions: of the data that
     X is a part of, by default these. Each partition goes through compiled code, or not, as if all of them were like it: how they are
     grouped does not show."""
-    rows, of_all = np.diff(offsets).tolist(), n_partitions or len(offsets) - 1
+    rows, of_all = [stop - start for start, stop in pairwise(offsets.tolist())], n_partitions or len(offsets) - 1
     native = isinstance(X, np.ndarray | sp.csr_array)
     compiled = [native and worth_compiling(own * of_all, X.shape[1], of_all) for own in rows]
     if all(compiled):

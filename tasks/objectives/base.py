@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -63,14 +64,25 @@ class Layout:
     def size(self) -> int:
         return self.n_coef + sum(math.prod(shape) for shape in self.free.values())
 
+    @cached_property
+    def _slices(self) -> list[tuple[str, slice, tuple[int, ...]]]:
+        shapes = [*self.coef.items(), *self.free.items()]
+        ends = np.cumsum([0, *(math.prod(shape) for _, shape in shapes)]).tolist()
+        return [(name, slice(*of), shape) for (name, shape), of in zip(shapes, pairwise(ends), strict=True)]
+
     def split(self, parameters: Array) -> dict[str, Array]:
         """(..., n) -> views (..., *shape) by name."""
-        views, start = {}, 0
-        for name, shape in [*self.coef.items(), *self.free.items()]:
-            stop = start + math.prod(shape)
-            views[name] = parameters[..., start:stop].reshape((*parameters.shape[:-1], *shape))
-            start = stop
-        return views
+        models = parameters.shape[:-1]
+        return {name: parameters[..., of].reshape((*models, *shape)) for name, of, shape in self._slices}
+
+    def by_columns(self, parameters: Array) -> Array:
+        """Parameters (k, n) as coefficients of the user's columns, which is what sums of gradients are by."""
+        if self.standard is None:
+            return parameters
+        arrays = self.split(parameters)
+        coef = arrays["coef"]
+        found = self.standard.in_units(coef, arrays.get("intercept", np.zeros(coef.shape[:-1])))
+        return np.concatenate([array.reshape(len(parameters), -1) for array in found[: len(arrays)]], axis=1)
 
     def join(self, arrays: Mapping[str, Array]) -> Array:
         """The flat vector (n,) of one model, in the layout's dtype."""

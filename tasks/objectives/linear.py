@@ -34,8 +34,9 @@ class LinearObjective:
     standard      parameters are coefficients of the columns standardised by this; None: of the user's
     targets       parameters are those for y standardised by this; None: for y as it is
     compiled      whether compiled passes go over the rows, or NumPy's (see `tasks.kernels.worth_compiling`), which make CSR rows dense
-    Sums of gradients are by the coefficients of the user's columns all the same, and `evaluate` converts them once, at the root, so that no
-    cut of groups shows in the bits; those of `hessian` are by the parameters, because its rows are standardised before they are squared.
+    `loss_and_gradient` and `hessian_vector` take and give what is by the coefficients of the user's columns all the same: parameters are
+    converted once a round (`Layout.by_columns`), sums once, at the root (`evaluate`), so that no cut of groups shows in the bits. `hessian`
+    and `gram` go by the parameters, because their rows are standardised before they are squared.
     """
 
     loss: Loss
@@ -56,7 +57,8 @@ class LinearObjective:
     def split(self, parameters: Float64) -> tuple[Float64, Float64]:
         """(..., n) -> coef (..., n_outputs, n_columns), intercept (..., n_outputs), zeros when none is fitted."""
         arrays = self.layout.split(parameters)
-        return arrays["coef"], arrays.get("intercept", np.zeros((*parameters.shape[:-1], self.n_outputs)))
+        free = arrays["intercept"] if self.fit_intercept else np.zeros((*parameters.shape[:-1], self.n_outputs))
+        return arrays["coef"], free
 
     def join(self, coef: Array, intercept: Array) -> Float64:
         """The flat vector (n,) of one model."""
@@ -115,7 +117,7 @@ class LinearObjective:
         return kernels if self.compiled else array_api
 
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Sums:
-        coef, intercept = self._stacked(*self._of_columns(parameters))
+        coef, intercept = self._stacked(*self.split(parameters))
         loss, weight, coef_sum, intercept_sum = self._passes.loss_and_gradient(
             *self._rows(group), coef, intercept, len(parameters), self._positive_weight
         )
@@ -164,9 +166,9 @@ class LinearObjective:
         k = len(parameters)
         coef_sum, intercept_sum = self._passes.hessian_vector(
             *self._rows(group),
-            *self._stacked(*self._of_columns(parameters)),
+            *self._stacked(*self.split(parameters)),
             k,
-            *self._stacked(*self._of_columns(direction)),
+            *self._stacked(*self.split(direction)),
             self._positive_weight,
         )
         return Sums(np.zeros(k), np.full(k, self.weight_sum(group)), self._flat(coef_sum, intercept_sum, k))
@@ -177,7 +179,9 @@ class LinearObjective:
 
     def in_units(self, parameters: Float64) -> tuple[Float64, Float64]:
         """coef (n_outputs, n_columns) and intercept (n_outputs,) in the units of the user's columns and targets, from parameters (n,)."""
-        coef, intercept = self._of_columns(parameters)
+        coef, intercept = self.split(parameters)
+        if self.standard is not None:
+            coef, intercept = self.standard.in_units(coef, intercept)
         if self.targets is None:
             return coef, intercept
         return coef / self.targets.factor[:, None], intercept / self.targets.factor + self.targets.shift
@@ -187,11 +191,6 @@ class LinearObjective:
         if self.targets is not None:
             coef, intercept = coef * self.targets.factor[:, None], (intercept - self.targets.shift) * self.targets.factor
         return self.join(coef, intercept) if self.standard is None else self.join(*self.standard.from_units(coef, intercept))
-
-    def _of_columns(self, parameters: Float64) -> tuple[Float64, Float64]:
-        """coef (..., n_outputs, n_columns) and intercept (..., n_outputs) of the user's columns, from parameters (..., n)."""
-        coef, intercept = self.split(parameters)
-        return (coef, intercept) if self.standard is None else self.standard.in_units(coef, intercept)
 
     def centred(self, intercept: Float64) -> Float64:
         """The intercepts (n_outputs,) that are reported, of all that predict the same: those of softmax add up to zero."""

@@ -93,8 +93,12 @@ class Fit:
         parameters = stacked([request.parameters for request in requests.values()])
         directions = [request.direction for request in requests.values() if request.direction is not None]
         oracle, row_step, batch = first
-        penalties = tuple(self.penalties[model] for model in requests) if ORACLES[oracle].penalised else ()
+        spec = ORACLES[oracle]
+        penalties = tuple(self.penalties[model] for model in requests) if spec.penalised else ()
         along = stacked(directions) if directions else None
+        if spec.by_columns:
+            by_columns = self.objective.layout.by_columns
+            parameters, along = by_columns(parameters), None if along is None else by_columns(along)
         return Round(requests, Broadcast(self.objective, oracle, parameters, along, row_step, penalties, batch, self.marked))
 
     def update(self, states: Sequence[Any], this: Round, sums: Any) -> list[Any]:

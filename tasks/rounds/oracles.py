@@ -23,10 +23,10 @@ from tasks.typing import Array
 
 
 class Broadcast(NamedTuple):
-    """What workers get in a round: the objective and the parameters (k, n) of its k models; direction (k, n) for rounds that need a second
-    vector, or (k, p, p) for a basis of the columns; penalties (k) for oracles that need them on the workers. row_step: only every
-    row_step-th row of each partition counts, in all sums; batch: only its rows do. marked: whether the sums of each subtree are to have a
-    mark."""
+    """What workers get in a round: the objective and the parameters (k, n) of its k models, by columns where `OracleSpec.by_columns` says so;
+    direction (k, n) for rounds that need a second vector, or (k, p, p) for a basis of the columns; penalties (k) for oracles that need them
+    on the workers. row_step: only every row_step-th row of each partition counts, in all sums; batch: only its rows do. marked: whether the
+    sums of each subtree are to have a mark."""
 
     objective: Any  # has what its strategy's oracles need: checked once, when the fit starts
     oracle: str
@@ -48,6 +48,7 @@ class OracleSpec(NamedTuple):
     subset     which rows it is about: those that are trained on, or those that a batch's sampling holds out
     penalised  whether workers need the penalties
     compiled   whether what it asks of linear models is compiled on first use
+    by_columns whether workers get parameters and direction as coefficients of the user's columns (`Layout.by_columns`)
     """
 
     needs: type
@@ -56,6 +57,7 @@ class OracleSpec(NamedTuple):
     subset: Literal["training", "held out"] = "training"
     penalised: bool = False
     compiled: bool = True
+    by_columns: bool = False
 
 
 # -- on the workers ------------------------------------------------------------------------------------------------------------------
@@ -134,6 +136,9 @@ def require_sums(objective: Any, found: Any, parameters: Array) -> Sums:
 
 def aligned(broadcast: Broadcast) -> Broadcast:
     """The same with aligned parameters: those that came over a network can start at any address, and BLAS then gives other bits."""
+    vectors = [each for each in (broadcast.parameters, broadcast.direction) if each is not None]
+    if all(each.flags.c_contiguous and each.flags.aligned for each in vectors):
+        return broadcast
     direction = None if broadcast.direction is None else np.require(broadcast.direction, requirements=["C", "A"])
     return broadcast._replace(parameters=np.require(broadcast.parameters, requirements=["C", "A"]), direction=direction)
 
@@ -228,15 +233,17 @@ def reduction(name: str, compute: Callable[[Group, Broadcast], Any], **options: 
 
 
 ORACLES: Final[dict[str, OracleSpec]] = {
-    "loss_and_gradient": OracleSpec(Objective, reduction("gradient", gradient, ahead=next_batch), at_parameters),
-    "gradient_difference": OracleSpec(Objective, reduction("gradient-difference", gradient_difference, ahead=next_batch), difference),
+    "loss_and_gradient": OracleSpec(Objective, reduction("gradient", gradient, ahead=next_batch), at_parameters, by_columns=True),
+    "gradient_difference": OracleSpec(
+        Objective, reduction("gradient-difference", gradient_difference, ahead=next_batch), difference, by_columns=True
+    ),
     "hessian": OracleSpec(HessianSums, reduction("hessian", hessian, n_bytes=matrix_bytes), at_parameters),
     "local_hessian": OracleSpec(HessianSums, reduction("local-hessian", local_models, n_bytes=matrix_bytes), at_parameters, penalised=True),
     "gram": OracleSpec(GramSums, reduction("gram", gram, n_bytes=gram_bytes), gram_at_parameters),
     "gram_in_basis": OracleSpec(
         GramSums, reduction("gram-in-basis", gram_in_basis, n_bytes=gram_bytes), gram_at_parameters, compiled=False
     ),
-    "hessian_vector": OracleSpec(HessianVectorSums, reduction("hessian-vector", hessian_vector), product),
+    "hessian_vector": OracleSpec(HessianVectorSums, reduction("hessian-vector", hessian_vector), product, by_columns=True),
     "score": OracleSpec(Scored, reduction("score", scores, combine=add_all_scores, n_bytes=score_bytes), score, subset="held out"),
 }
 
