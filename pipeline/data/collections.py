@@ -199,7 +199,9 @@ def array_pieces(arrays: Sequence[da.Array | None]) -> list[list[Any]]:
     merged = HighLevelGraph.merge(*(a.dask for a in arrays if a is not None))
     flat = [key for some in keys for key in some]
     name = f"aligned-{tokenize(joined_keys(flat))}"
-    graph = HighLevelGraph.from_collections(name, {**futures_in(merged), **optimize(merged, flat)})
+    held = futures_in(merged)
+    made = {} if held.keys() >= set(flat) else optimize(merged, flat)  # nothing of what is persisted: to see that takes Dask its time
+    graph = HighLevelGraph.from_collections(name, {**held, **made})
     return [[Delayed(key, graph, layer=name) for key in some] or [None] * len(keys[0]) for some in keys]
 
 

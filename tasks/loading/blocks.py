@@ -205,6 +205,8 @@ def _alike(blocks: Sequence[Block], first_partition: int) -> list[Block]:
     first, model = filled[0] if filled else (first_partition, (read or blocks)[0])
     for i, block in filled[1:]:
         require_same_form(form_of(model), form_of(block), f"partition {first}", f"partition {i}")
+    if len(filled) == len(blocks):
+        return list(blocks)
     empty = take(model, np.zeros(0, np.int64))
     return [block if block.X.shape[0] else replace(empty, quarantined=block.quarantined) for block in blocks]
 
