@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import array_api_strict
@@ -182,14 +182,20 @@ def same_bits(actual: Any, expected: Any) -> None:
         np.testing.assert_array_equal(np.asarray(a).view(np.int64), np.asarray(e).view(np.int64))
 
 
+@cache
+def in_plain_numpy(case: tuple[Loss, int, int], p: int) -> tuple[Problem, list[Any]]:
+    """A problem, and what `reference` finds without weights and with them."""
+    q = make(*case, p, [40, 0, 600, 13])
+    return q, [reference(q, np.ones(len(q.X))), reference(q, q.weight)]
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "few", "array api"])
 @pytest.mark.parametrize("p", WIDTHS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_plain_formulas(case: tuple[Loss, int, int], p: int, kind: str) -> None:
-    q = make(*case, p, [40, 0, 600, 13])
+    q, references = in_plain_numpy(case, p)
     X, kernels = as_kind(q.X, kind), passes_for(kind)
-    for weight in (None, q.weight):
-        expected = reference(q, np.ones(len(q.X)) if weight is None else weight)
+    for weight, expected in zip((None, q.weight), references, strict=True):
         rest = (q.y, weight, q.offsets, q.coef, q.intercept, q.k)
         close(kernels.loss_and_gradient(q.loss, X, *rest), expected[:4])
         result = kernels.hessian(q.loss, X, *rest, True)
