@@ -93,6 +93,7 @@ def test_digits_has_the_same_bits_on_a_local_cluster_as_in_process(tmp_path: Pat
     assert "rows per second" in out and f"bytes per round  {model.bytes_per_round_:,}" in out
 
 
+@pytest.mark.long
 def test_compiling_is_told_apart_from_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an installation: there is no machine code on disk yet."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "machine-code"))
