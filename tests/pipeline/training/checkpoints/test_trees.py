@@ -87,7 +87,9 @@ def test_states_of_tasks_come_back_as_their_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    "tree", [object(), {1, 2}, 1j, np.array(["a"]), np.array([None]), Own(b"bytes"), np.longdouble(1), np.ma.zeros(3)], ids=repr
+    "tree",
+    [object(), {1, 2}, 1j, np.array(["a"]), np.array([None]), Own(b"bytes"), np.longdouble(1), np.ma.zeros(3)],
+    ids=lambda tree: type(tree).__name__,
 )
 def test_what_cannot_be_held_is_named(tree: Any) -> None:
     with pytest.raises(TypeError, match="a checkpoint cannot hold"):
