@@ -359,8 +359,10 @@ def fit_quietly(model: Any, dataset: Dataset) -> Any:
         return model.fit(dataset)
 
 
-def strategy_names() -> list[str]:
-    return [name for name in SOLVERS if name != "auto"]
+def strategy_names() -> list[Any]:
+    """Solvers by name; those that take thousands of rounds are long."""
+    slow = ("gradient-descent", "nesterov")
+    return [pytest.param(name, marks=pytest.mark.long) if name in slow else name for name in SOLVERS if name != "auto"]
 
 
 @pytest.mark.parametrize("solver", strategy_names())

@@ -74,6 +74,7 @@ def test_runs_from_a_clean_kernel_as_stored(path: Path, tmp_path: Path, request:
     assert [kinds(cell) for cell in stored] == [kinds(cell) for cell in found]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_was_stored_after_a_clean_run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

@@ -31,6 +31,7 @@ def test_a_signal(fault: str, moment: str, client: Client, gate: Gate, expected:
         assert MOMENTS[moment](gate, monkeypatch) == expected
 
 
+@pytest.mark.long
 def test_a_segfault_in_a_call(client: Client, gate: Gate, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with at(gate, lambda pid: "segfault"):
         assert MOMENTS["call"](gate, monkeypatch) == expected
@@ -57,6 +58,7 @@ def test_the_scheduler_dies(tmp_path: Path, gate: Gate) -> None:
     assert not rows.source.resident  # what stands for them would keep the client
 
 
+@pytest.mark.long
 def test_workers_import_what_they_need_alone(client: Client, expected: str) -> None:
     """A worker that imports half of the world is silent for seconds, and its scheduler may give it up."""
     rows = made()

@@ -62,6 +62,7 @@ def in_process() -> dict[str, str]:
     return fits()
 
 
+@pytest.mark.long
 def test_other_partitions_give_other_bits(in_process: dict[str, str]) -> None:
     """Otherwise equality below would show nothing."""
     assert len(set(in_process.values())) > 0.8 * len(in_process)

@@ -138,6 +138,7 @@ class BrokenRegression(LogisticRegression):
         return Broken(found.loss, found.n_columns, found.n_outputs, found.fit_intercept, found.classes, found.class_weight)
 
 
+@pytest.mark.long
 def test_an_error_in_a_call_is_raised(client: Client) -> None:
     with pytest.raises(ZeroDivisionError, match="what the user's model does"):
         BrokenRegression(solver="lbfgs").fit(resident())

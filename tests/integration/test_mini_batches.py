@@ -104,6 +104,7 @@ def test_a_model_that_has_converged_leaves() -> None:
         assert largest_relative(together.parameters[model], alone.parameters[0]) < 1e-9
 
 
+@pytest.mark.long
 @every_variant
 def test_dense_equals_csr(options: dict[str, Any]) -> None:
     dense, csr = (fit(ThreadExecutor(1), dataset(convert=convert), strategy(**options)) for convert in (np.asarray, sp.csr_array))

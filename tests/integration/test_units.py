@@ -22,7 +22,9 @@ Float64 = NDArray[np.float64]
 STEPS = 20_000
 """Enough for methods that know gradients alone."""
 few = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-every_solver = pytest.mark.parametrize("solver", SOLVERS)
+every_solver = pytest.mark.parametrize(
+    "solver", [pytest.param(name, marks=pytest.mark.long) if name in ("gradient-descent", "nesterov") else name for name in SOLVERS]
+)
 every_form = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
 
 

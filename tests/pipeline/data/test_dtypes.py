@@ -85,6 +85,7 @@ CONSTRUCTORS: dict[str, Callable[[Any, Path], Dataset]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [*EXACT, *OTHERS])
 @pytest.mark.parametrize("name", CONSTRUCTORS)
 def test_rows_take_four_bytes_where_that_is_exact(name: str, dtype: str, tmp_path: Path) -> None:

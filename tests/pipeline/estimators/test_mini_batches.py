@@ -44,6 +44,7 @@ def test_as_many_in_groups_of_several_partitions() -> None:
     assert [len(held_out(dataset, 0.05, seed)) for seed in range(5)] == [30] * 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", MODELS)
 def test_every_fit_with_early_stopping_has_a_score(model: Any) -> None:
     """Twenty groups of a row, of which each alone would hold none out: now and then, all did."""

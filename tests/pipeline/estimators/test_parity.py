@@ -60,6 +60,7 @@ def test_logistic_regression(name: str, class_weight: Any, weighted: bool) -> No
     assert ours.score(X, y) == theirs.score(X, y)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CLASSIFICATION)
 @pytest.mark.parametrize("options", [{"fit_intercept": False}, {"C": 100.0}], ids=str)
 def test_logistic_regression_options(name: str, options: dict[str, Any]) -> None:

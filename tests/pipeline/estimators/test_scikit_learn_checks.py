@@ -18,7 +18,8 @@ from sklearn.utils.estimator_checks import (
 
 from pipeline import LinearRegression, LogisticRegression, MLPClassifier, MLPRegressor, Ridge, SGDClassifier, SGDRegressor
 
-ESTIMATORS = [LinearRegression(), Ridge(), LogisticRegression(), SGDClassifier(), SGDRegressor()]
+ESTIMATORS = [LinearRegression(), Ridge(), LogisticRegression()]
+BY_MINI_BATCHES = [SGDClassifier(), SGDRegressor()]
 NETWORKS = [MLPClassifier(max_iter=100), MLPRegressor(max_iter=100)]
 DRAWN = "rows that are there twice are drawn twice, at different times: scikit-learn's SGD estimators fail here, too"
 WEIGHTS_ARE_NO_COPIES = {
@@ -48,11 +49,19 @@ def test_scikit_learn_compatible(estimator: Any, check: Callable[[Any], None]) -
     check(estimator)
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(BY_MINI_BATCHES, expected_failed_checks=expected_failures)
+def test_mini_batches_are_scikit_learn_compatible(estimator: Any, check: Callable[[Any], None]) -> None:
+    check(estimator)
+
+
 OF_WEIGHTS = (check_sample_weight_equivalence_on_dense_data, check_sample_weight_equivalence_on_sparse_data)
 # of float32, whose sums differ by more than the 1e-7 of OF_WEIGHTS: see below for float64
 OF_NETWORKS = [case for estimator in NETWORKS for case in estimator_checks_generator(estimator) if case[1].func not in OF_WEIGHTS]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("estimator", "check"), OF_NETWORKS, ids=lambda case: getattr(case, "func", type(case)).__name__)
 def test_networks_are_scikit_learn_compatible(estimator: Any, check: Callable[[Any], None]) -> None:
@@ -68,7 +77,7 @@ def test_weights_of_networks_are_repeated_rows(estimator: Any, check: Callable[.
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("estimator", [*ESTIMATORS, *NETWORKS], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, *BY_MINI_BATCHES, *NETWORKS], ids=lambda e: type(e).__name__)
 def test_checks_that_are_not_yielded(estimator: Any) -> None:
     check_dataframe_column_names_consistency(type(estimator).__name__, estimator)
     check_param_validation(type(estimator).__name__, estimator)

@@ -520,6 +520,7 @@ def test_sparse_and_single_precision_rows() -> None:
     assert largest_relative(single.coef_, dense.coef_) < 1e-3
 
 
+@pytest.mark.long
 def test_shapes_and_attributes_are_scikit_learns() -> None:
     X, y = breast_cancer()
     for ours, theirs, target in [

@@ -118,6 +118,7 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
         return LogisticRegression(solver="lbfgs").fit(rows()).parameters_sha256_, len(seen)
 
 
+@pytest.mark.long
 def test_dasks_number_of_threads_and_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = fit(monkeypatch)
     with ThreadPoolExecutor(3) as pool, multiprocessing.pool.ThreadPool(2) as old_pool:
@@ -159,6 +160,7 @@ def test_n_jobs_says_what_limits_threads(model: Any) -> None:
         model.fit(rows())
 
 
+@pytest.mark.long
 def test_child_processes_read_the_environment() -> None:
     """What the refusal of n_jobs names: `dask.config.set` does not reach them."""
     environment = os.environ | {"DASK_NUM_WORKERS": "3"}

@@ -45,6 +45,7 @@ OUTER = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("outer", "inner"), [("score", inner) for inner in INNER] + [(outer, "score") for outer in OUTER if outer != "score"], ids=str
 )

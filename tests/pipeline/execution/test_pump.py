@@ -167,7 +167,7 @@ def test_no_task_stays_of_a_round_that_was_given_up(client: Client, monkeypatch:
 # -- functions of partitions ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ["lazy", "persisted", "resident", "in memory", "held out"])
+@pytest.mark.parametrize("make", [pytest.param("lazy", marks=pytest.mark.long), "persisted", "resident", "in memory", "held out"])
 def test_a_function_of_each_partition(executor: Executor, make: str) -> None:
     X, y = arrays()
     bounds = np.cumsum([0, *SIZES])
@@ -271,6 +271,7 @@ class Counter(SchedulerPlugin):
         self.n_tasks += (start, finish) == ("processing", "memory")
 
 
+@pytest.mark.long
 def test_predictions_and_scores_take_few_tasks_and_keep_their_bits(cluster: LocalCluster, client: Client) -> None:
     random = np.random.default_rng(1)
     X = random.normal(size=(8000, 5))

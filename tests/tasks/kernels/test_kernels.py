@@ -190,7 +190,7 @@ def in_plain_numpy(case: tuple[Loss, int, int], p: int) -> tuple[Problem, list[A
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "few", "array api"])
-@pytest.mark.parametrize("p", WIDTHS)
+@pytest.mark.parametrize("p", [*WIDTHS[:-1], pytest.param(WIDTHS[-1], marks=pytest.mark.long)])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_plain_formulas(case: tuple[Loss, int, int], p: int, kind: str) -> None:
     q, references = in_plain_numpy(case, p)
