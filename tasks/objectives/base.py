@@ -48,7 +48,7 @@ class Layout:
     """Names -> slices of the flat vector (n,): first the arrays of `coef`, which penalties see, then those of `free`, which they do not.
 
     coef, free: shapes by name, in order; dtype: of the vector, "float64" or "float32"; standard: how strategies see the columns, where the
-    vector is coef (c, p) and perhaps free (c,) of a linear model.
+    vector is coef (c, p) and perhaps free (c,) of a linear model; its shift is 0 where there is no free.
     """
 
     coef: Mapping[str, tuple[int, ...]]
@@ -81,6 +81,7 @@ class Layout:
             return parameters
         arrays = self.split(parameters)
         coef = arrays["coef"]
+        assert self.free or not np.any(self.standard.shift)
         found = self.standard.in_units(coef, arrays.get("intercept", np.zeros(coef.shape[:-1])))
         return np.concatenate([array.reshape(len(parameters), -1) for array in found[: len(arrays)]], axis=1)
 
@@ -97,7 +98,8 @@ class Objective(Protocol):
     def layout(self) -> Layout: ...
 
     def loss_and_gradient(self, group: Group, parameters: Array) -> Sums:
-        """Sums over the group for parameters (k, n)."""
+        """Sums over the group for parameters (k, n). Where the layout has `standard`, both are by the user's columns: see
+        `Layout.by_columns`."""
         ...
 
     def predict(self, parameters: Array, X: Design) -> Array:
@@ -110,7 +112,7 @@ class HessianSums(Protocol):
     """A further oracle: the matrix of second derivatives."""
 
     def hessian(self, group: Group, parameters: Float64) -> Sums:
-        """Sums of the loss, its gradient and its Hessian: as loss_and_gradient, with hessian_sum."""
+        """Sums of the loss, its gradient and its Hessian by the parameters (k, n) themselves, whatever the layout's `standard`."""
         ...
 
 
@@ -136,7 +138,7 @@ class HessianVectorSums(Protocol):
     """A further oracle: the Hessian times a direction."""
 
     def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Sums:
-        """The products for directions (k, n) at parameters (k, n), in gradient_sum."""
+        """The products for directions (k, n) at parameters (k, n), in gradient_sum; all three are by what `loss_and_gradient` is."""
         ...
 
 

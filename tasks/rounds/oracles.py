@@ -124,7 +124,7 @@ def require_sums(objective: Any, found: Any, parameters: Array) -> Sums:
     """What an objective returned, which may be the user's own. Raises TypeError or ValueError for what is no sums of k models."""
     name = type(objective).__name__
     if not isinstance(found, Sums):
-        raise TypeError(f"{name}.loss_and_gradient must return tasks.objectives.Partial, got {type(found).__name__}")
+        raise TypeError(f"{name}.loss_and_gradient must return tasks.objectives.base.Sums, got {type(found).__name__}")
     models = parameters.shape[:1]
     needed = {"loss_sum": models, "weight_sum": models, "gradient_sum": parameters.shape}
     shapes = {part: np.shape(getattr(found, part)) for part in needed}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 from typing import Any
@@ -20,13 +20,14 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.networks import NetworkObjective
 from tasks.objectives.penalties import L2, ElasticNet
+from tasks.objectives.standardisation import Standardisation
 from tasks.reductions.reduction import Reduction, Stage, reduce_groups
 from tasks.reductions.stages.marks import marked
 from tasks.rounds.fitting import Fit
-from tasks.rounds.oracles import Broadcast, reduction_of
+from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.rows.batches import HELD_OUT, Batch, Sampling, select, split
 from tasks.rows.partition import Group
-from tasks.strategies.base import Strategy
+from tasks.strategies.base import Request, Strategy
 from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
@@ -80,6 +81,65 @@ def test_penalties_with_kinks_are_for_strategies_that_take_them(strategy: Strate
         Fit(OBJECTIVE, (L2(), ElasticNet(l1=0.1)), strategy)
     Fit(OBJECTIVE, (ElasticNet(l2=0.1),), strategy)  # without an L1 part it has none
     Fit(OBJECTIVE, (ElasticNet(l1=0.1),), StochasticGradient(Sampling(0, 1)))
+
+
+@dataclass(frozen=True)
+class Asking(Newton):
+    """A strategy that asks one oracle, along a direction where that is wanted."""
+
+    oracle: str = "hessian"
+    direction: Any = None
+
+    @property
+    def oracles(self) -> tuple[str, ...]:
+        return (self.oracle,)
+
+    def request(self, state: Any) -> Request:
+        return Request(self.oracle, state.iterate.parameters, self.direction)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("oracle", ORACLES)
+def test_parameters_are_by_the_users_columns_where_the_table_says_so(oracle: str, fit_intercept: bool) -> None:
+    standard = Standardisation(np.array([0.3, -2.0, 5.0]) * fit_intercept, np.array([2.0, 0.25, 8.0]))
+    objective = replace(OBJECTIVE, standard=standard, fit_intercept=fit_intercept)
+    at, direction = RANDOM.normal(size=(2, objective.layout.size)), RANDOM.normal(size=objective.layout.size)
+    along = direction if oracle in ("gradient_difference", "hessian_vector") else None
+    strategy = Asking(oracle=oracle, direction=along)
+    fit = Fit(objective, (L2(0.1), L2(2.0)), strategy)
+    this = fit.ask(fit.init(at))
+    assert this is not None
+    sent = this.broadcast
+    if ORACLES[oracle].by_columns:
+        plain = replace(objective, standard=None)
+        for model in range(2):
+            np.testing.assert_allclose(plain.predict(sent.parameters[model], X), objective.predict(at[model], X), rtol=1e-13)
+            if along is not None:
+                np.testing.assert_allclose(plain.predict(sent.direction[model], X), objective.predict(along, X), rtol=1e-13)
+    else:
+        assert np.array_equal(sent.parameters, at)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_oracles_agree_whatever_their_coordinates(fit_intercept: bool) -> None:
+    """Gradients are summed by the user's columns, Hessians by the standardised ones: strategies see both by their parameters."""
+    standard = Standardisation(np.array([0.3, -2.0, 5.0]) * fit_intercept, np.array([2.0, 0.25, 8.0]))
+    objective = replace(OBJECTIVE, standard=standard, fit_intercept=fit_intercept)
+    at, direction = RANDOM.normal(size=(2, objective.layout.size)), RANDOM.normal(size=objective.layout.size)
+    penalties = (L2(0.1), L2(2.0))
+    found: dict[str, list[Any]] = {}
+    for oracle in ("loss_and_gradient", "hessian", "hessian_vector"):
+        along = direction if oracle == "hessian_vector" else None
+        fit = Fit(objective, penalties, Asking(oracle=oracle, direction=along))
+        this = fit.ask(fit.init(at))
+        assert this is not None
+        (sums,) = reduce_groups(enumerate(GROUPS), len(GROUPS), this.reduction, this.broadcast).values()
+        evaluate = ORACLES[oracle].evaluate
+        found[oracle] = [evaluate(this.requests[model], sums, model, objective, penalties[model]) for model in range(2)]
+    for gradient, hessian, product in zip(*found.values(), strict=True):
+        assert gradient.value == pytest.approx(hessian.value, rel=1e-12)
+        np.testing.assert_allclose(gradient.gradient, hessian.gradient, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(product.gradient, hessian.hessian @ direction, rtol=1e-10, atol=1e-12)
 
 
 def doubled(reduction: Reduction) -> Reduction:
