@@ -393,6 +393,7 @@ def test_a_quick_case_runs_and_is_stored(name: str, tmp_path: Path, capsys: pyte
     assert json.loads((tmp_path / f"{name}.json").read_text())["tables"][0]["rows"]
 
 
+@pytest.mark.long
 def test_rounds_beside_which_a_checkpoint_is_offered_are_in_the_blocks_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of which a round takes 1 s, and an offer 10 s."""
     now = [0.0]

@@ -124,6 +124,7 @@ def in_memory(X: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "float16"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_takes_them(name: str, dtype: str) -> None:

@@ -42,7 +42,7 @@ def reference(class_weight: Any, C: float, **options: Any) -> linear_model.Logis
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("class_weight", CLASS_WEIGHT.values(), ids=CLASS_WEIGHT)
-@pytest.mark.parametrize("name", CLASSIFICATION)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name == "digits" else name for name in CLASSIFICATION])
 def test_logistic_regression(name: str, class_weight: Any, weighted: bool) -> None:
     X, y = CLASSIFICATION[name]()
     if isinstance(class_weight, dict):

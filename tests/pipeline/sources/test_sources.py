@@ -109,7 +109,7 @@ SOURCES: dict[str, Callable[[Path], Dataset]] = {
 }
 
 
-@pytest.mark.parametrize("where", ["threads", "cluster"])
+@pytest.mark.parametrize("where", ["threads", pytest.param("cluster", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", SOURCES)
 def test_same_bits_as_the_same_partitions_in_memory(name: str, where: str, files: Path, request: pytest.FixtureRequest) -> None:
     if where == "cluster":

@@ -61,7 +61,12 @@ CASES = [
 ]
 MARGIN_LOSSES = (HINGE, SQUARED_HINGE, MODIFIED_HUBER)
 WIDTHS = [1, 5, 28, 130]  # below, between and above the lanes; several panels of the Gram matrix
-KINDS = ["float64", "float32", "csr64", "csr32"]
+KINDS = [
+    "float64",
+    pytest.param("float32", marks=pytest.mark.long),
+    "csr64",
+    pytest.param("csr32", marks=pytest.mark.long),
+]  # they take long to compile
 
 
 @pytest.fixture(autouse=True)
