@@ -1,4 +1,4 @@
-"""The case about many chunks: a fit, predictions and a score of the same persisted rows, in few chunks and in many."""
+"""The case about many chunks: a fit, predictions and a score of the same persisted rows, in few chunks and in many; and what Dask takes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.rounds import Timed, in_turn
 from pipeline.benchmarks.settings import Settings
 from pipeline.estimators.logistic import LogisticRegression
+from tasks.typing import Float64
 
 TIMES: Final = 1.5
 FIT_SECONDS: Final = 0.3
-WHAT: Final = ("fit", "predict", "score")
+WHAT: Final = ("fit", "predict", "score", "Dask's map_blocks", "Dask's sum")
 
 
 class Growth(NamedTuple):
@@ -26,7 +27,7 @@ class Growth(NamedTuple):
 
 
 def chunks(report: Report, settings: Settings) -> None:
-    """Time the three with few and many chunks, in turn, in one run."""
+    """Time it all with few and many chunks, in turn, in one run."""
     counts = (4, 64) if settings.quick else (16, 128, 1024)
     problems = [Problem(n_rows=20_000 if settings.quick else 1_000_000, n_columns=28, n_partitions=n) for n in counts]
     with workers() as (client, _):
@@ -41,21 +42,30 @@ def chunks(report: Report, settings: Settings) -> None:
     report.tables.append(
         Table(f"{problems[0].name}, persisted on {N_WORKERS} workers", columns, sorted(rows, key=lambda row: WHAT.index(str(row[0]))))
     )
-    report.targets += targets({what: Growth(found[what, counts[0]], found[what, counts[-1]]) for what in WHAT}, counts)
+    report.targets += targets({what: Growth(found[what, counts[0]], found[what, counts[-1]]) for what in WHAT[:3]}, counts)
     report.notes.append(
         "Fit: `model.fit(X, y)`, which loads, checks and fits; predict: `model.predict(X).compute()`; score: `model.score(X, y)`."
+        " The least that Dask itself can do with as many chunks: map_blocks: `X.map_blocks(first_column).compute()`, a number a row, as"
+        " predictions are; sum: `X.sum().compute()`, one number, as a score is."
         f" All take turns, {settings.repeats} times after two that do not count."
     )
 
 
 def timed_on(n_chunks: int, X: Any, y: Any) -> Sequence[Timed]:
-    """The three on these rows, by a model that is fitted to them."""
+    """All on these rows; what we do by a model that is fitted to them."""
     model = LogisticRegression().fit(X, y)
     return [
         Timed(("fit", n_chunks), lambda: LogisticRegression().fit(X, y)),
         Timed(("predict", n_chunks), lambda: model.predict(X).compute()),
         Timed(("score", n_chunks), lambda: model.score(X, y)),
+        Timed((WHAT[3], n_chunks), lambda: X.map_blocks(first_column, drop_axis=1, dtype=X.dtype).compute()),
+        Timed((WHAT[4], n_chunks), lambda: X.sum().compute()),
     ]
+
+
+def first_column(block: Float64) -> Float64:
+    """The least that a function can do to give one number a row."""
+    return block[:, 0]
 
 
 def targets(found: dict[str, Growth], counts: Sequence[int]) -> list[Target]:
