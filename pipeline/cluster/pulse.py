@@ -19,7 +19,6 @@ from distributed import Client
 SCHEDULER_TIMEOUT: Final = "dask-descent.scheduler-timeout"
 STALL_LIMIT: Final = "dask-descent.stall-limit"
 WORKER_TTL: Final = "distributed.scheduler.worker-ttl"
-DASKS_OWN: Final = "5 minutes"
 LOOK_EVERY: Final = 0.2
 ASK_EVERY: Final = 1.0
 SHARE: Final = 20.0

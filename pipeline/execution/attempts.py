@@ -8,14 +8,12 @@ from typing import Any, Final, NamedTuple, NoReturn
 from distributed.comm import CommClosedError
 
 from pipeline.cluster.asking import forget_frames
-from pipeline.cluster.code.code import require_found
-from pipeline.cluster.code.library import VersionMismatchError
 from pipeline.cluster.task_threads import thread_given_back
 from pipeline.cluster.workers import STUCK, StuckError
 from pipeline.execution.base import Pending
 from pipeline.execution.residency.failures import Losses
 from pipeline.execution.residency.following import Follower
-from pipeline.execution.residency.loading_errors import failed_load, loading_error, missing_package
+from pipeline.execution.residency.loading_errors import failed_load, loading_error, packages_named
 from pipeline.execution.residency.resident import Resident
 from pipeline.execution.sending import Sender, Sent
 from pipeline.sources.rows import Rows
@@ -23,6 +21,7 @@ from tasks.loading.checking import CONTENTS
 from tasks.reductions.reduction import Reduction
 
 MAX_RELOADS: Final = 10
+"""Times that a round is sent, or a function of partitions begun."""
 MAX_STUCK: Final = 2
 MAX_DEATHS: Final = 3
 """Times in a row that workers may die with the same rows in one round."""
@@ -108,9 +107,5 @@ class ClusterRound(Pending):
         known = loading_error(error, self.rows.source, resident, self.sender.workers.limits)
         if not name or any(future.status == "error" for future in resident.futures):
             self.follower.release(self.rows)  # what could not be read now may be readable later
-        if (package := missing_package(error)) is not None:
-            try:
-                require_found(self.sender.client, self.sender.workers.threads(), [package])
-            except VersionMismatchError as lacking:
-                raise lacking from known
-        raise known from known.__cause__
+        with packages_named(self.sender.client, self.sender.workers):
+            raise known from known.__cause__

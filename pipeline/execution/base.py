@@ -69,8 +69,9 @@ class Executor(ABC):
     @abstractmethod
     def map_partitions(self, rows: Rows, partition_map: PartitionMap) -> Iterator[tuple[int, Any]]:
         """The number of each partition and its result, in order, computed where the rows come from: on a cluster of rows that are resident
-        there; others are made a few at a time, and not kept. A few results are here at a time. Raises PartitionError for a partition that
-        cannot be read."""
+        there; others are made for it, and not kept. A few results are here at a time; on a cluster the others wait on its workers, and on
+        threads what several partitions are made from is computed first, whole. Raises PartitionError for a partition that cannot be
+        read."""
 
     def on_workers(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance | None:
         """Some rounds, at most `limit`, that run without this process; None where there is nobody to run them, or it went wrong: the pump

@@ -74,6 +74,9 @@ class Calls:
         except TimeoutError as error:
             forget_frames(error)
             answers = [error]
+        except BaseException:
+            self.cancel()
+            raise
         count_call(self.client, lost=any(isinstance(answer, OSError) for answer in answers))  # TimeoutError and CommClosedError are
         return [pickle.loads(answer) for answer in answers] if all(isinstance(answer, bytes) for answer in answers) else None
 

@@ -53,16 +53,25 @@ def compute(collections: Sequence[Any], outside: Outside) -> list[Any]:
 def executor_in_place_of_dask() -> Executor | None:
     """The executor for what Dask would compute on threads, or on a cluster that this library can use; None where its user has it compute
     otherwise, in processes, say, or watches it by a callback."""
-    scheduler = dask.config.get("scheduler", None)
-    if scheduler in ("processes", "multiprocessing") or callable(scheduler):
+    scheduler = configured_scheduler()
+    if callable(scheduler) or isinstance(scheduler, concurrent.futures.ProcessPoolExecutor):
         return None
+    if isinstance(scheduler, str) and scheduler not in (*THREADED, "distributed", "dask.distributed"):
+        return None  # in processes, or by nothing that Dask knows
     with suppress(ValueError):  # an asynchronous client, say
         executor = current_executor()
         return executor if isinstance(executor, ClusterExecutor) or not Callback.active else None
     return None
 
 
-IN_PROCESS_SCHEDULERS: Final = ("threads", "threading", "sync", "synchronous", "single-threaded", "processes", "multiprocessing")
+def configured_scheduler() -> Any:
+    """The `scheduler` of Dask's configuration, as Dask takes it: names in any case."""
+    scheduler = dask.config.get("scheduler", None)
+    return scheduler.lower() if isinstance(scheduler, str) else scheduler
+
+
+THREADED: Final = ("threads", "threading", "sync", "synchronous", "single-threaded")
+IN_PROCESS_SCHEDULERS: Final = (*THREADED, "processes", "multiprocessing")
 
 
 def current_executor(*, in_memory: bool = False) -> Executor:
@@ -72,9 +81,7 @@ def current_executor(*, in_memory: bool = False) -> Executor:
     in_memory data is worked on by that task's own thread, other data through the worker's client. Raises ValueError for an asynchronous
     client, and for data that is not in memory in a coroutine of a worker.
     """
-    scheduler = dask.config.get("scheduler", None)
-    if isinstance(scheduler, str):
-        scheduler = scheduler.lower()
+    scheduler = configured_scheduler()
     if isinstance(scheduler, distributed.Client):
         return ClusterExecutor(scheduler)
     if isinstance(scheduler, concurrent.futures.Executor):

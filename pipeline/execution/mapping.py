@@ -15,12 +15,15 @@ from distributed import Client, Future, KilledWorker
 
 from pipeline.cluster.code.modules import dumps
 from pipeline.cluster.task_threads import thread_given_back
+from pipeline.cluster.workers import STUCK, StuckError
+from pipeline.execution.attempts import MAX_RELOADS, MAX_STUCK
 from pipeline.execution.gathering import gather
 from pipeline.execution.graph import INLINE_BYTES
 from pipeline.execution.opaque import begin, call
 from pipeline.execution.residency.failures import killed, ranges
 from pipeline.execution.residency.following import Follower
 from pipeline.execution.residency.held import await_held
+from pipeline.execution.residency.loading_errors import packages_named
 from pipeline.execution.residency.resident import Resident
 from pipeline.execution.sending import Sender
 from pipeline.sources.errors import locations_named
@@ -39,10 +42,11 @@ class Asked(NamedTuple):
 
 
 def map_on_cluster(follower: Follower, sender: Sender, rows: Rows, partition_map: PartitionMap) -> Iterator[tuple[int, Any]]:
-    """See `Executor.map_partitions`. Rows that were resident, and went down with their workers, are made for it. Raises ValueError, naming
-    the collections, for persisted rows that are gone; WorkersKilledError, naming the partitions, where worker after worker dies."""
-    n_given, found = 0, dict[int, Any]()
-    while True:
+    """See `Executor.map_partitions`. Rows that go down with their workers, and what a restart of the cluster takes, are made again. Raises
+    ValueError, naming the collections, for persisted rows that are gone; WorkersKilledError, naming the partitions, where worker after
+    worker dies; ConnectionError where tasks wait and nobody works."""
+    n_given, found, stuck = 0, dict[int, Any](), 0
+    for attempt in range(MAX_RELOADS):
         resident = usable(follower, rows)
         try:
             for number, result in results(follower, sender, rows, resident, partition_map):
@@ -52,8 +56,11 @@ def map_on_cluster(follower: Follower, sender: Sender, rows: Rows, partition_map
                     yield n_given, found.pop(n_given)
                     n_given += 1
             return
-        except CancelledError:
-            if resident is None:
+        except CancelledError as error:
+            stuck += isinstance(error, StuckError)
+            if stuck > MAX_STUCK:
+                raise ConnectionError(STUCK) from error
+            if attempt == MAX_RELOADS - 1 or sender.client.status != "running":
                 raise
             follower.release(rows)
 
@@ -80,7 +87,7 @@ def results(
         while asked:
             some = asked[:n_pieces]
             futures = [each.future for each in some]
-            with thread_given_back(), follower.watched(rows), locations_named(source.location):
+            with thread_given_back(), follower.watched(rows), locations_named(source.location), packages_named(client, workers):
                 try:
                     workers.wait(futures)
                     found = gather(client, workers, futures)

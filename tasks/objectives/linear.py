@@ -1,7 +1,7 @@
-"""A model as the workers see it: a layout of its parameters, sums of loss and derivatives over a group, predictions.
+"""Linear models as the workers see them: a layout of coefficients and intercepts, sums of loss and derivatives over a group, predictions.
 
 Parameters are one flat vector a model, with a leading model axis: (k, n). All k models share one pass over the rows.
-An objective returns *sums* and weights; the client divides once (`evaluate`) and adds the penalty there.
+An objective returns *sums* and weights; they are divided once, at the root (`evaluate`), where the penalty is added, too.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Reduction(NamedTuple):
 
 
 Stage = Callable[[Reduction], Reduction]
-"""Puts something on the sums of a reduction: marks, ..."""
+"""Puts something on the sums of a reduction, or beside them: marks, say."""
 
 
 def of_group(function: Callable[[Group, Any], Any]) -> Callable[[Sequence[Group], Any], Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -63,8 +64,9 @@ class Fit:
         unknown = [name for name in self.strategy.oracles if name not in ORACLES]
         if unknown:
             raise ValueError(f"{strategy} asks for {unknown[0]!r}, which is no oracle; those are {', '.join(ORACLES)}")
-        missing = [name for name in self.strategy.oracles if not isinstance(self.objective, ORACLES[name].needs)]
-        if missing:
+        lacking = [ORACLES[name].needs for name in self.strategy.oracles if not isinstance(self.objective, ORACLES[name].needs)]
+        if lacking:
+            missing = [name for name in dict.fromkeys(chain.from_iterable(map(members, lacking))) if name not in dir(self.objective)]
             raise TypeError(f"{objective} is not compatible with {strategy}: it must implement {', '.join(missing)}")
         curved = [name for name in self.strategy.oracles if ORACLES[name].needs in (HessianSums, HessianVectorSums)]
         if curved and isinstance(self.objective, LinearObjective) and not self.objective.loss.smooth:
@@ -128,6 +130,12 @@ class Fit:
             elapsed=elapsed,
             marks=marks,
         )
+
+
+def members(protocol: type) -> list[str]:
+    """The public names that a protocol asks for."""
+    own = [base for base in protocol.__mro__ if getattr(base, "_is_protocol", False) and base is not Protocol]
+    return [name for base in own for name in (*vars(base), *vars(base).get("__annotations__", ())) if not name.startswith("_")]
 
 
 def stacked(vectors: Sequence[Array]) -> Array:

@@ -67,7 +67,7 @@ class Iterate(NamedTuple):
 
 @runtime_checkable
 class Strategy(Protocol):
-    """See the module's docstring. Every state has `accepted`, `iteration` (accepted steps) and `status`, and is all that the algorithm
+    """See the module's docstring. Every state has `iterate`, `iteration` (accepted steps) and `status`, and is all that the algorithm
     remembers: from a saved state a fit goes on to the same bits."""
 
     @property

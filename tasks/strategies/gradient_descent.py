@@ -24,7 +24,7 @@ from tasks.typing import Float64
 
 
 class GradientDescentState(NamedTuple):
-    """accepted: the evaluated point that the next step leaves from (with Nesterov's method an extrapolated one); pending (n,): the point
+    """iterate: the evaluated point that the next step leaves from (with Nesterov's method an extrapolated one); pending (n,): the point
     that takes its place once it is evaluated, or None while a trial is; previous (n,): the last iterate; first_value: the objective at
     the start, inf before; first_fall: what the first step would lower it by on a straight slope; age: Nesterov's t."""
 

@@ -15,7 +15,7 @@ from tasks.typing import Array
 
 
 class LargestCurvatureState(NamedTuple):
-    """direction (n,): of length 1, the next one to be multiplied; trace: its estimate; accepted: the last direction, and the Rayleigh
+    """direction (n,): of length 1, the next one to be multiplied; trace: its estimate; iterate: the last direction, and the Rayleigh
     quotient along it as value."""
 
     iterate: Iterate

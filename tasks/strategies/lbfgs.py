@@ -39,7 +39,7 @@ class LBFGSState(NamedTuple):
 
     @property
     def unevaluated(self) -> bool:
-        """Whether `accepted` is still the start as it was given: from its evaluation to the end a line search is always under way."""
+        """Whether `iterate` is still the start as it was given: from its evaluation to the end a line search is always under way."""
         return self.search is None and self.status.kind == "running"
 
 

@@ -27,7 +27,7 @@ from tasks.typing import Float64
 
 class NewtonState(NamedTuple):
     """step: length of the trial along direction (n,), 0 for the first round; local: whether the first step, until it is accepted, is that
-    of the partitions' own quadratic models (and accepted.gradient is theirs); unsolved: the largest component of the gradient that is left
+    of the partitions' own quadratic models (and iterate.gradient is theirs); unsolved: the largest component of the gradient that is left
     after the full step by the quadratic model, along directions in which the Hessian is taken for singular."""
 
     iterate: Iterate

@@ -69,7 +69,7 @@ class StochasticGradientState(NamedTuple):
     """parameters (n,): where the next batch's gradient is taken; optimizer: its state; iteration: updates so far; mean: of the iterates,
     over `averaged` updates; scale: of the step size; losses, scores: of the epochs since the fit began or was resumed.
 
-    accepted: the parameters that a fit which ended here would have (the mean, or the best epoch's), always finite; value and gradient of
+    iterate: the parameters that a fit which ended here would have (the mean, or the best epoch's), always finite; value and gradient of
     the last batch.
     """
 

@@ -2,7 +2,7 @@
 
 The participants of a *session* are the workers that hold the rows. Participant 0, the root, runs the loop of `tasks.rounds.fitting.Fit`;
 the input of a round goes down a binomial tree over the participants, in which the parent of r is r & (r - 1), and the partial sums come up.
-Sums are merged by their nodes in the fixed tree of `tasks.reductions.reduction`, so the bits are those of every other way of running
+Sums are merged by their nodes in the fixed tree of `tasks.reductions.tree`, so the bits are those of every other way of running
 rounds.
 
 A session lives as long as its connections: whoever ends, or dies, closes its own, and so all do within milliseconds. The client's
@@ -100,7 +100,7 @@ class Done(NamedTuple):
 
 class Answer(NamedTuple):
     """What goes up the tree: the sums of a participant and of those below it; how many messages these took, and the longest way; content:
-    what the digests of these rows add up to, see `tasks.reductions.reduction.Sums`."""
+    what the digests of these rows add up to, see `tasks.reductions.reduction.NodeSums`."""
 
     nodes: dict[Node, Any]
     seconds: dict[int, float]

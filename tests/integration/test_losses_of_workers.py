@@ -108,6 +108,11 @@ def test_rows_that_went_down_are_made_again(own_cluster: tuple[LocalCluster, Cli
     client.restart()
     assert [number for number, _ in results] == list(range(1, data.n_partitions))
     assert model.score(X, y) == pytest.approx(model.score(here, labels))
+    unread = Dataset.from_dask(X, y)
+    results = ClusterExecutor(client).map_partitions(unread.rows, PartitionMap("rows", n_rows, None))
+    assert next(results)[0] == 0
+    client.restart()
+    assert [number for number, _ in results] == list(range(1, unread.n_partitions))
 
 
 def n_rows(group: Group, broadcast: Any) -> int:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
+from distributed import Client
 from distributed.scheduler import KilledWorker
 
+from pipeline.cluster.code.code import require_found
+from pipeline.cluster.code.library import VersionMismatchError
+from pipeline.cluster.workers import Workers
 from pipeline.execution.residency.resident import Resident
 from pipeline.sources.errors import FatalPartitionError, partition_error
 from pipeline.sources.sources import Source
@@ -24,6 +29,21 @@ def loading_error(error: BaseException, source: Source, resident: Resident, limi
     if isinstance(error, Exception) and pieces:
         error.add_note(f"while loading {described(source, resident.numbers[pieces[0]])}")
     return error
+
+
+@contextmanager
+def packages_named(client: Client, workers: Workers) -> Iterator[None]:
+    """A block in which what fails for want of a package fails as VersionMismatchError, naming that and the workers that lack it."""
+    try:
+        yield
+    except Exception as error:
+        package = missing_package(error)
+        if package is not None:
+            try:
+                require_found(client, workers.threads(), [package])
+            except VersionMismatchError as lacking:
+                raise lacking from error
+        raise
 
 
 def missing_package(error: BaseException | None) -> str | None:

@@ -24,7 +24,7 @@ from tasks.typing import Array
 CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="3")  # 2: types in other modules; 3: fields of other names
 SUFFIX: Final = ".safetensors"
 NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
-"""How the names of checkpoints end: see `Problem.path`."""
+"""How the names of checkpoints end: see `FitKey.path`."""
 COLUMNS: Final = {"row_step": np.int64, "iteration": np.int64, "objective": np.float64, "gradient_norm": np.float64, "seconds": np.float64}
 """Of the history, as arrays: a long fit by mini-batches has a hundred thousand rows."""
 HISTORY: Final = "history."

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import permutations
 from typing import Any
 
 import dask
 import pytest
+from dask.diagnostics import ProgressBar
 from distributed import Client, LocalCluster, default_client
 
 import pipeline.cluster.connect as module
 from pipeline import connect
 from pipeline.cluster.connection import tunnel
 from pipeline.execution.cluster import ClusterExecutor
-from pipeline.execution.current import current_executor
+from pipeline.execution.current import current_executor, executor_in_place_of_dask
 from pipeline.execution.threads import ThreadExecutor
 
 
@@ -134,6 +135,21 @@ def test_a_connection_in_this_process_inside_one_of_a_cluster_inside_another(clu
             assert isinstance(current_executor(), ClusterExecutor)
         assert isinstance(current_executor(), ThreadExecutor)
     assert dask.config.get("scheduler", None) == before
+
+
+@pytest.mark.parametrize("name", ["threads", "Threading", "sync", None])
+def test_threads_stand_in_for_dasks(name: str | None) -> None:
+    with dask.config.set(scheduler=name):
+        assert isinstance(executor_in_place_of_dask(), ThreadExecutor)
+        with ProgressBar():  # which would see none of it
+            assert executor_in_place_of_dask() is None
+
+
+def test_nobody_stands_in_where_dask_is_to_compute_otherwise() -> None:
+    with ProcessPoolExecutor(1) as pool:
+        for scheduler in ("processes", "Processes", "multiprocessing", "nonsense", dask.get, pool):
+            with dask.config.set(scheduler=scheduler):
+                assert executor_in_place_of_dask() is None
 
 
 def test_connections_in_this_process_of_several_threads() -> None:

@@ -16,6 +16,7 @@ from pipeline import Dataset
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.training.loop import train
 from tasks.objectives.base import Layout, Sums
+from tasks.objectives.evaluation import Evaluation
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.networks import NetworkObjective
@@ -127,19 +128,41 @@ def test_oracles_agree_whatever_their_coordinates(fit_intercept: bool) -> None:
     objective = replace(OBJECTIVE, standard=standard, fit_intercept=fit_intercept)
     at, direction = RANDOM.normal(size=(2, objective.layout.size)), RANDOM.normal(size=objective.layout.size)
     penalties = (L2(0.1), L2(2.0))
-    found: dict[str, list[Any]] = {}
-    for oracle in ("loss_and_gradient", "hessian", "hessian_vector"):
-        along = direction if oracle == "hessian_vector" else None
+
+    def found(oracle: str, parameters: Any, along: Any = None) -> list[Evaluation]:
         fit = Fit(objective, penalties, Asking(oracle=oracle, direction=along))
-        this = fit.ask(fit.init(at))
+        this = fit.ask(fit.init(parameters))
         assert this is not None
         (sums,) = reduce_groups(enumerate(GROUPS), len(GROUPS), this.reduction, this.broadcast).values()
         evaluate = ORACLES[oracle].evaluate
-        found[oracle] = [evaluate(this.requests[model], sums, model, objective, penalties[model]) for model in range(2)]
-    for gradient, hessian, product in zip(*found.values(), strict=True):
+        return [evaluate(this.requests[model], sums, model, objective, penalties[model]) for model in range(2)]
+
+    gradients, hessians, products = found("loss_and_gradient", at), found("hessian", at), found("hessian_vector", at, direction)
+    for gradient, hessian, product in zip(gradients, hessians, products, strict=True):
         assert gradient.value == pytest.approx(hessian.value, rel=1e-12)
         np.testing.assert_allclose(gradient.gradient, hessian.gradient, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(product.gradient, hessian.hessian @ direction, rtol=1e-10, atol=1e-12)
+    there = found("loss_and_gradient", np.stack([direction, direction]))
+    for difference, here, other in zip(found("gradient_difference", at, direction), gradients, there, strict=True):
+        assert difference.value == pytest.approx(here.value, rel=1e-12)
+        np.testing.assert_allclose(difference.gradient, here.gradient - other.gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("oracle", "missing"), [("score", "classes, predict"), ("local_hessian", "hessian"), ("gram_in_basis", "gram, gram_in_basis")]
+)
+def test_what_an_objective_lacks_is_named_as_it_would_write_it(oracle: str, missing: str) -> None:
+    with pytest.raises(TypeError, match=rf"Own is not compatible with Asking: it must implement {missing}$"):
+        Fit(Own(), (L2(),), Asking(oracle=oracle))
+
+
+class Own:
+    """The least that an objective has."""
+
+    layout = OBJECTIVE.layout
+
+    def loss_and_gradient(self, group: Group, parameters: Any) -> Sums:
+        return OBJECTIVE.loss_and_gradient(group, parameters)
 
 
 def doubled(reduction: Reduction) -> Reduction:

@@ -422,6 +422,11 @@ def test_a_worker_without_a_package_that_a_fit_uses(bare_python: Path, cache: Pa
             with pytest.raises(VersionMismatchError, match=rf"zarr, missing on {bare}\ninstall .*pip install zarr") as raised:
                 fit(Dataset.from_function(lazily, n_partitions=8, n_columns=2, on_error=on_error))
             assert "(make(" in str(raised.value.__cause__)
+        model, unread = LogisticRegression().fit(from_arrays()), Dataset.from_function(lazily, n_partitions=8, n_columns=2)
+        model.coef_ = model.coef_[:, :2]
+        model.n_features_in_ = 2
+        with pytest.raises(VersionMismatchError, match=rf"zarr, missing on {bare}\ninstall .*pip install zarr"):
+            model.predict(unread).compute()
         with pytest.raises(VersionMismatchError, match=rf"pandas, missing on {bare}\ninstall"):
             LinearRegression().fit(Dataset.from_dataframe(frame, target="t"))
         with pytest.raises(VersionMismatchError, match=rf"pandas, missing on {bare}\ninstall"):
