@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.exceptions import DataConversionWarning
 
-from pipeline import Dataset, LogisticRegression, Ridge
+from pipeline import Dataset, LogisticRegression, MLPClassifier, Ridge
 from tasks.loading.blocks import Split
 
 pytestmark = pytest.mark.timeout(60)
@@ -27,6 +27,12 @@ HOLE[45, 1] = np.nan
 
 def fit(*data: Any, **parameters: Any) -> LogisticRegression:
     return LogisticRegression(**parameters).fit(*data)
+
+
+def with_classes(classes: Any) -> LogisticRegression:
+    model = fit(X, Y)
+    model.classes_ = classes
+    return model
 
 
 def lazy(rows: Any) -> da.Array:
@@ -76,7 +82,58 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "contains NaN: column 'b' of X, row 5 of block 2; drop or impute",
     ),
-    "NaN, score": (lambda: fit(FRAME, Y).score(lazy(HOLE), lazy(Y)), ValueError, "contains NaN: column 'b' of X, row 5; drop"),
+    "NaN, score": (
+        lambda: fit(FRAME, Y).score(lazy(HOLE), lazy(Y)),
+        ValueError,
+        "contains NaN: column 'b' of X, row 5 of partition 2; drop",
+    ),
+    "NaN in y, score": (
+        lambda: Ridge().fit(X, X[:, 0]).score(lazy(X), lazy(HOLE[:, 1])),
+        ValueError,
+        "y contains NaN .* in row 5 of partition 2",
+    ),
+    "weights, score": (
+        lambda: fit(X, Y).score(lazy(X), lazy(Y), lazy(np.where(np.arange(60) == 45, -1.0, 1.0))),
+        ValueError,
+        "sample_weight must be finite and not negative, got -1.0 in row 5 of partition 2",
+    ),
+    "targets, score": (
+        lambda: Ridge().fit(X, X[:, 0]).score(lazy(X), lazy(X[:, :2])),
+        ValueError,
+        r"y has 2 targets, but the model was fitted on 1; pass y of shape \(rows, 1\)",
+    ),
+    "target, score": (
+        lambda: Ridge().fit(X, X[:, :2]).score(Dataset.from_arrays(X, X[:, 0])),
+        ValueError,
+        "y has 1 targets, but the model was fitted on 2",
+    ),
+    "a missing value, predict": (
+        lambda: fit(FRAME, Y).predict(lazy_frame(pd.DataFrame(HOLE, columns=["a", "b", "c"]).convert_dtypes())).compute(),
+        ValueError,
+        "contains NaN: column 'b' of X, row 5 of block 2; drop or impute",
+    ),
+    "text, predict, Dask": (
+        lambda: fit(FRAME, Y).predict(lazy_frame(FRAME.assign(b="x"))),
+        ValueError,
+        "column 'b' has dtype .*, not numbers",
+    ),
+    "dates, predict, Dask": (lambda: fit(X, Y).predict(lazy(X.astype("M8[s]"))), TypeError, "X has dtype datetime64.*, not numbers"),
+    "one class, predict": (lambda: with_classes([0]).predict(X), ValueError, r"classes_ must hold at least 2 labels, .* got \[0\]"),
+    "no classes, score": (lambda: with_classes(None).score(X, Y), ValueError, "classes_ must hold at least 2 labels, .* got None"),
+    "too many classes, predict": (
+        lambda: with_classes([0, 1, 2]).predict(lazy(X)),
+        ValueError,
+        "classes_ has 3 labels, but .* are of 2 classes",
+    ),
+    "alpha below zero": (lambda: Ridge(alpha=[-1]).fit(X, Y), ValueError, r"alpha must be finite and at least 0, got \[-1\]"),
+    "alpha of text": (lambda: Ridge(alpha=["x"]).fit(X, Y), ValueError, r"alpha must be a number, or one for each target, got \['x'\]"),
+    "an unknown parameter": (
+        lambda: MLPClassifier(foo=1),
+        TypeError,
+        r"MLPClassifier.__init__\(\) got an unexpected keyword argument 'foo'",
+    ),
+    "axes": (lambda: fit(X, Y).history_.plot([1, 2]), TypeError, r"axes must be two, .* got \[1, 2\]"),
+    "tol of a plot": (lambda: fit(X, Y).history_.plot(tol="x"), TypeError, "tol must be a number, .* got 'x'"),
     "overflow, predict": (
         lambda: Ridge().fit(X, 99 * Y).predict(lazy(np.full((60, 3), 1e308))).compute(),
         ValueError,
@@ -143,3 +200,14 @@ def test_a_lazy_column_of_labels_is_flattened_with_a_warning(labels: Any) -> Non
         model = LogisticRegression().fit(dataset)
     np.testing.assert_array_equal(model.coef_, expected.coef_)
     assert model.score(dataset) == expected.score(X, labels)
+
+
+def test_predictions_are_of_what_was_given() -> None:
+    """Whatever is done in place to rows and attributes afterwards."""
+    model, rows = fit(X, Y), lazy(X)
+    wanted, found = model.predict(X), model.predict(rows)
+    rows[:40] = -rows[:40]
+    model.classes_[1] = 7
+    assert np.array_equal(found.compute(), wanted)
+    assert np.array_equal((found + 0).compute(), wanted)
+    assert not np.array_equal(fit(X, Y).predict(rows).compute(), wanted)

@@ -78,7 +78,11 @@ def run(name: str | None, arguments: list[str]) -> int:
         if name is not None:
             print(f"\nThere is no benchmark {name!r}; use one of the above.")
         return 0 if name is None else 2
-    options = parser().parse_args(arguments)
+    reader = parser()
+    options = reader.parse_args(arguments)
+    for option in ("repeats", "fits"):
+        if getattr(options, option) < 1:
+            reader.error(f"--{option} must be at least 1, got {getattr(options, option)}")
     case, command = CASES[name], shlex.join(["python", "-m", "pipeline", "bench", name, *arguments])
     report = Report(name, case.title, command)
     settings = Settings(

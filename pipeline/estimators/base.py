@@ -276,7 +276,11 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
             name = "coefs_[0]" if "coefs_" in vars(self) else "coef_"
             raise ValueError(f"{name} is for {self._n_columns} columns, but {type(self).__name__} was fitted on {self._n_features}")
         names = vars(self).get("feature_names_in_")
-        return ScoreInput(*self._fitted(dtype), None if names is None else tuple(names))
+        model = ScoreInput(*self._fitted(dtype), None if names is None else tuple(names))
+        classes, n_outputs = model.objective.classes, model.objective.n_outputs
+        if classes is not None and model.objective.loss.n_outputs(1, len(classes)) != n_outputs:
+            raise ValueError(f"classes_ has {len(classes)} labels, but the fitted parameters are of {max(2, n_outputs)} classes; set both")
+        return model
 
     def _predict(self, X: Any, kind: str) -> Any:
         """Predictions of `kind`: lazy for Dask input and datasets, NumPy otherwise."""

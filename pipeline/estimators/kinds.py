@@ -51,8 +51,13 @@ class Classifier(ClassifierMixin, GradientModel):
 
     @property
     def _classes(self) -> Array:
-        """classes_ as an array, whoever set it, as a list perhaps."""
-        return np.asarray(self.classes_)
+        """A copy of classes_ as an array, whoever set it, as a list perhaps."""
+        return np.array(self.classes_)
+
+    def _check_fitted(self) -> None:
+        super()._check_fitted()
+        if self._classes.ndim != 1 or len(self._classes) < 2:
+            raise ValueError(f"classes_ must hold at least 2 labels, in an array of shape (n_classes,), got {self.classes_!r}")
 
     def _check_target(self, y: Any) -> Any:
         if isinstance(y, list | tuple):

@@ -239,9 +239,17 @@ class Ridge(RidgeParameters, LeastSquares):
             self.coef_ = coef[0]
 
     def _penalty(self, schema: Schema, objective: LinearObjective) -> L2:
-        alpha = np.asarray(self.alpha, dtype=np.float64)
+        try:
+            alpha = np.asarray(self.alpha, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"alpha must be a number, or one for each target, got {self.alpha!r}") from error
+        if not np.all(np.isfinite(alpha) & (alpha >= 0)):
+            raise ValueError(f"alpha must be finite and at least 0, got {self.alpha!r}")
         if alpha.ndim == 0:
             return L2(float(alpha) / schema.weight_sum)
         if alpha.shape != (objective.n_outputs,):
-            raise ValueError(f"Number of targets and number of penalties do not correspond: {alpha.shape[0]} != {objective.n_outputs}")
+            raise ValueError(
+                f"Number of targets and number of penalties do not correspond: alpha has shape {alpha.shape}, and y {objective.n_outputs}"
+                " targets; pass a number, or one for each target"
+            )
         return L2(np.repeat(alpha, objective.n_columns) / schema.weight_sum)

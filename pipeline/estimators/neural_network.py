@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from pipeline.data.schema import Schema
 
 
-class MLPClassifier(MiniBatchClassifier, Network):
+@with_parameters
+class MLPClassifierParameters(NetworkParameters):
+    """The parameters of MLPClassifier."""
+
+
+class MLPClassifier(MLPClassifierParameters, MiniBatchClassifier, Network):
     """A multi-layer perceptron that minimises the mean cross-entropy, logistic for two classes and softmax for more, plus a penalty.
 
     Parameters as `sklearn.neural_network.MLPClassifier`'s and, by keyword, those that `pipeline.estimators.perceptrons.Network` lists.

@@ -22,7 +22,7 @@ from pipeline.data.collections import NAMES, design_dtype, feature_names, parame
 from pipeline.data.dataset import Dataset
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.estimators.predicted import Predicted
-from tasks.loading.blocks import as_weight
+from tasks.loading.blocks import as_weight, require_real
 from tasks.loading.mapping import PartitionMap
 from tasks.objectives.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_sums
 from tasks.reductions.tree import Tree
@@ -99,9 +99,11 @@ def predictions(estimator: Estimator, X: Any, kind: str) -> Any:
     X = as_rows("X", X)
     if isinstance(X, dd.DataFrame):
         estimator._check_features(len(X.columns), feature_names(X.columns))
-        X = X.to_dask_array()
+        dataset = Dataset.from_dask(X)
+        return lazy_predictions(estimator, dataset.X, kind, lambda: dataset)
     if isinstance(X, da.Array):
-        return lazy_predictions(estimator, X, kind, partial(Dataset.from_dask, X))
+        require_real(X.dtype, "X")
+        return lazy_predictions(estimator, X, kind, partial(Dataset.from_dask, X.copy()))  # X[...] = ... changes X in place
     require_frame(X)
     model = estimator._model(parameter_dtype(X))
     X = validate_data(estimator, X, accept_sparse="csr", dtype=design_dtype(X), order="C", reset=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import numpy as np
 
+from tasks.arguments import as_number
 from tasks.lazy import Lazy
 from tasks.rounds.fitting import Report
 from tasks.rounds.oracles import ORACLES
@@ -59,16 +60,20 @@ class Rounds(list[Row]):
         """Draw objective and largest |gradient| by round with matplotlib, and return the two axes.
 
         axes: two of matplotlib's to draw into, by default those of a new figure; tol: what a line is drawn at beside the gradients. Raises
-        TypeError for axes that are not two.
+        TypeError for axes that are not two, and for a tol that is no number.
         """
+        from matplotlib.axes import Axes
+
         if axes is None:
             import matplotlib.pyplot as plt
 
             _, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-        try:
-            left, right = axes
-        except (TypeError, ValueError):
-            raise TypeError(f"axes must be two, as of matplotlib's pyplot.subplots(1, 2)[1], got {axes!r}") from None
+        found = [] if isinstance(axes, str) else np.ravel(np.array(axes, dtype=object)).tolist()
+        if len(found) != 2 or not all(isinstance(each, Axes) for each in found):
+            raise TypeError(f"axes must be two, as of matplotlib's pyplot.subplots(1, 2)[1], got {axes!r}")
+        if not (tol is None or np.isfinite(as_number(tol))):
+            raise TypeError(f"tol must be a number, or None for no line, got {tol!r}")
+        left, right = found
         rounds = [row["round"] for row in self]
         draw(left, rounds, [row["objective"] for row in self], xlabel="round", ylabel="objective (mean loss + penalty)")
         draw_gradients(right, rounds, self, xlabel="round", ylabel="largest |gradient|")

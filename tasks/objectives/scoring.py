@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +19,10 @@ from tasks.typing import Array, Design, Float64
 
 
 class Predictor(Scored, Protocol):
-    """An objective whose loss says what raw predictions mean."""
+    """An objective whose loss says what raw predictions mean, n_outputs of them a row."""
+
+    @property
+    def n_outputs(self) -> int: ...
 
     @property
     def loss(self) -> Loss: ...
@@ -45,13 +50,16 @@ class ScoreSums(NamedTuple):
 def score_sums(rows: Group | Block, broadcast: ScoreInput) -> ScoreSums:
     """The sums of a score over one group or block. Raises ValueError for rows that cannot be scored."""
     require_scorable(rows, broadcast)
-    raw = finite_predictions(broadcast, normalise(rows.X))
+    raw = finite_predictions(broadcast, normalise(rows.X), partial(place_of, rows))
     weight = np.ones(raw.shape[0]) if rows.sample_weight is None else normalise(rows.sample_weight)
     total = float(weight.sum())
     assert rows.y is not None
     if broadcast.objective.classes is not None:
         correct = float(weight[predicted_classes(raw, broadcast.objective.classes) == rows.y.reshape(-1)].sum())
         return ScoreSums(total, correct, *(np.zeros(1),) * 3)
+    if rows.y.size != raw.size:
+        n_targets = 1 if rows.y.ndim == 1 else rows.y.shape[1]
+        raise ValueError(f"y has {n_targets} targets, but the model was fitted on {raw.shape[1]}; pass y of shape (rows, {raw.shape[1]})")
     y = normalise(rows.y).reshape(len(raw), raw.shape[1]).astype(np.float64)
     mean = weight @ y / total if total else np.zeros(y.shape[1])
     return ScoreSums(total, 0.0, weight @ (y - raw) ** 2, mean, weight @ (y - mean) ** 2)
@@ -63,14 +71,22 @@ def require_scorable(rows: Group | Block, broadcast: ScoreInput) -> None:
     assert y is not None
     if classes is not None and y.shape[1:] not in ((), (1,)):
         raise ValueError(f"y must be (rows,), a label a row, got shape (rows, {y.shape[1]}); use y[:, 0]")
-    if weight is not None and not np.all((weight >= 0) & np.isfinite(weight)):
-        raise ValueError("sample_weight must be finite and not negative")
-    if y.dtype.kind == "f" and not np.all(np.isfinite(y)):
-        raise ValueError("Input y contains NaN or infinity; drop such rows")
+    if weight is not None and len(bad := np.flatnonzero(~((weight >= 0) & np.isfinite(weight)))):
+        raise ValueError(f"sample_weight must be finite and not negative, got {weight[bad[0]]} in {place_of(rows, int(bad[0]))}")
+    if y.dtype.kind == "f" and len(bad := np.flatnonzero(~np.isfinite(y.reshape(len(y), -1)).all(axis=1))):
+        raise ValueError(f"Input y contains NaN or infinity in {place_of(rows, int(bad[0]))}; drop such rows")
     text = [kind in "US" for kind in (y.dtype.kind, "f" if classes is None else classes.dtype.kind)]
     if len(y) and (y.dtype.kind == "O" or text[0] != text[1]):
         wanted = "numbers" if classes is None else f"labels like {classes[0].item()!r}"
         raise ValueError(f"y holds {y.dtype} values like {y.flat[:1].tolist()[0]!r}, but the model was fitted on {wanted}")
+
+
+def place_of(rows: Group | Block, row: int) -> str:
+    """Which row that is, in words."""
+    if isinstance(rows, Block):
+        return f"row {row}"
+    partition = int(np.searchsorted(rows.offsets, row, side="right")) - 1
+    return f"row {row - int(rows.offsets[partition])} of partition {rows.first_partition + partition}"
 
 
 def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
@@ -119,7 +135,7 @@ def predict_block(X: Any, broadcast: ScoreInput, kind: str, block_id: tuple[int,
     Raises ValueError when one is not finite.
     """
     place = "" if block_id is None else f" of block {block_id[0]}"
-    raw = finite_predictions(broadcast, as_design(X, row_dtype(X.dtype)), place)
+    raw = finite_predictions(broadcast, as_design(X, row_dtype(X.dtype)), lambda row: f"row {row}{place}")
     if kind == "mean":
         return probabilities(raw, broadcast.objective)
     if kind == "label" and broadcast.objective.classes is not None:
@@ -132,8 +148,8 @@ def predict_partition(partition: Group, broadcast: ScoreInput, kind: str) -> Arr
     return predict_block(partition.X, broadcast, kind, (partition.first_partition,))
 
 
-def finite_predictions(broadcast: ScoreInput, X: Design, place: str = "") -> Float64:
-    """Raw predictions (n, c). Raises ValueError, naming row and column, when one is not finite; place: where these rows are."""
+def finite_predictions(broadcast: ScoreInput, X: Design, place: Callable[[int], str]) -> Float64:
+    """Raw predictions (n, c). Raises ValueError, naming row and column, when one is not finite; place: which row that is, in words."""
     with single_blas_thread():
         raw = broadcast.objective.predict(np.require(broadcast.parameters, requirements=["C", "A"]), X)  # they came over a network
     if not np.all(np.isfinite(raw)):
@@ -141,10 +157,10 @@ def finite_predictions(broadcast: ScoreInput, X: Design, place: str = "") -> Flo
         values = X[[row]].toarray()[0] if isinstance(X, sp.csr_array) else X[row]
         bad = np.flatnonzero(~np.isfinite(values))
         if not len(bad):
-            raise ValueError(f"the prediction for row {row}{place} overflows; scale X as it was for the fit")
+            raise ValueError(f"the prediction for {place(row)} overflows; scale X as it was for the fit")
         name = f"x{bad[0]}" if broadcast.columns is None else broadcast.columns[bad[0]]
         what = "NaN" if np.isnan(values[bad[0]]) else "infinity"
-        raise ValueError(f"Input X contains {what}: column {name!r} of X, row {row}{place}; drop or impute such rows")
+        raise ValueError(f"Input X contains {what}: column {name!r} of X, {place(row)}; drop or impute such rows")
     return raw
 
 

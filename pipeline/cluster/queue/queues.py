@@ -70,7 +70,8 @@ def checked(plan: JobPlan, job_class: Any) -> Keywords:
     try:
         probe = job_class("tcp://scheduler:8786", name="probe", **keywords)
     except (ValueError, TypeError) as error:  # no cores or memory, in jobqueue.yaml neither
-        raise ConfigError(f"queue={plan.system.name!r}: {error}") from error
+        cure = "\nGive connect cores= and memory=, a command --cores and --memory, or a job file both in [cluster]"
+        raise ConfigError(f"queue={plan.system.name!r}: {error}{cure * ('cores and memory' in str(error))}") from error
     n_workers = plan.options.jobs * probe.worker_processes
     if plan.options.min_workers > n_workers:
         raise ConfigError(f"min_workers={plan.options.min_workers}, and {plan.options.jobs} jobs have {n_workers} workers")

@@ -153,7 +153,7 @@ def test_without_a_log_directory_it_is_queue_logs_here(tmp_path: Path, monkeypat
         ({"jobs": 0}, "jobs must be a whole number of at least 1"),
         ({"disk": "1GB"}, "slurm is not asked for disk this way"),
         ({"gpus": 1}, "gpus needs cores and memory, of each job"),
-        ({}, "You must specify how much cores and memory per job"),
+        ({}, "(?s)You must specify how much cores and memory per job.*Give connect cores= and memory=, a command --cores and --memory"),
         ({"cores": 1, "memory": "1GB", "processes": 2}, "cores=1 is less than the 2 processes of a job"),
         ({"memory": "10MB"}, "memory, of each job, must be at least 64MiB, got '10MB'"),
         ({"log_directory": "a b"}, r"log_directory must not have spaces, .*, got 'a b'"),
