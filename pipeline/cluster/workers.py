@@ -17,6 +17,7 @@ from pipeline.cluster.task_threads import Hostages
 
 WAIT_FOR_WORKERS: Final = "dask-descent.wait-for-workers"
 STUCK_AFTER: Final = 5.0
+ARRIVES_IN: Final = 1.0
 STUCK: Final = (
     "tasks wait while all workers are idle: what they need may be bound to workers that are gone (persist(workers=...)),"
     " or to resources that no worker has"
@@ -111,15 +112,17 @@ class Workers:
     def wait(self, futures: list[Any]) -> None:
         """Wait until all futures are done. Raises WorkersUnavailableError when no worker is left, StuckError when tasks wait beside idle
         workers, ThreadHeldError when they wait for a thread that a task holds which may be waiting for them."""
+        idle = False
         while True:
             try:
                 with self.client.as_current():
-                    distributed.wait(futures, timeout=min(self.patience, STUCK_AFTER))
+                    distributed.wait(futures, timeout=ARRIVES_IN if idle else min(self.patience, STUCK_AFTER))
                 self.end_demand()
                 return
             except TimeoutError as error:
                 forget_frames(error)
-                if not self.busy():
+                was_idle, idle = idle, not self.busy()
+                if was_idle and idle:  # twice: what has just been done may be on its way here
                     raise StuckError(STUCK) from None
                 if self._hostages is not None and (held := self._hostages.in_the_way(futures)):
                     raise ThreadHeldError(self._held(held)) from None

@@ -30,7 +30,12 @@ from tests.rounds import AfterRounds
 
 @pytest.fixture
 def own_cluster() -> Iterator[tuple[LocalCluster, Client]]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
+    again = dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})  # else Dask gives up a worker that is killed twice
+    with (
+        again,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
         yield cluster, client
 
 
