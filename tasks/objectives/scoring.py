@@ -73,7 +73,7 @@ def require_scorable(rows: Group | Block, broadcast: ScoreInput) -> None:
         raise ValueError(f"y must be (rows,), a label a row, got shape (rows, {y.shape[1]}); use y[:, 0]")
     if weight is not None and len(bad := np.flatnonzero(~((weight >= 0) & np.isfinite(weight)))):
         raise ValueError(f"sample_weight must be finite and not negative, got {weight[bad[0]]} in {place_of(rows, int(bad[0]))}")
-    if y.dtype.kind == "f" and len(bad := np.flatnonzero(~np.isfinite(y.reshape(len(y), -1)).all(axis=1))):
+    if y.dtype.kind == "f" and len(bad := np.nonzero(~np.isfinite(y))[0]):
         raise ValueError(f"Input y contains NaN or infinity in {place_of(rows, int(bad[0]))}; drop such rows")
     text = [kind in "US" for kind in (y.dtype.kind, "f" if classes is None else classes.dtype.kind)]
     if len(y) and (y.dtype.kind == "O" or text[0] != text[1]):
