@@ -16,6 +16,7 @@ from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
 from pipeline.data.dataset import Dataset
 from pipeline.execution.cluster import ClusterExecutor
+from pipeline.execution.pump import Pump
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.objectives.penalties import L2
@@ -108,6 +109,7 @@ class Timed:
         self.executor = ClusterExecutor(client)
         objective = LinearObjective(LogisticLoss(), setting.n_columns, 1, fit_intercept=True, classes=self.dataset.schema.classes)
         self.fit = Fit(objective, (L2(1e-6),), Steps(1 << 30, step_size=1e-3))
+        self.pump = Pump(self.executor, self.dataset.rows, self.fit)
         self.states = self.fit.init(np.zeros((1, objective.layout.size)))
         self.actor: Any = client.submit(Idle, actor=True).result()
 
@@ -138,7 +140,7 @@ class Timed:
             self._last_round(0.0)
             before = self.executor.sessions.rounds
             start = time.perf_counter()
-            self.states, reports = self.executor.advance(self.dataset.rows, self.fit, self.states, 1 << 30)
+            self.states, reports = self.pump.advance(self.states, 1 << 30)
             taken = time.perf_counter() - start
             if self.executor.sessions.rounds == before + len(reports):
                 return taken / len(reports)
@@ -148,7 +150,7 @@ class Timed:
         start = time.perf_counter()
         for _ in range(3):
             self._last_round(last_round)
-            self.states, _ = self.executor.advance(self.dataset.rows, self.fit, self.states, 1)
+            self.states, _ = self.pump.advance(self.states, 1)
         return (time.perf_counter() - start) / 3
 
     def _last_round(self, seconds: float) -> None:

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import named_optimizer
+from pipeline.estimators.optimizer_choice import ASYNC, chosen_overlap, named_optimizer
 from pipeline.estimators.parameters import (
     BelowOne,
     Count,
@@ -20,6 +20,7 @@ from pipeline.estimators.parameters import (
     NotNegative,
     Positive,
     RandomState,
+    ResultOrder,
     Saving,
     Share,
     Verbose,
@@ -27,12 +28,13 @@ from pipeline.estimators.parameters import (
     with_parameters,
 )
 from pipeline.estimators.solvers import Choice
-from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, stable_step, survey, warn_of_unlike_columns
+from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, stable_share, stable_step, survey, warn_of_unlike_columns
 from pipeline.training.history import Row
 from pipeline.training.sampling import Batches
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import ElasticNet
 from tasks.rows.batches import ROWS_A_SUBTREE
+from tasks.strategies.asynchronous import Overlap
 from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
 from tasks.strategies.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -87,6 +89,9 @@ class LinearMiniBatchParameters:
     weight_decay: NotNegative = 0.0
     variance_reduction: Annotated[str | None, StrOptions({"svrg"}), None] = None
     importance: Annotated[str, StrOptions({"uniform", "norm"})] = "uniform"
+    solver: Annotated[Any, StrOptions({"sync", ASYNC}), Overlap] = "sync"
+    staleness: Whole | None = 4
+    order: ResultOrder = "in-order"
     checkpoint: Saving = None
 
 
@@ -158,8 +163,13 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
         options = {"importance": self.importance, "rows_a_subtree": subtree_rows(objective)}
         batches = self._batches(schema, n_groups, self._batch_rows(schema), **options)
         strategy, rows = self._strategy(schema, objective, batches), int(np.ceil(batches.batch_rows))
-        reason = f"{batches.sampling.n_rounds} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
-        return SetUp(objective, self._penalty(schema, objective), strategy, Choice(self._optimizer_name, reason))
+        reason = f"{batches.sampling.rounds_an_epoch} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
+        choice = Choice(self._optimizer_name, reason if self._overlap is None else f"{reason}, {self._overlap}")
+        return SetUp(objective, self._penalty(schema, objective), self._overlapped(strategy), choice)
+
+    @property
+    def _overlap(self) -> Overlap | None:
+        return chosen_overlap(self.solver, self.staleness, self.order)
 
     def _is_batch(self, row: Row) -> bool:
         if self.variance_reduction is not None:
@@ -178,13 +188,15 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
     def _strategy(self, schema: Schema, objective: LinearObjective, batches: Batches) -> StochasticGradient:
         penalty, optimizer = self._penalty(schema, objective), self._optimizer
         rows, strength = batches.batch_rows * self.accumulate, self._strength(schema, objective)
-        n_updates = -(-batches.sampling.n_rounds // self.accumulate)
+        n_updates = -(-batches.sampling.rounds_an_epoch // self.accumulate)
         sizes = StepSizes(self.learning_rate, self.eta0, self.power_t, self.warm_up, rows, n_updates, self.max_iter, strength)
         curvature: Curvature = vars(self).get("_curvature") or bound(schema)
         return StochasticGradient(
             batches.sampling,
             optimizer,
-            sizes.schedule(optimizer, stable_step(objective, curvature, float(penalty.l2), rows, optimizer)),
+            sizes.schedule(
+                optimizer, stable_step(objective, curvature, float(penalty.l2), rows, optimizer) * stable_share(self._most_missed(batches))
+            ),
             max_epochs=self._max_epochs,
             tol=self._least_gain(self._tol(schema, objective)),
             patience=self.n_iter_no_change,
@@ -196,6 +208,13 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
             average_from=int(np.ceil(self.average / rows)),
             variance_reduction=self.variance_reduction == "svrg",
         )
+
+    def _most_missed(self, batches: Batches) -> int:
+        """The most updates that a gradient may miss."""
+        if self._overlap is None:
+            return 0
+        others = batches.sampling.n_turns - 1
+        return others if self._overlap.staleness is None else min(others, self._overlap.staleness)
 
     def _batch_rows(self, schema: Schema) -> int:
         if self.batch_size == "auto":

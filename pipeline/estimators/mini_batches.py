@@ -16,9 +16,10 @@ from pipeline.training.loop import Result
 from pipeline.training.sampling import Batches, batches_of
 from tasks.rounds.fitting import Fit
 from tasks.rounds.oracles import ORACLES
+from tasks.strategies.asynchronous import Asynchronous, AsynchronousState, Overlap
 from tasks.strategies.optimizers import Optimizer
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
-from tasks.typing import Array
+from tasks.typing import Array, Float64
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
@@ -31,7 +32,8 @@ class MiniBatchModel(GradientModel):
     """A model trained by `tasks.strategies.stochastic_gradient`.
 
     Besides what all models have: n_iter_ (epochs), t_ (rows of batches, by all fits since the last that was not partial), loss_curve_ (mean
-    loss and penalty of each epoch's batches), validation_scores_ and best_validation_score_ with early_stopping, else None. Ctrl-C ends a
+    loss and penalty of each epoch's batches), validation_scores_ and best_validation_score_ with early_stopping, else None; of an
+    asynchronous fit, update_shares_: the share (T,) of the updates that came from each subtree of groups. Ctrl-C ends a
     fit where it is, with a warning; before the first round it is raised.
 
     coef_ and intercept_, or coefs_ and intercepts_, may be set, or changed in place, at any time, before the first fit, too, to the mean of
@@ -53,6 +55,7 @@ class MiniBatchModel(GradientModel):
     shuffle: bool
     warm_start: bool
     loss_curve_: list[float]
+    update_shares_: Float64
     _state: StochasticGradientState
     _made_for: dict[str, Any]
 
@@ -66,6 +69,15 @@ class MiniBatchModel(GradientModel):
     def _state_follows(self) -> dict[str, Any]:
         """The parameters that the state of a fit hangs on, and what each makes: no fit with another one can go on from it."""
 
+    @property
+    @abstractmethod
+    def _overlap(self) -> Overlap | None:
+        """How rounds overlap; None: they do not."""
+
+    def _overlapped(self, strategy: StochasticGradient) -> StochasticGradient | Asynchronous:
+        """The strategy, with rounds that overlap where they are to."""
+        return strategy if self._overlap is None else Asynchronous(strategy, self._overlap)
+
     def _batches(self, schema: Schema, n_groups: int, batch_size: int, **options: Any) -> Batches:
         """How rows are drawn. options: further ones of `pipeline.training.sampling.batches_of`. Raises ValueError for too few rows to
         hold out."""
@@ -75,9 +87,8 @@ class MiniBatchModel(GradientModel):
                 f"The validation set is too {'small' if held_out < 2 else 'large'}: validation_fraction={self.validation_fraction!r} of"
                 f" {schema.n_rows} rows. {'Increase' if held_out < 2 else 'Decrease'} validation_fraction, or fit on more rows"
             )
-        return batches_of(
-            schema, n_groups, batch_size, seed=self._seed, shuffle=self.shuffle, validation_fraction=self._held_out, **options
-        )
+        options |= {"seed": self._seed, "shuffle": self.shuffle, "validation_fraction": self._held_out}
+        return batches_of(schema, n_groups, batch_size, take_turns=self._overlap is not None, **options)
 
     def _begin(self) -> None:
         """Draw a seed for this fit; a partial one goes on with the last. Raises ValueError when that one's state does not fit."""
@@ -142,7 +153,7 @@ class MiniBatchModel(GradientModel):
 
     def _is_batch(self, row: Row) -> bool:
         """Whether a round of a fit by epochs was about a batch, and not about all rows or those held out."""
-        return ORACLES[row["oracle"]].subset == "training"
+        return ORACLES[row["oracle"]].subset == "training" and (self._overlap is None or row["subtree"] >= 0)
 
     def _share_of_epochs(self, row: Row) -> float | None:
         if not self._by_epochs:
@@ -160,16 +171,21 @@ class MiniBatchModel(GradientModel):
     def _first_states(self, fit: Fit) -> list[Any]:
         """The states that a partial fit starts from: where the last one ended, or what the fitted attributes were set to since."""
         if self._resumes:
-            assert isinstance(fit.strategy, StochasticGradient)
+            assert isinstance(fit.strategy, StochasticGradient | Asynchronous)
             if fit.objective.layout.size != len(self._state.parameters):  # what rows can still change, once `_check_state` is content
                 raise ValueError(f"{type(self).__name__}.partial_fit: y has another number of targets than in the last fit; call fit")
-            state, given = fit.strategy.resume(self._state), self._given(fit.objective)
+            state: Any = fit.strategy.resume(self._state)
+            given = self._given(fit.objective)
             return [state if is_of(given, self._state.iterate.parameters) else fit.strategy.moved(state, given)]
         self.t_ = 0.0
         return super()._first_states(fit)
 
     def _store(self, result: Result, objective: Any, dataset: Dataset) -> None:
         (state,) = result.states
+        self.__dict__.pop("update_shares_", None)
+        if isinstance(state, AsynchronousState):
+            self.update_shares_ = state.shares
+            state = state.inner
         if isinstance(state, StochasticGradientState):
             self._store_epochs(state, result, dataset)
         super()._store(result, objective, dataset)

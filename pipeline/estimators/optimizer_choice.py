@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from tasks.strategies.asynchronous import Overlap
 from tasks.strategies.optimizers import OPTIMIZERS, Adam, AdamW, Momentum, Nesterov, Optimizer
 from tasks.strategies.schedules import Constant, Cosine, Schedule, StepDecay, WarmUp
+
+ASYNC: Final = "async"
 
 NUMBERS: Final[Mapping[type[Optimizer], tuple[str, ...]]] = {
     Momentum: ("momentum",),
@@ -38,6 +41,13 @@ def named_optimizer(name: str, numbers: Mapping[str, float]) -> Optimizer:
     kind = OPTIMIZERS[name]
     own = {number: numbers[number] for number in NUMBERS.get(kind, ()) if number in numbers}
     return kind(**own, **({"weight_decay": numbers["weight_decay"]} if numbers["weight_decay"] else {}))
+
+
+def chosen_overlap(solver: Any, staleness: int | None, order: Any) -> Overlap | None:
+    """How the rounds of a solver overlap: of "async" by these two; None of one whose rounds do not."""
+    if isinstance(solver, Overlap):
+        return solver
+    return Overlap(staleness, order) if isinstance(solver, str) and solver == ASYNC else None
 
 
 class Pace(NamedTuple):

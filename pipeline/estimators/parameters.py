@@ -27,6 +27,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, dat
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pipeline.training.checkpoints.keeper import Checkpoint
+from tasks.strategies.asynchronous import ORDERS
 
 
 class Only(NamedTuple):
@@ -53,6 +54,8 @@ RandomState: TypeAlias = Annotated[Any, "random_state"]
 ClassWeight: TypeAlias = Annotated[Any, dict, StrOptions({"balanced"}), None]
 Saving: TypeAlias = Annotated[Any, str, Path, Checkpoint, None]
 """Where a fit keeps its checkpoints: see `Checkpoint.of`."""
+ResultOrder: TypeAlias = Annotated[str, StrOptions(set(ORDERS))]
+"""In which order asynchronous results are taken: see `tasks.strategies.asynchronous.Overlap`."""
 Verbose: TypeAlias = Annotated[int, "verbose", Only((0, False), "use set_callbacks(sklearn.callback.ProgressBar())")]
 Threads: TypeAlias = Annotated[
     int | None,

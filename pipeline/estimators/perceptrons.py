@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import Pace, choose_optimizer, choose_schedule
+from pipeline.estimators.optimizer_choice import ASYNC, Pace, choose_optimizer, choose_schedule, chosen_overlap
 from pipeline.estimators.parameters import (
     BelowOne,
     Count,
@@ -23,6 +23,7 @@ from pipeline.estimators.parameters import (
     Only,
     Positive,
     RandomState,
+    ResultOrder,
     Saving,
     Share,
     Verbose,
@@ -37,9 +38,10 @@ from tasks.objectives.losses import Loss
 from tasks.objectives.networks import NetworkObjective
 from tasks.objectives.penalties import L2
 from tasks.rows.batches import Sampling
+from tasks.strategies.asynchronous import Overlap
 from tasks.strategies.base import Strategy
 from tasks.strategies.lbfgs import LBFGS
-from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
+from tasks.strategies.optimizers import OPTIMIZERS, Adam, Optimizer
 from tasks.strategies.schedules import InverseScaling, Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
@@ -102,6 +104,9 @@ class NetworkParameters:
     accumulate: Count = 1
     warm_up: Whole = 0
     average: Annotated[bool | int, "boolean", Interval(Integral, 0, None, closed="left")] = False
+    optimizer: Annotated[Any, StrOptions(set(OPTIMIZERS)), Optimizer] = "adam"  # of asynchronous fits
+    staleness: Whole | None = 4
+    order: ResultOrder = "in-order"
     checkpoint: Saving = None
 
 
@@ -109,8 +114,8 @@ class Network(NetworkParameters, MiniBatchModel):
     """coefs_ and intercepts_, layer by layer, found by a `solver`.
 
     solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of
-                        tasks.strategies.optimizers.OPTIMIZERS, an Optimizer; or in full passes "lbfgs", or a strategy that asks for
-                        gradients alone
+                        tasks.strategies.optimizers.OPTIMIZERS, an Optimizer; "async", or an Overlap: by `optimizer`, with several rounds
+                        under way; or in full passes "lbfgs", or a strategy that asks for gradients alone
     batch_size          rows of one round over all partitions; "auto" is min(200, rows)
     alpha               the penalty is ½ alpha Σ coef² divided by the weight of a batch, in full passes by that of all rows
     learning_rate       "constant"; "invscaling" and "adaptive", as in scikit-learn of no effect with "adam"; "step": halved ten times in
@@ -126,12 +131,14 @@ class Network(NetworkParameters, MiniBatchModel):
     accumulate          rounds whose gradients make one update
     warm_up             updates over which the step size rises
     average             True: coefs_ are the mean of all iterates; a number: of those from that update on
+    optimizer           of "async": a name of OPTIMIZERS or an Optimizer
+    staleness, order    of "async": see `tasks.strategies.asynchronous.Overlap`
 
     Fitted besides what all models have: coefs_ [(n_in, n_out)], intercepts_ [(n_out,)], n_layers_, n_outputs_, out_activation_, loss_ (of
     the last epoch), best_loss_ (None with early_stopping), and what mini-batches leave.
     """
 
-    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, "lbfgs")
+    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, ASYNC, "lbfgs")
 
     @abstractmethod
     def _problem(self, schema: Schema) -> tuple[Loss, int, Array | None]:
@@ -152,7 +159,12 @@ class Network(NetworkParameters, MiniBatchModel):
 
     @property
     def _by_epochs(self) -> bool:
-        return isinstance(self.solver, Optimizer) or (isinstance(self.solver, str) and self.solver in OPTIMIZERS)
+        by_name = isinstance(self.solver, str) and self.solver in OPTIMIZERS
+        return by_name or isinstance(self.solver, Optimizer) or self._overlap is not None
+
+    @property
+    def _overlap(self) -> Overlap | None:
+        return chosen_overlap(self.solver, self.staleness, self.order)
 
     def _check_refused(self) -> None:
         """All that can be said before there is data."""
@@ -174,13 +186,16 @@ class Network(NetworkParameters, MiniBatchModel):
             objective = NetworkObjective(loss, sizes, self.activation, classes, dtype="float64")
             return SetUp(objective, L2(self.alpha / schema.weight_sum), strategy, choice)
         batches = self._batches(schema, n_groups, min(AUTO_BATCH, schema.n_rows) if isinstance(self.batch_size, str) else self.batch_size)
-        n_rounds = batches.sampling.n_rounds
+        n_rounds = batches.sampling.rounds_an_epoch
         batch_weight = schema.weight_sum * (batches.n_rows / schema.n_rows) / n_rounds
         objective = NetworkObjective(loss, sizes, self.activation, classes, self.dropout, self.dtype)
         stochastic = self._stochastic(batches.sampling, Epochs(-(-n_rounds // self.accumulate), batches.n_rows, self.max_iter))
-        return SetUp(objective, L2(self.alpha / batch_weight), stochastic, self._choice())
+        return SetUp(objective, L2(self.alpha / batch_weight), self._overlapped(stochastic), self._choice())
 
     def _choice(self) -> Choice:
+        if self._overlap is not None:
+            name = self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
+            return Choice(name, str(self._overlap))
         if isinstance(self.solver, str):
             return Choice(self.solver, "asked for")
         return Choice(type(self.solver).__name__, "given as an optimizer" if self._by_epochs else "given as a strategy")
@@ -204,7 +219,8 @@ class Network(NetworkParameters, MiniBatchModel):
     @property
     def _optimizer(self) -> Optimizer:
         names = ("momentum", "beta_1", "beta_2", "epsilon", "weight_decay")
-        return choose_optimizer(self.solver, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
+        solver = self.solver if self._overlap is None else self.optimizer
+        return choose_optimizer(solver, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
 
     @property
     def _state_follows(self) -> dict[str, Any]:
@@ -212,7 +228,7 @@ class Network(NetworkParameters, MiniBatchModel):
 
     def _stochastic(self, sampling: Sampling, epochs: Epochs) -> StochasticGradient:
         rate = self.learning_rate
-        if isinstance(self.solver, str) and self.solver == "adam" and isinstance(rate, str) and rate in OF_SGD:
+        if isinstance(self._optimizer, Adam) and isinstance(self.solver, str) and isinstance(rate, str) and rate in OF_SGD:
             rate = "constant"
         return StochasticGradient(
             sampling=sampling,

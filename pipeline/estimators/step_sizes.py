@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import pi, sin
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -118,3 +119,10 @@ def stable_step(objective: LinearObjective, curvature: Curvature, l2: float, n_r
     memory = 1.0 - optimizer.momentum if isinstance(optimizer, Momentum | Nesterov) else 1.0
     steepest = objective.loss.largest_curvature * (curvature.largest + curvature.trace / (n_rows * memory)) + l2
     return 1.0 / max(steepest, SMALLEST)
+
+
+def stable_share(missed: int) -> float:
+    """Which share of `stable_step` gradients that have missed so many updates may take: gradient descent on a quadratic of curvature L, by
+    gradients t updates old, is stable for step sizes below 2 sin(π / (2 (2 t + 1))) / L (the roots of z^(t+1) - z^t + step L in the unit
+    circle), which is 2 / L for t = 0."""
+    return sin(pi / (2 * (2 * missed + 1)))

@@ -55,6 +55,11 @@ class ClusterRound(Pending):
             found = self._attempt(wait=True)
         return found.sums
 
+    @property
+    def done(self) -> bool:
+        """Whether what was sent has come back, or has to be sent again."""
+        return self._sent is None or self._sent.done
+
     def cancel(self) -> None:
         sent, self._sent = self._sent, None
         if sent is not None:
@@ -96,7 +101,7 @@ class ClusterRound(Pending):
     def _checked(self, sent: Sent) -> Found:
         """The finished sums of a round, of the rows that were checked. Raises SourceChangedError for others."""
         n_groups, sums = sent.resident.n_groups, sent.sums()
-        if self.rows.content in (None, sums.content):
+        if self.rows.content_of(sent.groups) in (None, sums.content):
             return Found(self.reduction.whole(sums.nodes, n_groups, self.broadcast))
         found = self.sender.send(sent.resident, self.rows, CONTENTS, None).sums()
         self.rows.require_contents(CONTENTS.whole(found.nodes, n_groups, None))

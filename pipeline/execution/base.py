@@ -1,10 +1,9 @@
-"""What an executor does: one reduction in, the finished sums of all rows out; and the pump that moves a fit on by such rounds."""
+"""What an executor does: one reduction in, the finished sums of the rows out."""
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -45,26 +44,9 @@ class Executor(ABC):
         with self.waiting():
             return self.submit(rows, reduction, broadcast).result()
 
-    def advance(self, rows: Rows, fit: Fit, states: list[Any], limit: int) -> Advance:
-        """The next round of a fit, or several, at most `limit`. There must be one to do.
-
-        The pump: a round is asked for, sent, taken, and moves the states. One is under way at a time, so that each is asked for from the
-        states after the last.
-        """
-        done = self.on_workers(rows, fit, states, limit) if limit > 1 else None
-        if done is not None:
-            return done
-        began = time.perf_counter()
-        this = fit.ask(states)
-        assert this is not None
-        pending = self.submit(rows, this.reduction, this.broadcast)
-        try:
-            sums = pending.result()
-        except BaseException:
-            pending.cancel()
-            raise
-        states = fit.update(states, this, sums)
-        return Advance(states, [fit.report(this, sums, states, time.perf_counter() - began)])
+    @abstractmethod
+    def first_done(self, rows: Rows, pending: Sequence[Pending]) -> int:
+        """The position of a round of these that is done, or whose result had best be asked for now. Waits for one."""
 
     @abstractmethod
     def map_partitions(self, rows: Rows, partition_map: PartitionMap) -> Iterator[tuple[int, Any]]:

@@ -67,6 +67,10 @@ class Calls:
     async def _wait(self) -> list[Any]:
         return await self._begin()
 
+    @property
+    def done(self) -> bool:
+        return self._answers is not None and self._answers.done()
+
     def results(self) -> list[NodeSums] | None:
         """The partial sums of what each worker thread had to do; None if any worker did not answer, or lacks its rows."""
         try:

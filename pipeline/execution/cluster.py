@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from distributed import Client
 from pipeline.cluster.asking import forget_frames
 from pipeline.cluster.pulse import pulse
 from pipeline.cluster.task_threads import in_task, is_of_worker, thread_given_back
-from pipeline.cluster.workers import Workers
+from pipeline.cluster.workers import STUCK_AFTER, Workers
 from pipeline.execution.attempts import ClusterRound
 from pipeline.execution.base import Advance, Executor, Pending
 from pipeline.execution.mapping import map_on_cluster
@@ -28,6 +29,8 @@ from tasks.rounds.fitting import Fit
 from tasks.workers.participants import round_too_large
 
 SESSION_ROUND: Final = 0.5
+LOOK_EVERY: Final = 0.001
+"""Seconds between two looks at rounds under way: it costs microseconds, and who is told by Dask's callbacks learns of it later."""
 
 
 class ClusterExecutor(Executor):
@@ -75,6 +78,20 @@ class ClusterExecutor(Executor):
 
     def submit(self, rows: Rows, reduction: Reduction, broadcast: Any) -> Pending:
         return ClusterRound(self.follower, self.sender, rows, reduction, broadcast)
+
+    def first_done(self, rows: Rows, pending: Sequence[Pending]) -> int:
+        """The first round that has come back; the oldest where nobody works on any: its result then says why."""
+        with thread_given_back(), self.follower.watched(rows):
+            look_at = time.monotonic() + STUCK_AFTER
+            while True:
+                for position, each in enumerate(pending):
+                    if isinstance(each, ClusterRound) and each.done:
+                        return position
+                if time.monotonic() > look_at:
+                    if not self.workers.busy():
+                        return 0
+                    look_at = time.monotonic() + STUCK_AFTER
+                time.sleep(LOOK_EVERY)
 
     def map_partitions(self, rows: Rows, partition_map: PartitionMap) -> Iterator[tuple[int, Any]]:
         if rows.source.in_client:

@@ -74,6 +74,10 @@ class Sender:
 class Way(Protocol):
     """A way that a round takes to the workers: calls, or tasks."""
 
+    @property
+    def done(self) -> bool:
+        """Whether `results` need not wait."""
+
     def results(self) -> Sequence[NodeSums] | None:
         """What the worker threads found; None where some cannot be reached so. What fails leaves nothing behind."""
 
@@ -82,7 +86,7 @@ class Way(Protocol):
 
 
 class Sent:
-    """A round that was sent, once."""
+    """A round that was sent, once. groups: whose digests come with the sums; None: those of all."""
 
     def __init__(self, sender: Sender, resident: Resident, rows: Rows, reduction: Reduction, broadcast: Any) -> None:
         self.began = time.monotonic()
@@ -92,7 +96,7 @@ class Sent:
         self.reduction = reduction
         self.broadcast = broadcast
         with resident.lock:
-            self.work, n_sums = resident.work, resident.n_sums
+            self.work, n_sums, self.groups = resident.share(reduction.numbers(broadcast, resident.n_groups))
         self.n_bytes = reduction.n_bytes(broadcast, rows.n_columns) * n_sums
         called = sender.by_calls(resident, bytes_of(broadcast) * len(self.work) + self.n_bytes)
         self._way: Way = self._by_calls() if called else self._by_tasks()
@@ -108,6 +112,11 @@ class Sent:
         self.sender.send_modules(graph.needs)
         self.sender.tasks = max(self.sender.tasks, len(graph.tasks))
         return Tasks(self.sender, graph, partial(killers_named, self.reduction.name, graph.tasks, self.rows.source, self.resident))
+
+    @property
+    def done(self) -> bool:
+        """Whether there are results, good or bad."""
+        return self._way.done
 
     def sums(self) -> NodeSums:
         """The sums of all that was sent; where calls do not come through, tasks follow. Raises CancelledError or CommClosedError for what
@@ -140,6 +149,10 @@ class Tasks:
         self.named = named
         self.began = time.monotonic()
         self.futures: list[Any] = begin(sender.client, graph.tasks, graph.keys)
+
+    @property
+    def done(self) -> bool:
+        return all(future.done() for future in self.futures)
 
     def results(self) -> list[NodeSums]:
         try:

@@ -69,8 +69,15 @@ class ThreadExecutor(Executor):
         groups = shard.groups(rows.subset)
         if rows.content not in (None, shard_digest(shard, rows.subset)):
             rows.require_contents(np.concatenate(list(map(partition_digests, groups))))
-        n_threads = min(self.n_threads, -(-len(groups) >> reduction.level(broadcast)))
-        return ThreadRound(SubtreeQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast), n_threads - 1, self._prepare)
+        run = SubtreeQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast)
+        if reduction.subtree(broadcast) is None:
+            n_helpers = min(self.n_threads, -(-len(groups) >> reduction.level(broadcast))) - 1
+            return ThreadRound(run, [helpers(n_helpers) for _ in range(n_helpers)], self._prepare)
+        return ThreadRound(run, [helpers(self.n_threads - 1)] if self.n_threads > 1 else [], self._prepare)  # beside other rounds
+
+    def first_done(self, rows: Rows, pending: Sequence[Pending]) -> int:
+        """The first round that a helper has done; if there is none, the oldest: whoever asks for its result helps."""
+        return next((i for i, each in enumerate(pending) if isinstance(each, ThreadRound) and each.done), 0)
 
     def map_partitions(self, rows: Rows, partition_map: PartitionMap) -> Iterator[tuple[int, Any]]:
         source, first = rows.source, dict[Any, Any]()
@@ -111,12 +118,18 @@ class ThreadExecutor(Executor):
 
 
 class ThreadRound(Pending):
-    """A round on threads: helpers begin at once, and whoever wants the sums helps until they are there. done: what follows the sums."""
+    """A round on threads: helpers begin at once, each of its pool, and whoever wants the sums helps until they are there. after: what
+    follows the sums."""
 
-    def __init__(self, run: SubtreeQueue, n_helpers: int, done: Callable[[SubtreeQueue, int], None]) -> None:
+    def __init__(self, run: SubtreeQueue, pools: Sequence[ThreadPoolExecutor], after: Callable[[SubtreeQueue, int], None]) -> None:
         self.run = run
-        self.helping = [helpers(n_helpers).submit(run.drain) for _ in range(n_helpers)]
-        self.done = done
+        self.helping = [pool.submit(run.drain) for pool in pools]
+        self.after = after
+
+    @property
+    def done(self) -> bool:
+        """Whether helpers have done it."""
+        return bool(self.helping) and all(helper.done() for helper in self.helping)
 
     def result(self) -> Any:
         try:
@@ -125,7 +138,7 @@ class ThreadRound(Pending):
             began = settle(self.helping)
         for helper in began:
             helper.result()
-        self.done(self.run, len(self.helping))
+        self.after(self.run, len(self.helping))
         return self.run.reduction.whole(self.run.tree.nodes, len(self.run.groups), self.run.broadcast)
 
     def cancel(self) -> None:
@@ -146,7 +159,8 @@ class SubtreeQueue:
 
     def __init__(self, groups: tuple[Group, ...], tree: Tree, reduction: Reduction, broadcast: Any) -> None:
         self.groups = groups
-        self.waiting = subtrees(enumerate(groups), len(groups), reduction.level(broadcast))
+        wanted = ((number, groups[number]) for number in reduction.numbers(broadcast, len(groups)))
+        self.waiting = subtrees(wanted, len(groups), reduction.level(broadcast))
         self.tree = tree
         self.reduction = reduction
         self.broadcast = broadcast

@@ -155,7 +155,7 @@ class Comparison(Record):
             raise FoundDifference(Difference(n_round, f"round {n_round} adds up {len(now)} subtrees of groups here, {len(then)} then"))
         for subtree, (left, right) in enumerate(zip(then, now, strict=True)):
             if left != right:
-                raise FoundDifference(Difference(n_round, f"round {n_round}, {self._groups(subtree, marks.level)}"))
+                raise FoundDifference(Difference(n_round, f"round {n_round}, {self._groups(marks.first + subtree, marks.level)}"))
         self.n_compared += 1
 
     @property

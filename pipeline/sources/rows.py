@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +31,12 @@ class Rows:
     def content(self) -> int | None:
         """The sum of all digests."""
         return None if self.contents is None else total(self.contents)
+
+    def content_of(self, groups: Sequence[int] | None) -> int | None:
+        """The sum of the digests of the partitions of these groups; None: of all."""
+        if groups is None or self.contents is None:
+            return self.content
+        return total(self.contents[self.source.partitions_of(groups)])
 
     def require_contents(self, found: UInt64) -> None:
         """Raise SourceChangedError, naming the partitions, where their digests (n_partitions,) are others. What was read is forgotten then,

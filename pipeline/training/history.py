@@ -33,7 +33,8 @@ ENDS: Final = 5
 class Row(TypedDict):
     """One round: its number, what was asked for, over every row_step-th row (a mini-batch: about), accepted iterations so far, the
     objective and the largest |gradient| at the last accepted point (of the worst model; on the sample, while a strategy works on one; of
-    the batch; by the parameters that the strategy sees, see `tasks.objectives.standardisation`), seconds since the fit began."""
+    the batch; by the parameters that the strategy sees, see `tasks.objectives.standardisation`), seconds since the fit began. Of a round
+    about one subtree of groups, which one that is, else -1; and staleness, the updates that its parameters had missed."""
 
     round: int
     oracle: str
@@ -42,6 +43,8 @@ class Row(TypedDict):
     objective: float
     gradient_norm: float
     seconds: float
+    subtree: int
+    staleness: int
 
 
 def share_read(row: Row, held_out: float = 0.0) -> float:
@@ -140,6 +143,8 @@ class History:
                 objective=report.objective,
                 gradient_norm=report.gradient_norm,
                 seconds=began + report.elapsed - self._start,
+                subtree=-1 if report.subtree is None else report.subtree,
+                staleness=report.staleness,
             )
             for n_round, report in enumerate(reports, len(self.rows) + 1)
         ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from pipeline.execution.pump import Pump
 from pipeline.training.checkpoints.files import Saved
 from pipeline.training.history import History, Rounds, Row
 from pipeline.training.observers import Observer
@@ -79,8 +80,7 @@ class Course:
 
     def __init__(self, executor: Executor, rows: Rows, fit: Fit, start: Saved, observers: Sequence[Observer]) -> None:
         self.executor = executor
-        self.rows = rows
-        self.fit = fit
+        self.pump = Pump(executor, rows, fit)
         self.states = start.states
         self.history = History(start.history)
         self.bytes_per_round = start.bytes_per_round
@@ -96,7 +96,7 @@ class Course:
         """Do rounds until all models are done, or an observer has seen enough."""
         while not self.cut_off and any(state.status.kind == "running" for state in self.states):
             began = time.perf_counter()
-            before, (after, reports) = self.states, self.executor.advance(self.rows, self.fit, self.states, NO_LIMIT)
+            before, (after, reports) = self.states, self.pump.advance(self.states, NO_LIMIT)
             new = self.history.following(reports, began)
             for observer in self.observers:
                 for row, report in zip(new, reports, strict=True):
@@ -116,12 +116,13 @@ class Course:
                 self.cut_off |= observer.after(row)
             if self.cut_off:
                 if done < len(new):
-                    self.states = repeat(self.executor, self.rows, self.fit, before, done)
+                    self.states = repeat(self.pump, before, done)
                     del self.history.rows[done - len(new) :]
                 return
 
     def end(self, *, complete: bool) -> None:
-        """Tell the observers that there are no more rounds."""
+        """Give up what is under way, and tell the observers that there are no more rounds."""
+        self.pump.close()
         for observer in self.observers:
             observer.end(self.saved, complete=complete)
 
@@ -134,9 +135,9 @@ class Course:
         return Result(parameters, statuses, iterations, self.history.rows, self.bytes_per_round, self.executor.tasks_per_round, states)
 
 
-def repeat(executor: Executor, rows: Rows, fit: Fit, states: list[Any], n_rounds: int) -> list[Any]:
+def repeat(pump: Pump, states: list[Any], n_rounds: int) -> list[Any]:
     """The states after so many rounds from `states`."""
     while n_rounds:
-        states, reports = executor.advance(rows, fit, states, n_rounds)
+        states, reports = pump.advance(states, n_rounds)
         n_rounds -= len(reports)
     return states

@@ -105,10 +105,12 @@ def mini_batches(
     shuffle: bool = True,
     validation_fraction: float = 0.0,
     importance: Literal["uniform", "norm"] = "uniform",
+    take_turns: bool = False,
 ) -> Sampling:
     """About batch_size rows a round, drawn from all partitions, so that an epoch visits every row once; reads the dataset if it is not
-    resident. The other arguments: see `tasks.rows.batches.Sampling`. Raises TypeError for what is no Dataset, ValueError for a batch_size
-    that is no whole number of at least 1, or a seed of at least 0."""
+    resident. take_turns: each round draws from one subtree of groups alone, as `Asynchronous` needs it. The other arguments: see
+    `tasks.rows.batches.Sampling`. Raises TypeError for what is no Dataset, ValueError for a batch_size that is no whole number of at least
+    1, or a seed of at least 0."""
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset must be a Dataset, got {type(dataset).__name__}; Dataset.from_arrays makes one")
     check_counts(batch_size=batch_size)
@@ -122,5 +124,6 @@ def mini_batches(
         shuffle=shuffle,
         validation_fraction=validation_fraction,
         importance=importance,
+        take_turns=take_turns,
     )
     return found.sampling

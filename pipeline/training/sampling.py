@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from tasks.rows.shares import INDEPENDENT, bar_for
 
 if TYPE_CHECKING:
     from pipeline.data.schema import Schema
+
+
+MOST_TURNS: Final = 64
 
 
 class Batches(NamedTuple):
@@ -22,7 +25,7 @@ class Batches(NamedTuple):
     @property
     def batch_rows(self) -> float:
         """The rows of a round's batch, on average."""
-        return self.n_rows / self.sampling.n_rounds
+        return self.n_rows / self.sampling.rounds_an_epoch
 
 
 def batches_of(
@@ -35,13 +38,29 @@ def batches_of(
     validation_fraction: float = 0.0,
     importance: Literal["uniform", "norm"] = "uniform",
     rows_a_subtree: int = ROWS_A_SUBTREE,
+    take_turns: bool = False,
 ) -> Batches:
-    """About batch_size rows a round, at least some rows_a_subtree in one call, so that an epoch visits every row once. The other arguments:
-    see `tasks.rows.batches.Sampling`."""
+    """About batch_size rows a round, at least some rows_a_subtree in one call, so that an epoch visits every row once. take_turns: each
+    round is about a single subtree. The other arguments: see `tasks.rows.batches.Sampling`."""
     n_rows = training_rows(schema.n_rows, validation_fraction)
-    level = subtree_level(n_groups, schema.n_bytes, batch_size, rows_a_subtree)
+    if take_turns:
+        level = turns_level(n_groups, n_rows, batch_size)
+        n_turns = -(-n_groups >> level)
+        n_rounds = -(-n_rows // (batch_size * n_turns))
+    else:
+        level, n_turns = subtree_level(n_groups, schema.n_bytes, batch_size, rows_a_subtree), 0
+        n_rounds = -(-n_rows // batch_size)
     bar = bar_of(schema, n_groups, seed, validation_fraction) if validation_fraction else INDEPENDENT
-    return Batches(Sampling(seed, -(-n_rows // batch_size), level, shuffle, validation_fraction, importance, bar), n_rows)
+    return Batches(Sampling(seed, n_rounds, level, shuffle, validation_fraction, importance, bar, n_turns), n_rows)
+
+
+def turns_level(n_groups: int, n_rows: int, batch_size: int) -> int:
+    """The level of subtrees that take turns: as small as they may be, so that many can be under way, but at most `MOST_TURNS` of them, and
+    each with the rows of a batch."""
+    level = 0
+    while 1 << level < n_groups and (-(-n_groups >> level) > MOST_TURNS or n_rows < batch_size * (-(-n_groups >> level))):
+        level += 1
+    return level
 
 
 def training_rows(n_rows: int, validation_fraction: float) -> int:

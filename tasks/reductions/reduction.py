@@ -25,6 +25,11 @@ def single_groups(broadcast: Any) -> int:
     return 0
 
 
+def all_subtrees(broadcast: Any) -> None:
+    """No single subtree: all of them."""
+    return
+
+
 def nothing_ahead(broadcast: Any) -> None:
     """Prepare nothing for the next round."""
     return
@@ -43,6 +48,7 @@ class Reduction(NamedTuple):
     combine  (left, right) -> sums, plain addition wherever it can be; may reuse the memory of `left`
     n_bytes  (broadcast, n_columns) -> about how many bytes sums have: large ones meet on the cluster, not in the client
     level    (broadcast) -> subtrees are of 2^level groups, which one worker thread has together
+    subtree  (broadcast) -> the number of the only subtree whose sums are wanted, or None for all of them
     ahead    (broadcast) -> what can be prepared for each subtree's next round while sums are on their way, or None
     finish   (sums, broadcast) -> sums, the last step, once, at the root: what a stage puts on in `map` it takes off here
     """
@@ -52,12 +58,21 @@ class Reduction(NamedTuple):
     combine: Callable[[Any, Any], Any]
     n_bytes: Callable[[Any, int], int]
     level: Callable[[Any], int] = single_groups
+    subtree: Callable[[Any], int | None] = all_subtrees
     ahead: Callable[[Any], Prepare | None] = nothing_ahead
     finish: Callable[[Any, Any], Any] = as_they_are
 
     def whole(self, nodes: Mapping[Node, Any], n_groups: int, broadcast: Any) -> Any:
-        """The finished sums of all groups, from the node that has them all. Raises ValueError where some are missing."""
-        return self.finish(result_of(nodes, n_groups), broadcast)
+        """The finished sums of all groups, or of the only subtree, from their node. Raises ValueError where some are missing."""
+        if self.subtree(broadcast) is None:
+            return self.finish(result_of(nodes, n_groups), broadcast)
+        (sums,) = nodes.values()
+        return self.finish(sums, broadcast)
+
+    def numbers(self, broadcast: Any, n_groups: int) -> range:
+        """The numbers of the groups whose sums are wanted."""
+        subtree, level = self.subtree(broadcast), self.level(broadcast)
+        return range(n_groups) if subtree is None else range(subtree << level, min((subtree + 1) << level, n_groups))
 
 
 Stage = Callable[[Reduction], Reduction]
@@ -83,9 +98,9 @@ def subtrees(groups: Iterable[tuple[int, Group]], n_groups: int, level: int) -> 
 
 
 def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction: Reduction, broadcast: Any) -> dict[Node, Any]:
-    """Map the numbered groups, ascending, and add them up as far as they are whole subtrees."""
-    tree = Tree(n_groups, reduction.combine)
-    for node, subtree in subtrees(groups, n_groups, reduction.level(broadcast)):
+    """Map those of the numbered groups, ascending, whose sums are wanted, and add them up as far as they are whole subtrees."""
+    tree, wanted = Tree(n_groups, reduction.combine), reduction.numbers(broadcast, n_groups)
+    for node, subtree in subtrees((numbered for numbered in groups if numbered[0] in wanted), n_groups, reduction.level(broadcast)):
         tree.add(node, mapped(reduction.name, reduction.map, subtree, broadcast))
     return tree.nodes
 

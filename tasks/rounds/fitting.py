@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
@@ -19,15 +20,17 @@ from tasks.objectives.penalties import Penalty
 from tasks.reductions.reduction import Reduction
 from tasks.reductions.stages.marks import Marked, Marks
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
-from tasks.strategies.base import Request, Strategy
+from tasks.strategies.base import Overlapping, Request, Strategy
 from tasks.typing import Array
 
 
 class Round(NamedTuple):
-    """One round: the requests that its pass serves, by number of the model; and what the workers get."""
+    """One round: the requests that its pass serves, by number of the model; and what the workers get. number: of the rounds that an
+    `Overlapping` strategy has under way, which one it is; 0 of others."""
 
     requests: dict[int, Request]
     broadcast: Broadcast
+    number: int = 0
 
     @property
     def reduction(self) -> Reduction:
@@ -37,7 +40,8 @@ class Round(NamedTuple):
 
 class Report(NamedTuple):
     """What there is to say of a round: see `pipeline.training.history.Row`. n_bytes: of numbers that one worker receives and returns;
-    elapsed: seconds since whoever runs the rounds began; marks: of its sums, where the fit is marked."""
+    elapsed: seconds since whoever runs the rounds began; marks: of its sums, where the fit is marked; subtree: the only one that it is
+    about; staleness: updates since its parameters."""
 
     oracle: str
     row_step: int
@@ -47,6 +51,8 @@ class Report(NamedTuple):
     n_bytes: int
     elapsed: float
     marks: Marks | None = None
+    subtree: int | None = None
+    staleness: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +90,28 @@ class Fit:
         """The states before the first round, from parameters (k, n)."""
         return [self.strategy.init(row) for row in parameters]
 
-    def ask(self, states: Sequence[Any]) -> Round | None:
-        """The round that serves the first running model and all that ask for the same sums; None when all are done."""
-        requests = {model: self.strategy.request(state) for model, state in enumerate(states) if state.status.kind == "running"}
+    @cached_property
+    def overlapping(self) -> Overlapping | None:
+        """The strategy, where it wants several rounds under way."""
+        return self.strategy if isinstance(self.strategy, Overlapping) else None
+
+    def under_way(self, states: Sequence[Any]) -> list[int]:
+        """The numbers of the rounds that are to be under way, oldest first; none when all models are done."""
+        running = [state for state in states if state.status.kind == "running"]
+        if self.overlapping is None:
+            return [0] if running else []
+        return sorted({asked.number for state in running for asked in state.asked})
+
+    def wanted(self, states: Sequence[Any]) -> int | None:
+        """The number of the round whose result is wanted next; None: of whichever is done first."""
+        if self.overlapping is None:
+            return 0
+        return self.overlapping.wanted(next(state for state in states if state.status.kind == "running"))
+
+    def ask(self, states: Sequence[Any], number: int = 0) -> Round | None:
+        """The round of that number which serves the first running model and all that ask for the same sums; None when all are done."""
+        running = {model: state for model, state in enumerate(states) if state.status.kind == "running"}
+        requests = {model: request for model, state in running.items() if (request := self._request(state, number)) is not None}
         if not requests:
             return None
         kinds = {model: (request.oracle, request.row_step, request.batch) for model, request in requests.items()}
@@ -101,7 +126,13 @@ class Fit:
         if spec.by_columns:
             by_columns = self.objective.layout.by_columns
             parameters, along = by_columns(parameters), None if along is None else by_columns(along)
-        return Round(requests, Broadcast(self.objective, oracle, parameters, along, row_step, penalties, batch, self.marked))
+        return Round(requests, Broadcast(self.objective, oracle, parameters, along, row_step, penalties, batch, self.marked), number)
+
+    def _request(self, state: Any, number: int) -> Request | None:
+        """What a model asks for in the round of that number, if it takes part."""
+        if self.overlapping is None:
+            return self.strategy.request(state)
+        return next((asked.request for asked in state.asked if asked.number == number), None)
 
     def update(self, states: Sequence[Any], this: Round, sums: Any) -> list[Any]:
         """The states after a round."""
@@ -110,10 +141,20 @@ class Fit:
         evaluate = ORACLES[this.broadcast.oracle].evaluate
         for position, (model, request) in enumerate(this.requests.items()):
             evaluation = evaluate(request, sums, position, self.objective, self.penalties[model])
-            after[model] = self.strategy.update(states[model], evaluation)
+            if self.overlapping is None:
+                after[model] = self.strategy.update(states[model], evaluation)
+            else:
+                after[model] = self.overlapping.take(states[model], this.number, evaluation)
         return after
 
-    def report(self, this: Round, sums: Any, states: Sequence[Any], elapsed: float) -> Report:
+    def staleness(self, states: Sequence[Any], this: Round) -> int:
+        """The updates that a round's parameters have missed, by the states before its result is taken."""
+        if self.overlapping is None:
+            return 0
+        state = states[next(iter(this.requests))]
+        return int(state.n_taken - next(asked.version for asked in state.asked if asked.number == this.number))
+
+    def report(self, this: Round, sums: Any, states: Sequence[Any], elapsed: float, staleness: int = 0) -> Report:
         """What there is to say of a round, from the states after it."""
         iterates, batch = [state.iterate for state in states], this.broadcast.batch
         marks: Marks | None = None
@@ -122,13 +163,15 @@ class Fit:
         gradients = [max(float(np.max(a.gradient, initial=0.0)), -float(np.min(a.gradient, initial=0.0))) for a in iterates]
         return Report(
             oracle=this.broadcast.oracle,
-            row_step=this.broadcast.row_step if batch is None or batch.number < 0 else batch.sampling.n_rounds,
+            row_step=this.broadcast.row_step if batch is None or batch.number < 0 else batch.sampling.rounds_an_epoch,
             iteration=max(state.iteration for state in states),
             objective=float(np.max([a.value for a in iterates])),  # unlike max, NaN wins
             gradient_norm=float(np.max(gradients)),
             n_bytes=round_bytes(this.broadcast, sums),
             elapsed=elapsed,
             marks=marks,
+            subtree=None if batch is None else batch.subtree,
+            staleness=staleness,
         )
 
 

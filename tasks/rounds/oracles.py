@@ -219,7 +219,13 @@ def score_bytes(broadcast: Broadcast, n_columns: int) -> int:
 
 def next_batch(broadcast: Broadcast) -> Prepare | None:
     """How to draw the rows of the next round ahead."""
-    return None if broadcast.batch is None else partial(draw_ahead, batch=broadcast.batch)
+    batch = broadcast.batch
+    return None if batch is None or batch.subtree is not None else partial(draw_ahead, batch=batch)
+
+
+def only_subtree(broadcast: Broadcast) -> int | None:
+    """The number of the only subtree of groups that a round is about, or None."""
+    return None if broadcast.batch is None else broadcast.batch.subtree
 
 
 def subtree_level(broadcast: Broadcast) -> int:
@@ -229,7 +235,11 @@ def subtree_level(broadcast: Broadcast) -> int:
 
 def reduction(name: str, compute: Callable[[Group, Broadcast], Any], **options: Any) -> Reduction:
     """A reduction over the rows that a round is about; options: what differs from sums that are vectors."""
-    return Reduction(name, partial(on_rows, compute), **({"combine": add_sums, "n_bytes": vector_bytes, "level": subtree_level} | options))
+    return Reduction(
+        name,
+        partial(on_rows, compute),
+        **({"combine": add_sums, "n_bytes": vector_bytes, "level": subtree_level, "subtree": only_subtree} | options),
+    )
 
 
 ORACLES: Final[dict[str, OracleSpec]] = {

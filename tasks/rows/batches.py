@@ -3,11 +3,14 @@
 In each round every group draws its next rows, in an order that seed, epoch and group decide: an epoch visits every row once. The rows that
 neighbouring groups draw (a whole *subtree* of the fixed tree) are gathered into one block, because a gradient a group would cost
 more than the rows do. Subtrees follow from data and batch size, never from the cluster, and so do the bits.
+
+Where subtrees take turns, each round is about the rows of a single one: whoever holds it works alone, and others on other rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, Final, Literal, NamedTuple
 
@@ -34,7 +37,7 @@ HELD_OUT: Final = -2
 class Sampling(NamedTuple):
     """The way in which an epoch draws rows.
 
-    n_rounds             of an epoch
+    n_rounds             of an epoch; where subtrees take turns, of each of them
     level                subtrees are of 2^level groups
     shuffle              False: in the order of the rows
     validation_fraction  share of each group's rows that is held out, in whole rows: see `tasks.rows.shares`
@@ -44,6 +47,8 @@ class Sampling(NamedTuple):
                          Math. Program. 155 (2016), section 3)
     bar                  of `tasks.rows.shares`: which groups hold out one row more. `pipeline.training.sampling` chooses it so that all
                          groups together hold out what they should
+    n_turns              0: all groups draw in each round. Else the number of subtrees, which take turns: a round is about a single one.
+                         Subtrees are of unlike size, so its sums are divided by the weight that a round has on average
     """
 
     seed: int
@@ -53,14 +58,22 @@ class Sampling(NamedTuple):
     validation_fraction: float = 0.0
     importance: Literal["uniform", "norm"] = "uniform"
     bar: float = INDEPENDENT
+    n_turns: int = 0
+
+    @property
+    def rounds_an_epoch(self) -> int:
+        """The rounds in which an epoch visits every row once."""
+        return self.n_rounds * max(1, self.n_turns)
 
 
 class Batch(NamedTuple):
-    """A batch: round `number` of an epoch; or TRAINING, all rows but those held out; or HELD_OUT, those."""
+    """A batch: round `number` of an epoch; or TRAINING, all rows but those held out; or HELD_OUT, those. subtree: the only one that draws;
+    None: all of them do."""
 
     sampling: Sampling
     epoch: int
     number: int
+    subtree: int | None = None
 
     @property
     def level(self) -> int:
@@ -105,6 +118,14 @@ def subtree_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_subtree
             break
         level += 1
     return level
+
+
+@lru_cache(maxsize=64)
+def turns(sampling: Sampling) -> tuple[int, ...]:
+    """The order in which the subtrees take turns, all through a fit: as far from each other as may be are two turns of one subtree."""
+    numbers = np.arange(sampling.n_turns)
+    order = generator(sampling.seed, "turns").permutation(numbers) if sampling.shuffle else numbers
+    return tuple(order.tolist())
 
 
 def select(groups: Sequence[Group], batch: Batch) -> Group:

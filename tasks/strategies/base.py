@@ -89,6 +89,33 @@ class Strategy(Protocol):
     def update(self, state: Any, evaluation: Evaluation) -> Any: ...
 
 
+class Asked(NamedTuple):
+    """A round under way. number: from 0, in the order of asking; version: updates that its parameters had seen."""
+
+    number: int
+    version: int
+    request: Request
+
+    @property
+    def subtree(self) -> int | None:
+        """The only subtree of groups that it is about; None for all rows."""
+        return None if self.request.batch is None else self.request.batch.subtree
+
+
+@runtime_checkable
+class Overlapping(Strategy, Protocol):
+    """A strategy with several rounds under way. Every state has `asked`: which they are, oldest first, with all that they were asked for;
+    and `n_taken`, the updates so far. So the states say what is to be under way, and a fit goes on from any of them."""
+
+    def wanted(self, state: Any) -> int | None:
+        """The number of the round whose result is wanted next; None: of whichever is done first."""
+        ...
+
+    def take(self, state: Any, number: int, evaluation: Evaluation) -> Any:
+        """The state after the result of that round."""
+        ...
+
+
 def starting_point(parameters: Float64) -> Iterate:
     """An accepted point that has not been evaluated yet."""
     return Iterate(np.array(parameters, dtype=np.float64), np.inf, np.zeros_like(parameters, dtype=np.float64))

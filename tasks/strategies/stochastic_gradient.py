@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.arguments import as_number, check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
-from tasks.rows.batches import HELD_OUT, TRAINING, Batch, Sampling
+from tasks.rows.batches import HELD_OUT, TRAINING, Batch, Sampling, turns
 from tasks.strategies.base import RUNNING, Iterate, Request, Status
 from tasks.strategies.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm
 from tasks.strategies.schedules import Constant, Schedule
@@ -187,24 +187,24 @@ class StochasticGradient:
     def request(self, state: StochasticGradientState) -> Request:
         if self._wants_anchor(state):
             return Request("loss_and_gradient", state.parameters, batch=self._batch(state, TRAINING))
-        if state.epoch.rounds == self.sampling.n_rounds:
+        if state.epoch.rounds == self.sampling.rounds_an_epoch:
             return Request("score", self._candidate(state), batch=self._batch(state, HELD_OUT))
-        batch, anchor = self._batch(state, state.epoch.rounds), state.anchor
-        weight = anchor.weight if anchor is not None and self._weighted else None
+        batch, anchor = self._training_batch(state), state.anchor
+        weight = self._round_weight(anchor.weight) if anchor is not None and self._weighted else None
         if self.variance_reduction:
             assert anchor is not None
             return Request("gradient_difference", state.parameters, anchor.parameters, 1, batch, weight)
         return Request("loss_and_gradient", state.parameters, None, 1, batch, weight)
 
     def update(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
-        if state.epoch.rounds == self.sampling.n_rounds:
+        if state.epoch.rounds == self.sampling.rounds_an_epoch:
             return self._end_epoch(state, evaluation.value)
         if evaluation.weight and not isfinite(evaluation.value):
             return diverged(state, "the loss of a batch")
         if self._wants_anchor(state):
             return state._replace(anchor=Anchor(state.parameters, evaluation.gradient, evaluation.weight, state.epoch.number))
         state = self._learn(state, evaluation)
-        if state.epoch.rounds < self.sampling.n_rounds or self.early_stopping or state.status.kind != "running":
+        if state.epoch.rounds < self.sampling.rounds_an_epoch or self.early_stopping or state.status.kind != "running":
             return state
         return self._end_epoch(state, -state.epoch.mean_loss)
 
@@ -212,8 +212,12 @@ class StochasticGradient:
 
     @property
     def _weighted(self) -> bool:
-        """Whether a batch's rows count more or less than they weigh, so that only all rows' weight is what to divide by."""
-        return self.sampling.importance != "uniform"
+        """Whether batches count more or less than they weigh, so that only all rows' weight says what to divide by."""
+        return self.sampling.importance != "uniform" or self.sampling.n_turns > 0
+
+    def _round_weight(self, weight: float) -> float:
+        """The weight of a round's sums on average, from that of all rows. By importance the rows of a batch stand for all."""
+        return weight / (max(1, self.sampling.n_turns) if self.sampling.importance != "uniform" else self.sampling.rounds_an_epoch)
 
     def _wants_anchor(self, state: StochasticGradientState) -> bool:
         if state.epoch.rounds or not (self.variance_reduction or self._weighted):
@@ -224,6 +228,13 @@ class StochasticGradient:
 
     def _batch(self, state: StochasticGradientState, number: int) -> Batch:
         return Batch(self.sampling, state.epoch.number, number)
+
+    def _training_batch(self, state: StochasticGradientState) -> Batch:
+        """The next one of an epoch."""
+        if not self.sampling.n_turns:
+            return self._batch(state, state.epoch.rounds)
+        number, turn = divmod(state.epoch.rounds, self.sampling.n_turns)
+        return self._batch(state, number)._replace(subtree=turns(self.sampling)[turn])
 
     def _learn(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
         """A batch's loss and gradient have come: add them up, and move the parameters when they are enough."""
@@ -238,7 +249,7 @@ class StochasticGradient:
         if self.accumulate > 1:
             if gradient is not None:
                 waiting, gradient = accumulated(waiting, gradient, float(evaluation.weight)), None
-            if waiting is not None and (waiting.rounds == self.accumulate or epoch.rounds == self.sampling.n_rounds):
+            if waiting is not None and (waiting.rounds == self.accumulate or epoch.rounds == self.sampling.rounds_an_epoch):
                 gradient, waiting = waiting.gradient / waiting.weight, None
         if gradient is None:
             return state._replace(iterate=iterate, epoch=epoch, accumulated=waiting)

@@ -15,6 +15,7 @@ from distributed import Client, LocalCluster
 
 from pipeline import Dataset, LogisticRegression, MLPClassifier, SGDClassifier
 from pipeline.execution.cluster import ClusterExecutor
+from pipeline.execution.pump import Pump
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.training.loop import Result, train
 from pipeline.training.observers import Calling
@@ -126,7 +127,7 @@ def to_the_end(fit: Fit, states: list[Any], data: Dataset, pickled: bool = False
     while any(state.status.kind == "running" for state in states):
         if pickled:
             fit, states = pickle.loads(pickle.dumps((fit, states)))
-        states = executor.advance(data.rows, fit, states, 1).states
+        states = Pump(executor, data.rows, fit).advance(states, 1).states
     return states
 
 

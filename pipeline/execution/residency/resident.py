@@ -25,6 +25,14 @@ class Work(NamedTuple):
     keys: tuple[Any, ...]
 
 
+class Share(NamedTuple):
+    """What a round has to do: the work of the threads that take part; how many sums come back; the groups of its pieces, None for all."""
+
+    work: list[Work]
+    n_sums: int
+    groups: list[int] | None
+
+
 @dataclass(eq=False)
 class Resident:
     """numbers: of each piece, its groups; sizes: of each, on any scale; futures: they hold the pieces as Shards, each of which Dask, or
@@ -91,6 +99,18 @@ class Resident:
             if pieces
         ]
         self.n_sums = sum(n_nodes(chain.from_iterable(self.numbers[p] for p in pieces), self.n_groups) for pieces in assigned)
+
+    def share(self, numbers: range) -> Share:
+        """What there is to do in a round that is about the groups of these numbers alone."""
+        if len(numbers) == self.n_groups:
+            return Share(self.work, self.n_sums, None)
+        found, groups = [], list[int]()
+        for each, pieces in zip(self.work, filter(None, self.assigned), strict=True):
+            chosen = [piece for piece in pieces if any(number in numbers for number in self.numbers[piece])]
+            if chosen:
+                found.append(each._replace(keys=tuple(self.futures[piece].key for piece in chosen)))
+                groups += chain.from_iterable(self.numbers[piece] for piece in chosen)
+        return Share(found, len(found), groups)
 
     @property
     def _subtrees(self) -> list[list[int]]:

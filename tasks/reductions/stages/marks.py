@@ -15,10 +15,11 @@ from tasks.typing import Array, UInt64
 
 
 class Marks(NamedTuple):
-    """The marks of one round: values (subtrees,), in order, each of 2^level groups."""
+    """The marks of one round: values (subtrees,), in order, each of 2^level groups; first: the number of the first of them."""
 
     level: int
     values: UInt64
+    first: int = 0
 
 
 class Marked(NamedTuple):
@@ -45,7 +46,9 @@ def _combine(combine: Callable[[Any, Any], Any], left: Marked, right: Marked) ->
 
 
 def _finish(reduction: Reduction, found: Marked, broadcast: Any) -> Marked:
-    return Marked(reduction.finish(found.sums, broadcast), Marks(reduction.level(broadcast), found.marks))
+    return Marked(
+        reduction.finish(found.sums, broadcast), Marks(reduction.level(broadcast), found.marks, reduction.subtree(broadcast) or 0)
+    )
 
 
 def arrays_in(sums: Any) -> Iterator[Array]:

@@ -20,6 +20,7 @@ from pipeline import Dataset, LogisticRegression, OutOfMemoryError, Ridge
 from pipeline.execution import sending
 from pipeline.execution.base import Executor, Pending
 from pipeline.execution.cluster import ClusterExecutor
+from pipeline.execution.pump import Pump
 from pipeline.execution.threads import ThreadExecutor
 from tasks.loading.checking import CHECK
 from tasks.loading.mapping import PartitionMap
@@ -87,7 +88,7 @@ def test_ctrl_c_while_a_round_is_under_way_gives_it_up(monkeypatch: pytest.Monke
     rows = Dataset.from_arrays(X, y, n_partitions=3)
     fit = Fit(LinearObjective(LogisticLoss(), 4, 1, fit_intercept=True, classes=np.arange(2)), (L2(1e-3),), Steps(3, step_size=0.1))
     with pytest.raises(KeyboardInterrupt):
-        executor.advance(rows.rows, fit, fit.init(np.zeros((1, 5))), 1)
+        Pump(executor, rows.rows, fit).advance(fit.init(np.zeros((1, 5))), 1)
     assert pending.cancelled
 
 
@@ -98,8 +99,9 @@ def test_rounds_on_workers_come_first_where_several_may_be_done(monkeypatch: pyt
     rows = Dataset.from_arrays(X, y, n_partitions=3)
     fit = Fit(LinearObjective(LogisticLoss(), 4, 1, fit_intercept=True, classes=np.arange(2)), (L2(1e-3),), Steps(3, step_size=0.1))
     states = fit.init(np.zeros((1, 5)))
+    pump = Pump(executor, rows.rows, fit)
     for limit in (1, 7):
-        advance = executor.advance(rows.rows, fit, states, limit)
+        advance = pump.advance(states, limit)
         assert len(advance.reports) == 1
     assert limits == [7]
 

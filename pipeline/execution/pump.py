@@ -1,0 +1,74 @@
+"""The pump: rounds are asked for, sent, taken, and move the states of a fit."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from pipeline.execution.base import Advance, Executor, Pending
+from pipeline.sources.rows import Rows
+from tasks.rounds.fitting import Fit, Round
+
+
+class UnderWay(NamedTuple):
+    """A round that was sent."""
+
+    this: Round
+    pending: Pending
+
+
+class Pump:
+    """Moves one fit on. What is to be under way the states say: most strategies want one round at a time, each asked for from the states
+    after the last; `Overlapping` ones want several. Ends by `close`, which gives up what is under way."""
+
+    def __init__(self, executor: Executor, rows: Rows, fit: Fit) -> None:
+        self.executor = executor
+        self.rows = rows
+        self.fit = fit
+        self._under_way: dict[int, UnderWay] = {}
+
+    def advance(self, states: list[Any], limit: int) -> Advance:
+        """The states after the next round, or after several, at most `limit`. There must be one to do."""
+        if limit > 1 and self.fit.overlapping is None:
+            done = self.executor.on_workers(self.rows, self.fit, states, limit)
+            if done is not None:
+                return done
+        began = time.perf_counter()
+        try:
+            self._send(states)
+            this, pending = self._under_way.pop(self._next(states))
+            try:
+                sums = pending.result()
+            except BaseException:
+                pending.cancel()
+                raise
+        except BaseException:
+            self.close()
+            raise
+        staleness = self.fit.staleness(states, this)
+        states = self.fit.update(states, this, sums)
+        return Advance(states, [self.fit.report(this, sums, states, time.perf_counter() - began, staleness)])
+
+    def _send(self, states: list[Any]) -> None:
+        """Have under way what the states want, and nothing else."""
+        wanted = self.fit.under_way(states)
+        for number in self._under_way.keys() - set(wanted):
+            self._under_way.pop(number).pending.cancel()
+        for number in wanted:
+            if number not in self._under_way:
+                this = self.fit.ask(states, number)
+                assert this is not None
+                self._under_way[number] = UnderWay(this, self.executor.submit(self.rows, this.reduction, this.broadcast))
+
+    def _next(self, states: list[Any]) -> int:
+        """The number of the round to take."""
+        wanted = self.fit.wanted(states)
+        if wanted is not None:
+            return wanted
+        numbers = sorted(self._under_way)
+        return numbers[self.executor.first_done(self.rows, [self._under_way[number].pending for number in numbers])]
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        while self._under_way:
+            self._under_way.popitem()[1].pending.cancel()

@@ -1,0 +1,222 @@
+"""Asynchronous stochastic gradients: several rounds under way, each result is one update.
+
+A round is about the next batch of one subtree of groups. Each is asked for at the parameters that were newest then, and its gradient moves
+those that are newest when it comes: A. Agarwal and J. Duchi, NIPS 2011; X. Lian, Y. Huang, Y. Li and J. Liu, NIPS 2015 (with a bound on
+staleness, as here). What is under way is in the state, so a fit goes on from any state to the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from tasks.arguments import as_number
+from tasks.objectives.evaluation import Evaluation
+from tasks.rows.batches import Batch, turns
+from tasks.strategies.base import Asked, Iterate, Request, Status
+from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
+from tasks.typing import Array, Float64, Int64
+
+Order = Literal["in-order", "as-they-come"]
+ORDERS: Final[tuple[str, ...]] = get_args(Order)
+
+
+class AsynchronousState(NamedTuple):
+    """inner: of the stochastic gradients; asked: rounds under way, oldest first; n_asked: so far; n_taken: results so far, each of them an
+    update; visits (T,): rounds that each subtree was asked for; updates (T,): results that came from each; turn: whose the next one
+    is; first_epoch: the number of the epoch that all began with."""
+
+    inner: StochasticGradientState
+    asked: tuple[Asked, ...]
+    n_asked: int
+    n_taken: int
+    visits: Int64
+    updates: Int64
+    turn: int
+    first_epoch: int
+
+    @property
+    def shares(self) -> Float64:
+        """The share of the updates that came from each subtree, (T,)."""
+        return self.updates / max(1, self.n_taken)
+
+    @property
+    def iterate(self) -> Iterate:
+        return self.inner.iterate
+
+    @property
+    def iteration(self) -> int:
+        return self.inner.iteration
+
+    @property
+    def status(self) -> Status:
+        return self.inner.status
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How rounds of an asynchronous fit overlap.
+
+    staleness  the most updates that any gradient misses: at most staleness + 1 rounds are under way, and one that has missed so many is
+               waited for; None: only that no subtree is asked again before it has answered
+    order      "in-order": results are taken in the order in which they were asked for, so that the bits follow from the data alone;
+               "as-they-come": the first that is there is taken, and nobody waits within the bound
+    damped     whether a gradient that has missed t updates is divided by 1 + t (W. Zhang, S. Gupta, X. Lian and J. Liu, IJCAI 2016, divide
+               by t)
+    balanced   whether, as they come, the gradients of subtrees that answer less often count for more, so that each subtree has the same
+               share in the long run: of u updates so far, u_t of them from subtree t, it counts u / (T u_t) times
+    arrivals   of a fit as they come: the subtrees in the order in which their results were taken (`subtree` in its `history_`), to
+               repeat it
+
+    Raises ValueError for numbers out of range, and TypeError for what is none.
+    """
+
+    staleness: int | None = 4
+    order: Order = "in-order"
+    damped: bool = False
+    balanced: bool = True
+    arrivals: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.staleness is not None and (as_number(self.staleness) != int(self.staleness) or self.staleness < 0):
+            raise ValueError(f"staleness must be a whole number of at least 0, or None for no bound, got {self.staleness!r}")
+        if self.order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(map(repr, ORDERS))}, got {self.order!r}")
+        if self.arrivals is not None:
+            if self.order != "as-they-come":
+                raise ValueError("arrivals are of a fit that took results as they came; use order='as-they-come'")
+            object.__setattr__(self, "arrivals", tuple(map(int, self.arrivals)))
+
+
+@dataclass(frozen=True)
+class Asynchronous:
+    """`strategy` with several rounds under way, as `overlap` says; its sampling lets subtrees take turns. With staleness=0 it is the
+    synchronous fit by `strategy`, bit for bit. Raises ValueError for a sampling without turns."""
+
+    strategy: StochasticGradient
+    overlap: Overlap = Overlap()
+
+    def __post_init__(self) -> None:
+        if not self.strategy.sampling.n_turns:
+            raise ValueError("asynchronous rounds are of one subtree each; make the sampling by mini_batches(..., take_turns=True)")
+
+    @property
+    def oracles(self) -> tuple[str, ...]:
+        return self.strategy.oracles
+
+    @property
+    def takes_kinks(self) -> bool:
+        return self.strategy.takes_kinks
+
+    def init(self, parameters: Array) -> AsynchronousState:
+        return self._begun(self.strategy.init(parameters))
+
+    def resume(self, state: StochasticGradientState) -> AsynchronousState:
+        """From the `inner` state of a fit that has ended: see `StochasticGradient.resume`. What was under way then is given up."""
+        return self._begun(self.strategy.resume(state))
+
+    def moved(self, state: AsynchronousState, parameters: Array) -> AsynchronousState:
+        """See `StochasticGradient.moved`."""
+        return self._begun(self.strategy.moved(state.inner, parameters))
+
+    def _begun(self, inner: StochasticGradientState) -> AsynchronousState:
+        none = np.zeros(self.strategy.sampling.n_turns, dtype=np.int64)
+        return self._filled(AsynchronousState(inner, (), 0, 0, none, none, 0, inner.epoch.number))
+
+    def request(self, state: AsynchronousState) -> Request:
+        """The oldest round under way."""
+        return state.asked[0].request
+
+    def update(self, state: AsynchronousState, evaluation: Evaluation) -> AsynchronousState:
+        """The state after the result of the oldest round."""
+        return self.take(state, state.asked[0].number, evaluation)
+
+    def wanted(self, state: AsynchronousState) -> int | None:
+        oldest = state.asked[0]
+        if self.overlap.order == "in-order" or len(state.asked) == 1:
+            return oldest.number
+        if self.overlap.arrivals is not None:
+            return self._recorded(state, self.overlap.arrivals)
+        return oldest.number if self._missed_all(state, oldest) else None
+
+    def _recorded(self, state: AsynchronousState, arrivals: tuple[int, ...]) -> int | None:
+        """The round that the record has next."""
+        if state.n_taken >= len(arrivals):
+            return state.asked[0].number
+        wanted = arrivals[state.n_taken]
+        for asked in state.asked:
+            if asked.subtree == wanted:
+                break
+        else:
+            raise ValueError(
+                f"the record of arrivals has subtree {wanted} as number {state.n_taken + 1}, which is not under way then:"
+                f" {[asked.subtree for asked in state.asked]} are; it is of another fit, or was altered"
+            )
+        oldest = state.asked[0]
+        if asked is not oldest and self._missed_all(state, oldest):
+            raise ValueError(
+                f"the record of arrivals has subtree {wanted} as number {state.n_taken + 1}, while the gradient of subtree {oldest.subtree}"
+                f" had missed all {self.overlap.staleness} updates that staleness allows; it is of another fit, or was altered"
+            )
+        return asked.number
+
+    def _missed_all(self, state: AsynchronousState, asked: Asked) -> bool:
+        """Whether a round has missed as many updates as any may."""
+        return self.overlap.staleness is not None and state.n_taken - asked.version >= self.overlap.staleness
+
+    def take(self, state: AsynchronousState, number: int, evaluation: Evaluation) -> AsynchronousState:
+        (asked,) = (each for each in state.asked if each.number == number)
+        state = state._replace(asked=tuple(each for each in state.asked if each is not asked))
+        if asked.subtree is None:
+            return self._filled(state._replace(inner=self.strategy.update(state.inner, evaluation)))
+        missed = state.n_taken - asked.version
+        assert self.overlap.staleness is None or missed <= self.overlap.staleness, "a round that has missed so many is waited for"
+        updates = state.updates.copy()
+        updates[asked.subtree] += 1
+        factor = self._factor(missed, updates, asked.subtree)
+        if factor != 1.0:
+            evaluation = evaluation._replace(gradient=evaluation.gradient * factor)
+        inner = self.strategy.update(state.inner, evaluation)
+        return self._filled(state._replace(inner=inner, n_taken=state.n_taken + 1, updates=updates))
+
+    def _factor(self, missed: int, updates: Int64, subtree: int) -> float:
+        """What a gradient is multiplied by."""
+        factor = 1.0 / (1 + missed) if self.overlap.damped else 1.0
+        if self.overlap.balanced and self.overlap.order == "as-they-come":
+            factor *= float(updates.sum()) / (len(updates) * float(updates[subtree]))
+        return factor
+
+    def _filled(self, state: AsynchronousState) -> AsynchronousState:
+        """Ask for as many rounds as may be under way."""
+        if state.status.kind != "running":
+            return state._replace(asked=())
+        order = turns(self.strategy.sampling)
+        while self.overlap.staleness is None or len(state.asked) <= self.overlap.staleness:
+            request = self.strategy.request(state.inner)
+            batch = request.batch
+            assert batch is not None
+            if batch.number < 0:  # about all rows: by itself
+                return state if state.asked else self._with(state, request)
+            under_way = {asked.subtree for asked in state.asked}
+            turn = next((turn for turn in range(state.turn, state.turn + len(order)) if order[turn % len(order)] not in under_way), None)
+            if turn is None or not self._left(state):
+                break
+            subtree = order[turn % len(order)]
+            epoch, visit = divmod(int(state.visits[subtree]), self.strategy.sampling.n_rounds)
+            visits = state.visits.copy()
+            visits[subtree] += 1
+            batch = Batch(self.strategy.sampling, state.first_epoch + epoch, visit, subtree)
+            state = self._with(state._replace(visits=visits, turn=(turn + 1) % len(order)), request._replace(batch=batch))
+        return state
+
+    @staticmethod
+    def _with(state: AsynchronousState, request: Request) -> AsynchronousState:
+        return state._replace(asked=(*state.asked, Asked(state.n_asked, state.n_taken, request)), n_asked=state.n_asked + 1)
+
+    def _left(self, state: AsynchronousState) -> bool:
+        """Whether there are rounds to ask for: none beyond the last epoch, nor beyond this one where all rows are looked at after it."""
+        inner, strategy = state.inner, self.strategy
+        epochs = 1 if strategy.early_stopping or strategy.variance_reduction else strategy.max_epochs - len(inner.losses)
+        return inner.epoch.rounds + len(state.asked) < epochs * strategy.sampling.rounds_an_epoch
