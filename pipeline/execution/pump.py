@@ -62,10 +62,9 @@ class Pump:
 
     def _next(self, states: list[Any]) -> int:
         """The number of the round to take."""
-        wanted = self.fit.wanted(states)
-        if wanted is not None:
-            return wanted
-        numbers = sorted(self._under_way)
+        numbers = self.fit.candidates(states)
+        if len(numbers) == 1:
+            return numbers[0]
         return numbers[self.executor.first_done(self.rows, [self._under_way[number].pending for number in numbers])]
 
     def close(self) -> None:

@@ -102,11 +102,11 @@ class Fit:
             return [0] if running else []
         return sorted({asked.number for state in running for asked in state.asked})
 
-    def wanted(self, states: Sequence[Any]) -> int | None:
-        """The number of the round whose result is wanted next; None: of whichever is done first."""
+    def candidates(self, states: Sequence[Any]) -> list[int]:
+        """The numbers of the rounds of which the next result may be, oldest first. Models that share rounds take the same."""
         if self.overlapping is None:
-            return 0
-        return self.overlapping.wanted(next(state for state in states if state.status.kind == "running"))
+            return [0]
+        return self.overlapping.candidates(next(state for state in states if state.status.kind == "running"))
 
     def ask(self, states: Sequence[Any], number: int = 0) -> Round | None:
         """The round of that number which serves the first running model and all that ask for the same sums; None when all are done."""

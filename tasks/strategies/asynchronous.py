@@ -133,38 +133,33 @@ class Asynchronous:
         """The state after the result of the oldest round."""
         return self.take(state, state.asked[0].number, evaluation)
 
-    def wanted(self, state: AsynchronousState) -> int | None:
-        oldest = state.asked[0]
-        if self.overlap.order == "in-order" or len(state.asked) == 1:
-            return oldest.number
-        if self.overlap.arrivals is not None:
-            return self._recorded(state, self.overlap.arrivals)
-        return oldest.number if self._missed_all(state, oldest) else None
-
-    def _recorded(self, state: AsynchronousState, arrivals: tuple[int, ...]) -> int | None:
-        """The round that the record has next."""
-        if state.n_taken >= len(arrivals):
-            return state.asked[0].number
-        wanted = arrivals[state.n_taken]
-        for asked in state.asked:
-            if asked.subtree == wanted:
+    def candidates(self, state: AsynchronousState) -> list[int]:
+        """The rounds of which any may be taken next. Taking one leaves those before it a further update behind, so it is none beyond the
+        first that could not be taken in time then."""
+        if self.overlap.order == "in-order":
+            return [state.asked[0].number]
+        chosen = []
+        for position, asked in enumerate(state.asked):
+            chosen.append(asked.number)
+            if self.overlap.staleness is not None and state.n_taken + position - asked.version >= self.overlap.staleness:
                 break
-        else:
-            raise ValueError(
-                f"the record of arrivals has subtree {wanted} as number {state.n_taken + 1}, which is not under way then:"
-                f" {[asked.subtree for asked in state.asked]} are; it is of another fit, or was altered"
-            )
-        oldest = state.asked[0]
-        if asked is not oldest and self._missed_all(state, oldest):
-            raise ValueError(
-                f"the record of arrivals has subtree {wanted} as number {state.n_taken + 1}, while the gradient of subtree {oldest.subtree}"
-                f" had missed all {self.overlap.staleness} updates that staleness allows; it is of another fit, or was altered"
-            )
-        return asked.number
+        return chosen if self.overlap.arrivals is None else [self._recorded(state, chosen, self.overlap.arrivals)]
 
-    def _missed_all(self, state: AsynchronousState, asked: Asked) -> bool:
-        """Whether a round has missed as many updates as any may."""
-        return self.overlap.staleness is not None and state.n_taken - asked.version >= self.overlap.staleness
+    @staticmethod
+    def _recorded(state: AsynchronousState, candidates: list[int], arrivals: tuple[int, ...]) -> int:
+        """The round that the record has next."""
+        if state.asked[0].subtree is None or state.n_taken >= len(arrivals):
+            return candidates[0]
+        wanted = arrivals[state.n_taken]
+        found = [asked.number for asked in state.asked if asked.subtree == wanted]
+        if not found or found[0] not in candidates:
+            why = "which has to wait for those before it" if found else "which is not under way then"
+            under_way = ", ".join(str(asked.subtree) for asked in state.asked)
+            raise ValueError(
+                f"the record of arrivals has subtree {wanted} as number {state.n_taken + 1}, {why} (under way: {under_way}); it is of"
+                " another fit, or was altered"
+            )
+        return found[0]
 
     def take(self, state: AsynchronousState, number: int, evaluation: Evaluation) -> AsynchronousState:
         (asked,) = (each for each in state.asked if each.number == number)

@@ -107,8 +107,8 @@ class Overlapping(Strategy, Protocol):
     """A strategy with several rounds under way. Every state has `asked`: which they are, oldest first, with all that they were asked for;
     and `n_taken`, the updates so far. So the states say what is to be under way, and a fit goes on from any of them."""
 
-    def wanted(self, state: Any) -> int | None:
-        """The number of the round whose result is wanted next; None: of whichever is done first."""
+    def candidates(self, state: Any) -> list[int]:
+        """The numbers of the rounds of which the next result may be, oldest first: of whichever is done first."""
         ...
 
     def take(self, state: Any, number: int, evaluation: Evaluation) -> Any:
