@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, chosen_overlap, named_optimizer
+from pipeline.estimators.optimizer_choice import ASYNC, named_optimizer
 from pipeline.estimators.parameters import (
     BelowOne,
     Count,
@@ -117,7 +117,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
     "optimal" means constant. A Schedule is taken as it is, by number of the update.
     """
 
-    _solvers: ClassVar[tuple[str, ...]] = tuple(OPTIMIZERS)
+    _solvers: ClassVar[tuple[str, ...]] = ("sync", ASYNC)
 
     def _check_refused(self) -> None:
         super()._check_refused()
@@ -166,10 +166,6 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
         reason = f"{batches.sampling.rounds_an_epoch} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
         choice = Choice(self._optimizer_name, reason if self._overlap is None else f"{reason}, {self._overlap}")
         return SetUp(objective, self._penalty(schema, objective), self._overlapped(strategy), choice)
-
-    @property
-    def _overlap(self) -> Overlap | None:
-        return chosen_overlap(self.solver, self.staleness, self.order)
 
     def _is_batch(self, row: Row) -> bool:
         if self.variance_reduction is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from pipeline.estimators.base import GradientModel, described
 from pipeline.estimators.kinds import ProbabilisticClassifier, require_classes, require_labels
+from pipeline.estimators.optimizer_choice import chosen_overlap
 from pipeline.training.history import Row, share_read
 from pipeline.training.loop import Result
 from pipeline.training.sampling import Batches, batches_of
@@ -54,6 +56,9 @@ class MiniBatchModel(GradientModel):
     validation_fraction: float
     shuffle: bool
     warm_start: bool
+    solver: Any
+    staleness: int | None
+    order: str
     loss_curve_: list[float]
     update_shares_: Float64
     _state: StochasticGradientState
@@ -70,9 +75,12 @@ class MiniBatchModel(GradientModel):
         """The parameters that the state of a fit hangs on, and what each makes: no fit with another one can go on from it."""
 
     @property
-    @abstractmethod
     def _overlap(self) -> Overlap | None:
-        """How rounds overlap; None: they do not."""
+        """How rounds overlap, in the order of the fit that this one repeats, if there is one; None: they do not."""
+        chosen = chosen_overlap(self.solver, self.staleness, self.order)
+        if chosen is None or chosen.order == "in-order" or self._record is None or not self._record.arrivals:
+            return chosen
+        return replace(chosen, arrivals=self._record.arrivals)
 
     def _overlapped(self, strategy: StochasticGradient) -> StochasticGradient | Asynchronous:
         """The strategy, with rounds that overlap where they are to."""

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, Pace, choose_optimizer, choose_schedule, chosen_overlap
+from pipeline.estimators.optimizer_choice import ASYNC, Pace, choose_optimizer, choose_schedule
 from pipeline.estimators.parameters import (
     BelowOne,
     Count,
@@ -38,7 +38,6 @@ from tasks.objectives.losses import Loss
 from tasks.objectives.networks import NetworkObjective
 from tasks.objectives.penalties import L2
 from tasks.rows.batches import Sampling
-from tasks.strategies.asynchronous import Overlap
 from tasks.strategies.base import Strategy
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.optimizers import OPTIMIZERS, Adam, Optimizer
@@ -161,10 +160,6 @@ class Network(NetworkParameters, MiniBatchModel):
     def _by_epochs(self) -> bool:
         by_name = isinstance(self.solver, str) and self.solver in OPTIMIZERS
         return by_name or isinstance(self.solver, Optimizer) or self._overlap is not None
-
-    @property
-    def _overlap(self) -> Overlap | None:
-        return chosen_overlap(self.solver, self.staleness, self.order)
 
     def _check_refused(self) -> None:
         """All that can be said before there is data."""

@@ -1,7 +1,8 @@
 """Records of runs, and fits that are compared with them, round by round and group by group.
 
 digests.jsonl   a line about the rows ("seed", and "content": the digest of each partition), then one for each round: "round", "level"
-                and "marks" (see `tasks.reductions.stages.marks`), digests as 16 hexadecimal digits
+                and "marks" (see `tasks.reductions.stages.marks`), digests as 16 hexadecimal digits; of a round about one subtree of groups
+                "subtree", too, so that the order in which results came can be repeated
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class RoundRecord(Record):
         """Add the line of a round, before a checkpoint can have that round."""
         if self._file is not None and report.marks is not None:
             marks = {"level": report.marks.level, "marks": hexadecimal(report.marks.values)}
-            self._file.add(json.dumps({"round": row["round"], **marks}) + "\n")
+            which = {} if report.subtree is None else {"subtree": report.subtree}
+            self._file.add(json.dumps({"round": row["round"], **which, **marks}) + "\n")
 
 
 def lines_of(path: Path) -> list[str]:
@@ -123,6 +125,7 @@ class Comparison(Record):
             self._seed: int | None = rows["seed"]
             self._content: list[str] = list(rows["content"])
             self._rounds = {int(each["round"]): (int(each["level"]), list(each["marks"])) for each in rounds}
+            self.arrivals = tuple(int(each["subtree"]) for each in rounds if "subtree" in each)
             if not (self._seed is None or (isinstance(self._seed, int) and self._seed >= 0)):
                 raise ValueError(f"its seed is {self._seed!r}")
         except (ValueError, KeyError, TypeError) as error:

@@ -49,7 +49,10 @@ class Calling(Observer):
 
 
 class Record(Observer, ABC):
-    """An observer of the marks of rounds, which must know what they are of."""
+    """An observer of the marks of rounds, which must know what they are of. arrivals: of an asynchronous fit that this one repeats, the
+    subtrees in the order in which their results were taken."""
+
+    arrivals: tuple[int, ...] = ()
 
     @abstractmethod
     def begin(self, dataset: Dataset, seed: int | None, resumed_from: int) -> int | None:

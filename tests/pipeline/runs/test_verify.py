@@ -30,6 +30,8 @@ MODELS = {
     "newton": 'name = "LogisticRegression"\nsolver = "newton"\nmax_iter = 3',
     "lbfgs": 'name = "LogisticRegression"\nsolver = "lbfgs"\nmax_iter = 5',
     "sgd": 'name = "SGDClassifier"\nloss = "log_loss"\nmax_iter = 3',
+    "async": 'name = "SGDClassifier"\nloss = "log_loss"\nmax_iter = 3\nsolver = "async"\nstaleness = 2',
+    "as they come": 'name = "MLPClassifier"\nhidden_layer_sizes = [5]\nmax_iter = 3\nsolver = "async"\norder = "as-they-come"',
     "mlp": 'name = "MLPClassifier"\nhidden_layer_sizes = [5]\nmax_iter = 3\nearly_stopping = true',
 }
 
