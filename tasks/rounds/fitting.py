@@ -33,6 +33,14 @@ class Round(NamedTuple):
     number: int = 0
 
     @property
+    def row_step(self) -> float:
+        """One of how many rows it reads."""
+        batch, local = self.broadcast.batch, self.broadcast.local
+        if batch is None or batch.number < 0:
+            return self.broadcast.row_step
+        return batch.sampling.rounds_an_epoch if local is None else batch.sampling.rounds_an_epoch / len(local.step_sizes)
+
+    @property
     def reduction(self) -> Reduction:
         """What computes its sums."""
         return reduction_of(self.broadcast)
@@ -44,7 +52,7 @@ class Report(NamedTuple):
     about; staleness: updates since its parameters."""
 
     oracle: str
-    row_step: int
+    row_step: float
     iteration: int
     objective: float
     gradient_norm: float
@@ -114,19 +122,19 @@ class Fit:
         requests = {model: request for model, state in running.items() if (request := self._request(state, number)) is not None}
         if not requests:
             return None
-        kinds = {model: (request.oracle, request.row_step, request.batch) for model, request in requests.items()}
+        kinds = {model: (request.oracle, request.row_step, request.batch, request.local) for model, request in requests.items()}
         first = next(iter(kinds.values()))
         requests = {model: request for model, request in requests.items() if kinds[model] == first}
         parameters = stacked([request.parameters for request in requests.values()])
         directions = [request.direction for request in requests.values() if request.direction is not None]
-        oracle, row_step, batch = first
+        oracle, row_step, batch, local = first
         spec = ORACLES[oracle]
         penalties = tuple(self.penalties[model] for model in requests) if spec.penalised else ()
         along = stacked(directions) if directions else None
         if spec.by_columns:
             by_columns = self.objective.layout.by_columns
             parameters, along = by_columns(parameters), None if along is None else by_columns(along)
-        return Round(requests, Broadcast(self.objective, oracle, parameters, along, row_step, penalties, batch, self.marked), number)
+        return Round(requests, Broadcast(self.objective, oracle, parameters, along, row_step, penalties, batch, self.marked, local), number)
 
     def _request(self, state: Any, number: int) -> Request | None:
         """What a model asks for in the round of that number, if it takes part."""
@@ -163,7 +171,7 @@ class Fit:
         gradients = [max(float(np.max(a.gradient, initial=0.0)), -float(np.min(a.gradient, initial=0.0))) for a in iterates]
         return Report(
             oracle=this.broadcast.oracle,
-            row_step=this.broadcast.row_step if batch is None or batch.number < 0 else batch.sampling.rounds_an_epoch,
+            row_step=this.row_step,
             iteration=max(state.iteration for state in states),
             objective=float(np.max([a.value for a in iterates])),  # unlike max, NaN wins
             gradient_norm=float(np.max(gradients)),

@@ -15,18 +15,19 @@ from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores
 from tasks.reductions.reduction import Prepare, Reduction
 from tasks.reductions.stages.marks import marked
 from tasks.rounds.local_models import local_hessian
+from tasks.rounds.local_solves import local_solve
 from tasks.rows.batches import Batch, draw_ahead, select
 from tasks.rows.draws import sample
 from tasks.rows.partition import Group
-from tasks.strategies.base import Request
+from tasks.strategies.base import LocalSteps, Request
 from tasks.typing import Array
 
 
 class Broadcast(NamedTuple):
-    """What workers get in a round: the objective and the parameters (k, n) of its k models, as `OracleSpec.by_columns` says;
-    direction (k, n) for rounds that need a second vector, or (k, p, p) for a basis of the columns; penalties (k) for oracles that need them
-    on the workers. row_step: only every row_step-th row of each partition counts, in all sums; batch: only its rows do. marked: whether the
-    sums of each subtree are to have a mark."""
+    """What workers get in a round: the objective and the parameters (k, n) of its k models, as `OracleSpec.by_columns` says; direction (k, n)
+    for rounds that need a second vector, or (k, p, p) for a basis of the columns; penalties (k) for oracles that need them on the workers.
+    row_step: only every row_step-th row of each partition counts, in all sums; batch: only its rows do; local: the updates of local steps.
+    marked: whether the sums of each subtree are to have a mark."""
 
     objective: Any  # has what its strategy's oracles need: checked once, when the fit starts
     oracle: str
@@ -36,6 +37,7 @@ class Broadcast(NamedTuple):
     penalties: tuple[Penalty, ...] = ()
     batch: Batch | None = None
     marked: bool = False
+    local: LocalSteps | None = None
 
 
 class OracleSpec(NamedTuple):
@@ -97,6 +99,14 @@ def gram_in_basis(group: Group, broadcast: Broadcast) -> Sums:
     """The same in the coordinates that `direction` (k, p, p) makes of the columns."""
     found: Sums = broadcast.objective.gram_in_basis(group, broadcast.parameters, broadcast.direction)
     return found
+
+
+def local_steps(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
+    """How far each subtree's own updates move the parameters: see `tasks.rounds.local_solves`."""
+    assert broadcast.batch is not None
+    assert broadcast.local is not None
+    here = aligned(broadcast)
+    return local_solve(groups, here.objective, here.parameters, here.penalties, broadcast.batch, broadcast.local)
 
 
 def hessian_vector(group: Group, broadcast: Broadcast) -> Sums:
@@ -174,6 +184,14 @@ def product(request: Request, sums: Sums, model: int, objective: Objective, pena
     """The Hessian times the direction asked for, as the gradient."""
     assert request.direction is not None
     return evaluate_product(divided(request, sums), model, objective.layout, penalty, request.direction)
+
+
+def moved(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+    """The mean objective of the batches of local updates, and as gradient how far these have moved the parameters on average."""
+    layout, weight = objective.layout, float(sums.weight_sum[model])
+    by = weight or np.nan
+    n_free = layout.size - layout.n_coef
+    return Evaluation(float(sums.loss_sum[model] / by), sums.gradient_sum[model] / by, None, n_free, weight, penalty=penalty)
 
 
 def divided(request: Request, sums: Sums) -> Sums:
@@ -254,6 +272,9 @@ ORACLES: Final[dict[str, OracleSpec]] = {
         GramSums, reduction("gram-in-basis", gram_in_basis, n_bytes=gram_bytes), gram_at_parameters, compiled=False
     ),
     "hessian_vector": OracleSpec(HessianVectorSums, reduction("hessian-vector", hessian_vector), product, by_columns=True),
+    "local_steps": OracleSpec(
+        Objective, Reduction("local-steps", local_steps, add_sums, vector_bytes, subtree_level, only_subtree), moved, penalised=True
+    ),
     "score": OracleSpec(Scored, reduction("score", scores, combine=add_all_scores, n_bytes=score_bytes), score, subset="held out"),
 }
 

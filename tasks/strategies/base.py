@@ -14,12 +14,23 @@ import numpy as np
 
 from tasks.objectives.evaluation import Evaluation
 from tasks.rows.batches import Batch
+from tasks.strategies.optimizers import Optimizer
 from tasks.typing import Array, Float64
+
+
+class LocalSteps(NamedTuple):
+    """The updates that each subtree of groups makes by itself in a round. step_sizes (h,): one for each; optimizer: which moves the
+    parameters, from a state without memory; proximal: the strength of ½ |x - x_round|², which keeps them near where the round began."""
+
+    step_sizes: Float64
+    optimizer: Optimizer
+    proximal: float = 0.0
 
 
 class Request(NamedTuple):
     """What a strategy asks for: the sums of an oracle (`tasks.rounds.oracles`), at parameters (n,), along a direction (n,); row_step > 1:
-    over a sample of the rows; batch: over its rows; weight: what sums are divided by, where that is not the weight of the rows.
+    over a sample of the rows; batch: over its rows; weight: what sums are divided by, where that is not the weight of the rows; local: the
+    updates of "local_steps", which gives as gradient how far these have moved the parameters on average, x - Σ w_t x_t / Σ w_t.
 
     "local_hessian" asks for the quadratic models of `tasks.rounds.local_models`: their gradients and Hessians in place of those at
     `parameters`. "gradient_difference" for the gradient less that at `direction`. "gram_in_basis" for sums in the coordinates that a basis
@@ -32,6 +43,7 @@ class Request(NamedTuple):
     row_step: int = 1
     batch: Batch | None = None
     weight: float | None = None
+    local: LocalSteps | None = None
 
 
 class Status(NamedTuple):

@@ -1,0 +1,123 @@
+"""Local SGD: each subtree of groups makes several updates by itself, then all take the mean of their parameters.
+
+S. Stich, *Local SGD converges fast and communicates little*, ICLR 2019. With an outer optimizer that takes how far the mean has moved for a
+gradient: A. Douillard et al., *DiLoCo*, 2023. With a proximal term: T. Li et al., *Federated optimization in heterogeneous networks*
+(FedProx), MLSys 2020. In one round alone: M. Zinkevich, M. Weimer, A. Smola and L. Li, NIPS 2010.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import isfinite
+
+import numpy as np
+
+from tasks.arguments import as_number, check_counts
+from tasks.objectives.evaluation import Evaluation
+from tasks.rows.batches import Batch
+from tasks.strategies.base import Iterate, LocalSteps, Request
+from tasks.strategies.optimizers import SGD, Optimizer
+from tasks.strategies.stochastic_gradient import Epoch, StochasticGradient, StochasticGradientState, diverged
+from tasks.typing import Array
+
+
+@dataclass(frozen=True)
+class LocalSGD(StochasticGradient):
+    """x <- outer(x, x - Σ w_t x_t / Σ w_t), where subtree t comes from x to x_t by `n_steps` updates of `optimizer`, on batches of its own
+    whose rows weigh w_t together; with outer=SGD() and outer_step=1 the mean of all x_t.
+
+    n_steps     updates of each subtree in a round
+    growth      n_steps of round r is n_steps growth^r, rounded down: few while the parameters move far, more when they do not
+    outer       the optimizer of the mean, by steps of outer_step: Nesterov(0.9) and 0.7 are DiLoCo's
+    proximal    FedProx' strength: of ½ |x_t - x|² in each subtree's objective
+
+    All else as `StochasticGradient`, whose step sizes and optimizer are those of the local updates, counted by these; the sampling has no
+    turns, and n_rounds of it are the updates of each subtree in an epoch. A round that is longer than an epoch ends as many epochs as it
+    has. With n_steps=1 and SGD() it is the synchronous fit, but for rounding. Which subtrees there are follows from the data, so the bits do not hang
+    on workers. Raises ValueError for numbers out of range, and for options that average or reduce over rounds.
+    """
+
+    n_steps: int = 8
+    growth: float = 1.0
+    outer: Optimizer = field(default_factory=SGD)
+    outer_step: float = 1.0
+    proximal: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(n_steps=self.n_steps)
+        for name in ("accumulate", "average_from", "clip_norm", "variance_reduction"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not for local updates; leave it out")
+        if self.sampling.importance != "uniform" or self.sampling.n_turns:
+            raise ValueError("local updates draw uniformly, in all subtrees at once; use a sampling with importance='uniform' and no turns")
+        if not 1 <= as_number(self.growth) < np.inf:
+            raise ValueError(f"growth must be a number of at least 1, got {self.growth!r}")
+        if not 0 < as_number(self.outer_step) < np.inf:
+            raise ValueError(f"outer_step must be a positive number, got {self.outer_step!r}")
+        if not 0 <= as_number(self.proximal) < np.inf:
+            raise ValueError(f"proximal must be a number of at least 0, got {self.proximal!r}")
+
+    @property
+    def oracles(self) -> tuple[str, ...]:
+        return ("local_steps", "score") if self.early_stopping else ("local_steps",)
+
+    def init(self, parameters: Array) -> StochasticGradientState:
+        state = super().init(parameters)
+        return state._replace(optimizer=self.outer.init(state.parameters))
+
+    def request(self, state: StochasticGradientState) -> Request:
+        if self._scores(state):
+            return super().request(state)
+        done, n_steps = state.iteration, self._steps(state)
+        step_sizes = np.array([state.scale * self.schedule(done + step) for step in range(n_steps)])
+        batch = Batch(self.sampling, state.epoch.number, state.epoch.rounds)
+        return Request("local_steps", state.parameters, batch=batch, local=LocalSteps(step_sizes, self.optimizer, self.proximal))
+
+    def update(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
+        if self._scores(state):
+            return super().update(state, evaluation)
+        if evaluation.weight and not isfinite(evaluation.value):
+            return diverged(state, "the loss of a batch")
+        return self._moved(state, evaluation)
+
+    def _scores(self, state: StochasticGradientState) -> bool:
+        """Whether an epoch is over, and its parameters are to be scored."""
+        return state.epoch.rounds == self.sampling.n_rounds
+
+    def _steps(self, state: StochasticGradientState) -> int:
+        """Updates of the next round: none beyond the last epoch, nor, where epochs are scored, beyond this one."""
+        left = 1 if self.early_stopping else self.max_epochs - len(state.losses)
+        wanted = int(self.n_steps * self.growth**state.optimizer.count)
+        return min(wanted, left * self.sampling.n_rounds - state.epoch.rounds)
+
+    def _moved(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
+        """The outer update, and the epochs that are over with it."""
+        n_steps, parameters, outer, iterate = self._steps(state), state.parameters, state.optimizer, state.iterate
+        if evaluation.weight:
+            parameters, outer = self.outer.update(outer, evaluation.gradient, parameters, self.outer_step)
+            if not np.isfinite(parameters).all():
+                return diverged(state, "a parameter")
+            keep = self.early_stopping and state.best.score > -np.inf
+            iterate = Iterate(iterate.parameters if keep else parameters, evaluation.value, evaluation.gradient)
+        loss = evaluation.weight * evaluation.value if evaluation.weight else 0.0
+        over, rounds = divmod(state.epoch.rounds + n_steps, self.sampling.n_rounds)
+        done = Epoch(state.epoch.number, state.epoch.rounds, state.epoch.loss_sum + loss, state.epoch.weight_sum + evaluation.weight)
+        state = state._replace(parameters=parameters, optimizer=outer, iterate=iterate, iteration=state.iteration + n_steps)
+        if not over:
+            return state._replace(epoch=done._replace(rounds=rounds))
+        if self.early_stopping:
+            return state._replace(epoch=done._replace(rounds=self.sampling.n_rounds))
+        return self._end_epochs(state._replace(epoch=done), over, rounds)
+
+    def _end_epochs(self, state: StochasticGradientState, over: int, rounds: int) -> StochasticGradientState:
+        """The end of as many epochs as a round had, of one loss."""
+        earlier = (state.epoch.mean_loss,) * (over - 1)
+        epoch = state.epoch._replace(number=state.epoch.number + over - 1)
+        ended = self._end_epoch(state._replace(losses=(*state.losses, *earlier), epoch=epoch), -state.epoch.mean_loss)
+        return ended._replace(epoch=ended.epoch._replace(rounds=rounds)) if rounds else ended
+
+
+def one_shot(strategy: LocalSGD) -> LocalSGD:
+    """The same in a single round: independent models of the subtrees, whose parameters are averaged once."""
+    return replace(strategy, n_steps=strategy.max_epochs * strategy.sampling.n_rounds, growth=1.0, outer=SGD(), outer_step=1.0)

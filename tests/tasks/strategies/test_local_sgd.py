@@ -1,0 +1,178 @@
+"""Local SGD against its updates written out in NumPy; no Dask here."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LOSSES
+from tasks.objectives.penalties import L2, ElasticNet, soft_threshold
+from tasks.reductions.reduction import reduce_groups
+from tasks.rounds.fitting import Fit
+from tasks.rows.batches import Batch, Sampling, select
+from tasks.rows.partition import Group
+from tasks.strategies.local_sgd import LocalSGD, one_shot
+from tasks.strategies.optimizers import SGD, Momentum, Nesterov
+from tasks.strategies.schedules import Constant, InverseScaling
+from tasks.strategies.stochastic_gradient import StochasticGradient
+
+Float64 = NDArray[np.float64]
+RANDOM = np.random.default_rng(0)
+SIZES = (13, 1, 40, 0, 22, 7, 30, 5, 9, 16)
+N, P, T, N_ROUNDS = sum(SIZES), 3, 5, 4
+X = RANDOM.normal(size=(N, P))
+Y = (RANDOM.random(N) < expit(X @ [1.0, -2.0, 0.5] + 0.3)).astype(np.int64)
+WEIGHT = np.where(RANDOM.random(N) < 0.2, 0.0, RANDOM.random(N) + 0.5)
+OBJECTIVE = LinearObjective(LOSSES["logistic"], P, 1, True, np.arange(2))
+STRENGTH = 0.05
+SAMPLING = Sampling(2, N_ROUNDS, level=1)
+RATE = InverseScaling(0.4)
+
+
+def groups_of(y: Any = Y, weight: Any = WEIGHT) -> list[Group]:
+    bounds = np.concatenate([[0], np.cumsum(SIZES)]).tolist()
+    return [
+        Group(X[a:b], y[a:b], None if weight is None else weight[a:b], np.array([0, b - a]), number)
+        for number, (a, b) in enumerate(pairwise(bounds))
+    ]
+
+
+def fitted(strategy: StochasticGradient, penalty: Any = L2(STRENGTH)) -> tuple[Any, list[Float64]]:
+    """The last state, and the parameters after each round."""
+    fit, groups, iterates = Fit(OBJECTIVE, (penalty,), strategy), groups_of(), list[Float64]()
+    states = fit.init(np.zeros((1, P + 1)))
+    while (this := fit.ask(states)) is not None:
+        (sums,) = reduce_groups(enumerate(groups), len(groups), this.reduction, this.broadcast).values()
+        states = fit.update(states, this, sums)
+        iterates.append(states[0].iterate.parameters)
+    return states[0], iterates
+
+
+def local(**more: Any) -> LocalSGD:
+    return LocalSGD(**{"sampling": SAMPLING, "schedule": RATE, "max_epochs": 3, "tol": -np.inf, **more})
+
+
+def rows_of(subtree: int, visit: int) -> Any:
+    """The numbers of the rows that a subtree draws."""
+    epoch, number = divmod(visit, N_ROUNDS)
+    return select(groups_of(np.arange(N), None)[2 * subtree : 2 * subtree + 2], Batch(SAMPLING, epoch, number)).y
+
+
+def gradient(rows: Any, at: Float64) -> Float64:
+    design = np.column_stack([X[rows], np.ones(len(rows))])
+    mean = WEIGHT[rows] @ (design * (expit(design @ at) - Y[rows])[:, None]) / WEIGHT[rows].sum()
+    return np.asarray(mean + STRENGTH * np.append(at[:-1], 0.0))
+
+
+def expected(lengths: list[int], momentum: float = 0.0, proximal: float = 0.0, outer: Any = None) -> list[Float64]:
+    """The means after rounds of so many updates each; outer: (step, momentum) of Nesterov's on them."""
+    at, visit, iterates, velocity = np.zeros(P + 1), 0, list[Float64](), np.zeros(P + 1)
+    for length in lengths:
+        total, weight = np.zeros(P + 1), 0.0
+        for subtree in range(T):
+            here, v, own = at, np.zeros(P + 1), 0.0
+            for h in range(length):
+                rows = rows_of(subtree, visit + h)
+                if WEIGHT[rows].sum():
+                    v = momentum * v - RATE(visit + h) * (gradient(rows, here) + proximal * (here - at))
+                    here, own = here + v, own + WEIGHT[rows].sum()
+            total, weight = total + own * here, weight + own
+        visit += length
+        if outer is None:
+            at = total / weight
+        else:
+            step, m = outer
+            moved = at - total / weight
+            velocity = m * velocity - step * moved
+            at = at + m * velocity - step * moved
+        iterates.append(at)
+    return iterates
+
+
+def assert_near(found: Any, wanted: Any) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n_steps", "lengths"), [(1, [1] * 12), (3, [3] * 4), (5, [5, 5, 2]), (7, [7, 5]), (100, [12])])
+def test_rounds_are_means_of_local_updates(n_steps: int, lengths: list[int]) -> None:
+    state, iterates = fitted(local(n_steps=n_steps))
+    assert_near(iterates, expected(lengths))
+    assert state.status.kind == "converged"
+    assert state.iteration == 12
+    assert len(state.losses) == 3
+
+
+def test_rounds_that_grow() -> None:
+    assert_near(fitted(local(n_steps=1, growth=2.0))[1], expected([1, 2, 4, 5]))
+
+
+def test_momentum_begins_anew_in_each_round() -> None:
+    assert_near(fitted(local(n_steps=4, optimizer=Momentum(0.7)))[1], expected([4] * 3, momentum=0.7))
+
+
+def test_a_proximal_term_keeps_near() -> None:
+    assert_near(fitted(local(n_steps=4, proximal=0.9))[1], expected([4] * 3, proximal=0.9))
+
+
+def test_an_outer_optimizer() -> None:
+    """DiLoCo."""
+    assert_near(fitted(local(n_steps=4, outer=Nesterov(0.9), outer_step=0.7))[1], expected([4] * 3, outer=(0.7, 0.9)))
+
+
+def test_one_round_averages_independent_models() -> None:
+    assert_near(fitted(one_shot(local()))[1], expected([12]))
+
+
+@pytest.mark.parametrize("penalty", [L2(STRENGTH), ElasticNet(0.05, 0.01)])
+def test_one_step_is_the_synchronous_fit(penalty: Any) -> None:
+    plain, steps = StochasticGradient(SAMPLING, SGD(), RATE, max_epochs=3, tol=-np.inf), local(n_steps=1)
+    if penalty.kinks:  # the mean of proxes is not the prox of means
+        with pytest.raises(AssertionError):
+            assert_near(fitted(steps, penalty)[1], fitted(plain, penalty)[1])
+        return
+    (there, wanted), (here, found) = fitted(plain, penalty), fitted(steps, penalty)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(here.losses, there.losses, rtol=1e-12)
+
+
+def test_kinks_make_zeros() -> None:
+    """Each subtree's update ends with the prox."""
+    _, (first, *_) = fitted(local(n_steps=1, schedule=Constant(0.5)), ElasticNet(0.0, 0.2))
+    total, weight = np.zeros(P + 1), 0.0
+    for subtree in range(T):
+        rows = rows_of(subtree, 0)
+        own = WEIGHT[rows].sum()
+        if own:
+            here = -0.5 * gradient(rows, np.zeros(P + 1))
+            here[:P] = soft_threshold(here[:P], 0.5 * 0.2)
+            total, weight = total + own * here, weight + own
+    assert_near(first, total / weight)
+
+
+def test_epochs_are_scored_and_end_fits() -> None:
+    sampling = SAMPLING._replace(validation_fraction=0.3)
+    state, iterates = fitted(local(sampling=sampling, n_steps=3, early_stopping=True, patience=2, tol=0.0, max_epochs=60))
+    assert state.status.kind == "converged"
+    assert 2 < len(state.scores) < 60
+    assert len(iterates) == 3 * len(state.scores)  # rounds of 3 and of 1 updates, and a score, an epoch
+
+
+def test_wrong_arguments() -> None:
+    for wrong in (
+        {"n_steps": 0},
+        {"growth": 0.5},
+        {"outer_step": 0.0},
+        {"proximal": -1.0},
+        {"accumulate": 2},
+        {"variance_reduction": True},
+    ):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}"):
+            local(**wrong)
+    with pytest.raises(ValueError, match="no turns"):
+        local(sampling=SAMPLING._replace(n_turns=5))
