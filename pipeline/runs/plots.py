@@ -39,7 +39,7 @@ def plot_epochs(model: MiniBatchModel, left: Axes, right: Axes) -> None:
         draw(right, by_number(scores), scores, xlabel="epoch", ylabel="score of the rows held out")
         return
     batches = [row for row in model.history_ if model._is_batch(row)]
-    n_rounds = batches[0]["row_step"] if batches else 1
+    n_rounds = max(1, round(batches[0]["row_step"])) if batches else 1
     last = batches[n_rounds - 1 :: n_rounds]
     draw_gradients(right, by_number(last), last, xlabel="epoch", ylabel="largest |gradient| of its last batch")
 

@@ -31,10 +31,11 @@ ENDS: Final = 5
 
 
 class Row(TypedDict):
-    """One round: its number, what was asked for, over every row_step-th row (a mini-batch: about; local updates may read all rows several times), accepted iterations so far, the
-    objective and the largest |gradient| at the last accepted point (of the worst model; on the sample, while a strategy works on one; of
-    the batch; by the parameters that the strategy sees, see `tasks.objectives.standardisation`), seconds since the fit began. Of a round
-    about one subtree of groups, which one that is, else -1; and staleness, the updates that its parameters had missed."""
+    """One round: its number, what was asked for, over every row_step-th row (a mini-batch: about; local updates may read all rows several
+    times), accepted iterations so far, the objective and the largest |gradient| at the last accepted point (of the worst model; on the
+    sample, while a strategy works on one; of the batch; by the parameters that the strategy sees, see
+    `tasks.objectives.standardisation`), seconds since the fit began. Of a round about one subtree of groups, which one that is, else -1;
+    and staleness, the updates that its parameters had missed."""
 
     round: int
     oracle: str

@@ -33,8 +33,8 @@ class LocalSGD(StochasticGradient):
 
     All else as `StochasticGradient`, whose step sizes and optimizer are those of the local updates, counted by these; the sampling has no
     turns, and n_rounds of it are the updates of each subtree in an epoch. A round that is longer than an epoch ends as many epochs as it
-    has. With n_steps=1 and SGD() it is the synchronous fit, but for rounding. Which subtrees there are follows from the data, so the bits do not hang
-    on workers. Raises ValueError for numbers out of range, and for options that average or reduce over rounds.
+    has. With n_steps=1 and SGD() it is the synchronous fit, but for rounding. Which subtrees there are follows from the data, so the bits
+    do not hang on workers. Raises ValueError for numbers out of range, and for options that average or reduce over rounds.
     """
 
     n_steps: int = 8

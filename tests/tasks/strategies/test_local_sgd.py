@@ -31,6 +31,7 @@ Y = (RANDOM.random(N) < expit(X @ [1.0, -2.0, 0.5] + 0.3)).astype(np.int64)
 WEIGHT = np.where(RANDOM.random(N) < 0.2, 0.0, RANDOM.random(N) + 0.5)
 OBJECTIVE = LinearObjective(LOSSES["logistic"], P, 1, True, np.arange(2))
 STRENGTH = 0.05
+PENALTY = L2(STRENGTH)
 SAMPLING = Sampling(2, N_ROUNDS, level=1)
 RATE = InverseScaling(0.4)
 
@@ -43,7 +44,7 @@ def groups_of(y: Any = Y, weight: Any = WEIGHT) -> list[Group]:
     ]
 
 
-def fitted(strategy: StochasticGradient, penalty: Any = L2(STRENGTH)) -> tuple[Any, list[Float64]]:
+def fitted(strategy: StochasticGradient, penalty: Any = PENALTY) -> tuple[Any, list[Float64]]:
     """The last state, and the parameters after each round."""
     fit, groups, iterates = Fit(OBJECTIVE, (penalty,), strategy), groups_of(), list[Float64]()
     states = fit.init(np.zeros((1, P + 1)))
@@ -143,7 +144,7 @@ def test_one_step_is_the_synchronous_fit(penalty: Any) -> None:
 
 def test_kinks_make_zeros() -> None:
     """Each subtree's update ends with the prox."""
-    _, (first, *_) = fitted(local(n_steps=1, schedule=Constant(0.5)), ElasticNet(0.0, 0.2))
+    _, (first, *_) = fitted(local(n_steps=1, schedule=Constant(0.5)), ElasticNet(0.2, 0.0))
     total, weight = np.zeros(P + 1), 0.0
     for subtree in range(T):
         rows = rows_of(subtree, 0)
@@ -164,15 +165,9 @@ def test_epochs_are_scored_and_end_fits() -> None:
 
 
 def test_wrong_arguments() -> None:
-    for wrong in (
-        {"n_steps": 0},
-        {"growth": 0.5},
-        {"outer_step": 0.0},
-        {"proximal": -1.0},
-        {"accumulate": 2},
-        {"variance_reduction": True},
-    ):
-        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}"):
-            local(**wrong)
+    wrong = {"n_steps": 0, "growth": 0.5, "outer_step": 0.0, "proximal": -1.0, "accumulate": 2, "variance_reduction": True}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=name):
+            local(**{name: value})
     with pytest.raises(ValueError, match="no turns"):
         local(sampling=SAMPLING._replace(n_turns=5))
