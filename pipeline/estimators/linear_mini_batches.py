@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, named_optimizer
+from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, named_optimizer
 from pipeline.estimators.parameters import (
     BelowOne,
     Count,
@@ -35,6 +35,7 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import ElasticNet
 from tasks.rows.batches import ROWS_A_SUBTREE
 from tasks.strategies.asynchronous import Overlap
+from tasks.strategies.local_sgd import LocalUpdates
 from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
 from tasks.strategies.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from pipeline.execution.base import Executor
 
 UPDATES_AN_EPOCH: Final = 64
+APART: Final = 16
+"""Of local updates, each is of so many times fewer rows: as many subtrees, about, make them at once."""
 FEWEST_ROWS: Final = 16
 MOST_ROWS: Final = 16384
 RATES: Final = ("constant", "optimal", "invscaling", "adaptive", "step", "cosine")
@@ -89,9 +92,10 @@ class LinearMiniBatchParameters:
     weight_decay: NotNegative = 0.0
     variance_reduction: Annotated[str | None, StrOptions({"svrg"}), None] = None
     importance: Annotated[str, StrOptions({"uniform", "norm"})] = "uniform"
-    solver: Annotated[Any, StrOptions({"sync", ASYNC}), Overlap] = "sync"
+    solver: Annotated[Any, StrOptions({"sync", ASYNC, LOCAL}), Overlap, LocalUpdates] = "sync"
     staleness: Whole | None = 4
     order: ResultOrder = "in-order"
+    local_steps: Count | None = 8
     checkpoint: Saving = None
 
 
@@ -117,7 +121,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
     "optimal" means constant. A Schedule is taken as it is, by number of the update.
     """
 
-    _solvers: ClassVar[tuple[str, ...]] = ("sync", ASYNC)
+    _solvers: ClassVar[tuple[str, ...]] = ("sync", ASYNC, LOCAL)
 
     def _check_refused(self) -> None:
         super()._check_refused()
@@ -164,8 +168,9 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
         batches = self._batches(schema, n_groups, self._batch_rows(schema), **options)
         strategy, rows = self._strategy(schema, objective, batches), int(np.ceil(batches.batch_rows))
         reason = f"{batches.sampling.rounds_an_epoch} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
-        choice = Choice(self._optimizer_name, reason if self._overlap is None else f"{reason}, {self._overlap}")
-        return SetUp(objective, self._penalty(schema, objective), self._overlapped(strategy), choice)
+        how = self._overlap or self._local
+        choice = Choice(self._optimizer_name, reason if how is None else f"{reason}, {how}")
+        return SetUp(objective, self._penalty(schema, objective), self._composed(strategy), choice)
 
     def _is_batch(self, row: Row) -> bool:
         if self.variance_reduction is not None:
@@ -175,7 +180,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
 
     @property
     def _state_follows(self) -> dict[str, Any]:
-        return {"fit_intercept": self.fit_intercept, "optimizer": type(self._optimizer).__name__}
+        return {"fit_intercept": self.fit_intercept, "optimizer": type(self._optimizer).__name__, **self._local_follows}
 
     @property
     def _optimizer_name(self) -> str:
@@ -214,7 +219,8 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
 
     def _batch_rows(self, schema: Schema) -> int:
         if self.batch_size == "auto":
-            return int(np.clip(-(-schema.n_rows // UPDATES_AN_EPOCH), FEWEST_ROWS, MOST_ROWS))
+            apart = 1 if self._local is None else APART
+            return int(np.clip(-(-schema.n_rows // (UPDATES_AN_EPOCH * apart)), FEWEST_ROWS, MOST_ROWS))
         return int(self.batch_size)
 
     def _tol(self, schema: Schema, objective: LinearObjective) -> float | None:

@@ -12,13 +12,14 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from pipeline.estimators.base import GradientModel, described
 from pipeline.estimators.kinds import ProbabilisticClassifier, require_classes, require_labels
-from pipeline.estimators.optimizer_choice import chosen_overlap
+from pipeline.estimators.optimizer_choice import chosen_local, chosen_overlap
 from pipeline.training.history import Row, share_read
 from pipeline.training.loop import Result
 from pipeline.training.sampling import Batches, batches_of
 from tasks.rounds.fitting import Fit
 from tasks.rounds.oracles import ORACLES
 from tasks.strategies.asynchronous import Asynchronous, AsynchronousState, Overlap
+from tasks.strategies.local_sgd import LocalSGD, LocalUpdates
 from tasks.strategies.optimizers import Optimizer
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
 from tasks.typing import Array, Float64
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
     from pipeline.data.schema import Schema
 
+NOT_LOCAL: Final = {"accumulate": 1, "average": False, "clip_norm": None, "variance_reduction": None, "importance": "uniform"}
+"""Parameters that say what local updates cannot do, and the values that they may have."""
 LARGEST_SEED: Final = 2**31 - 1
 
 
@@ -59,6 +62,7 @@ class MiniBatchModel(GradientModel):
     solver: Any
     staleness: int | None
     order: str
+    local_steps: int | None
     loss_curve_: list[float]
     update_shares_: Float64
     _state: StochasticGradientState
@@ -82,9 +86,33 @@ class MiniBatchModel(GradientModel):
             return chosen
         return replace(chosen, arrivals=self._record.arrivals)
 
-    def _overlapped(self, strategy: StochasticGradient) -> StochasticGradient | Asynchronous:
-        """The strategy, with rounds that overlap where they are to."""
+    @property
+    def _local(self) -> LocalUpdates | None:
+        """What subtrees of groups do by themselves; None: nothing."""
+        return chosen_local(self.solver, self.local_steps)
+
+    @property
+    def _local_follows(self) -> dict[str, Any]:
+        """See `_state_follows`: the optimizer of the means, where there are some, has the state."""
+        return {} if self._local is None else {"solver": f"local-sgd, {type(self._local.outer).__name__}"}
+
+    def _composed(self, strategy: StochasticGradient) -> StochasticGradient | Asynchronous:
+        """The strategy, with rounds that overlap, or local updates, where there are to be some."""
+        if self._local is not None:
+            return LocalSGD.of(strategy, self._local)
         return strategy if self._overlap is None else Asynchronous(strategy, self._overlap)
+
+    def _check_refused(self) -> None:
+        super()._check_refused()
+        if self._local is None:
+            return
+        parameters = self.get_params(deep=False)
+        for name, accepted in NOT_LOCAL.items():
+            if name in parameters and parameters[name] != accepted:
+                raise ValueError(
+                    f"{type(self).__name__}({name}={parameters[name]!r}) is not for local updates; set {name}={accepted!r}, or take another"
+                    " solver"
+                )
 
     def _batches(self, schema: Schema, n_groups: int, batch_size: int, **options: Any) -> Batches:
         """How rows are drawn. options: further ones of `pipeline.training.sampling.batches_of`. Raises ValueError for too few rows to
@@ -96,6 +124,8 @@ class MiniBatchModel(GradientModel):
                 f" {schema.n_rows} rows. {'Increase' if held_out < 2 else 'Decrease'} validation_fraction, or fit on more rows"
             )
         options |= {"seed": self._seed, "shuffle": self.shuffle, "validation_fraction": self._held_out}
+        if self._local is not None:
+            return batches_of(schema, n_groups, batch_size, take_turns=True, **options).apart
         return batches_of(schema, n_groups, batch_size, take_turns=self._overlap is not None, **options)
 
     def _begin(self) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from tasks.strategies.asynchronous import Overlap
+from tasks.strategies.local_sgd import LocalUpdates
 from tasks.strategies.optimizers import OPTIMIZERS, Adam, AdamW, Momentum, Nesterov, Optimizer
 from tasks.strategies.schedules import Constant, Cosine, Schedule, StepDecay, WarmUp
 
 ASYNC: Final = "async"
+LOCAL: Final = "local-sgd"
 
 NUMBERS: Final[Mapping[type[Optimizer], tuple[str, ...]]] = {
     Momentum: ("momentum",),
@@ -48,6 +50,13 @@ def chosen_overlap(solver: Any, staleness: int | None, order: Any) -> Overlap | 
     if isinstance(solver, Overlap):
         return solver
     return Overlap(staleness, order) if isinstance(solver, str) and solver == ASYNC else None
+
+
+def chosen_local(solver: Any, n_steps: int | None) -> LocalUpdates | None:
+    """What subtrees do by themselves: by "local-sgd" so many updates; None for a solver that has no local ones."""
+    if isinstance(solver, LocalUpdates):
+        return solver
+    return LocalUpdates(n_steps) if isinstance(solver, str) and solver == LOCAL else None
 
 
 class Pace(NamedTuple):

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, Pace, choose_optimizer, choose_schedule
+from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, Pace, choose_optimizer, choose_schedule
 from pipeline.estimators.parameters import (
     BelowOne,
     Count,
@@ -103,9 +103,10 @@ class NetworkParameters:
     accumulate: Count = 1
     warm_up: Whole = 0
     average: Annotated[bool | int, "boolean", Interval(Integral, 0, None, closed="left")] = False
-    optimizer: Annotated[Any, StrOptions(set(OPTIMIZERS)), Optimizer] = "adam"  # of asynchronous fits
+    optimizer: Annotated[Any, StrOptions(set(OPTIMIZERS)), Optimizer] = "adam"  # of "async" and "local-sgd"
     staleness: Whole | None = 4
     order: ResultOrder = "in-order"
+    local_steps: Count | None = 8
     checkpoint: Saving = None
 
 
@@ -114,7 +115,8 @@ class Network(NetworkParameters, MiniBatchModel):
 
     solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of
                         tasks.strategies.optimizers.OPTIMIZERS, an Optimizer; "async", or an Overlap: by `optimizer`, with several rounds
-                        under way; or in full passes "lbfgs", or a strategy that asks for gradients alone
+                        under way; "local-sgd", or LocalUpdates: by `optimizer`, in each subtree of groups by itself; or in full passes
+                        "lbfgs", or a strategy that asks for gradients alone
     batch_size          rows of one round over all partitions; "auto" is min(200, rows)
     alpha               the penalty is ½ alpha Σ coef² divided by the weight of a batch, in full passes by that of all rows
     learning_rate       "constant"; "invscaling" and "adaptive", as in scikit-learn of no effect with "adam"; "step": halved ten times in
@@ -132,16 +134,22 @@ class Network(NetworkParameters, MiniBatchModel):
     average             True: coefs_ are the mean of all iterates; a number: of those from that update on
     optimizer           of "async": a name of OPTIMIZERS or an Optimizer
     staleness, order    of "async": see `tasks.strategies.asynchronous.Overlap`
+    local_steps         of "local-sgd": updates between two means, None for all
 
     Fitted besides what all models have: coefs_ [(n_in, n_out)], intercepts_ [(n_out,)], n_layers_, n_outputs_, out_activation_, loss_ (of
     the last epoch), best_loss_ (None with early_stopping), and what mini-batches leave.
     """
 
-    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, ASYNC, "lbfgs")
+    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, ASYNC, LOCAL, "lbfgs")
 
     @abstractmethod
     def _problem(self, schema: Schema) -> tuple[Loss, int, Array | None]:
         """The loss, outputs and classes for this data. Raises ValueError for targets that do not fit."""
+
+    @property
+    def _composes(self) -> bool:
+        """Whether rounds overlap, or subtrees update by themselves: by the optimizer that `optimizer` says."""
+        return self._overlap is not None or self._local is not None
 
     @abstractmethod
     def _predicts(self) -> tuple[Loss, Array | None]:
@@ -159,7 +167,7 @@ class Network(NetworkParameters, MiniBatchModel):
     @property
     def _by_epochs(self) -> bool:
         by_name = isinstance(self.solver, str) and self.solver in OPTIMIZERS
-        return by_name or isinstance(self.solver, Optimizer) or self._overlap is not None
+        return by_name or isinstance(self.solver, Optimizer) or self._composes
 
     def _check_refused(self) -> None:
         """All that can be said before there is data."""
@@ -185,12 +193,12 @@ class Network(NetworkParameters, MiniBatchModel):
         batch_weight = schema.weight_sum * (batches.n_rows / schema.n_rows) / n_rounds
         objective = NetworkObjective(loss, sizes, self.activation, classes, self.dropout, self.dtype)
         stochastic = self._stochastic(batches.sampling, Epochs(-(-n_rounds // self.accumulate), batches.n_rows, self.max_iter))
-        return SetUp(objective, L2(self.alpha / batch_weight), self._overlapped(stochastic), self._choice())
+        return SetUp(objective, L2(self.alpha / batch_weight), self._composed(stochastic), self._choice())
 
     def _choice(self) -> Choice:
-        if self._overlap is not None:
+        if self._composes:
             name = self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
-            return Choice(name, str(self._overlap))
+            return Choice(name, str(self._overlap or self._local))
         if isinstance(self.solver, str):
             return Choice(self.solver, "asked for")
         return Choice(type(self.solver).__name__, "given as an optimizer" if self._by_epochs else "given as a strategy")
@@ -214,12 +222,12 @@ class Network(NetworkParameters, MiniBatchModel):
     @property
     def _optimizer(self) -> Optimizer:
         names = ("momentum", "beta_1", "beta_2", "epsilon", "weight_decay")
-        solver = self.solver if self._overlap is None else self.optimizer
+        solver = self.optimizer if self._composes else self.solver
         return choose_optimizer(solver, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
 
     @property
     def _state_follows(self) -> dict[str, Any]:
-        return {"hidden_layer_sizes": self._hidden, "dtype": self.dtype, "solver": type(self._optimizer).__name__}
+        return {"hidden_layer_sizes": self._hidden, "dtype": self.dtype, "solver": type(self._optimizer).__name__, **self._local_follows}
 
     def _stochastic(self, sampling: Sampling, epochs: Epochs) -> StochasticGradient:
         rate = self.learning_rate

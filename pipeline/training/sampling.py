@@ -17,15 +17,22 @@ MOST_TURNS: Final = 64
 
 
 class Batches(NamedTuple):
-    """sampling: which rows a round draws; n_rows: that an epoch visits, without those held out."""
+    """sampling: which rows a round draws; n_rows: that an epoch visits, without those held out; n_apart: subtrees that update parameters by
+    themselves, each on its own batches."""
 
     sampling: Sampling
     n_rows: int
+    n_apart: int = 1
 
     @property
     def batch_rows(self) -> float:
-        """The rows of a round's batch, on average."""
-        return self.n_rows / self.sampling.rounds_an_epoch
+        """The rows of an update's batch, on average."""
+        return self.n_rows / (self.sampling.rounds_an_epoch * self.n_apart)
+
+    @property
+    def apart(self) -> Batches:
+        """The same batches, where all subtrees that take turns draw at once, each for itself."""
+        return self._replace(sampling=self.sampling._replace(n_turns=0), n_apart=max(1, self.sampling.n_turns))
 
 
 def batches_of(

@@ -7,7 +7,7 @@ gradient: A. Douillard et al., *DiLoCo*, 2023. With a proximal term: T. Li et al
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from math import isfinite
 
 import numpy as np
@@ -22,35 +22,28 @@ from tasks.typing import Array
 
 
 @dataclass(frozen=True)
-class LocalSGD(StochasticGradient):
-    """x <- outer(x, x - Σ w_t x_t / Σ w_t), where subtree t comes from x to x_t by `n_steps` updates of `optimizer`, on batches of its own
-    whose rows weigh w_t together; with outer=SGD() and outer_step=1 the mean of all x_t.
+class LocalUpdates:
+    """What subtrees of groups do by themselves between two means.
 
-    n_steps     updates of each subtree in a round
+    n_steps     updates of each subtree in a round; None: all of the fit, which makes one round of it, the mean of independent models
     growth      n_steps of round r is n_steps growth^r, rounded down: few while the parameters move far, more when they do not
-    outer       the optimizer of the mean, by steps of outer_step: Nesterov(0.9) and 0.7 are DiLoCo's
+    outer       the optimizer of the mean, by steps of outer_step: Nesterov(0.9) and 0.7 are DiLoCo's; SGD() and 1 take the mean as it is
     proximal    FedProx' strength: of ½ |x_t - x|² in each subtree's objective
 
-    All else as `StochasticGradient`, whose step sizes and optimizer are those of the local updates, counted by these; the sampling has no
-    turns, and n_rounds of it are the updates of each subtree in an epoch. A round that is longer than an epoch ends as many epochs as it
-    has. With n_steps=1 and SGD() it is the synchronous fit, but for rounding. Which subtrees there are follows from the data, so the bits
-    do not hang on workers. Raises ValueError for numbers out of range, and for options that average or reduce over rounds.
+    Raises ValueError for numbers out of range, TypeError for an outer that is no Optimizer.
     """
 
-    n_steps: int = 8
+    n_steps: int | None = 8
     growth: float = 1.0
     outer: Optimizer = field(default_factory=SGD)
     outer_step: float = 1.0
     proximal: float = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts(n_steps=self.n_steps)
-        for name in ("accumulate", "average_from", "clip_norm", "variance_reduction"):
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not for local updates; leave it out")
-        if self.sampling.importance != "uniform" or self.sampling.n_turns:
-            raise ValueError("local updates draw uniformly, in all subtrees at once; use a sampling with importance='uniform' and no turns")
+        if self.n_steps is not None:
+            check_counts(n_steps=self.n_steps)
+        if not isinstance(self.outer, Optimizer):
+            raise TypeError(f"outer must be an Optimizer such as Nesterov(0.9), got {self.outer!r}")
         if not 1 <= as_number(self.growth) < np.inf:
             raise ValueError(f"growth must be a number of at least 1, got {self.growth!r}")
         if not 0 < as_number(self.outer_step) < np.inf:
@@ -58,13 +51,44 @@ class LocalSGD(StochasticGradient):
         if not 0 <= as_number(self.proximal) < np.inf:
             raise ValueError(f"proximal must be a number of at least 0, got {self.proximal!r}")
 
+    def steps(self, n_rounds: int) -> float:
+        """Updates of a round after so many."""
+        return np.inf if self.n_steps is None else self.n_steps * self.growth**n_rounds
+
+
+@dataclass(frozen=True)
+class LocalSGD(StochasticGradient):
+    """x <- outer(x, x - Σ w_t x_t / Σ w_t), where subtree t comes from x to x_t by updates of `optimizer`, on batches of its own whose rows
+    weigh w_t together.
+
+    All else as `StochasticGradient`, whose step sizes and optimizer are those of the local updates, counted by these; the sampling has no
+    turns, and n_rounds of it are the updates of each subtree in an epoch. A round that is longer than an epoch ends as many epochs as it
+    has. With n_steps=1 and SGD() it is the synchronous fit, but for rounding. Which subtrees there are follows from the data, so the bits
+    do not hang on workers. Raises ValueError for options that average or reduce over rounds.
+    """
+
+    local: LocalUpdates = field(default_factory=LocalUpdates)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("accumulate", "average_from", "clip_norm", "variance_reduction"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not for local updates; leave it out")
+        if self.sampling.importance != "uniform" or self.sampling.n_turns:
+            raise ValueError("local updates draw uniformly, in all subtrees at once; use a sampling with importance='uniform' and no turns")
+
+    @classmethod
+    def of(cls, strategy: StochasticGradient, local: LocalUpdates) -> LocalSGD:
+        """That of another strategy's options."""
+        return cls(**{each.name: getattr(strategy, each.name) for each in fields(strategy)}, local=local)
+
     @property
     def oracles(self) -> tuple[str, ...]:
         return ("local_steps", "score") if self.early_stopping else ("local_steps",)
 
     def init(self, parameters: Array) -> StochasticGradientState:
         state = super().init(parameters)
-        return state._replace(optimizer=self.outer.init(state.parameters))
+        return state._replace(optimizer=self.local.outer.init(state.parameters))
 
     def request(self, state: StochasticGradientState) -> Request:
         if self._scores(state):
@@ -72,7 +96,7 @@ class LocalSGD(StochasticGradient):
         done, n_steps = state.iteration, self._steps(state)
         step_sizes = np.array([state.scale * self.schedule(done + step) for step in range(n_steps)])
         batch = Batch(self.sampling, state.epoch.number, state.epoch.rounds)
-        return Request("local_steps", state.parameters, batch=batch, local=LocalSteps(step_sizes, self.optimizer, self.proximal))
+        return Request("local_steps", state.parameters, batch=batch, local=LocalSteps(step_sizes, self.optimizer, self.local.proximal))
 
     def update(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
         if self._scores(state):
@@ -88,14 +112,13 @@ class LocalSGD(StochasticGradient):
     def _steps(self, state: StochasticGradientState) -> int:
         """Updates of the next round: none beyond the last epoch, nor, where epochs are scored, beyond this one."""
         left = 1 if self.early_stopping else self.max_epochs - len(state.losses)
-        wanted = int(self.n_steps * self.growth**state.optimizer.count)
-        return min(wanted, left * self.sampling.n_rounds - state.epoch.rounds)
+        return int(min(self.local.steps(state.optimizer.count), left * self.sampling.n_rounds - state.epoch.rounds))
 
     def _moved(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
         """The outer update, and the epochs that are over with it."""
         n_steps, parameters, outer, iterate = self._steps(state), state.parameters, state.optimizer, state.iterate
         if evaluation.weight:
-            parameters, outer = self.outer.update(outer, evaluation.gradient, parameters, self.outer_step)
+            parameters, outer = self.local.outer.update(outer, evaluation.gradient, parameters, self.local.outer_step)
             if not np.isfinite(parameters).all():
                 return diverged(state, "a parameter")
             keep = self.early_stopping and state.best.score > -np.inf
@@ -116,8 +139,3 @@ class LocalSGD(StochasticGradient):
         epoch = state.epoch._replace(number=state.epoch.number + over - 1)
         ended = self._end_epoch(state._replace(losses=(*state.losses, *earlier), epoch=epoch), -state.epoch.mean_loss)
         return ended._replace(epoch=ended.epoch._replace(rounds=rounds)) if rounds else ended
-
-
-def one_shot(strategy: LocalSGD) -> LocalSGD:
-    """The same in a single round: independent models of the subtrees, whose parameters are averaged once."""
-    return replace(strategy, n_steps=strategy.max_epochs * strategy.sampling.n_rounds, growth=1.0, outer=SGD(), outer_step=1.0)

@@ -1,4 +1,4 @@
-"""Asynchronous fits: one digest wherever they run, in order; and a record that repeats them, as they come."""
+"""Asynchronous and local updates: one digest wherever they run, in order; and a record that repeats them, as they come."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2
 from tasks.strategies.asynchronous import Asynchronous, Overlap
-from tasks.strategies.optimizers import Adam, Momentum
+from tasks.strategies.local_sgd import LocalUpdates
+from tasks.strategies.optimizers import Adam, Momentum, Nesterov
 from tasks.strategies.schedules import Constant
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tests.data import breast_cancer, diabetes, uneven
@@ -71,6 +72,13 @@ def digests() -> dict[str, str]:
     )
     network = MLPClassifier([8], solver="async", max_iter=3, tol=None, batch_size=64, early_stopping=True, random_state=1)
     found["network"] = network.fit(cancer).parameters_sha256_
+    for n_steps in (1, 8, None):
+        model = SGDClassifier(loss="log_loss", solver="local-sgd", local_steps=n_steps, max_iter=3, tol=None, random_state=1)
+        found[f"local {n_steps}"] = model.fit(cancer).parameters_sha256_
+    diloco = LocalUpdates(4, growth=1.5, outer=Nesterov(), outer_step=0.7, proximal=0.1)
+    found["local regressor"] = SGDRegressor(solver=diloco, max_iter=3, tol=None, random_state=1).fit(numbers).parameters_sha256_
+    network = MLPClassifier([8], solver="local-sgd", max_iter=3, tol=None, batch_size=8, random_state=1)
+    found["local network"] = network.fit(cancer).parameters_sha256_
     return found
 
 
@@ -164,6 +172,17 @@ def test_one_worker_slow_and_one_killed(four_workers: tuple[LocalCluster, Client
         assert counts.min() < 0.6 * counts.max()
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("rounds_from_here")
+def test_local_updates_outlast_a_killed_worker(four_workers: tuple[LocalCluster, Client]) -> None:
+    cluster, _ = four_workers
+    model = SGDClassifier(loss="log_loss", solver="local-sgd", max_iter=4, tol=None, random_state=1)
+    with dask.config.set(scheduler="threads"):
+        expected = model.fit(dataset()).parameters_sha256_
+    model.set_callbacks(AfterRounds((4, 9), lambda: kill_a_worker(cluster)))
+    assert model.fit(dataset()).parameters_sha256_ == expected
+
+
 @pytest.mark.parametrize("order", ["in-order", "as-they-come"])
 def test_a_fit_that_was_ended_goes_on(tmp_path: Path, order: Any) -> None:
     """What was under way is asked for again."""
@@ -219,3 +238,16 @@ def test_a_callback_that_ends_the_fit() -> None:
     with pytest.warns(match="a callback ended the fit"):
         model.fit(dataset())
     assert model.n_rounds_ == 7
+
+
+def test_what_local_updates_cannot_do_is_refused_by_name() -> None:
+    for model, name in (
+        (SGDClassifier(solver="local-sgd", average=True), r"SGDClassifier\(average=True\)"),
+        (SGDRegressor(solver="local-sgd", variance_reduction="svrg"), "variance_reduction='svrg'"),
+        (MLPClassifier(solver="local-sgd", clip_norm=1.0), "clip_norm=1.0"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}.* is not for local updates; set"):
+            model.fit(X, Y)
+    partly = SGDClassifier(solver="local-sgd", random_state=0).partial_fit(X, Y, classes=[0, 1])
+    with pytest.raises(ValueError, match="whose solver was"):
+        partly.set_params(solver=LocalUpdates(outer=Momentum())).partial_fit(X, Y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from tasks.reductions.reduction import reduce_groups
 from tasks.rounds.fitting import Fit
 from tasks.rows.batches import Batch, Sampling, select
 from tasks.rows.partition import Group
-from tasks.strategies.local_sgd import LocalSGD, one_shot
+from tasks.strategies.local_sgd import LocalSGD, LocalUpdates
 from tasks.strategies.optimizers import SGD, Momentum, Nesterov
 from tasks.strategies.schedules import Constant, InverseScaling
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -55,8 +56,13 @@ def fitted(strategy: StochasticGradient, penalty: Any = PENALTY) -> tuple[Any, l
     return states[0], iterates
 
 
+LOCAL = {each.name for each in fields(LocalUpdates)}
+
+
 def local(**more: Any) -> LocalSGD:
-    return LocalSGD(**{"sampling": SAMPLING, "schedule": RATE, "max_epochs": 3, "tol": -np.inf, **more})
+    own = LocalUpdates(**{name: value for name, value in more.items() if name in LOCAL})
+    more = {name: value for name, value in more.items() if name not in LOCAL}
+    return LocalSGD(**{"sampling": SAMPLING, "schedule": RATE, "max_epochs": 3, "tol": -np.inf, **more}, local=own)
 
 
 def rows_of(subtree: int, visit: int) -> Any:
@@ -127,7 +133,7 @@ def test_an_outer_optimizer() -> None:
 
 
 def test_one_round_averages_independent_models() -> None:
-    assert_near(fitted(one_shot(local()))[1], expected([12]))
+    assert_near(fitted(local(n_steps=None))[1], expected([12]))
 
 
 @pytest.mark.parametrize("penalty", [L2(STRENGTH), ElasticNet(0.05, 0.01)])
