@@ -37,8 +37,8 @@ class Round(NamedTuple):
         """One of how many rows it reads."""
         batch, local = self.broadcast.batch, self.broadcast.local
         if batch is None or batch.number < 0:
-            return self.broadcast.row_step
-        return batch.sampling.rounds_an_epoch if local is None else batch.sampling.rounds_an_epoch / len(local.step_sizes)
+            return float(self.broadcast.row_step)
+        return batch.sampling.rounds_an_epoch / (1 if local is None else len(local.step_sizes))
 
     @property
     def reduction(self) -> Reduction:

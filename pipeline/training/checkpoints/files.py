@@ -25,7 +25,15 @@ CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="3")  
 SUFFIX: Final = ".safetensors"
 NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
 """How the names of checkpoints end: see `FitKey.path`."""
-COLUMNS: Final = {"row_step": np.int64, "iteration": np.int64, "objective": np.float64, "gradient_norm": np.float64, "seconds": np.float64}
+COLUMNS: Final = {
+    "row_step": np.float64,
+    "iteration": np.int64,
+    "objective": np.float64,
+    "gradient_norm": np.float64,
+    "seconds": np.float64,
+    "subtree": np.int64,
+    "staleness": np.int64,
+}
 """Of the history, as arrays: a long fit by mini-batches has a hundred thousand rows."""
 HISTORY: Final = "history."
 

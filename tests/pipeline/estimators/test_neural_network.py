@@ -26,7 +26,7 @@ from sklearn.model_selection import train_test_split
 
 from pipeline import Dataset, MLPClassifier, MLPRegressor, SGDClassifier, mini_batches
 from pipeline.estimators.perceptrons import Epochs
-from pipeline.execution.threads import ThreadExecutor
+from pipeline.execution.pump import Pump
 from pipeline.jobs.job import ConfigError, Job
 from pipeline.models.model_files import load_model, save_model
 from pipeline.runs.run import run_job
@@ -375,7 +375,7 @@ def test_partial_fits_do_not_go_on_from_the_state_of_another_model(
     before = {name: model.get_params()[name] for name in change}
     model.set_params(**change)
     with monkeypatch.context() as patch:
-        patch.setattr(ThreadExecutor, "advance", lambda *_: pytest.fail("a round was made"))
+        patch.setattr(Pump, "advance", lambda *_: pytest.fail("a round was made"))
         with pytest.raises(ValueError, match=message):
             model.partial_fit(X, y)
     model.set_params(**before, alpha=0.1, batch_size=50).partial_fit(X, y)

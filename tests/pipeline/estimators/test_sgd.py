@@ -18,7 +18,7 @@ from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline import Dataset, LogisticRegression, MLPClassifier, SGDClassifier, SGDRegressor
-from pipeline.execution.threads import ThreadExecutor
+from pipeline.execution.pump import Pump
 from pipeline.jobs.job import ConfigError, Estimator, Job
 from pipeline.models.model_files import load_model, save_model
 from pipeline.runs.run import run_job
@@ -466,7 +466,7 @@ def test_an_interrupt_before_the_first_round_is_raised(model: Any, monkeypatch: 
     def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ThreadExecutor, "advance", interrupt)
+    monkeypatch.setattr(Pump, "advance", interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.fit(*breast_cancer())
     assert not hasattr(model, "history_")

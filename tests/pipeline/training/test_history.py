@@ -25,7 +25,7 @@ from tests.data import breast_cancer
 from tests.markup import Page
 from tests.rounds import AfterRounds
 
-NAMES = ["oracle", "row_step", "iteration", "objective", "gradient_norm", "seconds"]
+NAMES = ["oracle", "row_step", "iteration", "objective", "gradient_norm", "seconds", "subtree", "staleness"]
 
 
 def rows(n: int) -> list[Row]:
@@ -34,11 +34,13 @@ def rows(n: int) -> list[Row]:
         Row(
             round=i,
             oracle="loss_and_gradient",
-            row_step=1,
+            row_step=1.0,
             iteration=i - 1,
             objective=1.0 + 0.5**i,
             gradient_norm=0.5**i,
             seconds=0.25 * i,
+            subtree=-1,
+            staleness=0,
         )
         for i in range(1, n + 1)
     ]

@@ -32,7 +32,8 @@ PROBLEM = FitKey({"estimator": "Some", "C": "1.0", "data": "7 rows"})
 
 
 def row(number: int) -> Row:
-    return Row(round=number, oracle="score", row_step=1, iteration=number, objective=1 / number, gradient_norm=np.inf, seconds=0.1 * number)
+    numbers = {"row_step": 1.0, "iteration": number, "objective": 1 / number, "gradient_norm": np.inf, "seconds": 0.1 * number}
+    return Row(round=number, oracle="score", **numbers, subtree=number % 3 - 1, staleness=number % 2)  # type: ignore[typeddict-item]
 
 
 def after(n_rounds: int, seed: int | None = None) -> Saved:
