@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, named_optimizer
+from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, named_optimizer, solver_name
 from pipeline.estimators.parameters import (
     BelowOne,
     Count,
@@ -169,7 +169,11 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
         strategy, rows = self._strategy(schema, objective, batches), int(np.ceil(batches.batch_rows))
         reason = f"{batches.sampling.rounds_an_epoch} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
         how = self._overlap or self._local
-        choice = Choice(self._optimizer_name, reason if how is None else f"{reason}, {how}")
+        choice = (
+            Choice(self._optimizer_name, reason)
+            if how is None
+            else Choice(solver_name(self.solver), f"{self._optimizer_name}, {reason}; {how}")
+        )
         return SetUp(objective, self._penalty(schema, objective), self._composed(strategy), choice)
 
     def _is_batch(self, row: Row) -> bool:

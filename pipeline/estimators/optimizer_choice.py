@@ -59,6 +59,11 @@ def chosen_local(solver: Any, n_steps: int | None) -> LocalUpdates | None:
     return LocalUpdates(n_steps) if isinstance(solver, str) and solver == LOCAL else None
 
 
+def solver_name(solver: Any) -> str:
+    """The name of one of these solvers, whether it is given by name or as an object."""
+    return solver if isinstance(solver, str) else ASYNC if isinstance(solver, Overlap) else LOCAL
+
+
 class Pace(NamedTuple):
     """What named learning rates fall by. first: the first step size; halved_every: updates between two halvings by "step"; updates: until
     "cosine" is at zero."""

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, Pace, choose_optimizer, choose_schedule
+from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, Pace, choose_optimizer, choose_schedule, solver_name
 from pipeline.estimators.parameters import (
     BelowOne,
     Count,
@@ -198,7 +198,7 @@ class Network(NetworkParameters, MiniBatchModel):
     def _choice(self) -> Choice:
         if self._composes:
             name = self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
-            return Choice(name, str(self._overlap or self._local))
+            return Choice(solver_name(self.solver), f"{name}; {self._overlap or self._local}")
         if isinstance(self.solver, str):
             return Choice(self.solver, "asked for")
         return Choice(type(self.solver).__name__, "given as an optimizer" if self._by_epochs else "given as a strategy")
