@@ -58,6 +58,7 @@ class Precision(NamedTuple):
 
 
 SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton")
+OF_MINI_BATCHES: Final = ("async", "local-sgd")
 SCIKIT_LEARN_NAMES: Final = {"newton-cholesky": "newton", "cholesky": "newton", "svd": "newton"}
 
 
@@ -87,6 +88,11 @@ def resolved(solver: str, problem: Problem) -> tuple[str, str]:
         name, reason = automatic(problem)
     elif name == "newton" and problem.n_parameters > MAX_LEAST_SQUARES_HESSIAN:
         name, reason = "newton-cg", f"newton with {problem.n_parameters} parameters: Hessian-vector products instead of a Hessian"
+    if name in OF_MINI_BATCHES:
+        raise ValueError(
+            f"solver={solver!r} is of mini-batches; use SGDClassifier(loss='log_loss', solver={solver!r}), or SGDRegressor for numbers, whose"
+            " penalty is alpha"
+        )
     if name not in SOLVERS:
         known = ", ".join(map(repr, [*SOLVERS, *SCIKIT_LEARN_NAMES]))
         raise ValueError(f"solver={solver!r} is not available; use one of {known}, or pass a strategy")

@@ -22,13 +22,15 @@ def machine() -> str:
 
 
 def write() -> None:
-    """Run all fits in this process, and store what they gave for machines of this kind."""
-    found: Table = {}
+    """Run the fits that the file lacks in this process, and store what they gave for machines of this kind. Where bits are to change, take
+    what changes out of the file first."""
+    known: dict[str, Any] = json.loads(FILE.read_text())
+    found: Table = known.get(machine(), {})
     with configured(scheduler="threads"):
         for passes in PASSES:
             choose(passes)
-            found[passes] = {case: {str(n): run(case, n) for n in PARTITIONS} for case in CASES}
-    known: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
+            there = found.get(passes, {})
+            found[passes] = {case: there.get(case) or {str(n): run(case, n) for n in PARTITIONS} for case in CASES}
     FILE.write_text(json.dumps(known | {machine(): found}, indent=1) + "\n")
 
 

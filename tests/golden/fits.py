@@ -103,6 +103,10 @@ def mini_batches() -> Iterator[tuple[str, str, Any]]:
     }
     for name, options in further.items():
         yield f"SGDRegressor, {name}", "numbers", SGDRegressor(**(SHORT | options))
+    for staleness in (0, 2, None):
+        yield f"SGDClassifier, async {staleness}", "two classes", SGDClassifier("log_loss", solver="async", staleness=staleness, **SHORT)
+    for n_steps in (1, 8, None):
+        yield f"SGDRegressor, local-sgd {n_steps}", "numbers sparse", SGDRegressor(solver="local-sgd", local_steps=n_steps, **SHORT)
 
 
 def networks() -> Iterator[tuple[str, str, Any]]:
@@ -112,6 +116,8 @@ def networks() -> Iterator[tuple[str, str, Any]]:
         yield f"MLPClassifier, {solver}", "three classes", MLPClassifier(solver=solver, **layers)
     for activation in ("identity", "logistic", "tanh", "relu"):
         yield f"MLPRegressor, {activation}", "two targets", MLPRegressor(activation=activation, **layers)
+    yield "MLPClassifier, async", "three classes", MLPClassifier(solver="async", early_stopping=True, **layers)
+    yield "MLPRegressor, local-sgd", "two targets", MLPRegressor(solver="local-sgd", optimizer="momentum", batch_size=20, **layers)
     yield "MLPClassifier, dropout", "two classes", MLPClassifier(dropout=0.5, **layers)
     yield "MLPClassifier, float64", "two classes sparse", MLPClassifier(dtype="float64", **layers)
     yield "MLPRegressor, early stopping", "numbers", MLPRegressor(early_stopping=True, average=True, weight_decay=0.01, **layers)
@@ -120,7 +126,13 @@ def networks() -> Iterator[tuple[str, str, Any]]:
 ESTIMATORS: Final[dict[str, tuple[str, Any]]] = {
     name: (kind, estimator) for table in (linear, mini_batches, networks) for name, kind, estimator in table()
 }
-RESUMED: Final = ("LogisticRegression, lbfgs, three classes", "SGDRegressor, adam", "MLPClassifier, adam")
+RESUMED: Final = (
+    "LogisticRegression, lbfgs, three classes",
+    "SGDRegressor, adam",
+    "MLPClassifier, adam",
+    "SGDClassifier, async 2",
+    "MLPRegressor, local-sgd",
+)
 
 
 def fitted(name: str, n_partitions: int) -> Outcome:

@@ -29,6 +29,7 @@ def passes(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("passes", PASSES)
 def test_the_file_has_all_cases(passes: str) -> None:
+    """Where it lacks some of them, `python -m tests.golden` adds those."""
     assert GOLDEN[passes].keys() == CASES.keys()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-from pipeline import Checkpoint, Dataset, Minimum, MLPClassifier, SGDClassifier, SGDRegressor, mini_batches, minimise
+from pipeline import Checkpoint, Dataset, LogisticRegression, Minimum, MLPClassifier, SGDClassifier, SGDRegressor, mini_batches, minimise
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2
@@ -238,6 +238,14 @@ def test_a_callback_that_ends_the_fit() -> None:
     with pytest.warns(match="a callback ended the fit"):
         model.fit(dataset())
     assert model.n_rounds_ == 7
+
+
+def test_full_passes_refuse_them_by_name() -> None:
+    for solver in ("async", "local-sgd"):
+        with pytest.raises(
+            ValueError, match=rf"solver='{solver}' is of mini-batches; use SGDClassifier\(loss='log_loss', solver='{solver}'\)"
+        ):
+            LogisticRegression(solver=solver).fit(X, Y)
 
 
 def test_what_local_updates_cannot_do_is_refused_by_name() -> None:
