@@ -90,8 +90,8 @@ def resolved(solver: str, problem: Problem) -> tuple[str, str]:
         name, reason = "newton-cg", f"newton with {problem.n_parameters} parameters: Hessian-vector products instead of a Hessian"
     if name in OF_MINI_BATCHES:
         raise ValueError(
-            f"solver={solver!r} is of mini-batches; use SGDClassifier(loss='log_loss', solver={solver!r}), or SGDRegressor for numbers, whose"
-            " penalty is alpha"
+            f"solver={solver!r} is of mini-batches; use SGDClassifier(loss='log_loss', solver={solver!r}), or SGDRegressor for numbers;"
+            " their penalty is alpha"
         )
     if name not in SOLVERS:
         known = ", ".join(map(repr, [*SOLVERS, *SCIKIT_LEARN_NAMES]))
