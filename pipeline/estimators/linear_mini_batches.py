@@ -215,7 +215,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
         )
 
     def _most_missed(self, batches: Batches) -> int:
-        """The most updates that a gradient may miss."""
+        """The updates that a gradient may miss; without a bound, as many as it misses where all subtrees answer equally often."""
         if self._overlap is None:
             return 0
         others = batches.sampling.n_turns - 1
