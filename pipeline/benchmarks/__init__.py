@@ -40,6 +40,9 @@ CASES: Final = {
     "resident": Case("a round that the workers run by themselves, beside a call of an actor", "resident", "resident"),
     "memory": Case("workers' peak memory while 2 GB are loaded and fitted", "memory", "memory"),
     "slow-worker": Case("rounds on four workers of which one is held back to a quarter of the others' speed", "slow_worker", "slow_worker"),
+    "asynchronous": Case(
+        "synchronous, asynchronous and local updates on four workers, of which one may be slow", "asynchronous", "asynchronous"
+    ),
     "checkpoint": Case("rounds after which a large state is offered to a checkpoint, beside rounds without", "checkpoints", "checkpoint"),
     "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", "rounds", "bandwidth"),
     "startup": Case("imports, the command line and a first training in fresh processes", "startup", "startup"),

@@ -28,7 +28,7 @@ from pipeline.estimators.parameters import (
     with_parameters,
 )
 from pipeline.estimators.solvers import Choice
-from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, stable_share, stable_step, survey, warn_of_unlike_columns
+from pipeline.estimators.step_sizes import PLAIN, Curvature, StepSizes, bound, stable_step, survey, warn_of_unlike_columns
 from pipeline.training.history import Row
 from pipeline.training.sampling import Batches
 from tasks.objectives.linear import LinearObjective
@@ -200,7 +200,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
             batches.sampling,
             optimizer,
             sizes.schedule(
-                optimizer, stable_step(objective, curvature, float(penalty.l2), rows, optimizer) * stable_share(self._most_missed(batches))
+                optimizer, stable_step(objective, curvature, float(penalty.l2), rows, optimizer, missed=self._most_missed(batches))
             ),
             max_epochs=self._max_epochs,
             tol=self._least_gain(self._tol(schema, objective)),

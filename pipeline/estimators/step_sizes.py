@@ -114,15 +114,19 @@ PLAIN: Final = (SGD, Momentum, Nesterov)
 """Optimizers whose steps have the gradient's units; the others divide by its size, and a step size means the same for all data."""
 
 
-def stable_step(objective: LinearObjective, curvature: Curvature, l2: float, n_rows: float, optimizer: Optimizer) -> float:
-    """1 / L, where L is the curvature that a batch of so many rows can show."""
+def stable_step(
+    objective: LinearObjective, curvature: Curvature, l2: float, n_rows: float, optimizer: Optimizer, *, missed: int = 0
+) -> float:
+    """1 / L, where L is the curvature that a batch of so many rows can show; missed: updates that gradients may miss, which counts for what
+    all batches have in common."""
     memory = 1.0 - optimizer.momentum if isinstance(optimizer, Momentum | Nesterov) else 1.0
-    steepest = objective.loss.largest_curvature * (curvature.largest + curvature.trace / (n_rows * memory)) + l2
+    common = curvature.largest / stable_share(missed)
+    steepest = objective.loss.largest_curvature * (common + curvature.trace / (n_rows * memory)) + l2
     return 1.0 / max(steepest, SMALLEST)
 
 
 def stable_share(missed: int) -> float:
-    """Which share of `stable_step` gradients that have missed so many updates may take: gradient descent on a quadratic of curvature L, by
+    """Which share of 1 / L steps by gradients that have missed so many updates may be: gradient descent on a quadratic of curvature L, by
     gradients t updates old, is stable for step sizes below 2 sin(π / (2 (2 t + 1))) / L (the roots of z^(t+1) - z^t + step L in the unit
     circle), which is 2 / L for t = 0."""
     return sin(pi / (2 * (2 * missed + 1)))

@@ -18,6 +18,7 @@ from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline import Dataset, LogisticRegression, MLPClassifier, SGDClassifier, SGDRegressor
+from pipeline.estimators.step_sizes import stable_share
 from pipeline.execution.pump import Pump
 from pipeline.jobs.job import ConfigError, Estimator, Job
 from pipeline.models.model_files import load_model, save_model
@@ -639,3 +640,12 @@ def test_wrong_targets() -> None:
         SGDClassifier().fit(X, np.zeros(len(y), int))
     with pytest.raises(ValueError, match="leaves no row any weight"):
         SGDClassifier(class_weight={0: 0.0, 1: 0.0}).fit(X, y)
+
+
+@pytest.mark.parametrize("missed", [0, 1, 2, 4, 15])
+def test_what_stale_gradients_may_step(missed: int) -> None:
+    """x_(u+1) = x_u - step x_(u-missed) shrinks just below twice that share, and grows just above."""
+    for factor, stable in ((0.99, True), (1.01, False)):
+        step, matrix = 2 * factor * stable_share(missed), np.eye(missed + 1, k=-1)
+        matrix[0, 0], matrix[0, -1] = 1.0, (1.0 if not missed else 0.0) - step
+        assert (np.abs(np.linalg.eigvals(matrix)).max() < 1) == stable
