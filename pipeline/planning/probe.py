@@ -36,7 +36,9 @@ from tasks.reductions.reduction import Reduction, reduce_shards
 from tasks.rounds.fitting import Fit, round_bytes
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.rows.partition import Shard
+from tasks.strategies.asynchronous import Asynchronous
 from tasks.strategies.base import Strategy
+from tasks.strategies.local_sgd import LocalSGD
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 from tasks.workers.timing import timed_load, timed_reduce
@@ -191,18 +193,24 @@ def probe(job: Job, cores: int) -> Probe:
 
 def set_up(job: Job, sample: Sample, schema: Schema) -> tuple[SetUp, Array]:
     """Set the fit up as `GradientModel.fit` does; also the parameters (1, n) to start from. Raises ValueError where it does, saying so when
-    that may be the sample's fault."""
+    that may be the sample's fault, and for a strategy whose rounds do not follow each other."""
     model = job.estimator.build()
     try:
         model._survey(ThreadExecutor(), sample.dataset)
         setup = model._set_up(schema, sample.dataset.source.n_groups)
-        return setup, model._start(setup.objective)[None]
+        start = model._start(setup.objective)[None]
     except ValueError as error:
         if sample.whole:
             raise
         n, total = sample.n_partitions, sample.dataset.n_partitions
         cure = "shuffle the rows, so that every partition is like the others, or train without a plan"
         raise ValueError(f"{n} of {total} partitions were read, and they cannot be fitted by themselves: {error}; {cure}") from error
+    if isinstance(setup.strategy, Asynchronous | LocalSGD):
+        raise ValueError(
+            f"a plan is of rounds that follow each other, and solver={setup.choice.name!r} has others; plan the job with synchronous"
+            " mini-batches, whose memory is the same, or train without a plan"
+        )
+    return setup, start
 
 
 def compile_kernels(sample: Sample, setup: SetUp, start: Array) -> None:
