@@ -406,7 +406,7 @@ def test_executor_reductions(executor: Executor, oracle: str) -> None:
     along = {"hessian_vector": direction, "gradient_difference": direction, "gram_in_basis": random.normal(size=(1, p, p))}
     broadcast = Broadcast(model, oracle, parameters, along.get(oracle), 1, (L2(),))
     if oracle == "local_steps":
-        broadcast = broadcast._replace(batch=Batch(Sampling(1, 3), 0, 1), local=LocalSteps(np.array([0.2, 0.1, 0.05]), Momentum()))
+        broadcast = broadcast._replace(batch=Batch(Sampling(1, 3), 0, 1), local=LocalSteps((0.2, 0.1, 0.05), Momentum()))
     reduction = reduction_of(broadcast)
     bounds = np.concatenate([[0], np.cumsum(pieces)])
     parts = [

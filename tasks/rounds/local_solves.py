@@ -26,7 +26,7 @@ def local_solve(
     here, k = parameters.copy(), len(parameters)
     states = [steps.optimizer.init(each) for each in here]
     loss, weight = np.zeros(k), np.zeros(k)
-    for h, step_size in enumerate(steps.step_sizes.tolist()):
+    for h, step_size in enumerate(steps.step_sizes):
         sums = objective.loss_and_gradient(drawn_rows(groups, further(batch, h)), objective.layout.by_columns(here))
         for model in range(k):
             found = evaluate(sums, model, objective.layout, penalties[model], here[model])

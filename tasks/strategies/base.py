@@ -19,10 +19,10 @@ from tasks.typing import Array, Float64
 
 
 class LocalSteps(NamedTuple):
-    """The updates that each subtree of groups makes by itself in a round. step_sizes (h,): one for each; optimizer: which moves the
+    """The updates that each subtree of groups makes by itself in a round. step_sizes: one for each; optimizer: which moves the
     parameters, from a state without memory; proximal: the strength of ½ |x - x_round|², which keeps them near where the round began."""
 
-    step_sizes: Float64
+    step_sizes: tuple[float, ...]
     optimizer: Optimizer
     proximal: float = 0.0
 

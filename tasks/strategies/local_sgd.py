@@ -94,7 +94,7 @@ class LocalSGD(StochasticGradient):
         if self._scores(state):
             return super().request(state)
         done, n_steps = state.iteration, self._steps(state)
-        step_sizes = np.array([state.scale * self.schedule(done + step) for step in range(n_steps)])
+        step_sizes = tuple(state.scale * self.schedule(done + step) for step in range(n_steps))
         batch = Batch(self.sampling, state.epoch.number, state.epoch.rounds)
         return Request("local_steps", state.parameters, batch=batch, local=LocalSteps(step_sizes, self.optimizer, self.local.proximal))
 

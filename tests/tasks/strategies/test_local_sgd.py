@@ -177,3 +177,14 @@ def test_wrong_arguments() -> None:
             local(**{name: value})
     with pytest.raises(ValueError, match="no turns"):
         local(sampling=SAMPLING._replace(n_turns=5))
+
+
+def test_models_share_rounds() -> None:
+    fit, groups = Fit(OBJECTIVE, (L2(STRENGTH), L2(0.5)), local(n_steps=4)), groups_of()
+    states = fit.init(np.zeros((2, P + 1)))
+    while (this := fit.ask(states)) is not None:
+        assert len(this.requests) == 2
+        (sums,) = reduce_groups(enumerate(groups), len(groups), this.reduction, this.broadcast).values()
+        states = fit.update(states, this, sums)
+    for state, penalty in zip(states, (L2(STRENGTH), L2(0.5)), strict=True):
+        np.testing.assert_allclose(state.iterate.parameters, fitted(local(n_steps=4), penalty)[1][-1], rtol=1e-10)
