@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.sources.errors import FatalPartitionError, PartitionError, QuarantineWarning, SourceChangedError
     from pipeline.training.checkpoints.files import CheckpointWarning
     from pipeline.training.checkpoints.keeper import Checkpoint
-    from pipeline.training.minimise import Minimum, mini_batches, minimise
+    from pipeline.training.minimise import Minimum, mini_batches, minimise, subtrees
     from tasks.reductions.memory import OutOfMemoryError
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "connect",
     "mini_batches",
     "minimise",
+    "subtrees",
 ]
 
 _PLACES: Final = {
@@ -76,7 +77,7 @@ _PLACES: Final = {
         "pipeline.sources.errors": ("FatalPartitionError", "PartitionError", "QuarantineWarning", "SourceChangedError"),
         "pipeline.training.checkpoints.files": ("CheckpointWarning",),
         "pipeline.training.checkpoints.keeper": ("Checkpoint",),
-        "pipeline.training.minimise": ("Minimum", "mini_batches", "minimise"),
+        "pipeline.training.minimise": ("Minimum", "mini_batches", "minimise", "subtrees"),
         "tasks.reductions.memory": ("OutOfMemoryError",),
     }.items()
     for name in names

@@ -22,7 +22,7 @@ from tasks.objectives.base import ChecksTargets, Objective
 from tasks.objectives.penalties import L2, Penalty
 from tasks.rounds.fitting import Fit
 from tasks.rows.batches import Sampling
-from tasks.strategies.base import Status, Strategy
+from tasks.strategies.base import Status, Strategy, Subtrees
 from tasks.typing import Array
 
 FREE = L2(0.0)
@@ -95,6 +95,18 @@ def problem_of(objective: Objective, dataset: Dataset, strategy: Strategy, penal
     words = {name: f"{type(part).__name__} {identity(part)}" for name, part in parts.items()}
     words |= {"estimator": f"minimise-{type(objective).__name__}", "start": digest(start), "data": dataset.described()}
     return FitKey(words)
+
+
+def subtrees(dataset: Dataset, most: int = 16) -> Subtrees:
+    """At most so many subtrees of neighbouring groups, for `ADMM`; they follow from the data alone. Raises TypeError for what is no
+    Dataset, ValueError for `most` below 1."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset must be a Dataset, got {type(dataset).__name__}; Dataset.from_arrays makes one")
+    check_counts(most=most)
+    starts, level = dataset.source.group_starts[:-1], 0
+    while -(-len(starts) >> level) > most:
+        level += 1
+    return Subtrees(tuple(starts[:: 1 << level]), level)
 
 
 def mini_batches(

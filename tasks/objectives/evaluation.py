@@ -19,7 +19,8 @@ class Evaluation(NamedTuple):
     value, gradient (n,), hessian (n, n), or as `GramSums` says, or None, n_free: that many trailing parameters (the intercepts) are not
     penalised; weight: of the rows together, 0 when there was none; noise: how far rounding in the raw predictions can move the value; units
     (n - n_free,): factors by which the penalised parameters are multiplied to have the user's units, None where they have them; penalty: of
-    the first parameters, all but n_free, whose prox is for strategies that take kinks.
+    the first parameters, all but n_free, whose prox is for strategies that take kinks. places: where each of t subtrees would have the
+    parameters (t, n), and what its rows weigh (t,), where that was asked for.
     """
 
     value: float
@@ -30,6 +31,7 @@ class Evaluation(NamedTuple):
     noise: float = 0.0
     units: Float64 | None = None
     penalty: Penalty = L2()
+    places: tuple[Float64, Float64] | None = None
 
 
 def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array, *, gram: bool = False) -> Evaluation:

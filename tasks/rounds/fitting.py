@@ -20,7 +20,7 @@ from tasks.objectives.penalties import Penalty
 from tasks.reductions.reduction import Reduction
 from tasks.reductions.stages.marks import Marked, Marks
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
-from tasks.strategies.base import Overlapping, Request, Strategy
+from tasks.strategies.base import LocalSteps, Overlapping, Request, Strategy
 from tasks.typing import Array
 
 
@@ -38,7 +38,7 @@ class Round(NamedTuple):
         batch, local = self.broadcast.batch, self.broadcast.local
         if batch is None or batch.number < 0:
             return float(self.broadcast.row_step)
-        return batch.sampling.rounds_an_epoch / (1 if local is None else len(local.step_sizes))
+        return batch.sampling.rounds_an_epoch / (len(local.step_sizes) if isinstance(local, LocalSteps) else 1)
 
     @property
     def reduction(self) -> Reduction:

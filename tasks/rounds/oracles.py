@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
@@ -14,12 +15,13 @@ from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
 from tasks.reductions.reduction import Prepare, Reduction
 from tasks.reductions.stages.marks import marked
+from tasks.rounds.consensus import Parts, consensus_step, join
 from tasks.rounds.local_models import local_hessian
 from tasks.rounds.local_solves import local_solve
 from tasks.rows.batches import Batch, draw_ahead, select
 from tasks.rows.draws import sample
 from tasks.rows.partition import Group
-from tasks.strategies.base import LocalSteps, Request
+from tasks.strategies.base import Consensus, LocalSteps, Request
 from tasks.typing import Array
 
 
@@ -37,7 +39,7 @@ class Broadcast(NamedTuple):
     penalties: tuple[Penalty, ...] = ()
     batch: Batch | None = None
     marked: bool = False
-    local: LocalSteps | None = None
+    local: LocalSteps | Consensus | None = None
 
 
 class OracleSpec(NamedTuple):
@@ -104,9 +106,28 @@ def gram_in_basis(group: Group, broadcast: Broadcast) -> Sums:
 def local_steps(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
     """How far each subtree's own updates move the parameters: see `tasks.rounds.local_solves`."""
     assert broadcast.batch is not None
-    assert broadcast.local is not None
+    assert isinstance(broadcast.local, LocalSteps)
     here = aligned(broadcast)
     return local_solve(groups, here.objective, here.parameters, here.penalties, broadcast.batch, broadcast.local)
+
+
+def consensus(groups: Sequence[Group], broadcast: Broadcast) -> Parts:
+    """Losses and gradients, and where each subtree would have the parameters: see `tasks.rounds.consensus`."""
+    assert isinstance(broadcast.local, Consensus)
+    here = aligned(broadcast)
+    assert here.direction is not None
+    return consensus_step(groups, here.objective, here.parameters, here.direction, broadcast.local)
+
+
+def consensus_level(broadcast: Broadcast) -> int:
+    """The level of the subtrees that go their own ways."""
+    assert isinstance(broadcast.local, Consensus)
+    return broadcast.local.subtrees.level
+
+
+def consensus_bytes(broadcast: Broadcast, n_columns: int) -> int:
+    """Bytes of sums with a place for some subtrees."""
+    return 2 * broadcast.parameters.nbytes
 
 
 def hessian_vector(group: Group, broadcast: Broadcast) -> Sums:
@@ -194,6 +215,13 @@ def moved(request: Request, sums: Sums, model: int, objective: Objective, penalt
     return Evaluation(float(sums.loss_sum[model] / by), sums.gradient_sum[model] / by, None, n_free, weight, penalty=penalty)
 
 
+def places(request: Request, parts: Parts, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+    """Value and gradient at the parameters asked for, and where each subtree has come to."""
+    layout = replace(objective.layout, standard=None)  # sums of Hessians' rounds are by the parameters already
+    found = evaluate(parts.sums, model, layout, penalty, request.parameters)
+    return found._replace(places=(parts.places[:, model], parts.weights[:, model]))
+
+
 def divided(request: Request, sums: Sums) -> Sums:
     """The sums with the weight that they are divided by."""
     return sums if request.weight is None else sums._replace(weight_sum=np.full_like(sums.weight_sum, request.weight))
@@ -275,6 +303,7 @@ ORACLES: Final[dict[str, OracleSpec]] = {
     "local_steps": OracleSpec(
         Objective, Reduction("local-steps", local_steps, add_sums, vector_bytes, subtree_level, only_subtree), moved, penalised=True
     ),
+    "consensus": OracleSpec(HessianSums, Reduction("consensus", consensus, join, consensus_bytes, consensus_level), places),
     "score": OracleSpec(Scored, reduction("score", scores, combine=add_all_scores, n_bytes=score_bytes), score, subset="held out"),
 }
 

@@ -27,11 +27,27 @@ class LocalSteps(NamedTuple):
     proximal: float = 0.0
 
 
+class Subtrees(NamedTuple):
+    """All subtrees of 2^level groups, by the first partition of each."""
+
+    first_partitions: tuple[int, ...]
+    level: int = 0
+
+
+class Consensus(NamedTuple):
+    """What subtrees do in a round of ADMM. rho: how firmly they are held together."""
+
+    subtrees: Subtrees
+    rho: float
+
+
 class Request(NamedTuple):
     """What a strategy asks for: the sums of an oracle (`tasks.rounds.oracles`), at parameters (n,), along a direction (n,); row_step > 1:
-    over a sample of the rows; batch: over its rows; weight: what sums are divided by, where that is not the weight of the rows; local: the
-    updates of "local_steps", which gives as gradient how far these have moved the parameters on average, x - Σ w_t x_t / Σ w_t.
+    over a sample of the rows; batch: over its rows; weight: what sums are divided by, where that is not the weight of the rows; local: what
+    subtrees do by themselves.
 
+    "local_steps" gives as gradient how far these have moved the parameters on average, x - Σ w_t x_t / Σ w_t; "consensus", with the duals
+    (t, n) of all subtrees in the place of `direction`, their places beside value and gradient.
     "local_hessian" asks for the quadratic models of `tasks.rounds.local_models`: their gradients and Hessians in place of those at
     `parameters`. "gradient_difference" for the gradient less that at `direction`. "gram_in_basis" for sums in the coordinates that a basis
     (p, p) of the columns makes, in the place of `direction`. "score" for accuracy or R² as the value.
@@ -43,7 +59,7 @@ class Request(NamedTuple):
     row_step: int = 1
     batch: Batch | None = None
     weight: float | None = None
-    local: LocalSteps | None = None
+    local: LocalSteps | Consensus | None = None
 
 
 class Status(NamedTuple):
