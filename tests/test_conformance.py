@@ -44,7 +44,7 @@ from tasks.rounds.fitting import Fit
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.rows.batches import Batch, Sampling
 from tasks.rows.partition import Group
-from tasks.strategies.base import LocalSteps
+from tasks.strategies.base import Consensus, LocalSteps, Subtrees
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
 from tasks.strategies.optimizers import OPTIMIZERS, Momentum
@@ -407,6 +407,9 @@ def test_executor_reductions(executor: Executor, oracle: str) -> None:
     broadcast = Broadcast(model, oracle, parameters, along.get(oracle), 1, (L2(),))
     if oracle == "local_steps":
         broadcast = broadcast._replace(batch=Batch(Sampling(1, 3), 0, 1), local=LocalSteps((0.2, 0.1, 0.05), Momentum()))
+    if oracle == "consensus":
+        duals, own = random.normal(size=(1, 11, model.layout.size)), Consensus(Subtrees(tuple(range(11))), 0.3)
+        broadcast = broadcast._replace(direction=duals, local=own)
     reduction = reduction_of(broadcast)
     bounds = np.concatenate([[0], np.cumsum(pieces)])
     parts = [

@@ -17,6 +17,7 @@ from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.parameters import Count, Flag, NotNegative, Only, RandomState, Saving, Threads, with_parameters
 from pipeline.estimators.solvers import SCIKIT_LEARN_NAMES, SOLVERS, Precision, Problem, choose, takes_common_units
 from pipeline.training.history import digest
+from pipeline.training.sampling import group_starts, subtrees_of
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import SquaredLoss
 from tasks.objectives.penalties import L2, Penalty
@@ -88,7 +89,8 @@ class LinearModel(GradientModel):
         penalty = self._penalty(schema, objective)
         assert isinstance(penalty, L2)
         shared = objective.n_outputs if objective.loss.constant_curvature else 1
-        problem = Problem(objective.loss, objective.layout.size // shared, schema.n_rows)
+        subtrees = subtrees_of(group_starts(len(schema.partition_rows), n_groups))
+        problem = Problem(objective.loss, objective.layout.size // shared, schema.n_rows, subtrees)
         standard = self._standardisation(schema, objective, penalty, takes_common_units(self.solver, problem))
         strategy, choice = choose(self.solver, problem, self._precision(schema, standard, objective), self.max_iter)
         return SetUp(replace(objective, standard=standard), standard.penalty(penalty, objective.n_outputs), strategy, choice)
@@ -193,7 +195,7 @@ class LinearRegression(LinearRegressionParameters, LeastSquares):
     (`tasks.objectives.standardisation`). Where the columns are dependent, "newton" and "newton-cg" find the solution of least norm, as
     scikit-learn's ("newton-cg" in the norm of the standardised coefficients where sizes of columns differ by more than a thousand);
     others find one that predicts the same. Parameters as `sklearn.linear_model.LinearRegression`'s, and solver: "auto", "newton",
-    "newton-cg", "lbfgs", "gradient-descent", "nesterov" or a strategy; max_iter: steps at most, None for the strategy's own limit.
+    "newton-cg", "lbfgs", "gradient-descent", "nesterov", "admm" or a strategy; max_iter: steps at most, None for the strategy's own limit.
     Converged when the largest |gradient| of the mean loss by the coefficients of the standardised columns is at most tol times the
     standard deviation of y, or when a Newton step would gain less than rounding does. With "newton": when a step would lower the mean
     squared error of no target by more than tol² times the variance of y.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from tasks.objectives.losses import Loss
-from tasks.strategies.base import Strategy
+from tasks.strategies.admm import ADMM
+from tasks.strategies.base import Strategy, Subtrees
 from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
@@ -35,11 +36,13 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What decides: the loss, parameters of one Hessian (of one model, or of one of its outputs where all have the same), rows."""
+    """What decides: the loss, parameters of one Hessian (of one model, or of one of its outputs where all have the same), rows, and the
+    subtrees of groups that may go their own ways."""
 
     loss: Loss
     n_parameters: int
     n_rows: int
+    subtrees: Subtrees
 
 
 class Precision(NamedTuple):
@@ -57,7 +60,7 @@ class Precision(NamedTuple):
     rounding: Float64
 
 
-SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton")
+SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton", "admm")
 OF_MINI_BATCHES: Final = ("async", "local-sgd")
 SCIKIT_LEARN_NAMES: Final = {"newton-cholesky": "newton", "cholesky": "newton", "svd": "newton"}
 
@@ -88,6 +91,8 @@ def resolved(solver: str, problem: Problem) -> tuple[str, str]:
         name, reason = automatic(problem)
     elif name == "newton" and problem.n_parameters > MAX_LEAST_SQUARES_HESSIAN:
         name, reason = "newton-cg", f"newton with {problem.n_parameters} parameters: Hessian-vector products instead of a Hessian"
+    if name == "admm" and problem.n_parameters > MAX_HESSIAN:
+        raise ValueError(f"solver='admm' solves a system of {problem.n_parameters} parameters in each subtree; use 'lbfgs' or 'newton-cg'")
     if name in OF_MINI_BATCHES:
         raise ValueError(
             f"solver={solver!r} is of mini-batches; use SGDClassifier(loss='log_loss', solver={solver!r}), or SGDRegressor for numbers;"
@@ -129,6 +134,8 @@ def make(name: str, problem: Problem, precision: Precision, max_iter: int | None
         row_step = row_step if row_step >= LEAST_ROW_STEP else 1
         sample_rows = max(1, problem.n_rows // row_step)
         return SampledNewton(tol=tol, max_iter=max_iter or 100, row_step=row_step, sample_tol=0.5 * problem.n_parameters / sample_rows)
+    if name == "admm":
+        return ADMM(problem.subtrees, tol=tol, max_iter=max_iter or 1000)
     assert name == "newton", f"{name} is in SOLVERS and has no strategy here"
     if problem.loss.constant_curvature:
         return QuadraticNewton(tol=precision.gain, max_iter=max_iter or 100, rounding=precision.rounding)

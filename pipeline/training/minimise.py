@@ -16,7 +16,7 @@ from pipeline.training.checkpoints.keeper import Checkpoint, Keeper
 from pipeline.training.history import Rounds, digest
 from pipeline.training.loop import train
 from pipeline.training.observers import Calling, OnRound
-from pipeline.training.sampling import batches_of
+from pipeline.training.sampling import MOST_PARTS, batches_of, subtrees_of
 from tasks.arguments import as_number, check_counts
 from tasks.objectives.base import ChecksTargets, Objective
 from tasks.objectives.penalties import L2, Penalty
@@ -97,16 +97,13 @@ def problem_of(objective: Objective, dataset: Dataset, strategy: Strategy, penal
     return FitKey(words)
 
 
-def subtrees(dataset: Dataset, most: int = 16) -> Subtrees:
+def subtrees(dataset: Dataset, most: int = MOST_PARTS) -> Subtrees:
     """At most so many subtrees of neighbouring groups, for `ADMM`; they follow from the data alone. Raises TypeError for what is no
     Dataset, ValueError for `most` below 1."""
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset must be a Dataset, got {type(dataset).__name__}; Dataset.from_arrays makes one")
     check_counts(most=most)
-    starts, level = dataset.source.group_starts[:-1], 0
-    while -(-len(starts) >> level) > most:
-        level += 1
-    return Subtrees(tuple(starts[:: 1 << level]), level)
+    return subtrees_of(dataset.source.group_starts[:-1], most)
 
 
 def mini_batches(

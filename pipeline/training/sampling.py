@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
 from tasks.rows.batches import ROWS_A_SUBTREE, Sampling, held_out_stream, subtree_level
 from tasks.rows.shares import INDEPENDENT, bar_for
+from tasks.strategies.base import Subtrees
 
 if TYPE_CHECKING:
     from pipeline.data.schema import Schema
 
 
 MOST_TURNS: Final = 64
+MOST_PARTS: Final = 16
+"""Subtrees that move by themselves, by default: with more of them, each knows less of the whole."""
 
 
 class Batches(NamedTuple):
@@ -73,6 +77,14 @@ def turns_level(n_groups: int, n_rows: int, batch_size: int) -> int:
 def training_rows(n_rows: int, validation_fraction: float) -> int:
     """How many of so many rows are left to train on. The others, all of them together, are held out."""
     return max(1, round(n_rows * (1.0 - validation_fraction)))
+
+
+def subtrees_of(group_starts: Sequence[int], most: int = MOST_PARTS) -> Subtrees:
+    """At most so many subtrees of the groups that begin with these partitions."""
+    level = 0
+    while -(-len(group_starts) >> level) > most:
+        level += 1
+    return Subtrees(tuple(group_starts[:: 1 << level]), level)
 
 
 def group_starts(n_partitions: int, n_groups: int) -> list[int]:

@@ -61,7 +61,7 @@ def dataset(kind: str, n_partitions: int) -> Dataset:
     return Dataset.from_arrays(X, y, weights(N_ROWS) if n_partitions > 1 else None, partition_rows=sizes)
 
 
-SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton")
+SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton", "admm")
 OPTIMIZERS: Final = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
 SHORT: Final = {"max_iter": 3, "random_state": 0}
 

@@ -14,10 +14,22 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-from pipeline import Checkpoint, Dataset, LogisticRegression, Minimum, MLPClassifier, SGDClassifier, SGDRegressor, mini_batches, minimise
+from pipeline import (
+    Checkpoint,
+    Dataset,
+    LogisticRegression,
+    Minimum,
+    MLPClassifier,
+    SGDClassifier,
+    SGDRegressor,
+    mini_batches,
+    minimise,
+    subtrees,
+)
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
-from tasks.objectives.penalties import L2
+from tasks.objectives.penalties import L2, ElasticNet
+from tasks.strategies.admm import ADMM
 from tasks.strategies.asynchronous import Asynchronous, Overlap
 from tasks.strategies.local_sgd import LocalUpdates
 from tasks.strategies.optimizers import Adam, Momentum, Nesterov
@@ -77,6 +89,9 @@ def digests() -> dict[str, str]:
         found[f"local {n_steps}"] = model.fit(cancer).parameters_sha256_
     diloco = LocalUpdates(4, growth=1.5, outer=Nesterov(), outer_step=0.7, proximal=0.1)
     found["local regressor"] = SGDRegressor(solver=diloco, max_iter=3, tol=None, random_state=1).fit(numbers).parameters_sha256_
+    objective = LinearObjective(LOSSES["squared"], numbers.n_columns, 1, True)
+    admm, penalty = ADMM(subtrees(numbers, 4), tol=1e-3, max_iter=40), ElasticNet(0.05, 0.01)
+    found["admm, kinks"] = minimise(objective, numbers, admm, np.zeros(objective.layout.size), penalty=penalty).parameters_sha256
     network = MLPClassifier([8], solver="local-sgd", max_iter=3, tol=None, batch_size=8, random_state=1)
     found["local network"] = network.fit(cancer).parameters_sha256_
     return found

@@ -20,7 +20,7 @@ from tasks.rounds.local_models import FEWEST_ROWS
 from tests.data import breast_cancer, diabetes, digits, uneven, weights
 from tests.rounds import AfterRounds
 
-BINARY = ("gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton")
+BINARY = ("gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton", "admm")
 PARTITIONS = (1, 7, 37, 1000)
 LARGE = 20 * FEWEST_ROWS
 

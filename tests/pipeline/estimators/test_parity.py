@@ -71,7 +71,7 @@ def test_logistic_regression_options(name: str, options: dict[str, Any]) -> None
     np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-6 * np.max(np.abs(theirs.coef_)))
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton", "newton-cg", "sampled-newton", "gradient-descent", "nesterov"])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton", "newton-cg", "sampled-newton", "gradient-descent", "nesterov", "admm"])
 def test_every_solver_meets_scikit_learn(solver: str) -> None:
     X, y = breast_cancer()
     theirs = reference(None, 1.0, solver="newton-cholesky").fit(X, y)

@@ -53,7 +53,7 @@ class Recorder:
         return X @ parameters[:, None]
 
 
-@pytest.mark.parametrize("oracle", sorted(ORACLES.keys() - {"local_hessian", "local_steps"}))
+@pytest.mark.parametrize("oracle", sorted(ORACLES.keys() - {"local_hessian", "local_steps", "consensus"}))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_objectives_get_aligned_parameters(oracle: str, dtype: Any) -> None:
     objective, at, along = Recorder(), np.array([[1.0, 2.0], [3.0, 4.0]], dtype), np.array([[5.0, 6.0], [7.0, 8.0]], dtype)
