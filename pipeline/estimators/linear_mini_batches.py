@@ -184,7 +184,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
 
     @property
     def _state_follows(self) -> dict[str, Any]:
-        return {"fit_intercept": self.fit_intercept, "optimizer": type(self._optimizer).__name__, **self._local_follows}
+        return {"fit_intercept": self.fit_intercept, "optimizer": f"{type(self._optimizer).__name__}{self._means}"}
 
     @property
     def _optimizer_name(self) -> str:

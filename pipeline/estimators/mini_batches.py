@@ -92,9 +92,9 @@ class MiniBatchModel(GradientModel):
         return chosen_local(self.solver, self.local_steps)
 
     @property
-    def _local_follows(self) -> dict[str, Any]:
-        """See `_state_follows`: the optimizer of the means, where there are some, has the state."""
-        return {} if self._local is None else {"solver": f"local-sgd, {type(self._local.outer).__name__}"}
+    def _means(self) -> str:
+        """The optimizer of means, which has the state where there are some, in words behind that of updates: see `_state_follows`."""
+        return "" if self._local is None else f", means by {type(self._local.outer).__name__}"
 
     def _composed(self, strategy: StochasticGradient) -> StochasticGradient | Asynchronous:
         """The strategy, with rounds that overlap, or local updates, where there are to be some."""

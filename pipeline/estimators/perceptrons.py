@@ -38,7 +38,7 @@ from tasks.objectives.losses import Loss
 from tasks.objectives.networks import NetworkObjective
 from tasks.objectives.penalties import L2
 from tasks.rows.batches import Sampling
-from tasks.strategies.base import Strategy
+from tasks.strategies.base import Overlapping, Strategy
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.optimizers import OPTIMIZERS, Adam, Optimizer
 from tasks.strategies.schedules import InverseScaling, Schedule
@@ -190,7 +190,7 @@ class Network(NetworkParameters, MiniBatchModel):
             return SetUp(objective, L2(self.alpha / schema.weight_sum), strategy, choice)
         batches = self._batches(schema, n_groups, min(AUTO_BATCH, schema.n_rows) if isinstance(self.batch_size, str) else self.batch_size)
         n_rounds = batches.sampling.rounds_an_epoch
-        batch_weight = schema.weight_sum * (batches.n_rows / schema.n_rows) / n_rounds
+        batch_weight = schema.weight_sum * (batches.n_rows / schema.n_rows) / (n_rounds * batches.n_apart)
         objective = NetworkObjective(loss, sizes, self.activation, classes, self.dropout, self.dtype)
         stochastic = self._stochastic(batches.sampling, Epochs(-(-n_rounds // self.accumulate), batches.n_rows, self.max_iter))
         return SetUp(objective, L2(self.alpha / batch_weight), self._composed(stochastic), self._choice())
@@ -214,7 +214,7 @@ class Network(NetworkParameters, MiniBatchModel):
             return LBFGS(tol=self.tol, max_iter=self.max_iter), self._choice()
         if not isinstance(self.solver, Strategy):
             raise TypeError(f"solver must be a name, an optimizer or a strategy, got {self.solver!r}")
-        if self.solver.oracles != ("loss_and_gradient",) or isinstance(self.solver, StochasticGradient):
+        if self.solver.oracles != ("loss_and_gradient",) or isinstance(self.solver, StochasticGradient | Overlapping):
             name = type(self.solver).__name__
             raise TypeError(f"solver={name} is not for networks: use a strategy that asks for full gradients alone, such as LBFGS()")
         return self.solver, self._choice()
@@ -227,7 +227,7 @@ class Network(NetworkParameters, MiniBatchModel):
 
     @property
     def _state_follows(self) -> dict[str, Any]:
-        return {"hidden_layer_sizes": self._hidden, "dtype": self.dtype, "solver": type(self._optimizer).__name__, **self._local_follows}
+        return {"hidden_layer_sizes": self._hidden, "dtype": self.dtype, "solver": f"{type(self._optimizer).__name__}{self._means}"}
 
     def _stochastic(self, sampling: Sampling, epochs: Epochs) -> StochasticGradient:
         rate = self.learning_rate

@@ -120,7 +120,7 @@ def stable_step(
     """1 / L, where L is the curvature that a batch of so many rows can show; missed: updates that gradients may miss, which counts for what
     all batches have in common."""
     memory = 1.0 - optimizer.momentum if isinstance(optimizer, Momentum | Nesterov) else 1.0
-    common = curvature.largest / stable_share(missed)
+    common = curvature.largest / (stable_share(missed) * (memory if missed else 1.0))
     steepest = objective.loss.largest_curvature * (common + curvature.trace / (n_rows * memory)) + l2
     return 1.0 / max(steepest, SMALLEST)
 

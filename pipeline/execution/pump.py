@@ -69,5 +69,6 @@ class Pump:
 
     def close(self) -> None:
         """Give up what is under way."""
-        while self._under_way:
-            self._under_way.popitem()[1].pending.cancel()
+        for number in list(self._under_way):
+            self._under_way[number].pending.cancel()
+            del self._under_way[number]

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, Protocol
 
+import numpy as np
 from distributed import Client
 
 from pipeline.cluster.code.code import send_users_modules
@@ -130,7 +131,10 @@ class Sent:
         assert results is not None
         with single_blas_thread():
             sums = merging(self.reduction, self.resident.n_groups)(results)
-        self.resident.last_round = time.monotonic() - self.began
+        seconds = time.monotonic() - self.began
+        if self.groups is not None and np.isfinite(self.resident.last_round):  # others are under way: the slowest of the last ones counts
+            seconds = max(seconds, 0.95 * self.resident.last_round)
+        self.resident.last_round = seconds
         with self.resident.lock:
             self.resident.measure(self.work, sums.seconds)
         return sums

@@ -122,9 +122,11 @@ class Course:
 
     def end(self, *, complete: bool) -> None:
         """Give up what is under way, and tell the observers that there are no more rounds."""
-        self.pump.close()
-        for observer in self.observers:
-            observer.end(self.saved, complete=complete)
+        try:
+            self.pump.close()
+        finally:
+            for observer in self.observers:
+                observer.end(self.saved, complete=complete)
 
     def result(self, reason: str) -> Result:
         """What the fit found. reason: why, of models that are not done."""

@@ -7,12 +7,12 @@ staleness, as here). What is under way is in the state, so a fit goes on from an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, get_args
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from tasks.arguments import as_number
 from tasks.objectives.evaluation import Evaluation
 from tasks.rows.batches import Batch, turns
 from tasks.strategies.base import Asked, Iterate, Request, Status
@@ -20,6 +20,8 @@ from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticG
 from tasks.typing import Array, Float64, Int64
 
 Order = Literal["in-order", "as-they-come"]
+MOST: Final = 4.0
+"""Steps grow no further: those of a subtree that answers once in a long while would throw the parameters about."""
 ORDERS: Final[tuple[str, ...]] = get_args(Order)
 
 
@@ -63,12 +65,12 @@ class Overlap:
                waited for; None: only that no subtree is asked again before it has answered
     order      "in-order": results are taken in the order in which they were asked for, so that the bits follow from the data alone;
                "as-they-come": the first that is there is taken, and nobody waits within the bound
-    damped     whether a gradient that has missed t updates is divided by 1 + t (W. Zhang, S. Gupta, X. Lian and J. Liu, IJCAI 2016, divide
-               by t)
-    balanced   whether, as they come, the gradients of subtrees that answer less often count for more, so that each subtree has the same
-               share in the long run: of u updates so far, u_t of them from subtree t, it counts u / (T u_t) times
+    damped     whether the step of a gradient that has missed t updates is divided by 1 + t (W. Zhang, S. Gupta, X. Lian and J. Liu, IJCAI
+               2016, divide by t)
+    balanced   whether, as they come, the steps of subtrees that answer less often are larger, so that each subtree has the same share in
+               the long run: of u updates so far, u_t of them from subtree t of T, ⌈u / T⌉ / u_t times, at most 4 times
     arrivals   of a fit as they come: the subtrees in the order in which their results were taken (`subtree` in its `history_`), to
-               repeat it
+               repeat it; where they end, the fit goes on in order
 
     Raises ValueError for numbers out of range, and TypeError for what is none.
     """
@@ -77,17 +79,28 @@ class Overlap:
     order: Order = "in-order"
     damped: bool = False
     balanced: bool = True
-    arrivals: tuple[int, ...] | None = None
+    arrivals: tuple[int, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.staleness is not None and (as_number(self.staleness) != int(self.staleness) or self.staleness < 0):
+        if self.staleness is not None and not is_count(self.staleness):
             raise ValueError(f"staleness must be a whole number of at least 0, or None for no bound, got {self.staleness!r}")
+        for name in ("damped", "balanced"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(map(repr, ORDERS))}, got {self.order!r}")
         if self.arrivals is not None:
             if self.order != "as-they-come":
                 raise ValueError("arrivals are of a fit that took results as they came; use order='as-they-come'")
+            given: Any = self.arrivals
+            if isinstance(given, str) or not isinstance(given, Iterable) or not all(map(is_count, given)):
+                raise TypeError(f"arrivals must be the numbers of subtrees, in their order, got {given!r:.80}")
             object.__setattr__(self, "arrivals", tuple(map(int, self.arrivals)))
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number of at least 0."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,8 @@ class Asynchronous:
     overlap: Overlap = Overlap()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.overlap, Overlap):
+            raise TypeError(f"overlap must be an Overlap, got {self.overlap!r}")
         if not self.strategy.sampling.n_turns:
             raise ValueError("asynchronous rounds are of one subtree each; make the sampling by mini_batches(..., take_turns=True)")
 
@@ -114,7 +129,8 @@ class Asynchronous:
         return self._begun(self.strategy.init(parameters))
 
     def resume(self, state: StochasticGradientState) -> AsynchronousState:
-        """From the `inner` state of a fit that has ended: see `StochasticGradient.resume`. What was under way then is given up."""
+        """From the `inner` state of a fit that has ended, as `StochasticGradient.resume`; but not to the bits of one longer fit: at the end
+        of the first one none was under way any more."""
         return self._begun(self.strategy.resume(state))
 
     def moved(self, state: AsynchronousState, parameters: Array) -> AsynchronousState:
@@ -170,17 +186,14 @@ class Asynchronous:
         assert self.overlap.staleness is None or missed <= self.overlap.staleness, "a round that has missed so many is waited for"
         updates = state.updates.copy()
         updates[asked.subtree] += 1
-        factor = self._factor(missed, updates, asked.subtree)
-        if factor != 1.0:
-            evaluation = evaluation._replace(gradient=evaluation.gradient * factor)
-        inner = self.strategy.update(state.inner, evaluation)
+        inner = self.strategy.update(state.inner, evaluation, self._factor(missed, updates, asked.subtree))
         return self._filled(state._replace(inner=inner, n_taken=state.n_taken + 1, updates=updates))
 
     def _factor(self, missed: int, updates: Int64, subtree: int) -> float:
-        """What a gradient is multiplied by."""
+        """What the step of a gradient is multiplied by."""
         factor = 1.0 / (1 + missed) if self.overlap.damped else 1.0
         if self.overlap.balanced and self.overlap.order == "as-they-come":
-            factor *= float(updates.sum()) / (len(updates) * float(updates[subtree]))
+            factor *= min(MOST, -(-int(updates.sum()) // len(updates)) / int(updates[subtree]))
         return factor
 
     def _filled(self, state: AsynchronousState) -> AsynchronousState:

@@ -15,7 +15,7 @@ import numpy as np
 from tasks.arguments import as_number, check_counts
 from tasks.objectives.evaluation import Evaluation
 from tasks.rows.batches import Batch
-from tasks.strategies.base import Iterate, LocalSteps, Request
+from tasks.strategies.base import Iterate, LocalSteps, Request, Status
 from tasks.strategies.optimizers import SGD, Optimizer
 from tasks.strategies.stochastic_gradient import Epoch, StochasticGradient, StochasticGradientState, diverged
 from tasks.typing import Array
@@ -25,7 +25,8 @@ from tasks.typing import Array
 class LocalUpdates:
     """What subtrees of groups do by themselves between two means.
 
-    n_steps     updates of each subtree in a round; None: all of the fit, which makes one round of it, the mean of independent models
+    n_steps     updates of each subtree in a round; None: all of the fit, which makes one round of it, the mean of independent models: all
+                epochs are done then, whatever tol is
     growth      n_steps of round r is n_steps growth^r, rounded down: few while the parameters move far, more when they do not
     outer       the optimizer of the mean, by steps of outer_step: Nesterov(0.9) and 0.7 are DiLoCo's; SGD() and 1 take the mean as it is
     proximal    FedProx' strength: of ½ |x_t - x|² in each subtree's objective
@@ -53,7 +54,10 @@ class LocalUpdates:
 
     def steps(self, n_rounds: int) -> float:
         """Updates of a round after so many."""
-        return np.inf if self.n_steps is None else self.n_steps * self.growth**n_rounds
+        try:
+            return np.inf if self.n_steps is None else self.n_steps * float(self.growth) ** n_rounds
+        except OverflowError:
+            return np.inf
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ class LocalSGD(StochasticGradient):
         batch = Batch(self.sampling, state.epoch.number, state.epoch.rounds)
         return Request("local_steps", state.parameters, batch=batch, local=LocalSteps(step_sizes, self.optimizer, self.local.proximal))
 
-    def update(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
+    def update(self, state: StochasticGradientState, evaluation: Evaluation, factor: float = 1.0) -> StochasticGradientState:
+        assert factor == 1.0, "rounds of local updates follow each other"
         if self._scores(state):
             return super().update(state, evaluation)
         if evaluation.weight and not isfinite(evaluation.value):
@@ -138,4 +143,6 @@ class LocalSGD(StochasticGradient):
         earlier = (state.epoch.mean_loss,) * (over - 1)
         epoch = state.epoch._replace(number=state.epoch.number + over - 1)
         ended = self._end_epoch(state._replace(losses=(*state.losses, *earlier), epoch=epoch), -state.epoch.mean_loss)
+        if self.local.n_steps is None and ended.status.kind == "out of rounds":  # nothing said whether more would help
+            return ended._replace(status=Status("converged", f"all {self.max_epochs} epochs are done"))
         return ended._replace(epoch=ended.epoch._replace(rounds=rounds)) if rounds else ended

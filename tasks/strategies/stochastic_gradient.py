@@ -196,14 +196,15 @@ class StochasticGradient:
             return Request("gradient_difference", state.parameters, anchor.parameters, 1, batch, weight)
         return Request("loss_and_gradient", state.parameters, None, 1, batch, weight)
 
-    def update(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
+    def update(self, state: StochasticGradientState, evaluation: Evaluation, factor: float = 1.0) -> StochasticGradientState:
+        """See `Strategy`. factor: of the step size of the update that this gradient makes."""
         if state.epoch.rounds == self.sampling.rounds_an_epoch:
             return self._end_epoch(state, evaluation.value)
         if evaluation.weight and not isfinite(evaluation.value):
             return diverged(state, "the loss of a batch")
         if self._wants_anchor(state):
             return state._replace(anchor=Anchor(state.parameters, evaluation.gradient, evaluation.weight, state.epoch.number))
-        state = self._learn(state, evaluation)
+        state = self._learn(state, evaluation, factor)
         if state.epoch.rounds < self.sampling.rounds_an_epoch or self.early_stopping or state.status.kind != "running":
             return state
         return self._end_epoch(state, -state.epoch.mean_loss)
@@ -236,7 +237,7 @@ class StochasticGradient:
         number, turn = divmod(state.epoch.rounds, self.sampling.n_turns)
         return self._batch(state, number)._replace(subtree=turns(self.sampling)[turn])
 
-    def _learn(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
+    def _learn(self, state: StochasticGradientState, evaluation: Evaluation, factor: float) -> StochasticGradientState:
         """A batch's loss and gradient have come: add them up, and move the parameters when they are enough."""
         epoch = state.epoch.after(evaluation)
         iterate, waiting, gradient = state.iterate, state.accumulated, None
@@ -248,20 +249,19 @@ class StochasticGradient:
             iterate = Iterate(iterate.parameters, evaluation.value, gradient)
         if self.accumulate > 1:
             if gradient is not None:
-                waiting, gradient = accumulated(waiting, gradient, float(evaluation.weight)), None
+                waiting, gradient, factor = accumulated(waiting, factor * gradient, float(evaluation.weight)), None, 1.0
             if waiting is not None and (waiting.rounds == self.accumulate or epoch.rounds == self.sampling.rounds_an_epoch):
                 gradient, waiting = waiting.gradient / waiting.weight, None
         if gradient is None:
             return state._replace(iterate=iterate, epoch=epoch, accumulated=waiting)
-        return self._step(state, iterate, epoch, gradient, evaluation)
+        return self._step(state._replace(iterate=iterate, epoch=epoch), gradient, evaluation, factor)
 
-    def _step(
-        self, state: StochasticGradientState, iterate: Iterate, epoch: Epoch, gradient: Array, evaluation: Evaluation
-    ) -> StochasticGradientState:
+    def _step(self, state: StochasticGradientState, gradient: Array, evaluation: Evaluation, factor: float) -> StochasticGradientState:
         """One update of the parameters."""
+        iterate = state.iterate
         if self.clip_norm is not None:
             gradient = clip_by_norm(gradient, self.clip_norm)
-        step_size = state.scale * self.schedule(state.iteration)
+        step_size = state.scale * self.schedule(state.iteration) * factor
         parameters, optimizer = self.optimizer.update(state.optimizer, gradient, state.parameters, step_size, evaluation.n_free)
         if evaluation.penalty.kinks:
             n_coef = len(parameters) - evaluation.n_free
@@ -277,7 +277,6 @@ class StochasticGradient:
             iterate=iterate,
             parameters=parameters,
             optimizer=optimizer,
-            epoch=epoch,
             accumulated=None,
             mean=mean,
             averaged=averaged,

@@ -272,5 +272,45 @@ def test_what_local_updates_cannot_do_is_refused_by_name() -> None:
         with pytest.raises(ValueError, match=rf"{name}.* is not for local updates; set"):
             model.fit(X, Y)
     partly = SGDClassifier(solver="local-sgd", random_state=0).partial_fit(X, Y, classes=[0, 1])
-    with pytest.raises(ValueError, match="whose solver was"):
+    with pytest.raises(ValueError, match="whose optimizer was"):
         partly.set_params(solver=LocalUpdates(outer=Momentum())).partial_fit(X, Y)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov"])
+def test_momentum_is_stable_by_default(optimizer: str) -> None:
+    y = X @ np.arange(6.0)
+    data = Dataset.from_arrays(X, y, n_partitions=8)
+    for staleness in (4, 16):
+        model = SGDRegressor(solver="async", optimizer=optimizer, staleness=staleness, max_iter=40, tol=None, random_state=0).fit(data)
+        assert model.score(X, y) > 0.99
+
+
+def test_networks_have_the_same_penalty_by_the_rows_of_an_update() -> None:
+    """alpha divided by the weight of a batch, whichever solver."""
+    schema = dataset(4).schema
+    strengths = []
+    for solver in ("adam", "async", "local-sgd"):
+        penalty: Any = MLPClassifier(solver=solver, batch_size=50, alpha=1.0)._set_up(schema, 4).penalty
+        strengths.append(penalty.strength)
+    np.testing.assert_allclose(strengths, 1 / 50, rtol=0.05)
+
+
+def test_parameters_that_change_between_partial_fits_are_named() -> None:
+    for first, then in (("local-sgd", "sync"), ("sync", "local-sgd")):
+        model = SGDClassifier(solver=first, optimizer="momentum", random_state=0).partial_fit(X, Y, classes=[0, 1])
+        with pytest.raises(ValueError, match="goes on from the last fit, whose optimizer was"):
+            model.set_params(solver=then).partial_fit(X, Y)
+    model = SGDClassifier(solver="sync", random_state=0).partial_fit(X, Y, classes=[0, 1])
+    model.set_params(solver="async").partial_fit(X, Y)
+    assert model.n_iter_ == 2
+
+
+def test_strategies_with_rounds_under_way_are_no_solvers_of_networks() -> None:
+    sampling = mini_batches(dataset(), 60, take_turns=True)
+    with pytest.raises(TypeError, match="solver=Asynchronous is not for networks"):
+        MLPClassifier(solver=Asynchronous(StochasticGradient(sampling))).fit(X, Y)
+
+
+def test_one_mean_at_the_end_is_the_end() -> None:
+    model = SGDClassifier(solver="local-sgd", local_steps=None, max_iter=5, random_state=0).fit(dataset())
+    assert model.status_.kind == "converged" and model.n_rounds_ == 1 and model.n_iter_ == 5

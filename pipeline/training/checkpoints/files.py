@@ -21,7 +21,8 @@ from tasks import __version__
 from tasks.machine.fingerprint import numeric_digest
 from tasks.typing import Array
 
-CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="3")  # 2: types in other modules; 3: fields of other names
+CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="4")
+"""Version 2 had types in other modules, 3 fields of other names, 4 has subtrees and staleness in the history."""
 SUFFIX: Final = ".safetensors"
 NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
 """How the names of checkpoints end: see `FitKey.path`."""

@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
-from tasks.objectives.penalties import L2
+from tasks.objectives.penalties import L2, ElasticNet, soft_threshold
 from tasks.reductions.reduction import reduce_groups
 from tasks.rounds.fitting import Fit
 from tasks.rows.batches import Batch, Sampling, select, turns
@@ -194,21 +194,60 @@ def test_an_altered_record_is_refused() -> None:
                 Course(Asynchronous(strategy(), replace(overlap, arrivals=altered)))
 
 
-def test_a_subtree_that_answers_less_often_counts_for_more() -> None:
-    """u / (T u_t) times, where u_t of u updates were its own."""
+def test_a_subtree_that_answers_less_often_takes_larger_steps() -> None:
+    """⌈u / T⌉ / u_t times, where u_t of u updates were its own, at most 4."""
     overlap = Overlap(None, "as-they-come", damped=True)
-    one = strategy(schedule=Constant(1e-9), max_epochs=2)
-    course = Course(Asynchronous(one, overlap), seldom(2))
+    one = strategy(schedule=Constant(1e-9), max_epochs=3)
+    course = Course(Asynchronous(one, overlap), seldom(2, every=6))
     updates, at = Counter[int](), course.iterates[0]
-    visits = Counter[int]()
+    visits, factors = Counter[int](), list[float]()
     for (_, subtree, missed), iterate in zip(course.updates, course.iterates[1:], strict=True):
         assert subtree is not None
         updates[subtree] += 1
         epoch, visit = divmod(visits[subtree], N_ROUNDS)
         visits[subtree] += 1
-        factor = updates.total() / (T * updates[subtree]) / (1 + missed)
+        factors.append(min(4.0, -(-updates.total() // T) / updates[subtree]))
+        factor = factors[-1] / (1 + missed)
         np.testing.assert_allclose((at - iterate) / 1e-9, factor * gradient(rows_of(subtree, epoch, visit), at), rtol=1e-5, atol=1e-6)
         at = iterate
+    assert max(factors) == 4.0
+
+
+def test_where_all_answer_equally_often_all_count_alike() -> None:
+    orders: tuple[Any, ...] = ("in-order", "as-they-come")
+    found = [Course(Asynchronous(strategy(), Overlap(0, order))).iterates for order in orders]
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"variance_reduction": True, "schedule": Constant(0.3), "average_from": 0}, {"optimizer": Momentum(0.5)}],
+    ids=["svrg", "momentum"],
+)
+def test_damping_changes_how_far_updates_go_and_not_where_to(more: dict[str, Any]) -> None:
+    slow = {"schedule": InverseScaling(1.0, 0.6), "max_epochs": 100, "average_from": 1000, **more}
+    plain, damped = (Course(Asynchronous(strategy(**slow), Overlap(3, damped=damped))).state.iterate.parameters for damped in (False, True))
+    np.testing.assert_allclose(damped, plain, atol=0.05)
+
+
+def test_damping_leaves_the_prox_in_proportion() -> None:
+    """The step of the gradient is that of the prox."""
+    fit = Fit(OBJECTIVE, (ElasticNet(0.3, 0.0),), Asynchronous(strategy(schedule=Constant(0.5)), Overlap(3, damped=True)))
+    groups, states = groups_of(), fit.init(np.zeros((1, P + 1)))
+    for _ in range(6):
+        (number,) = fit.candidates(states)
+        this = fit.ask(states, number)
+        assert this is not None
+        (sums,) = reduce_groups(enumerate(groups), len(groups), this.reduction, this.broadcast).values()
+        before, missed = states[0].inner.parameters, fit.staleness(states, this)
+        batch = this.broadcast.batch
+        states = fit.update(states, this, sums)
+        if batch is None or batch.subtree is None:
+            continue
+        step = 0.5 / (1 + missed)
+        moved = before - step * states[0].iterate.gradient
+        moved[:P] = soft_threshold(moved[:P], step * 0.3)
+        np.testing.assert_allclose(states[0].inner.parameters, moved, rtol=1e-12, atol=1e-15)
 
 
 def seldom(subtree: int, every: int = 4) -> Choose:
@@ -282,8 +321,15 @@ def test_models_share_rounds() -> None:
 def test_protocol_and_wrong_arguments() -> None:
     assert isinstance(Asynchronous(strategy()), Overlapping)
     assert not isinstance(strategy(), Overlapping)
-    for wrong in ({"staleness": -1}, {"staleness": 1.5}, {"order": "in order"}, {"arrivals": (1, 2)}):
+    numbers = [{"staleness": each} for each in (-1, 1.5, True, np.inf, np.nan, "2")]
+    wrong: Any
+    for wrong in (*numbers, {"order": "in order"}, {"arrivals": (1, 2)}):
         with pytest.raises(ValueError, match=r"(staleness|order) must|arrivals are"):
-            Overlap(**wrong)  # type: ignore[arg-type]
+            Overlap(**wrong)
+    for wrong in ({"damped": "no"}, {"order": "as-they-come", "arrivals": "012"}, {"order": "as-they-come", "arrivals": [1.5]}):
+        with pytest.raises(TypeError, match=r"damped must|arrivals must"):
+            Overlap(**wrong)
+    with pytest.raises(TypeError, match="overlap must be an Overlap"):
+        Asynchronous(strategy(), 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="take_turns=True"):
         Asynchronous(strategy(sampling=Sampling(0, 3)))

@@ -347,14 +347,14 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
     assert_refused(tmp_path, path, "there is no checkpoint", 3)
 
 
-@pytest.mark.parametrize("version", ["2", "4"])
+@pytest.mark.parametrize("version", ["3", "5"])
 def test_other_formats_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """Those of version 2 name fields by words that are others now."""
+    """Those of version 3 have less in their history."""
     write(tmp_path, 3)
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.training.checkpoints.files.CHECKPOINT", CHECKPOINT._replace(version=version))
         (path,) = write(tmp_path, 4)
-    assert_refused(tmp_path, path, f"has format version {version}, this dask-descent reads 3", 3)
+    assert_refused(tmp_path, path, f"has format version {version}, this dask-descent reads 4", 3)
 
 
 def test_a_file_that_only_says_to_be_of_this_problem_is_refused(tmp_path: Path) -> None:
