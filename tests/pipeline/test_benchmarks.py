@@ -383,7 +383,7 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
         "overhead",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("multinomial", "memory", "plan", "epoch", "sgd", "resident", "checkpoint", "startup", "chunks")
+            for name in ("multinomial", "memory", "plan", "epoch", "sgd", "resident", "checkpoint", "startup", "chunks", "asynchronous")
         ),
     ],
 )
