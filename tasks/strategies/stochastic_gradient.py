@@ -254,10 +254,13 @@ class StochasticGradient:
                 gradient, waiting = waiting.gradient / waiting.weight, None
         if gradient is None:
             return state._replace(iterate=iterate, epoch=epoch, accumulated=waiting)
-        return self._step(state._replace(iterate=iterate, epoch=epoch), gradient, evaluation, factor)
+        moved = self._step(state._replace(iterate=iterate, epoch=epoch), gradient, evaluation, factor)
+        return diverged(state, "a parameter") if moved is None else moved
 
-    def _step(self, state: StochasticGradientState, gradient: Array, evaluation: Evaluation, factor: float) -> StochasticGradientState:
-        """One update of the parameters."""
+    def _step(
+        self, state: StochasticGradientState, gradient: Array, evaluation: Evaluation, factor: float
+    ) -> StochasticGradientState | None:
+        """One update of the parameters; None where it would spoil them."""
         iterate = state.iterate
         if self.clip_norm is not None:
             gradient = clip_by_norm(gradient, self.clip_norm)
@@ -267,7 +270,7 @@ class StochasticGradient:
             n_coef = len(parameters) - evaluation.n_free
             parameters[:n_coef] = evaluation.penalty.prox(parameters[:n_coef], step_size)
         if not np.isfinite(parameters).all():  # also when the gradient was not
-            return diverged(state, "a parameter")
+            return None
         mean, averaged, iteration = state.mean, state.averaged, state.iteration + 1
         if self.average_from and iteration >= self.average_from:
             mean, averaged = parameters if mean is None else average(mean, parameters, averaged + 1), averaged + 1
