@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pipeline.execution.pump import Pump
 from pipeline.training.checkpoints.files import Saved
 from pipeline.training.history import History, Rounds, Row
 from pipeline.training.observers import Observer
+from tasks.lazy import Lazy
 from tasks.machine.threads import single_blas_thread
 from tasks.rounds.fitting import Fit
 from tasks.strategies.base import Status
@@ -21,8 +21,11 @@ from tasks.typing import Array
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
+    from pipeline.execution import pump
     from pipeline.execution.base import Executor
     from pipeline.sources.rows import Rows
+else:  # rounds need Dask, estimators do not
+    pump = Lazy("pipeline.execution.pump")
 
 CUT_OFF: Final = "a callback ended the fit"
 INTERRUPTED: Final = "interrupted by the user"
@@ -80,7 +83,7 @@ class Course:
 
     def __init__(self, executor: Executor, rows: Rows, fit: Fit, start: Saved, observers: Sequence[Observer]) -> None:
         self.executor = executor
-        self.pump = Pump(executor, rows, fit)
+        self.pump = pump.Pump(executor, rows, fit)
         self.states = start.states
         self.history = History(start.history)
         self.bytes_per_round = start.bytes_per_round
@@ -137,9 +140,9 @@ class Course:
         return Result(parameters, statuses, iterations, self.history.rows, self.bytes_per_round, self.executor.tasks_per_round, states)
 
 
-def repeat(pump: Pump, states: list[Any], n_rounds: int) -> list[Any]:
+def repeat(moving: pump.Pump, states: list[Any], n_rounds: int) -> list[Any]:
     """The states after so many rounds from `states`."""
     while n_rounds:
-        states, reports = pump.advance(states, n_rounds)
+        states, reports = moving.advance(states, n_rounds)
         n_rounds -= len(reports)
     return states
