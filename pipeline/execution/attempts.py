@@ -75,8 +75,10 @@ class ClusterRound(Pending):
                 if self._sent is None:
                     self._sent = self._send(resident)
                 return self._checked(self._sent) if wait else None
-            except (CancelledError, CommClosedError) as error:  # rows were lost with their worker, or futures with a restart: they are made
-                waited = isinstance(error, StuckError)  # again
+            except (CancelledError, CommClosedError, KeyError) as error:  # rows were lost with their worker, or futures with a restart:
+                if isinstance(error, KeyError) and not self._lacks(error):  # they are made again
+                    self._raise_named(error, resident, self.reduction.name)
+                waited = isinstance(error, StuckError)
                 failed = failed_load(resident)
                 if failed is not None:  # and the other pieces wait for workers that it killed
                     self._raise_named(failed, resident)
@@ -97,6 +99,11 @@ class ClusterRound(Pending):
     def _send(self, resident: Resident) -> Sent:
         self.follower.follow(resident, self.reduction.level(self.broadcast))
         return self.sender.send(resident, self.rows, self.reduction, self.broadcast)
+
+    def _lacks(self, error: KeyError) -> bool:
+        """Whether a task did not find a piece of the rows, which was taken from its worker meanwhile: rounds that are under way beside each
+        other mend, and move, the same rows."""
+        return self._sent is not None and any(error.args == (key,) for each in self._sent.work for key in each.keys)
 
     def _checked(self, sent: Sent) -> Found:
         """The finished sums of a round, of the rows that were checked. Raises SourceChangedError for others."""

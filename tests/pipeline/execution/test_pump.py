@@ -137,6 +137,27 @@ def test_threads_stop_when_a_round_is_given_up() -> None:
     assert len(done) == 1
 
 
+def test_rows_that_a_task_does_not_find_any_more_are_no_error(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another round may just have moved them. What is no key of theirs is one."""
+    X, y = arrays()
+    data, executor, sums = Dataset.from_arrays(X, y, n_partitions=8), ClusterExecutor(client), sending.Sent.sums
+    keys: list[Any] = []
+
+    def lacking(sent: sending.Sent) -> Any:
+        found = sums(sent)
+        if keys:
+            raise KeyError(keys.pop() or sent.work[0].keys[0])
+        return found
+
+    monkeypatch.setattr(sending.Sent, "sums", lacking)
+    keys = [None]
+    assert executor.map_reduce(data.rows, CHECK, data.n_partitions).weight_sum == N_ROWS
+    assert not keys
+    keys = ["a key of the user's"]
+    with pytest.raises(KeyError, match="a key of the user's"):
+        executor.map_reduce(data.rows, CHECK, data.n_partitions)
+
+
 def slow(group: Group, broadcast: Any) -> int:
     time.sleep(3)
     return 1
