@@ -39,8 +39,9 @@ def join(left: Parts, right: Parts) -> Parts:
 
 
 def consensus_step(groups: Sequence[Group], objective: Expandable, z: Float64, duals: Float64, consensus: Consensus) -> Parts:
-    """For each of k models, from z (k, n) and the subtree's own dual u of duals (k, t, n): sums of loss and gradient at z, and x near the
-    minimum of f(x) / w + ½ rho |x - z + u|², where f is the loss of the subtree's rows, which weigh w. Rows of no weight stay at z - u."""
+    """A subtree's part for each of k models, from z (k, n) and its own dual u of duals (k, t, n): sums of loss and gradient at z, and x
+    near the minimum of f(x) / w + ½ rho |x - z + u|², where f is the loss of the subtree's rows, which weigh w. Rows of no weight stay at
+    z - u."""
     number = bisect_right(consensus.subtrees.first_partitions, groups[0].first_partition) - 1
     at_z = hessian(groups, objective, z)
     assert at_z.hessian_sum is not None
