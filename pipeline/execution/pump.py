@@ -36,15 +36,12 @@ class Pump:
         began = time.perf_counter()
         try:
             self._send(states)
-            this, pending = self._under_way.pop(self._next(states))
-            try:
-                sums = pending.result()
-            except BaseException:
-                pending.cancel()
-                raise
+            number = self._next(states)
+            sums = self._under_way[number].pending.result()
         except BaseException:
             self.close()
             raise
+        this = self._under_way.pop(number).this
         staleness = self.fit.staleness(states, this)
         states = self.fit.update(states, this, sums)
         return Advance(states, [self.fit.report(this, sums, states, time.perf_counter() - began, staleness)])

@@ -12,6 +12,7 @@ from tasks.objectives.penalties import Penalty
 from tasks.rows.batches import Batch, drawn_rows
 from tasks.rows.partition import Group
 from tasks.strategies.base import LocalSteps
+from tasks.strategies.optimizers import proximal_update
 from tasks.typing import Array
 
 
@@ -37,11 +38,7 @@ def local_solve(
             gradient = found.gradient
             if steps.proximal:
                 gradient = gradient + (here[model] - parameters[model]) * parameters.dtype.type(steps.proximal)
-            moved, states[model] = steps.optimizer.update(states[model], gradient, here[model], step_size, found.n_free)
-            if found.penalty.kinks:
-                n_coef = len(moved) - found.n_free
-                moved[:n_coef] = found.penalty.prox(moved[:n_coef], step_size)
-            here[model] = moved
+            here[model], states[model] = proximal_update(steps.optimizer, states[model], gradient, here[model], step_size, found)
     return Sums(loss, weight, weight[:, None].astype(parameters.dtype) * (parameters - here))
 
 

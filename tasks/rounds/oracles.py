@@ -28,8 +28,8 @@ from tasks.typing import Array
 class Broadcast(NamedTuple):
     """What workers get in a round: the objective and the parameters (k, n) of its k models, as `OracleSpec.by_columns` says; direction
     (k, n) for rounds that need a second vector, or (k, p, p) for a basis of the columns; penalties (k) for oracles that need them on the
-    workers. row_step: only every row_step-th row of each partition counts, in all sums; batch: only its rows do; local: the updates of
-    local steps. marked: whether the sums of each subtree are to have a mark."""
+    workers. row_step: only every row_step-th row of each partition counts, in all sums; batch: only its rows do; local: what
+    subtrees do by themselves. marked: whether the sums of each subtree are to have a mark."""
 
     objective: Any  # has what its strategy's oracles need: checked once, when the fit starts
     oracle: str

@@ -17,6 +17,7 @@ import numpy as np
 
 from tasks.arguments import as_number, check_counts
 from tasks.lazy import Lazy
+from tasks.objectives.evaluation import Evaluation
 from tasks.typing import Array
 
 if TYPE_CHECKING:
@@ -91,6 +92,17 @@ class Optimizer(ABC):
             needs = f"{type(self).__name__} needs a state with {len(self.first_slots)} slots, got {len(state.slots)}"
             raise ValueError(f"{needs}; call init of the optimizer that is used")
         return [_like(parameters, slot, "each slot of the state") for slot in state.slots]
+
+
+def proximal_update(
+    optimizer: Optimizer, state: OptimizerState, gradient: Array, parameters: Array, step_size: float, evaluation: Evaluation
+) -> tuple[Array, OptimizerState]:
+    """An update by this gradient, and the prox of the evaluation's kinks by the same step, which leaves free parameters alone."""
+    moved, state = optimizer.update(state, gradient, parameters, step_size, evaluation.n_free)
+    if evaluation.penalty.kinks:
+        n_coef = len(moved) - evaluation.n_free
+        moved[:n_coef] = evaluation.penalty.prox(moved[:n_coef], step_size)
+    return moved, state
 
 
 @final

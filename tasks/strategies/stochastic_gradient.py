@@ -12,7 +12,7 @@ from tasks.arguments import as_number, check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
 from tasks.rows.batches import HELD_OUT, TRAINING, Batch, Sampling, turns
 from tasks.strategies.base import RUNNING, Iterate, Request, Status
-from tasks.strategies.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm
+from tasks.strategies.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm, proximal_update
 from tasks.strategies.schedules import Constant, Schedule
 from tasks.typing import Array
 
@@ -110,7 +110,8 @@ class StochasticGradient:
                         T. Zhang, NIPS 2013
 
     After each update the prox of the penalty's kinks moves the penalised parameters by the step size (forward-backward splitting: J. Duchi
-    and Y. Singer, J. Mach. Learn. Res. 10 (2009)). Batches in which no row has weight move nothing. Diverged when the loss of a batch, or
+    and Y. Singer, J. Mach. Learn. Res. 10 (2009)). Batches in which no row has weight move nothing (of subtrees that take
+    turns, by the penalty alone). Diverged when the loss of a batch, or
     a parameter after an update, is no finite number; the parameters before that update stay. Raises ValueError for numbers out of range.
     """
 
@@ -265,10 +266,7 @@ class StochasticGradient:
         if self.clip_norm is not None:
             gradient = clip_by_norm(gradient, self.clip_norm)
         step_size = state.scale * self.schedule(state.iteration) * factor
-        parameters, optimizer = self.optimizer.update(state.optimizer, gradient, state.parameters, step_size, evaluation.n_free)
-        if evaluation.penalty.kinks:
-            n_coef = len(parameters) - evaluation.n_free
-            parameters[:n_coef] = evaluation.penalty.prox(parameters[:n_coef], step_size)
+        parameters, optimizer = proximal_update(self.optimizer, state.optimizer, gradient, state.parameters, step_size, evaluation)
         if not np.isfinite(parameters).all():  # also when the gradient was not
             return None
         mean, averaged, iteration = state.mean, state.averaged, state.iteration + 1
