@@ -12,9 +12,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, named_optimizer, solver_name
+from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, named_optimizer
 from pipeline.estimators.parameters import (
     BelowOne,
+    Compressing,
     Count,
     Flag,
     NotNegative,
@@ -96,6 +97,7 @@ class LinearMiniBatchParameters:
     staleness: Whole | None = 4
     order: ResultOrder = "in-order"
     local_steps: Count | None = 8
+    compression: Compressing = None
     checkpoint: Saving = None
 
 
@@ -168,13 +170,10 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
         batches = self._batches(schema, n_groups, self._batch_rows(schema), **options)
         strategy, rows = self._strategy(schema, objective, batches), int(np.ceil(batches.batch_rows))
         reason = f"{batches.sampling.rounds_an_epoch} batches of about {rows} rows an epoch, first step size {strategy.schedule(0):.3g}"
-        how = self._overlap or self._local
-        choice = (
-            Choice(self._optimizer_name, reason)
-            if how is None
-            else Choice(solver_name(self.solver), f"{self._optimizer_name}, {reason}; {how}")
-        )
-        return SetUp(objective, self._penalty(schema, objective), self._composed(strategy), choice)
+        composed = self._overlap or self._local
+        name, reason = (self._optimizer_name, reason) if composed is None else (self._solver_name, f"{self._optimizer_name}, {reason}")
+        choice = Choice(name, "; ".join([reason, *self._further]))
+        return SetUp(objective, self._penalty(schema, objective), self._composed(strategy, objective.layout), choice)
 
     def _is_batch(self, row: Row) -> bool:
         if self.variance_reduction is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -12,13 +13,15 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from pipeline.estimators.base import GradientModel, described
 from pipeline.estimators.kinds import ProbabilisticClassifier, require_classes, require_labels
-from pipeline.estimators.optimizer_choice import chosen_local, chosen_overlap
+from pipeline.estimators.optimizer_choice import chosen_local, chosen_overlap, solver_name
 from pipeline.training.history import Row, share_read
 from pipeline.training.loop import Result
 from pipeline.training.sampling import Batches, batches_of
+from tasks.objectives.base import Layout
 from tasks.rounds.fitting import Fit
 from tasks.rounds.oracles import ORACLES
 from tasks.strategies.asynchronous import Asynchronous, AsynchronousState, Overlap
+from tasks.strategies.compressed import COMPRESSIONS, Compressed, CompressedState, Compression
 from tasks.strategies.local_sgd import LocalSGD, LocalUpdates
 from tasks.strategies.optimizers import Optimizer
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
     from pipeline.data.schema import Schema
 
+NOT_COMPRESSED: Final = {"variance_reduction": None}
 NOT_LOCAL: Final = {"accumulate": 1, "average": False, "clip_norm": None, "variance_reduction": None, "importance": "uniform"}
-"""Parameters that say what local updates cannot do, and the values that they may have."""
+"""Parameters that say what compressed rounds and local updates cannot do, and the values that they may have."""
 LARGEST_SEED: Final = 2**31 - 1
 
 
@@ -63,6 +67,7 @@ class MiniBatchModel(GradientModel):
     staleness: int | None
     order: str
     local_steps: int | None
+    compression: Any
     loss_curve_: list[float]
     update_shares_: Float64
     _state: StochasticGradientState
@@ -92,27 +97,47 @@ class MiniBatchModel(GradientModel):
         return chosen_local(self.solver, self.local_steps)
 
     @property
+    def _compression(self) -> Compression | None:
+        """How what travels is made small; None: it is sent as it is."""
+        return COMPRESSIONS[self.compression] if isinstance(self.compression, str) else self.compression
+
+    @property
+    def _solver_name(self) -> str:
+        """The name of the solver, where rounds overlap, or subtrees update by themselves."""
+        return solver_name(self.solver)
+
+    @property
+    def _further(self) -> list[str]:
+        """What is to be said of the solver, beside the optimizer."""
+        return [str(how) for how in (self._overlap, self._local, self._compression) if how is not None]
+
+    @property
     def _means(self) -> str:
         """The optimizer of means, which has the state where there are some, in words behind that of updates: see `_state_follows`."""
         return "" if self._local is None else f", means by {type(self._local.outer).__name__}"
 
-    def _composed(self, strategy: StochasticGradient) -> StochasticGradient | Asynchronous:
-        """The strategy, with rounds that overlap, or local updates, where there are to be some."""
+    def _composed(self, strategy: StochasticGradient, layout: Layout) -> StochasticGradient | Asynchronous | Compressed:
+        """The strategy, with rounds that overlap, or local updates, and compressed, as it is to be."""
+        composed: StochasticGradient | Asynchronous = strategy
         if self._local is not None:
-            return LocalSGD.of(strategy, self._local)
-        return strategy if self._overlap is None else Asynchronous(strategy, self._overlap)
+            composed = LocalSGD.of(strategy, self._local)
+        elif self._overlap is not None:
+            composed = Asynchronous(strategy, self._overlap)
+        return composed if self._compression is None else Compressed(composed, self._compression, layout)
 
     def _check_refused(self) -> None:
         super()._check_refused()
-        if self._local is None:
-            return
+        if self._local is not None:
+            self._refuse(NOT_LOCAL, "local updates", "or take another solver")
+        if self._compression is not None:
+            self._refuse(NOT_COMPRESSED, "compressed rounds", "or compression=None")
+
+    def _refuse(self, accepted: Mapping[str, Any], what: str, cure: str) -> None:
+        """Raise ValueError for a parameter that is not for these rounds. accepted: the value that each may have."""
         parameters = self.get_params(deep=False)
-        for name, accepted in NOT_LOCAL.items():
-            if name in parameters and parameters[name] != accepted:
-                raise ValueError(
-                    f"{type(self).__name__}({name}={parameters[name]!r}) is not for local updates; set {name}={accepted!r}, or take another"
-                    " solver"
-                )
+        for name, value in accepted.items():
+            if name in parameters and parameters[name] != value:
+                raise ValueError(f"{type(self).__name__}({name}={parameters[name]!r}) is not for {what}; set {name}={value!r}, {cure}")
 
     def _batches(self, schema: Schema, n_groups: int, batch_size: int, **options: Any) -> Batches:
         """How rows are drawn. options: further ones of `pipeline.training.sampling.batches_of`. Raises ValueError for too few rows to
@@ -124,6 +149,8 @@ class MiniBatchModel(GradientModel):
                 f" {schema.n_rows} rows. {'Increase' if held_out < 2 else 'Decrease'} validation_fraction, or fit on more rows"
             )
         options |= {"seed": self._seed, "shuffle": self.shuffle, "validation_fraction": self._held_out}
+        if self._compression is not None and self._overlap is None:  # all subtrees return something in a round
+            options["most_subtrees"] = self._compression.n_subtrees
         if self._local is not None:
             return batches_of(schema, n_groups, batch_size, take_turns=True, **options).apart
         return batches_of(schema, n_groups, batch_size, take_turns=self._overlap is not None, **options)
@@ -209,7 +236,7 @@ class MiniBatchModel(GradientModel):
     def _first_states(self, fit: Fit) -> list[Any]:
         """The states that a partial fit starts from: where the last one ended, or what the fitted attributes were set to since."""
         if self._resumes:
-            assert isinstance(fit.strategy, StochasticGradient | Asynchronous)
+            assert isinstance(fit.strategy, StochasticGradient | Asynchronous | Compressed)
             if fit.objective.layout.size != len(self._state.parameters):  # what rows can still change, once `_check_state` is content
                 raise ValueError(f"{type(self).__name__}.partial_fit: y has another number of targets than in the last fit; call fit")
             state: Any = fit.strategy.resume(self._state)
@@ -221,6 +248,8 @@ class MiniBatchModel(GradientModel):
     def _store(self, result: Result, objective: Any, dataset: Dataset) -> None:
         (state,) = result.states
         self.__dict__.pop("update_shares_", None)
+        if isinstance(state, CompressedState):
+            state = state.inner
         if isinstance(state, AsynchronousState):
             self.update_shares_ = state.shares
             state = state.inner

@@ -28,6 +28,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from pipeline.training.checkpoints.keeper import Checkpoint
 from tasks.strategies.asynchronous import ORDERS
+from tasks.strategies.compressed import COMPRESSIONS, Compression
 
 
 class Only(NamedTuple):
@@ -54,6 +55,8 @@ RandomState: TypeAlias = Annotated[Any, "random_state"]
 ClassWeight: TypeAlias = Annotated[Any, dict, StrOptions({"balanced"}), None]
 Saving: TypeAlias = Annotated[Any, str, Path, Checkpoint, None]
 """Where a fit keeps its checkpoints: see `Checkpoint.of`."""
+Compressing: TypeAlias = Annotated[Any, StrOptions(set(COMPRESSIONS)), Compression, None]
+"""How what travels is made small: see `tasks.strategies.compressed`."""
 ResultOrder: TypeAlias = Annotated[str, StrOptions(set(ORDERS))]
 """In which order asynchronous results are taken: see `tasks.strategies.asynchronous.Overlap`."""
 Verbose: TypeAlias = Annotated[int, "verbose", Only((0, False), "use set_callbacks(sklearn.callback.ProgressBar())")]

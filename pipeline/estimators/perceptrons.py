@@ -14,9 +14,10 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, Pace, choose_optimizer, choose_schedule, solver_name
+from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, Pace, choose_optimizer, choose_schedule
 from pipeline.estimators.parameters import (
     BelowOne,
+    Compressing,
     Count,
     Flag,
     NotNegative,
@@ -107,6 +108,7 @@ class NetworkParameters:
     staleness: Whole | None = 4
     order: ResultOrder = "in-order"
     local_steps: Count | None = 8
+    compression: Compressing = None
     checkpoint: Saving = None
 
 
@@ -135,6 +137,7 @@ class Network(NetworkParameters, MiniBatchModel):
     optimizer           of "async": a name of OPTIMIZERS or an Optimizer
     staleness, order    of "async": see `tasks.strategies.asynchronous.Overlap`
     local_steps         of "local-sgd": updates between two means, None for all
+    compression         what is sent is made small: a name of `tasks.strategies.compressed.COMPRESSIONS`, or a Compression
 
     Fitted besides what all models have: coefs_ [(n_in, n_out)], intercepts_ [(n_out,)], n_layers_, n_outputs_, out_activation_, loss_ (of
     the last epoch), best_loss_ (None with early_stopping), and what mini-batches leave.
@@ -176,6 +179,8 @@ class Network(NetworkParameters, MiniBatchModel):
         if self._by_epochs:
             self._stochastic(Sampling(0, 1, validation_fraction=self.validation_fraction), ONE_EPOCH)
             return
+        if self.compression is not None:
+            raise ValueError(f"compression={self.compression!r} needs mini-batches; leave it out, or use solver='adam' for instance")
         if self.dropout:
             raise ValueError(f"dropout={self.dropout!r} needs mini-batches; set dropout=0, or use solver='adam' for instance")
         self._full_passes()
@@ -193,15 +198,16 @@ class Network(NetworkParameters, MiniBatchModel):
         batch_weight = schema.weight_sum * (batches.n_rows / schema.n_rows) / (n_rounds * batches.n_apart)
         objective = NetworkObjective(loss, sizes, self.activation, classes, self.dropout, self.dtype)
         stochastic = self._stochastic(batches.sampling, Epochs(-(-n_rounds // self.accumulate), batches.n_rows, self.max_iter))
-        return SetUp(objective, L2(self.alpha / batch_weight), self._composed(stochastic), self._choice())
+        return SetUp(objective, L2(self.alpha / batch_weight), self._composed(stochastic, objective.layout), self._choice())
 
     def _choice(self) -> Choice:
         if self._composes:
             name = self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
-            return Choice(solver_name(self.solver), f"{name}; {self._overlap or self._local}")
+            return Choice(self._solver_name, "; ".join([name, *self._further]))
         if isinstance(self.solver, str):
-            return Choice(self.solver, "asked for")
-        return Choice(type(self.solver).__name__, "given as an optimizer" if self._by_epochs else "given as a strategy")
+            return Choice(self.solver, "; ".join(["asked for", *self._further]))
+        given = "given as an optimizer" if self._by_epochs else "given as a strategy"
+        return Choice(type(self.solver).__name__, "; ".join([given, *self._further]))
 
     def _full_passes(self) -> tuple[Strategy, Choice]:
         """Raises ValueError or TypeError for what is no solver of networks."""

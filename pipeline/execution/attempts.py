@@ -19,6 +19,7 @@ from pipeline.execution.sending import Sender, Sent
 from pipeline.sources.rows import Rows
 from tasks.loading.checking import CONTENTS
 from tasks.reductions.reduction import Reduction
+from tasks.rounds.fitting import Traffic
 
 MAX_RELOADS: Final = 10
 """Times that a round is sent, or a function of partitions begun."""
@@ -47,6 +48,7 @@ class ClusterRound(Pending):
         self._attempts = 0
         self._stuck = 0
         self._losses = Losses()
+        self._traffic = Traffic()
         self._attempt(wait=False)
 
     def result(self) -> Any:
@@ -54,6 +56,10 @@ class ClusterRound(Pending):
         while found is None:
             found = self._attempt(wait=True)
         return found.sums
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._traffic
 
     @property
     def done(self) -> bool:
@@ -108,6 +114,7 @@ class ClusterRound(Pending):
     def _checked(self, sent: Sent) -> Found:
         """The finished sums of a round, of the rows that were checked. Raises SourceChangedError for others."""
         n_groups, sums = sent.resident.n_groups, sent.sums()
+        self._traffic = sent.traffic
         if self.rows.content_of(sent.groups) in (None, sums.content):
             return Found(self.reduction.whole(sums.nodes, n_groups, self.broadcast))
         found = self.sender.send(sent.resident, self.rows, CONTENTS, None).sums()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pipeline.sources.rows import Rows
 from tasks.loading.mapping import PartitionMap
 from tasks.reductions.reduction import Reduction
-from tasks.rounds.fitting import Fit, Report
+from tasks.rounds.fitting import Fit, Report, Traffic
 
 
 class Advance(NamedTuple):
@@ -26,6 +26,11 @@ class Pending(ABC):
     @abstractmethod
     def result(self) -> Any:
         """The finished sums of all groups of the rows. Waits for them, and is asked once. What fails leaves nothing behind."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went between processes for it, once there is a result."""
+        return Traffic()
 
     @abstractmethod
     def cancel(self) -> None:

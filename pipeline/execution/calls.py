@@ -15,6 +15,7 @@ from pipeline.cluster.asking import forget_frames
 from pipeline.execution.gathering import take_note
 from pipeline.execution.residency.resident import Work
 from tasks.reductions.reduction import NodeSums
+from tasks.rounds.fitting import Traffic
 from tasks.workers.calls import OPERATION
 
 PATIENCE: Final = 2.0
@@ -41,6 +42,7 @@ class Calls:
         self.client = client
         self.work = work
         self.more = {"subset": subset, "n_groups": n_groups, "packed": packed}
+        self.traffic = Traffic(len(packed) * len(work))
         self._answers: asyncio.Task[list[Any]] | None = None
         self._loop.add_callback(self._start)
 
@@ -82,7 +84,10 @@ class Calls:
             self.cancel()
             raise
         count_call(self.client, lost=any(isinstance(answer, OSError) for answer in answers))  # TimeoutError and CommClosedError are
-        return [pickle.loads(answer) for answer in answers] if all(isinstance(answer, bytes) for answer in answers) else None
+        if not all(isinstance(answer, bytes) for answer in answers):
+            return None
+        self.traffic = Traffic(self.traffic.sent, sum(map(len, answers)))
+        return [pickle.loads(answer) for answer in answers]
 
     def cancel(self) -> None:
         """Expect no answer any more."""

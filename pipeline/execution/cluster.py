@@ -106,7 +106,7 @@ class ClusterExecutor(Executor):
         resident = self.follower.known(rows)
         if resident is None or not resident.located or self.inside or not self.sessions.due():
             return None
-        this = fit.ask(states)
+        this = fit.ask(states, fit.under_way(states)[0])
         assert this is not None
         with self.follower.watched(rows):
             try:

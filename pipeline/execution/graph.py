@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 from dask.task_spec import List, TaskRef
 
 from pipeline.cluster.code.modules import dumps
 from pipeline.execution.opaque import call, value
 from pipeline.execution.residency.resident import Work
 from tasks.reductions.memory import merged
-from tasks.reductions.reduction import NodeSums, Reduction, merge_sums, reduce_on_worker
+from tasks.reductions.reduction import NodeSums, Reduction, array_bytes, merge_sums, reduce_on_worker
 
 INLINE_BYTES: Final = 8000
 CLIENT_COMBINE_BYTES: Final = 1 << 20
@@ -23,12 +22,14 @@ FAN_IN: Final = 8
 
 class RoundGraph(NamedTuple):
     """The tasks of a round, and the keys of those that the client gathers; needs: modules that workers import for what
-    they are sent; large: whether the sums are, and meet on the cluster."""
+    they are sent; large: whether the sums are, and meet on the cluster; n_tasks: that work on rows; n_sent: bytes that they are sent."""
 
     tasks: dict[Any, Any]
     keys: list[Any]
     needs: set[str]
     large: bool
+    n_tasks: int
+    n_sent: int
 
 
 def round_graph(work: Sequence[Work], subset: int, n_groups: int, reduction: Reduction, broadcast: Any, result_bytes: float) -> RoundGraph:
@@ -47,10 +48,13 @@ def round_graph(work: Sequence[Work], subset: int, n_groups: int, reduction: Red
         pieces = List(*map(TaskRef, keys))
         graph[name] = call(name, reduce_on_worker, pieces, thread, subset, n_groups, packed, *parameters, needs=set())
         names.append(name)
+    n_sent = len(packed) * len(work)
+    if parameters:
+        n_sent += bytes_of(broadcast) * len({worker for _, worker, _ in work})
     large = result_bytes > CLIENT_COMBINE_BYTES
     if large:
         names = combining(graph, names, n_groups, reduction, token)
-    return RoundGraph(graph, names, needs | modules, large)
+    return RoundGraph(graph, names, needs | modules, large, len(work), n_sent)
 
 
 def combining(graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:
@@ -73,5 +77,4 @@ def merging(reduction: Reduction, n_groups: int) -> Callable[[Sequence[NodeSums]
 
 def bytes_of(broadcast: Any) -> int:
     """About how many bytes a broadcast has."""
-    arrays = [a for a in broadcast if isinstance(a, np.ndarray)] if isinstance(broadcast, tuple) else []
-    return sum(a.nbytes for a in arrays)
+    return array_bytes(tuple(broadcast)) if isinstance(broadcast, tuple) else 0

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.execution.base import Advance, Executor, Pending
 from pipeline.sources.rows import Rows
+from tasks.reductions.remembered import Memory
 from tasks.rounds.fitting import Fit, Round
 
 
@@ -15,6 +16,14 @@ class UnderWay(NamedTuple):
 
     this: Round
     pending: Pending
+
+
+class Copy(NamedTuple):
+    """Where a fit stood, and what subtrees remembered then; rounds: done by then."""
+
+    states: list[Any]
+    memories: tuple[Memory, ...]
+    rounds: int
 
 
 class Pump:
@@ -27,24 +36,26 @@ class Pump:
         self.fit = fit
         self._under_way: dict[int, UnderWay] = {}
 
-    def advance(self, states: list[Any], limit: int) -> Advance:
-        """The states after the next round, or after several, at most `limit`. There must be one to do."""
-        if limit > 1 and self.fit.overlapping is None:
+    def advance(self, states: list[Any], limit: int, number: int | None = None) -> Advance:
+        """The states after the next round, or after several, at most `limit`. There must be one to do. number: of the round whose result
+        is next, None for whichever may be."""
+        if limit > 1 and not self.fit.overlaps:
             done = self.executor.on_workers(self.rows, self.fit, states, limit)
             if done is not None:
                 return done
         began = time.perf_counter()
         try:
             self._send(states)
-            number = self._next(states)
-            sums = self._under_way[number].pending.result()
+            number = self._next(states) if number is None else number
+            pending = self._under_way[number].pending
+            sums = pending.result()
         except BaseException:
             self.close()
             raise
         this = self._under_way.pop(number).this
         staleness = self.fit.staleness(states, this)
         states = self.fit.update(states, this, sums)
-        return Advance(states, [self.fit.report(this, sums, states, time.perf_counter() - began, staleness)])
+        return Advance(states, [self.fit.report(this, sums, states, time.perf_counter() - began, staleness, pending.traffic)])
 
     def _send(self, states: list[Any]) -> None:
         """Have under way what the states want, and nothing else."""
@@ -63,6 +74,13 @@ class Pump:
         if len(numbers) == 1:
             return numbers[0]
         return numbers[self.executor.first_done(self.rows, [self._under_way[number].pending for number in numbers])]
+
+    def recall(self, states: list[Any], *, anew: bool) -> Copy | None:
+        """What subtrees remember beside the rows: nothing, of most fits. anew: whether to ask for it."""
+        return None
+
+    def forget(self) -> None:
+        """Have subtrees forget the fit: they remember nothing of most."""
 
     def close(self) -> None:
         """Give up what is under way."""

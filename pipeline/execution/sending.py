@@ -22,7 +22,8 @@ from pipeline.execution.residency.failures import killers_named
 from pipeline.execution.residency.resident import Resident
 from pipeline.sources.rows import Rows
 from tasks.machine.threads import single_blas_thread
-from tasks.reductions.reduction import NodeSums, Reduction
+from tasks.reductions.reduction import NodeSums, Reduction, array_bytes
+from tasks.rounds.fitting import Traffic
 
 HELD_ROUNDS: Final = 16
 SHORT_ROUND: Final = 0.05
@@ -79,6 +80,10 @@ class Way(Protocol):
     def done(self) -> bool:
         """Whether `results` need not wait."""
 
+    @property
+    def traffic(self) -> Traffic:
+        """What was sent, and came back."""
+
     def results(self) -> Sequence[NodeSums] | None:
         """What the worker threads found; None where some cannot be reached so. What fails leaves nothing behind."""
 
@@ -119,6 +124,11 @@ class Sent:
         """Whether there are results, good or bad."""
         return self._way.done
 
+    @property
+    def traffic(self) -> Traffic:
+        """What went between processes."""
+        return self._way.traffic
+
     def sums(self) -> NodeSums:
         """The sums of all that was sent; where calls do not come through, tasks follow. Raises CancelledError or CommClosedError for what
         is lost with its worker."""
@@ -145,12 +155,15 @@ class Sent:
 
 
 class Tasks:
-    """The tasks of a round, under way. named: a context in which errors get the names of partitions."""
+    """The tasks of a round, under way. named: a context in which errors get the names of partitions. Of their traffic the pickles and
+    arrays count, not Dask's own messages."""
 
     def __init__(self, sender: Sender, graph: RoundGraph, named: Callable[[], AbstractContextManager[None]]) -> None:
         self.sender = sender
         self.large = graph.large
+        self.traffic = Traffic(graph.n_sent)
         self.named = named
+        self.n_tasks = graph.n_tasks
         self.began = time.monotonic()
         self.futures: list[Any] = begin(sender.client, graph.tasks, graph.keys)
 
@@ -166,6 +179,8 @@ class Tasks:
         except BaseException:
             self.cancel()
             raise
+        times = self.n_tasks if self.large else 1  # where sums were added up on the way, each task's went up, too
+        self.traffic = Traffic(self.traffic.sent, times * sum(array_bytes(found.nodes) for found in results))
         short = time.monotonic() - self.began <= SHORT_ROUND and not self.large
         self.sender.hold(self.futures, at_most=HELD_ROUNDS if short else 1)
         self.futures = []

@@ -38,6 +38,7 @@ from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.rows.partition import Shard
 from tasks.strategies.asynchronous import Asynchronous
 from tasks.strategies.base import Strategy
+from tasks.strategies.compressed import Compressed
 from tasks.strategies.local_sgd import LocalSGD
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
@@ -205,6 +206,8 @@ def set_up(job: Job, sample: Sample, schema: Schema) -> tuple[SetUp, Array]:
         n, total = sample.n_partitions, sample.dataset.n_partitions
         cure = "shuffle the rows, so that every partition is like the others, or train without a plan"
         raise ValueError(f"{n} of {total} partitions were read, and they cannot be fitted by themselves: {error}; {cure}") from error
+    if isinstance(setup.strategy, Compressed):
+        raise ValueError("a plan is of rounds that are sent whole; plan the job without compression, whose memory is about the same")
     if isinstance(setup.strategy, Asynchronous | LocalSGD):
         raise ValueError(
             f"a plan is of rounds that follow each other, and solver={setup.choice.name!r} has others; plan the job with synchronous"

@@ -35,7 +35,8 @@ class Row(TypedDict):
     times), accepted iterations so far, the objective and the largest |gradient| at the last accepted point (of the worst model; on the
     sample, while a strategy works on one; of the batch; by the parameters that the strategy sees, see
     `tasks.objectives.standardisation`), seconds since the fit began. Of a round about one subtree of groups, which one that is, else -1;
-    and staleness, the updates that its parameters had missed."""
+    and staleness, the updates that its parameters had missed. bytes_sent, bytes_received: that went to the workers and came back, over
+    all connections; none in process."""
 
     round: int
     oracle: str
@@ -46,6 +47,8 @@ class Row(TypedDict):
     seconds: float
     subtree: int
     staleness: int
+    bytes_sent: int
+    bytes_received: int
 
 
 def share_read(row: Row, held_out: float = 0.0) -> float:
@@ -146,6 +149,8 @@ class History:
                 seconds=began + report.elapsed - self._start,
                 subtree=-1 if report.subtree is None else report.subtree,
                 staleness=report.staleness,
+                bytes_sent=report.traffic.sent,
+                bytes_received=report.traffic.received,
             )
             for n_round, report in enumerate(reports, len(self.rows) + 1)
         ]

@@ -21,11 +21,11 @@ from tasks.typing import Array
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
-    from pipeline.execution import pump
+    from pipeline.execution import pump, remembering
     from pipeline.execution.base import Executor
     from pipeline.sources.rows import Rows
 else:  # rounds need Dask, estimators do not
-    pump = Lazy("pipeline.execution.pump")
+    pump, remembering = Lazy("pipeline.execution.pump"), Lazy("pipeline.execution.remembering")
 
 CUT_OFF: Final = "a callback ended the fit"
 INTERRUPTED: Final = "interrupted by the user"
@@ -69,7 +69,7 @@ def train(
             with single_blas_thread():
                 course.run()
         except BaseException as error:
-            course.end(complete=False)
+            course.end(complete=False, failed=isinstance(error, Exception))
             if not (keep_on_interrupt and isinstance(error, KeyboardInterrupt)):
                 raise
             interrupted = True
@@ -83,7 +83,8 @@ class Course:
 
     def __init__(self, executor: Executor, rows: Rows, fit: Fit, start: Saved, observers: Sequence[Observer]) -> None:
         self.executor = executor
-        self.pump = pump.Pump(executor, rows, fit)
+        self.pump = remembering.pump_for(executor, rows, fit, start.memories)
+        self.failed = False
         self.states = start.states
         self.history = History(start.history)
         self.bytes_per_round = start.bytes_per_round
@@ -93,7 +94,15 @@ class Course:
     @property
     def saved(self) -> Saved:
         """Where the fit stands."""
-        return Saved(self.states, self.history.rows, None, self.bytes_per_round)
+        return Saved(self.states, self.history.rows, None, self.bytes_per_round, recall=self._recall)
+
+    def _recall(self) -> Saved:
+        """Where the fit stands, or stood not long ago, with what subtrees remember."""
+        found = self.pump.recall(self.states, anew=not self.failed)
+        if found is None:
+            return self.saved._replace(recall=None)
+        rows = self.history.rows[: len(self.history.rows) + found.rounds - self.states[0].rounds]
+        return Saved(found.states, rows, None, self.bytes_per_round, found.memories)
 
     def run(self) -> None:
         """Do rounds until all models are done, or an observer has seen enough."""
@@ -123,13 +132,16 @@ class Course:
                     del self.history.rows[done - len(new) :]
                 return
 
-    def end(self, *, complete: bool) -> None:
-        """Give up what is under way, and tell the observers that there are no more rounds."""
+    def end(self, *, complete: bool, failed: bool = False) -> None:
+        """Give up what is under way, and tell the observers that there are no more rounds. failed: whether an error ended the fit."""
+        self.failed = failed
         try:
             self.pump.close()
         finally:
             for observer in self.observers:
                 observer.end(self.saved, complete=complete)
+        if not failed:
+            self.pump.forget()
 
     def result(self, reason: str) -> Result:
         """What the fit found. reason: why, of models that are not done."""

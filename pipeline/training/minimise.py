@@ -21,7 +21,7 @@ from tasks.arguments import as_number, check_counts
 from tasks.objectives.base import ChecksTargets, Objective
 from tasks.objectives.penalties import L2, Penalty
 from tasks.rounds.fitting import Fit
-from tasks.rows.batches import Sampling
+from tasks.rows.batches import MOST_SUBTREES, Sampling
 from tasks.strategies.base import Status, Strategy, Subtrees
 from tasks.typing import Array
 
@@ -115,14 +115,16 @@ def mini_batches(
     validation_fraction: float = 0.0,
     importance: Literal["uniform", "norm"] = "uniform",
     take_turns: bool = False,
+    most_subtrees: int = MOST_SUBTREES,
 ) -> Sampling:
     """About batch_size rows a round, drawn from all partitions, so that an epoch visits every row once; reads the dataset if it is not
-    resident. take_turns: each round draws from one subtree of groups alone, as `Asynchronous` needs it. The other arguments: see
+    resident. take_turns: each round draws from one subtree of groups alone, as `Asynchronous` needs it. most_subtrees: draw rows,
+    as far as their bytes allow: for `Compressed`, which lets each return something. The other arguments: see
     `tasks.rows.batches.Sampling`. Raises TypeError for what is no Dataset, ValueError for a batch_size that is no whole number of at least
     1, or a seed of at least 0."""
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset must be a Dataset, got {type(dataset).__name__}; Dataset.from_arrays makes one")
-    check_counts(batch_size=batch_size)
+    check_counts(batch_size=batch_size, most_subtrees=most_subtrees)
     if not as_number(seed) >= 0 or seed != int(seed):
         raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
     found = batches_of(
@@ -134,5 +136,6 @@ def mini_batches(
         validation_fraction=validation_fraction,
         importance=importance,
         take_turns=take_turns,
+        most_subtrees=most_subtrees,
     )
     return found.sampling

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
-from tasks.rows.batches import ROWS_A_SUBTREE, Sampling, held_out_stream, subtree_level
+from tasks.rows.batches import MOST_SUBTREES, ROWS_A_SUBTREE, Sampling, held_out_stream, subtree_level
 from tasks.rows.shares import INDEPENDENT, bar_for
 from tasks.strategies.base import Subtrees
 
@@ -50,26 +50,28 @@ def batches_of(
     importance: Literal["uniform", "norm"] = "uniform",
     rows_a_subtree: int = ROWS_A_SUBTREE,
     take_turns: bool = False,
+    most_subtrees: int = MOST_SUBTREES,
 ) -> Batches:
     """About batch_size rows a round, at least some rows_a_subtree in one call, so that an epoch visits every row once. take_turns: each
-    round is about a single subtree. The other arguments: see `tasks.rows.batches.Sampling`."""
+    round is about a single subtree. most_subtrees: draw rows, where that does not take more than `SUBTREE_BYTES` of data each. The other
+    arguments: see `tasks.rows.batches.Sampling`."""
     n_rows = training_rows(schema.n_rows, validation_fraction)
     if take_turns:
-        level = turns_level(n_groups, n_rows, batch_size)
+        level = turns_level(n_groups, n_rows, batch_size, min(MOST_TURNS, most_subtrees))
         n_turns = -(-n_groups >> level)
         n_rounds = -(-n_rows // (batch_size * n_turns))
     else:
-        level, n_turns = subtree_level(n_groups, schema.n_bytes, batch_size, rows_a_subtree), 0
+        level, n_turns = subtree_level(n_groups, schema.n_bytes, batch_size, rows_a_subtree, most_subtrees), 0
         n_rounds = -(-n_rows // batch_size)
     bar = bar_of(schema, n_groups, seed, validation_fraction) if validation_fraction else INDEPENDENT
     return Batches(Sampling(seed, n_rounds, level, shuffle, validation_fraction, importance, bar, n_turns), n_rows)
 
 
-def turns_level(n_groups: int, n_rows: int, batch_size: int) -> int:
-    """The level of subtrees that take turns: as small as they may be, so that many can be under way, but at most `MOST_TURNS` of them, and
+def turns_level(n_groups: int, n_rows: int, batch_size: int, most: int = MOST_TURNS) -> int:
+    """The level of subtrees that take turns: as small as they may be, so that many can be under way, but at most so many of them, and
     each with the rows of a batch."""
     level = 0
-    while 1 << level < n_groups and (-(-n_groups >> level) > MOST_TURNS or n_rows < batch_size * (-(-n_groups >> level))):
+    while 1 << level < n_groups and (-(-n_groups >> level) > most or n_rows < batch_size * (-(-n_groups >> level))):
         level += 1
     return level
 

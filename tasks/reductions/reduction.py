@@ -11,6 +11,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.memory import mapped
 from tasks.reductions.tree import Node, Tree, result_of
@@ -77,6 +79,14 @@ class Reduction(NamedTuple):
 
 Stage = Callable[[Reduction], Reduction]
 """Puts something on the sums of a reduction, or beside them: marks, say."""
+
+
+def array_bytes(value: Any) -> int:
+    """The bytes of the arrays in it, where it consists of arrays, tuples, lists and dictionaries."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return sum(map(array_bytes, members))
 
 
 def of_group(function: Callable[[Group, Any], Any]) -> Callable[[Sequence[Group], Any], Any]:

@@ -7,20 +7,23 @@ The loop itself runs wherever rounds are cheapest to watch from: in the client (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
+from uuid import uuid4
 
 import numpy as np
 
 from tasks.objectives.base import HessianSums, HessianVectorSums, Objective
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import Penalty
-from tasks.reductions.reduction import Reduction
+from tasks.reductions.reduction import Reduction, array_bytes
+from tasks.reductions.stages.compression import Coding
 from tasks.reductions.stages.marks import Marked, Marks
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.strategies.base import LocalSteps, Overlapping, Request, Strategy
+from tasks.strategies.compressed import Compressed
 from tasks.typing import Array
 
 
@@ -46,10 +49,20 @@ class Round(NamedTuple):
         return reduction_of(self.broadcast)
 
 
+class Traffic(NamedTuple):
+    """The bytes of a round between processes. sent: towards the workers; received: from them."""
+
+    sent: int = 0
+    received: int = 0
+
+
+NO_TRAFFIC: Final = Traffic()
+
+
 class Report(NamedTuple):
     """What there is to say of a round: see `pipeline.training.history.Row`. n_bytes: of numbers that one worker receives and returns;
     elapsed: seconds since whoever runs the rounds began; marks: of its sums, where the fit is marked; subtree: the only one that it is
-    about; staleness: updates since its parameters."""
+    about; staleness: updates since its parameters; traffic: what went between processes; number: see `Round`."""
 
     oracle: str
     row_step: float
@@ -61,17 +74,20 @@ class Report(NamedTuple):
     marks: Marks | None = None
     subtree: int | None = None
     staleness: int = 0
+    traffic: Traffic = NO_TRAFFIC
+    number: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
     """k models, one penalty each. They run in lockstep and share each pass over the rows; a model that is done leaves. marked: whether
-    reports have the marks of their rounds' sums."""
+    reports have the marks of their rounds' sums; name: of no other fit, for what is remembered beside the rows."""
 
     objective: Objective
     penalties: tuple[Penalty, ...]
     strategy: Strategy
     marked: bool = False
+    name: str = field(default_factory=lambda: uuid4().hex)
 
     def __post_init__(self) -> None:
         objective, strategy = type(self.objective).__name__, type(self.strategy).__name__
@@ -88,6 +104,11 @@ class Fit:
                 f"{strategy} cannot do the {self.objective.loss.name} loss: it has no curvature to go by (its second derivative is zero"
                 " between kinks); use StochasticGradient, or a smooth loss"
             )
+        if isinstance(self.strategy, Compressed):
+            if len(self.penalties) > 1:
+                raise ValueError(f"{strategy} is for one model, got {len(self.penalties)} penalties; fit them one after the other")
+            if self.strategy.layout != self.objective.layout:
+                raise ValueError(f"{strategy} is for parameters of another layout; make it with the layout of this {objective}")
         kinks = [type(penalty).__name__ for penalty in self.penalties if penalty.kinks]
         if kinks and not self.strategy.takes_kinks:
             raise ValueError(
@@ -102,6 +123,27 @@ class Fit:
     def overlapping(self) -> Overlapping | None:
         """The strategy, where it wants several rounds under way."""
         return self.strategy if isinstance(self.strategy, Overlapping) else None
+
+    @cached_property
+    def coding(self) -> Coding | None:
+        """How what travels is made small, and what subtrees remember of it; None: nothing is."""
+        return self.strategy.coding(self.name) if isinstance(self.strategy, Compressed) else None
+
+    def versions(self, states: Sequence[Any]) -> list[int]:
+        """The versions of what subtrees remember that the rounds under way are to find: see `Compressed`."""
+        assert isinstance(self.strategy, Compressed)
+        return self.strategy.versions(states[0])
+
+    @property
+    def level(self) -> int:
+        """The level of the subtrees that remember."""
+        assert isinstance(self.strategy, Compressed)
+        return self.strategy.sampling.level
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether several rounds may be under way at a time."""
+        return self.overlapping is not None and self.overlapping.overlaps
 
     def under_way(self, states: Sequence[Any]) -> list[int]:
         """The numbers of the rounds that are to be under way, oldest first; none when all models are done."""
@@ -134,7 +176,11 @@ class Fit:
         if spec.by_columns:
             by_columns = self.objective.layout.by_columns
             parameters, along = by_columns(parameters), None if along is None else by_columns(along)
-        return Round(requests, Broadcast(self.objective, oracle, parameters, along, row_step, penalties, batch, self.marked, local), number)
+        broadcast = Broadcast(self.objective, oracle, parameters, along, row_step, penalties, batch, self.marked, local)
+        packet = next(iter(requests.values())).packet
+        if packet is not None:
+            broadcast = broadcast._replace(parameters=parameters[:, :0], packet=packet, coding=self.coding)
+        return Round(requests, broadcast, number)
 
     def _request(self, state: Any, number: int) -> Request | None:
         """What a model asks for in the round of that number, if it takes part."""
@@ -162,7 +208,9 @@ class Fit:
         state = states[next(iter(this.requests))]
         return int(state.n_taken - next(asked.version for asked in state.asked if asked.number == this.number))
 
-    def report(self, this: Round, sums: Any, states: Sequence[Any], elapsed: float, staleness: int = 0) -> Report:
+    def report(
+        self, this: Round, sums: Any, states: Sequence[Any], elapsed: float, staleness: int = 0, traffic: Traffic = NO_TRAFFIC
+    ) -> Report:
         """What there is to say of a round, from the states after it."""
         iterates, batch = [state.iterate for state in states], this.broadcast.batch
         marks: Marks | None = None
@@ -180,6 +228,8 @@ class Fit:
             marks=marks,
             subtree=None if batch is None else batch.subtree,
             staleness=staleness,
+            traffic=traffic,
+            number=this.number,
         )
 
 
@@ -195,5 +245,6 @@ def stacked(vectors: Sequence[Array]) -> Array:
 
 
 def round_bytes(broadcast: Broadcast, sums: Any) -> int:
-    """Bytes of numbers that one worker receives and returns in a round."""
-    return sum(array.nbytes for array in (*broadcast, *sums) if isinstance(array, np.ndarray))
+    """Bytes of numbers that one worker receives and returns in a round; about those of compressed ones."""
+    returned = array_bytes(tuple(sums)) if broadcast.coding is None else reduction_of(broadcast).n_bytes(broadcast, 0)
+    return array_bytes(tuple(broadcast)) + returned

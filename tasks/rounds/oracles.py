@@ -14,6 +14,7 @@ from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_differenc
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
 from tasks.reductions.reduction import Prepare, Reduction
+from tasks.reductions.stages.compression import Coding, Packet, compressed
 from tasks.reductions.stages.marks import marked
 from tasks.rounds.consensus import Parts, consensus_step, join
 from tasks.rounds.local_models import local_hessian
@@ -29,7 +30,8 @@ class Broadcast(NamedTuple):
     """What workers get in a round: the objective and the parameters (k, n) of its k models, as `OracleSpec.by_columns` says; direction
     (k, n) for rounds that need a second vector, or (k, p, p) for a basis of the columns; penalties (k) for oracles that need them on the
     workers. row_step: only every row_step-th row of each partition counts, in all sums; batch: only its rows do; local: what
-    subtrees do by themselves. marked: whether the sums of each subtree are to have a mark."""
+    subtrees do by themselves. marked: whether the sums of each subtree are to have a mark. packet, coding: what subtrees
+    get in place of parameters, of which there are none then, and how it is coded."""
 
     objective: Any  # has what its strategy's oracles need: checked once, when the fit starts
     oracle: str
@@ -40,6 +42,8 @@ class Broadcast(NamedTuple):
     batch: Batch | None = None
     marked: bool = False
     local: LocalSteps | Consensus | None = None
+    packet: Packet | None = None
+    coding: Coding | None = None
 
 
 class OracleSpec(NamedTuple):
@@ -311,4 +315,6 @@ ORACLES: Final[dict[str, OracleSpec]] = {
 def reduction_of(broadcast: Broadcast) -> Reduction:
     """What computes the sums that a round asks for."""
     found = ORACLES[broadcast.oracle].reduction
+    if broadcast.coding is not None:
+        found = compressed(broadcast.coding, found)
     return marked(found) if broadcast.marked else found

@@ -27,6 +27,7 @@ from tasks.typing import Float64, Int64
 
 ROWS_A_SUBTREE: Final = 256
 """The rows of a batch that a subtree should have: with fewer, the gradient's own memory costs more than the rows."""
+MOST_SUBTREES: Final = 1 << 30
 SUBTREE_BYTES: Final = 256 << 20
 """The most bytes of all rows that a subtree draws from: they are on one worker."""
 AHEAD: Final = "drawn ahead"
@@ -107,14 +108,14 @@ class Draws(NamedTuple):
         return self.orders, self.share, self.offset, self.size
 
 
-def subtree_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_subtree: int = ROWS_A_SUBTREE) -> int:
-    """Subtrees as small as they may be: with rows_a_subtree rows of a batch, but of no more than SUBTREE_BYTES of data. n_bytes: of all
-    rows, which groups of about equal size have."""
+def subtree_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_subtree: int = ROWS_A_SUBTREE, most: int = MOST_SUBTREES) -> int:
+    """Subtrees as small as they may be: with rows_a_subtree rows of a batch, at most so many, but of no more than SUBTREE_BYTES of data.
+    n_bytes: of all rows, which groups of about equal size have."""
     level = 0
     while 1 << level < n_groups:
         subtrees = -(-n_groups >> level)
         larger = n_bytes / n_groups * min(2 << level, n_groups)
-        if batch_size >= subtrees * rows_a_subtree or larger > SUBTREE_BYTES:
+        if (batch_size >= subtrees * rows_a_subtree and subtrees <= most) or larger > SUBTREE_BYTES:
             break
         level += 1
     return level

@@ -54,6 +54,7 @@ class Group:
     draw          counters that key random numbers of this batch (seed, epoch, round, first partition), empty outside of mini-batches
     quarantined   (partition, why) of those that are left out, and have no rows here
     from_client   whether the rows came from the client's memory: nobody reads them again, so nobody compares what is read
+    memory        what fits remember here, which moves with the group: see `tasks.reductions.remembered`
     """
 
     X: Design
@@ -64,6 +65,7 @@ class Group:
     draw: tuple[int, ...] = ()
     quarantined: tuple[tuple[int, Any], ...] = ()
     from_client: bool = False
+    memory: dict[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
     _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -103,13 +105,13 @@ class Group:
     def derived_nbytes(self) -> int:
         """Bytes of the arrays that are kept here, each counted once, beside the group's own."""
         own = {id(array) for array in (self.X, self.y, self.sample_weight, self.offsets)}
-        found = {id(array): array for array in arrays_of(tuple(self._derived.values()))}
+        found = {id(array): array for array in arrays_of((*self._derived.values(), *self.memory.values()))}
         return sum(nbytes(array) for key, array in found.items() if key not in own)
 
     @property
     def arrays(self) -> tuple[Any, ...]:
         """The group's own arrays, and those of what is kept here."""
-        return self.X, self.y, self.sample_weight, self.offsets, tuple(self._derived.values())
+        return self.X, self.y, self.sample_weight, self.offsets, tuple(self._derived.values()), tuple(self.memory.values())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_derived": {}}

@@ -125,6 +125,10 @@ class Asynchronous:
     def takes_kinks(self) -> bool:
         return self.strategy.takes_kinks
 
+    @property
+    def overlaps(self) -> bool:
+        return self.overlap.staleness != 0
+
     def init(self, parameters: Array) -> AsynchronousState:
         return self._begun(self.strategy.init(parameters))
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from tasks.objectives.evaluation import Evaluation
+from tasks.reductions.stages.compression import Packet
 from tasks.rows.batches import Batch
 from tasks.strategies.optimizers import Optimizer
 from tasks.typing import Array, Float64
@@ -44,7 +45,7 @@ class Consensus(NamedTuple):
 class Request(NamedTuple):
     """What a strategy asks for: the sums of an oracle (`tasks.rounds.oracles`), at parameters (n,), along a direction (n,); row_step > 1:
     over a sample of the rows; batch: over its rows; weight: what sums are divided by, where that is not the weight of the rows; local: what
-    subtrees do by themselves.
+    subtrees do by themselves; packet: what they get to have these parameters, where those are not sent.
 
     "local_steps" gives as gradient how far these have moved the parameters on average, x - Σ w_t x_t / Σ w_t; "consensus", with the duals
     (t, n) of all subtrees in the place of `direction`, their places beside value and gradient.
@@ -60,6 +61,7 @@ class Request(NamedTuple):
     batch: Batch | None = None
     weight: float | None = None
     local: LocalSteps | Consensus | None = None
+    packet: Packet | None = None
 
 
 class Status(NamedTuple):
@@ -134,6 +136,11 @@ class Asked(NamedTuple):
 class Overlapping(Strategy, Protocol):
     """A strategy with several rounds under way. Every state has `asked`: which they are, oldest first, with all that they were asked for;
     and `n_taken`, the updates so far. So the states say what is to be under way, and a fit goes on from any of them."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether several rounds may be under way at a time."""
+        ...
 
     def candidates(self, state: Any) -> list[int]:
         """The numbers of the rounds of which the next result may be, oldest first: of whichever is done first."""

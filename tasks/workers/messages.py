@@ -34,6 +34,11 @@ def packed(value: Any) -> Message:
     return (pickle.dumps(value, protocol=5, buffer_callback=keep_in), *apart)
 
 
+def n_bytes(message: Message) -> int:
+    """The bytes of a message."""
+    return sum(memoryview(part).nbytes for part in message)
+
+
 def unpacked(message: Message) -> Any:
     """The value. Its arrays are aligned, which those that a network delivers are not: other bits would come of them."""
     return pickle.loads(message[0], buffers=[aligned(buffer) for buffer in message[1:]])

@@ -28,13 +28,13 @@ import numpy as np
 
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.linear import LinearObjective
-from tasks.reductions.reduction import NodeSums, content_of, joined, prepare_shards, reduce_joined, reduce_shards
+from tasks.reductions.reduction import NodeSums, array_bytes, content_of, joined, prepare_shards, reduce_joined, reduce_shards
 from tasks.reductions.tree import Node, Tree
-from tasks.rounds.fitting import Fit, Report, Round
+from tasks.rounds.fitting import Fit, Report, Round, Traffic
 from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.rows.digests import MODULUS
 from tasks.rows.partition import Shard
-from tasks.workers.messages import Link, Message, Wire, packed, unpacked
+from tasks.workers.messages import Link, Message, Wire, n_bytes, packed, unpacked
 from tasks.workers.transport import Transport
 
 logger = logging.getLogger("dask-descent")
@@ -100,13 +100,14 @@ class Done(NamedTuple):
 
 class Answer(NamedTuple):
     """What goes up the tree: the sums of a participant and of those below it; how many messages these took, and the longest way; content:
-    what the digests of these rows add up to, see `tasks.reductions.reduction.NodeSums`."""
+    what the digests of these rows add up to, see `tasks.reductions.reduction.NodeSums`; traffic: of those below, and with them."""
 
     nodes: dict[Node, Any]
     seconds: dict[int, float]
     messages: int
     hops: int
     content: int = 0
+    traffic: Traffic = Traffic()
 
 
 class OtherRowsError(Exception):
@@ -121,8 +122,7 @@ def children(rank: int, n: int) -> list[int]:
 
 def round_too_large(this: Round, n_columns: int, n_sums: float) -> bool:
     """Whether a round moves more than participants should. n_sums: that one of them returns."""
-    n_bytes = this.reduction.n_bytes(this.broadcast, n_columns) * n_sums + this.broadcast.parameters.nbytes
-    return n_bytes > ROUND_BYTES
+    return this.reduction.n_bytes(this.broadcast, n_columns) * n_sums + array_bytes(tuple(this.broadcast)) > ROUND_BYTES
 
 
 async def take_part(dask_worker: Any, transport: Transport, comm: Any, plan: bytes, rank: int) -> None:
@@ -258,7 +258,7 @@ class Participant:
         tell = nothing
         with single_blas_thread():
             while len(ends) <= order.n_rounds and ends[-1] < order.seconds and not self.ended:
-                this = fit.ask(states)
+                this = fit.ask(states, fit.candidates(states)[0]) if fit.under_way(states) else None
                 if this is None or round_too_large(this, self.plan.n_columns, 1 + len(last.nodes)):
                     break
                 if this.reduction.level(this.broadcast) > self.plan.level:
@@ -269,7 +269,7 @@ class Participant:
                 whole = this.reduction.whole(last.nodes, self.plan.n_groups, this.broadcast)
                 states = fit.update(states, this, whole)
                 ends.append(time.perf_counter() - start)
-                tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), this, whole, states, ends[-1])
+                tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), this, whole, states, ends[-1], 0, last.traffic)
                 counted["rounds"] += 1
             tell()
         lengths = [after - before for before, after in pairwise(ends)]
@@ -290,7 +290,9 @@ class Participant:
         meanwhile()
         if self.children:
             self._prepare(broadcast)
-        return self._merged(own, [Answer(*unpacked(child.receive())) for child in self.children], reduction_of(broadcast).combine)
+        answers = [child.receive() for child in self.children]
+        traffic = Traffic(n_bytes(message) * len(answers), sum(map(n_bytes, answers)))
+        return self._merged(own, [Answer(*unpacked(answer)) for answer in answers], reduction_of(broadcast).combine, traffic)
 
     def _prepare(self, broadcast: Broadcast) -> None:
         """The next round, while the others' sums or its input are awaited; what several threads compute is not for one to prepare."""
@@ -304,7 +306,7 @@ class Participant:
             return partial(reduce_joined, self.joined[thread], thread, plan.n_groups, reduction, broadcast)
         return partial(reduce_shards, shards, thread, plan.subset, plan.n_groups, reduction, broadcast)
 
-    def _merged(self, own: list[NodeSums], below: list[Answer], combine: Callable[[Any, Any], Any]) -> Answer:
+    def _merged(self, own: list[NodeSums], below: list[Answer], combine: Callable[[Any, Any], Any], traffic: Traffic) -> Answer:
         """All these sums are new, of this round alone, and may be added in place."""
         tree = Tree(self.plan.n_groups, combine)
         seconds: dict[int, float] = {}
@@ -313,7 +315,9 @@ class Participant:
             seconds |= sums.seconds
         messages = len(self.children) + (self.rank > 0) + sum(each.messages for each in below)
         hops = max((each.hops + 2 for each in below), default=0)
-        return Answer(tree.nodes, seconds, messages, hops, (self.content + sum(each.content for each in below)) % MODULUS)
+        content = (self.content + sum(each.content for each in below)) % MODULUS
+        traffic = Traffic(*(sum(of) for of in zip(traffic, *(each.traffic for each in below), strict=True)))
+        return Answer(tree.nodes, seconds, messages, hops, content, traffic)
 
 
 def nothing() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -19,10 +19,11 @@ from pipeline.training.checkpoints.trees import Flattened, restored
 from pipeline.training.history import Row
 from tasks import __version__
 from tasks.machine.fingerprint import numeric_digest
+from tasks.reductions.remembered import Memory
 from tasks.typing import Array
 
-CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="4")
-"""Version 2 had types in other modules, 3 fields of other names, 4 has subtrees and staleness in the history."""
+CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="5")
+"""Version 2 had types in other modules, 3 fields of other names, 4 subtrees and staleness in the history, 5 bytes and memories."""
 SUFFIX: Final = ".safetensors"
 NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
 """How the names of checkpoints end: see `FitKey.path`."""
@@ -34,6 +35,8 @@ COLUMNS: Final = {
     "seconds": np.float64,
     "subtree": np.int64,
     "staleness": np.int64,
+    "bytes_sent": np.int64,
+    "bytes_received": np.int64,
 }
 """Of the history, as arrays: a long fit by mini-batches has a hundred thousand rows."""
 HISTORY: Final = "history."
@@ -45,12 +48,18 @@ class CheckpointWarning(UserWarning):
 
 class Saved(NamedTuple):
     """Where a fit stands after a round: the strategy's states, a row for each round, the seed that random numbers hang on (None where
-    there are none), and `Result.bytes_per_round` so far."""
+    there are none), `Result.bytes_per_round` so far, and what subtrees remember beside the rows: see `recalled`."""
 
     states: list[Any]
     history: list[Row]
     seed: int | None
     bytes_per_round: int
+    memories: tuple[Memory, ...] = ()
+    recall: Callable[[], Saved] | None = None
+
+    def recalled(self) -> Saved:
+        """The same with what subtrees remember, which `recall` asks them for; or what there was when they were last asked."""
+        return self if self.recall is None else self.recall()
 
 
 class FitKey(NamedTuple):
@@ -86,13 +95,14 @@ def write_checkpoint(path: Path, problem: FitKey, saved: Saved, digests: Digests
     """Write it whole or not at all; digests: of the fit's earlier ones; spare: a file to write over. Raises OSError naming the path,
     TypeError for states that are no arrays and numbers."""
     tree = Flattened()
-    states = tree.flat(saved.states)
+    states, memories = tree.flat(saved.states), tree.flat(saved.memories)
     columns = {HISTORY + name: np.array([row[name] for row in saved.history], dtype) for name, dtype in COLUMNS.items()}  # type: ignore[literal-required]
     oracles = sorted({row["oracle"] for row in saved.history})
     columns[HISTORY + "oracle"] = np.array([oracles.index(row["oracle"]) for row in saved.history], np.int64)
     text = {
         "problem": json.dumps(dict(problem.words)),
         "states": json.dumps(states, allow_nan=False),
+        "memories": json.dumps(memories, allow_nan=False),
         "oracles": json.dumps(oracles),
         "seed": json.dumps(saved.seed),
         "bytes_per_round": json.dumps(saved.bytes_per_round),
@@ -118,9 +128,9 @@ def read_checkpoint(path: Path, problem: FitKey) -> Saved:
         words = json.loads(text["problem"])
         if words != dict(problem.words):
             raise ValueError(f"it is of another problem: {problem.difference(words)}")
-        states = restored(json.loads(text["states"]), arrays)
+        states, memories = (restored(json.loads(text[name]), arrays) for name in ("states", "memories"))
         seed, n_bytes = json.loads(text["seed"]), json.loads(text["bytes_per_round"])
-        return Saved(states, history_rows(arrays, json.loads(text["oracles"])), seed, n_bytes)
+        return Saved(states, history_rows(arrays, json.loads(text["oracles"])), seed, n_bytes, memories)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
 

@@ -221,7 +221,7 @@ class Keeper(Observer):
             return
         self._settle()
         self._offered, self._last = len(saved.history), time.monotonic()
-        self._writing = self._writer.submit(self._write_and_rest, saved._replace(history=list(saved.history), seed=self.seed))
+        self._writing = self._writer.submit(self._write_and_rest, saved.recalled()._replace(history=list(saved.history), seed=self.seed))
 
     def end(self, saved: Saved, *, complete: bool) -> None:
         """Save where the fit stands, now, unless it is complete and its checkpoints are to go. A failure is a warning, for there may be an
@@ -229,7 +229,9 @@ class Keeper(Observer):
         self._settle()
         if complete and self.options.remove:
             self._remove()
-        elif saved.history and self._written < len(saved.history):
+            return
+        saved = saved.recalled()
+        if saved.history and self._written < len(saved.history):
             self._offered = len(saved.history)
             self._tell(partial(self._write, saved._replace(seed=self.seed)))
 

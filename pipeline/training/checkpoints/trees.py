@@ -1,11 +1,12 @@
 """States of strategies as arrays and JSON: nothing that runs when it is read.
 
-A state is a tree of NamedTuples, tuples, lists, mappings, arrays, NumPy scalars, numbers, strings and None. JSON has its shape, with the
-arrays by name; an array that stands in several places is kept once.
+A state is a tree of NamedTuples, frozen dataclasses, tuples, lists, mappings, arrays, NumPy scalars, numbers, strings and None. JSON has
+its shape, with the arrays by name; an array that stands in several places is kept once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Mapping
@@ -39,8 +40,9 @@ class Flattened:
             return [self.flat(each) for each in tree]
         if isinstance(tree, Mapping):
             return {"mapping": [[self.flat(key), self.flat(value)] for key, value in tree.items()]}
-        if is_named_tuple(type(tree)):
-            fields = {name: self.flat(value) for name, value in zip(tree._fields, tree, strict=True)}
+        names = fields_of(type(tree))
+        if names is not None:
+            fields = {name: self.flat(getattr(tree, name)) for name in names}
             return {"type": f"{type(tree).__module__}:{type(tree).__qualname__}", "fields": fields}
         if isinstance(tree, tuple):
             return {"tuple": [self.flat(each) for each in tree]}
@@ -56,9 +58,9 @@ class Flattened:
 
 
 def restored(flat: Any, arrays: Mapping[str, Array]) -> Any:
-    """The tree that `Flattened.flat` was given. NamedTuples are of `tasks`, or of modules that are imported already.
+    """The tree that `Flattened.flat` was given. Types are of `tasks`, or of modules that are imported already.
 
-    Raises ValueError for a NamedTuple of elsewhere, or one whose fields are not those of the present version.
+    Raises ValueError for a type of elsewhere, or one whose fields are not those of the present version.
     """
     if isinstance(flat, list):
         return [restored(each, arrays) for each in flat]
@@ -76,15 +78,16 @@ def restored(flat: Any, arrays: Mapping[str, Array]) -> Any:
         case {"tuple": items}:
             return tuple(restored(each, arrays) for each in items)
         case {"type": name, "fields": fields}:
-            cls = named_tuple(name)
-            if set(fields) != set(cls._fields):
-                raise ValueError(f"{name} has the fields {', '.join(cls._fields)} here, and {', '.join(fields)} there")
+            cls = known_type(name)
+            names = fields_of(cls) or ()
+            if set(fields) != set(names):
+                raise ValueError(f"{name} has the fields {', '.join(names)} here, and {', '.join(fields)} there")
             return cls(**{key: restored(value, arrays) for key, value in fields.items()})
     raise ValueError(f"{flat!r:.80} is no part of a state")
 
 
-def named_tuple(name: str) -> Any:
-    """The NamedTuple "module:Name". Raises ValueError for one that no state can be of."""
+def known_type(name: str) -> Any:
+    """The NamedTuple or frozen dataclass "module:Name". Raises ValueError for a type that no state can be of."""
     module, _, qualname = name.partition(":")
     if module not in sys.modules and module.partition(".")[0] != "tasks":
         raise ValueError(f"{name} is not known here; import its module first")
@@ -94,8 +97,8 @@ def named_tuple(name: str) -> Any:
             found = vars(found)[part]
     except (ImportError, KeyError):
         raise ValueError(f"there is no {name} here") from None
-    if not (isinstance(found, type) and is_named_tuple(found)):
-        raise ValueError(f"{name} is no NamedTuple")
+    if not isinstance(found, type) or fields_of(found) is None:
+        raise ValueError(f"{name} is no NamedTuple, nor a frozen dataclass")
     return found
 
 
@@ -104,6 +107,10 @@ def is_plain(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biuf" and dtype.itemsize <= 8
 
 
-def is_named_tuple(cls: type) -> bool:
-    """Whether instances are NamedTuples."""
-    return issubclass(cls, tuple) and any("_fields" in vars(base) for base in cls.__mro__)
+def fields_of(cls: Any) -> tuple[str, ...] | None:
+    """The names of the fields of a NamedTuple or a frozen dataclass; None for what is neither."""
+    if issubclass(cls, tuple):
+        return next((vars(base)["_fields"] for base in cls.__mro__ if "_fields" in vars(base)), None)
+    if dataclasses.is_dataclass(cls) and vars(cls)["__dataclass_params__"].frozen:
+        return tuple(field.name for field in dataclasses.fields(cls) if field.init)
+    return None

@@ -33,7 +33,9 @@ PROBLEM = FitKey({"estimator": "Some", "C": "1.0", "data": "7 rows"})
 
 def row(number: int) -> Row:
     numbers = {"row_step": 1.0, "iteration": number, "objective": 1 / number, "gradient_norm": np.inf, "seconds": 0.1 * number}
-    return Row(round=number, oracle="score", **numbers, subtree=number % 3 - 1, staleness=number % 2)  # type: ignore[typeddict-item]
+    return Row(
+        round=number, oracle="score", **numbers, subtree=number % 3 - 1, staleness=number % 2, bytes_sent=number, bytes_received=2 * number
+    )  # type: ignore[typeddict-item]
 
 
 def after(n_rounds: int, seed: int | None = None) -> Saved:

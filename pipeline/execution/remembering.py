@@ -1,0 +1,109 @@
+"""The pump of fits whose subtrees remember something beside the rows: it is copied now and then, and put back where it was lost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Final
+
+from pipeline.execution.base import Advance, Executor
+from pipeline.execution.pump import Copy, Pump
+from pipeline.sources.rows import Rows
+from tasks.reductions.reduction import Reduction
+from tasks.reductions.remembered import FORGET, READ, RESTORE, ForgottenError, Memories, Memory
+from tasks.rounds.fitting import Fit
+
+logger = logging.getLogger("dask-descent")
+
+COPY_EVERY: Final = 10.0
+"""Seconds of rounds that are repeated at most, about, when a worker dies."""
+SHARE: Final = 20.0
+"""Rounds between two copies last this many times as long as a copy."""
+MAX_REPEATS: Final = 10
+"""Times that memory may be put back before the next round is done."""
+
+
+class RememberingPump(Pump):
+    """memories: what subtrees are to remember at first."""
+
+    def __init__(self, executor: Executor, rows: Rows, fit: Fit, memories: tuple[Memory, ...]) -> None:
+        super().__init__(executor, rows, fit)
+        self._memories = memories
+        self._last: Copy | None = None
+        self._since: list[int] = []
+        self._due = 0.0
+
+    def advance(self, states: list[Any], limit: int, number: int | None = None) -> Advance:
+        last = self._begin(states) if self._last is None else self._last
+        del self._since[states[0].rounds - last.rounds :]  # of a fit that begins once more from there
+        for attempts_left in reversed(range(MAX_REPEATS)):
+            try:
+                if time.monotonic() > self._due:
+                    self._copy(states)
+                done = super().advance(states, limit, number)
+                break
+            except ForgottenError:
+                if not attempts_left:
+                    raise
+                self._repeat(states)
+        self._since += [report.number for report in done.reports]
+        return done
+
+    def recall(self, states: list[Any], *, anew: bool) -> Copy:
+        """Where the fit stands, with what subtrees remember, or stood when that was copied last. anew: whether to ask for it."""
+        if anew:
+            try:
+                return self._copy(states)
+            except Exception:
+                logger.warning("what subtrees remember cannot be had; the last copy is taken", exc_info=True)
+        return Copy(states, self._memories, states[0].rounds) if self._last is None else self._last
+
+    def forget(self) -> None:
+        """Have subtrees forget the fit."""
+        self._ask(FORGET)
+
+    def _begin(self, states: list[Any]) -> Copy:
+        """Have subtrees remember what they are to begin with."""
+        if self._memories:
+            self._ask(RESTORE, self._memories)
+        self._due = time.monotonic() + COPY_EVERY
+        self._last = Copy(states, self._memories, states[0].rounds)
+        return self._last
+
+    def _copy(self, states: list[Any]) -> Copy:
+        """Copy what is remembered now. Raises ForgottenError where something is lost."""
+        began = time.monotonic()
+        found, versions = self._ask(READ), self.fit.versions(states)
+        versions = versions * len(found) if len(versions) == 1 else versions
+        memories: list[Memory] = []
+        for of_subtree, version in zip(found, versions, strict=True):
+            wanted = [memory for memory in of_subtree if memory.version == version]
+            if version and not wanted:
+                raise ForgottenError(f"nothing is remembered of round {version}")
+            memories += wanted
+        self._last, self._since = Copy(states, tuple(memories), states[0].rounds), []
+        now = time.monotonic()
+        self._due = now + max(COPY_EVERY, SHARE * (now - began))
+        return self._last
+
+    def _repeat(self, states: list[Any]) -> None:
+        """Put back the last copy, and repeat the rounds from there to these states."""
+        assert self._last is not None
+        at, numbers = self._last.states, self._since[: states[0].rounds - self._last.rounds]
+        logger.info("what subtrees remember is lost with a worker: repeat %d rounds", len(numbers))
+        self.close()
+        try:
+            self._ask(RESTORE, self._last.memories)
+            while numbers:
+                at, reports = super().advance(at, len(numbers), numbers[0])
+                del numbers[: len(reports)]
+        except ForgottenError:  # one more has died
+            logger.debug("and again")
+
+    def _ask(self, reduction: Reduction, restored: tuple[Memory, ...] = ()) -> Any:
+        return self.executor.map_reduce(self.rows, reduction, Memories(self.fit.name, self.fit.level, restored))
+
+
+def pump_for(executor: Executor, rows: Rows, fit: Fit, memories: tuple[Memory, ...]) -> Pump:
+    """The pump that a fit needs."""
+    return Pump(executor, rows, fit) if fit.coding is None else RememberingPump(executor, rows, fit, memories)

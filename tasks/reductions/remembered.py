@@ -1,0 +1,92 @@
+"""What is remembered beside the rows from round to round: the memory of each subtree of groups.
+
+Memory belongs to a subtree, never to a worker: it lives on the subtree's first group, and moves with it. It has a version, the number of
+rounds that it has seen, and a round asks for one: so a round that is sent twice gives the same bits twice, and changes memory once.
+When rows are made again, their memory is gone: a round that asks for it raises `ForgottenError`, and whoever runs the fit puts back a copy
+and repeats the rounds since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tasks.reductions.reduction import Reduction, array_bytes
+from tasks.rows.partition import Group
+
+KEPT = 2
+"""Versions: a round may have to be repeated from the one before."""
+
+
+class ForgottenError(Exception):
+    """A subtree has no memory of the version that a round asks for."""
+
+
+class Memory(NamedTuple):
+    """version: rounds that a subtree has seen; values: what is remembered, arrays and tuples of them; first_partition: of the subtree."""
+
+    version: int
+    values: Any
+    first_partition: int
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        return tuple(self.values)
+
+
+class Memories(NamedTuple):
+    """A question about memories. fit: whose they are; level: subtrees are of 2^level groups; restored: what subtrees are to remember."""
+
+    fit: str
+    level: int
+    restored: tuple[Memory, ...] = ()
+
+
+def recall(groups: Sequence[Group], fit: str, version: int) -> Any:
+    """What this subtree remembers after so many rounds of that fit. Raises ForgottenError."""
+    for memory in groups[0].memory.get(fit, ()):
+        if memory.version == version:
+            return memory.values
+    raise ForgottenError(f"partition {groups[0].first_partition}: nothing is remembered of round {version}")
+
+
+def remember(groups: Sequence[Group], fit: str, version: int, values: Any) -> None:
+    """Have this subtree remember values, besides those of the version before."""
+    new = Memory(version, values, groups[0].first_partition)
+    older = [memory for memory in groups[0].memory.get(fit, ()) if memory.version == version - 1]
+    groups[0].memory[fit] = (new, *older)[:KEPT]
+
+
+def _read(groups: Sequence[Group], question: Memories) -> tuple[tuple[Memory, ...], ...]:
+    return (groups[0].memory.get(question.fit, ()),)
+
+
+def _restore(groups: Sequence[Group], question: Memories) -> tuple[()]:
+    first = groups[0].first_partition
+    groups[0].memory[question.fit] = tuple(memory for memory in question.restored if memory.first_partition == first)
+    return ()
+
+
+def _forget(groups: Sequence[Group], question: Memories) -> tuple[()]:
+    groups[0].memory.pop(question.fit, None)
+    return ()
+
+
+def _join(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
+    return left + right
+
+
+def _level(question: Memories) -> int:
+    return question.level
+
+
+def _bytes(question: Memories, n_columns: int) -> int:
+    return array_bytes(question)
+
+
+READ = Reduction("remembered", _read, _join, _bytes, _level)
+"""All memories of a fit, of each subtree in order those that it has."""
+RESTORE = Reduction("remember", _restore, _join, _bytes, _level)
+"""Each subtree remembers what it is given, and nothing else."""
+FORGET = Reduction("forget", _forget, _join, _bytes, _level)
+"""A fit has ended."""

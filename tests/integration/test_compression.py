@@ -1,0 +1,169 @@
+"""Compressed fits on clusters: the bits of the same fit in process, whoever dies or goes on later, and fewer bytes between processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from pipeline import Checkpoint, Dataset, MLPClassifier, SGDClassifier, SGDRegressor
+from pipeline.execution import remembering
+from tasks.reductions.stages.codecs import EightBit, LowRank, TopK
+from tasks.strategies.compressed import Compression
+from tests.data import uneven
+from tests.rounds import AfterRounds
+
+pytestmark = pytest.mark.timeout(180)
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(6000, 50))
+Y = (X[:, 0] + X[:, 1] + RANDOM.normal(size=6000) > 0).astype(np.int64)
+SHORT: dict[str, Any] = {"max_iter": 3, "tol": None, "random_state": 1}
+MODELS: dict[str, Any] = {
+    "top-k": SGDClassifier("log_loss", compression="top-k", batch_size=600, **SHORT),
+    "int8": SGDClassifier("log_loss", compression="int8", batch_size=600, early_stopping=True, **SHORT),
+    "float16, momentum": SGDRegressor(compression="float16", optimizer="momentum", batch_size=600, **SHORT),
+    "async": SGDClassifier("log_loss", solver="async", compression="top-k", staleness=3, **SHORT),
+    "local": SGDClassifier("log_loss", solver="local-sgd", compression="int8", **SHORT),
+    "network": MLPClassifier([16], compression=Compression(LowRank(1), EightBit(64)), batch_size=600, **SHORT),
+    "network, async": MLPClassifier([16], solver="async", compression="random-k", batch_size=200, **SHORT),
+}
+
+
+def dataset() -> Dataset:
+    return Dataset.from_arrays(X, Y, partition_rows=uneven(len(X), 24))
+
+
+def digests() -> dict[str, str]:
+    return {name: model.fit(dataset()).parameters_sha256_ for name, model in MODELS.items()}
+
+
+@pytest.fixture(scope="module")
+def in_process() -> dict[str, str]:
+    with dask.config.set(scheduler="threads"):
+        found = digests()
+    assert len(set(found.values())) == len(found)
+    return found
+
+
+def test_one_thread_and_several(in_process: dict[str, str]) -> None:
+    with dask.config.set(scheduler="sync"):
+        assert digests() == in_process
+
+
+def test_a_cluster_gives_the_same_bits(client: Client, in_process: dict[str, str]) -> None:
+    assert digests() == in_process
+
+
+@pytest.mark.usefixtures("rounds_from_here")
+def test_so_do_rounds_that_the_client_runs(client: Client, in_process: dict[str, str]) -> None:
+    assert digests() == in_process
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("n_workers", [1, 4, 8])
+def test_any_cluster_gives_the_same_bits(n_workers: int, in_process: dict[str, str]) -> None:
+    with LocalCluster(n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster):
+        assert digests() == in_process
+
+
+@pytest.fixture
+def four_workers() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=4, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster):
+        yield cluster
+
+
+def kill_a_worker(cluster: LocalCluster) -> None:
+    pid = next(nanny.process.pid for nanny in cluster.workers.values() if nanny.process is not None and nanny.process.pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("copies", ["at first", "always"])
+@pytest.mark.parametrize("name", ["top-k", "async", "local"])
+def test_killed_workers_change_no_bit(
+    four_workers: LocalCluster, in_process: dict[str, str], name: str, copies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was remembered with their rows is put back from the last copy, and the rounds since are repeated."""
+    if copies == "always":
+        monkeypatch.setattr(remembering, "COPY_EVERY", 0.0)
+        monkeypatch.setattr(remembering, "SHARE", 0.0)
+    killed = []
+
+    def kill() -> bool:
+        killed.append(1)
+        kill_a_worker(four_workers)
+        return False
+
+    model = MODELS[name].set_callbacks(AfterRounds((6, 17), kill))
+    try:
+        assert model.fit(dataset()).parameters_sha256_ == in_process[name]
+    finally:
+        model.set_callbacks()
+    assert len(killed) == 2
+
+
+@pytest.mark.parametrize("name", ["top-k", "int8", "async", "local", "network"])
+def test_a_fit_that_was_ended_goes_on(client: Client, in_process: dict[str, str], name: str, tmp_path: Path) -> None:
+    """On a cluster, then here; at a round in the middle of those that workers do by themselves."""
+    options = Checkpoint(directory=tmp_path, every_seconds=1000.0, remove=False)
+    model = MODELS[name].set_params(checkpoint=options)
+    try:
+        with pytest.warns(match="a callback ended the fit"):
+            model.set_callbacks(AfterRounds((7,), lambda: True)).fit(dataset())
+        assert model.n_rounds_ == 7
+        with dask.config.set(scheduler="threads"):
+            found = model.set_callbacks().fit(dataset())
+        assert found.resumed_from_ == 7
+        assert found.parameters_sha256_ == in_process[name]
+    finally:
+        model.set_params(checkpoint=None)
+        model.set_callbacks()
+
+
+def test_partial_fits_begin_with_whole_parameters() -> None:
+    classes = np.arange(2)
+    model = SGDClassifier("log_loss", compression="top-k", random_state=0)
+    for _ in range(3):
+        model.partial_fit(dataset(), classes=classes)
+    assert model.n_iter_ == 3
+    assert model.score(X, Y) > 0.7
+
+
+def test_bytes_are_those_between_processes(client: Client) -> None:
+    """Whole vectors of float64 there and back; of top-k an eighth of 1 % and 3 % of the numbers, with their places."""
+    random = np.random.default_rng(1)
+    wide = random.normal(size=(2000, 20_000))
+    data = Dataset.from_arrays(wide, (wide[:, 0] > 0).astype(np.int64), n_partitions=4)
+    found = {}
+    for compression in (None, Compression(TopK(0.01), TopK(0.01), n_subtrees=2)):
+        model = SGDClassifier("log_loss", compression=compression, batch_size=1024, max_iter=4, tol=None, random_state=0).fit(data)
+        rows = model.history_[3:]
+        found[compression is None] = [np.mean([row[name] for row in rows]) for name in ("bytes_sent", "bytes_received")]  # type: ignore[literal-required]
+    n_bytes = 8 * 20_001
+    for whole, small in zip(found[True], found[False], strict=True):
+        assert 0.9 * n_bytes <= whole <= 2.2 * n_bytes
+        assert small < whole / 20
+    with dask.config.set(scheduler="threads"):
+        model.fit(data)
+    assert not any(row["bytes_sent"] or row["bytes_received"] for row in model.history_)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (SGDClassifier(compression="gzip"), "compression"),
+        (SGDClassifier(compression="top-k", variance_reduction="svrg"), "variance_reduction='svrg'.* is not for compressed rounds; set"),
+        (MLPClassifier(solver="lbfgs", compression="top-k"), "compression='top-k' needs mini-batches"),
+        (SGDClassifier(compression="low-rank"), r"makes none of the parameters' arrays smaller.*\(1, 50\)"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(model: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, Y)
