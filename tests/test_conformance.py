@@ -65,10 +65,12 @@ ESTIMATORS: list[GradientModel] = [
     SGDClassifier(),
     SGDClassifier(solver="async", random_state=0),
     SGDClassifier(solver="async", order="as-they-come", random_state=0),
+    SGDClassifier(compression="top-k", random_state=0),
     SGDRegressor(tol=10.0),
     SGDRegressor(tol=10.0, solver="local-sgd", random_state=0),
     MLPClassifier(tol=1e-2, random_state=0),
     MLPClassifier(tol=1e-2, random_state=0, solver="local-sgd"),
+    MLPClassifier(tol=1e-2, random_state=0, compression="int8"),
     MLPRegressor(solver="lbfgs", hidden_layer_sizes=(), alpha=10.0, max_iter=500),
 ]
 DATA = dict.fromkeys(("LogisticRegression", "SGDClassifier", "MLPClassifier"), breast_cancer)

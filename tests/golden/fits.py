@@ -105,6 +105,9 @@ def mini_batches() -> Iterator[tuple[str, str, Any]]:
         yield f"SGDRegressor, {name}", "numbers", SGDRegressor(**(SHORT | options))
     for staleness in (0, 2, None):
         yield f"SGDClassifier, async {staleness}", "two classes", SGDClassifier("log_loss", solver="async", staleness=staleness, **SHORT)
+    for name in ("float16", "bfloat16", "int8", "top-k", "random-k"):
+        yield f"SGDClassifier, {name}", "two classes", SGDClassifier("log_loss", compression=name, **SHORT)
+    yield "SGDRegressor, async int8", "numbers", SGDRegressor(solver="async", compression="int8", **SHORT)
     for n_steps in (1, 8, None):
         yield f"SGDRegressor, local-sgd {n_steps}", "numbers sparse", SGDRegressor(solver="local-sgd", local_steps=n_steps, **SHORT)
 
@@ -118,6 +121,8 @@ def networks() -> Iterator[tuple[str, str, Any]]:
         yield f"MLPRegressor, {activation}", "two targets", MLPRegressor(activation=activation, **layers)
     yield "MLPClassifier, async", "three classes", MLPClassifier(solver="async", early_stopping=True, **layers)
     yield "MLPRegressor, local-sgd", "two targets", MLPRegressor(solver="local-sgd", optimizer="momentum", batch_size=20, **layers)
+    yield "MLPClassifier, low-rank", "three classes", MLPClassifier((16, 8), compression="low-rank", **SHORT)
+    yield "MLPRegressor, local-sgd top-k", "two targets", MLPRegressor(solver="local-sgd", compression="top-k", batch_size=20, **layers)
     yield "MLPClassifier, dropout", "two classes", MLPClassifier(dropout=0.5, **layers)
     yield "MLPClassifier, float64", "two classes sparse", MLPClassifier(dtype="float64", **layers)
     yield "MLPRegressor, early stopping", "numbers", MLPRegressor(early_stopping=True, average=True, weight_decay=0.01, **layers)
@@ -132,6 +137,7 @@ RESUMED: Final = (
     "MLPClassifier, adam",
     "SGDClassifier, async 2",
     "MLPRegressor, local-sgd",
+    "SGDClassifier, top-k",
 )
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 
 from pipeline.training.checkpoints.trees import Flattened, restored
-from tasks.strategies.base import Iterate, Status
+from tasks.strategies.base import Iterate, LocalSteps, Status
 from tasks.strategies.line_search import begin
+from tasks.strategies.optimizers import Momentum
 
 
 class Own(NamedTuple):
@@ -84,6 +85,8 @@ def test_an_array_that_stands_twice_is_kept_once() -> None:
 def test_states_of_tasks_come_back_as_their_classes() -> None:
     search = begin(Iterate(np.zeros(1), 2.0, np.zeros(1)), -1.0, 0.5)
     assert there_and_back([search, None]) == [search, None]
+    steps = LocalSteps((0.1, 0.2), Momentum(0.5))  # with a frozen dataclass
+    assert there_and_back(steps) == steps
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_what_cannot_be_held_is_named(tree: Any) -> None:
         ("tasks.nowhere:State", "there is no"),
         ("tasks.strategies.base:Nothing", "there is no"),
         ("tasks.arguments:as_number", "no NamedTuple"),
-        ("tasks.objectives.penalties:L2", "no NamedTuple"),
+        ("tasks.rows.partition:Group", "no NamedTuple"),
     ],
 )
 def test_only_states_are_made(name: str, message: str) -> None:
