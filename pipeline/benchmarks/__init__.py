@@ -43,6 +43,7 @@ CASES: Final = {
     "asynchronous": Case(
         "synchronous, asynchronous and local updates on four workers, of which one may be slow", "asynchronous", "asynchronous"
     ),
+    "compression": Case("the loss of fits, and the bytes that they sent and received, whole and compressed", "compression", "compression"),
     "checkpoint": Case("rounds after which a large state is offered to a checkpoint, beside rounds without", "checkpoints", "checkpoint"),
     "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", "rounds", "bandwidth"),
     "startup": Case("imports, the command line and a first training in fresh processes", "startup", "startup"),
