@@ -36,7 +36,7 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import ElasticNet
 from tasks.rows.batches import ROWS_A_SUBTREE
 from tasks.strategies.asynchronous import Overlap
-from tasks.strategies.local_sgd import LocalUpdates
+from tasks.strategies.local_sgd import N_STEPS, LocalUpdates
 from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
 from tasks.strategies.schedules import Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -96,7 +96,8 @@ class LinearMiniBatchParameters:
     solver: Annotated[Any, StrOptions({"sync", ASYNC, LOCAL}), Overlap, LocalUpdates] = "sync"
     staleness: Whole | None = 4
     order: ResultOrder = "in-order"
-    local_steps: Count | None = 8
+    local_steps: Count | None = N_STEPS
+    local_epochs: Count | None = None
     compression: Compressing = None
     checkpoint: Saving = None
 

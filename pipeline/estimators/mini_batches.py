@@ -67,6 +67,7 @@ class MiniBatchModel(GradientModel):
     staleness: int | None
     order: str
     local_steps: int | None
+    local_epochs: int | None
     compression: Any
     loss_curve_: list[float]
     update_shares_: Float64
@@ -94,7 +95,7 @@ class MiniBatchModel(GradientModel):
     @property
     def _local(self) -> LocalUpdates | None:
         """What subtrees of groups do by themselves; None: nothing."""
-        return chosen_local(self.solver, self.local_steps)
+        return chosen_local(self.solver, self.local_steps, self.local_epochs)
 
     @property
     def _compression(self) -> Compression | None:

@@ -52,11 +52,11 @@ def chosen_overlap(solver: Any, staleness: int | None, order: Any) -> Overlap | 
     return Overlap(staleness, order) if isinstance(solver, str) and solver == ASYNC else None
 
 
-def chosen_local(solver: Any, n_steps: int | None) -> LocalUpdates | None:
+def chosen_local(solver: Any, n_steps: int | None, n_epochs: int | None) -> LocalUpdates | None:
     """What subtrees do by themselves: by "local-sgd" so many updates; None for a solver that has no local ones."""
     if isinstance(solver, LocalUpdates):
         return solver
-    return LocalUpdates(n_steps) if isinstance(solver, str) and solver == LOCAL else None
+    return LocalUpdates(n_steps, n_epochs) if isinstance(solver, str) and solver == LOCAL else None
 
 
 def solver_name(solver: Any) -> str:

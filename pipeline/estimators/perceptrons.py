@@ -41,6 +41,7 @@ from tasks.objectives.penalties import L2
 from tasks.rows.batches import Sampling
 from tasks.strategies.base import Overlapping, Strategy
 from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.local_sgd import N_STEPS
 from tasks.strategies.optimizers import OPTIMIZERS, Adam, Optimizer
 from tasks.strategies.schedules import InverseScaling, Schedule
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -107,7 +108,8 @@ class NetworkParameters:
     optimizer: Annotated[Any, StrOptions(set(OPTIMIZERS)), Optimizer] = "adam"  # of "async" and "local-sgd"
     staleness: Whole | None = 4
     order: ResultOrder = "in-order"
-    local_steps: Count | None = 8
+    local_steps: Count | None = N_STEPS
+    local_epochs: Count | None = None
     compression: Compressing = None
     checkpoint: Saving = None
 
@@ -137,6 +139,7 @@ class Network(NetworkParameters, MiniBatchModel):
     optimizer           of "async": a name of OPTIMIZERS or an Optimizer
     staleness, order    of "async": see `tasks.strategies.asynchronous.Overlap`
     local_steps         of "local-sgd": updates between two means, None for all
+    local_epochs        in place of local_steps: epochs between two means
     compression         what is sent is made small: a name of `tasks.strategies.compressed.COMPRESSIONS`, or a Compression
 
     Fitted besides what all models have: coefs_ [(n_in, n_out)], intercepts_ [(n_out,)], n_layers_, n_outputs_, out_activation_, loss_ (of

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from math import isfinite
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from tasks.strategies.optimizers import SGD, Optimizer
 from tasks.strategies.stochastic_gradient import Epoch, StochasticGradient, StochasticGradientState, diverged
 from tasks.typing import Array
 
+N_STEPS: Final = 8
+
 
 @dataclass(frozen=True)
 class LocalUpdates:
@@ -27,14 +30,16 @@ class LocalUpdates:
 
     n_steps     updates of each subtree in a round; None: all of the fit, which makes one round of it, the mean of independent models: all
                 epochs are done then, whatever tol is
-    growth      n_steps of round r is n_steps growth^r, rounded down: few while the parameters move far, more when they do not
+    n_epochs    in place of n_steps: the updates of so many epochs, in which each subtree visits its rows once
+    growth      round r has growth^r times as many, rounded down: few while the parameters move far, more when they do not
     outer       the optimizer of the mean, by steps of outer_step: Nesterov(0.9) and 0.7 are DiLoCo's; SGD() and 1 take the mean as it is
     proximal    FedProx' strength: of ½ |x_t - x|² in each subtree's objective
 
-    Raises ValueError for numbers out of range, TypeError for an outer that is no Optimizer.
+    Raises ValueError for numbers out of range, and for an n_steps beside n_epochs, TypeError for an outer that is no Optimizer.
     """
 
-    n_steps: int | None = 8
+    n_steps: int | None = N_STEPS
+    n_epochs: int | None = None
     growth: float = 1.0
     outer: Optimizer = field(default_factory=SGD)
     outer_step: float = 1.0
@@ -43,6 +48,13 @@ class LocalUpdates:
     def __post_init__(self) -> None:
         if self.n_steps is not None:
             check_counts(n_steps=self.n_steps)
+        if self.n_epochs is not None:
+            check_counts(n_epochs=self.n_epochs)
+            if self.n_steps != N_STEPS:
+                steps = "all steps" if self.n_steps is None else f"{self.n_steps} steps"
+                raise ValueError(
+                    f"local updates between two means cannot be both of {steps} and of {self.n_epochs} epochs; give one of them"
+                )
         if not isinstance(self.outer, Optimizer):
             raise TypeError(f"outer must be an Optimizer such as Nesterov(0.9), got {self.outer!r}")
         if not 1 <= as_number(self.growth) < np.inf:
@@ -52,10 +64,16 @@ class LocalUpdates:
         if not 0 <= as_number(self.proximal) < np.inf:
             raise ValueError(f"proximal must be a number of at least 0, got {self.proximal!r}")
 
-    def steps(self, n_rounds: int) -> float:
+    @property
+    def all_at_once(self) -> bool:
+        """Whether all updates of the fit are one round."""
+        return self.n_steps is None and self.n_epochs is None
+
+    def steps(self, n_rounds: int, steps_an_epoch: int) -> float:
         """Updates of a round after so many."""
+        first = self.n_steps if self.n_epochs is None else self.n_epochs * steps_an_epoch
         try:
-            return np.inf if self.n_steps is None else self.n_steps * float(self.growth) ** n_rounds
+            return np.inf if first is None else first * float(self.growth) ** n_rounds
         except OverflowError:
             return np.inf
 
@@ -117,7 +135,8 @@ class LocalSGD(StochasticGradient):
     def _steps(self, state: StochasticGradientState) -> int:
         """Updates of the next round: none beyond the last epoch, nor, where epochs are scored, beyond this one."""
         left = 1 if self.early_stopping else self.max_epochs - len(state.losses)
-        return int(min(self.local.steps(state.optimizer.count), left * self.sampling.n_rounds - state.epoch.rounds))
+        n_rounds = self.sampling.n_rounds
+        return int(min(self.local.steps(state.optimizer.count, n_rounds), left * n_rounds - state.epoch.rounds))
 
     def _moved(self, state: StochasticGradientState, evaluation: Evaluation) -> StochasticGradientState:
         """The outer update, and the epochs that are over with it."""
@@ -143,6 +162,6 @@ class LocalSGD(StochasticGradient):
         earlier = (state.epoch.mean_loss,) * (over - 1)
         epoch = state.epoch._replace(number=state.epoch.number + over - 1)
         ended = self._end_epoch(state._replace(losses=(*state.losses, *earlier), epoch=epoch), -state.epoch.mean_loss)
-        if self.local.n_steps is None and ended.status.kind == "out of rounds":  # nothing said whether more would help
+        if self.local.all_at_once and ended.status.kind == "out of rounds":  # nothing said whether more would help
             return ended._replace(status=Status("converged", f"all {self.max_epochs} epochs are done"))
         return ended._replace(epoch=ended.epoch._replace(rounds=rounds)) if rounds else ended

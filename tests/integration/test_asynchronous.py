@@ -87,6 +87,8 @@ def digests() -> dict[str, str]:
     for n_steps in (1, 8, None):
         model = SGDClassifier(loss="log_loss", solver="local-sgd", local_steps=n_steps, max_iter=3, tol=None, random_state=1)
         found[f"local {n_steps}"] = model.fit(cancer).parameters_sha256_
+    model = SGDClassifier(loss="log_loss", solver="local-sgd", local_epochs=1, max_iter=3, tol=None, random_state=1)
+    found["local epochs"] = model.fit(cancer).parameters_sha256_
     diloco = LocalUpdates(4, growth=1.5, outer=Nesterov(), outer_step=0.7, proximal=0.1)
     found["local regressor"] = SGDRegressor(solver=diloco, max_iter=3, tol=None, random_state=1).fit(numbers).parameters_sha256_
     objective = LinearObjective(LOSSES["squared"], numbers.n_columns, 1, True)
@@ -311,6 +313,20 @@ def test_strategies_with_rounds_under_way_are_no_solvers_of_networks() -> None:
     sampling = mini_batches(dataset(), 60, take_turns=True)
     with pytest.raises(TypeError, match="solver=Asynchronous is not for networks"):
         MLPClassifier(solver=Asynchronous(StochasticGradient(sampling))).fit(X, Y)
+
+
+def test_an_epoch_between_two_means() -> None:
+    """As by steps, of the parameter and of the object."""
+    for kind, batch in ((SGDClassifier, 10), (MLPClassifier, 20)):
+        more: dict[str, Any] = {"batch_size": batch, "max_iter": 3, "tol": None, "random_state": 0}
+        by_epochs = kind(solver="local-sgd", local_epochs=1, **more).fit(dataset())
+        assert by_epochs.n_rounds_ == by_epochs.n_iter_ == 3
+        n_steps = by_epochs.history_[-1]["iteration"] // 3
+        assert n_steps > 1
+        for other in (kind(solver="local-sgd", local_steps=n_steps, **more), kind(solver=LocalUpdates(n_epochs=1), **more)):
+            assert other.fit(dataset()).parameters_sha256_ == by_epochs.parameters_sha256_
+        with pytest.raises(ValueError, match="cannot be both of 3 steps and of 1 epochs"):
+            kind(solver="local-sgd", local_epochs=1, local_steps=3).fit(X, Y)
 
 
 def test_one_mean_at_the_end_is_the_end() -> None:

@@ -31,6 +31,7 @@ MODELS = {
     "lbfgs": 'name = "LogisticRegression"\nsolver = "lbfgs"\nmax_iter = 5',
     "sgd": 'name = "SGDClassifier"\nloss = "log_loss"\nmax_iter = 3',
     "async": 'name = "SGDClassifier"\nloss = "log_loss"\nmax_iter = 3\nsolver = "async"\nstaleness = 2',
+    "local": 'name = "SGDClassifier"\nloss = "log_loss"\nmax_iter = 3\nsolver = "local-sgd"\nlocal_epochs = 1',
     "as they come": 'name = "MLPClassifier"\nhidden_layer_sizes = [5]\nmax_iter = 3\nsolver = "async"\norder = "as-they-come"',
     "mlp": 'name = "MLPClassifier"\nhidden_layer_sizes = [5]\nmax_iter = 3\nearly_stopping = true',
 }

@@ -18,7 +18,7 @@ from tasks.reductions.reduction import reduce_groups
 from tasks.rounds.fitting import Fit
 from tasks.rows.batches import Batch, Sampling, select
 from tasks.rows.partition import Group
-from tasks.strategies.local_sgd import LocalSGD, LocalUpdates
+from tasks.strategies.local_sgd import N_STEPS, LocalSGD, LocalUpdates
 from tasks.strategies.optimizers import SGD, Momentum, Nesterov
 from tasks.strategies.schedules import Constant, InverseScaling
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -119,6 +119,20 @@ def test_rounds_that_grow() -> None:
     assert_near(fitted(local(n_steps=1, growth=2.0))[1], expected([1, 2, 4, 5]))
 
 
+def test_epochs_are_as_many_steps_as_they_have() -> None:
+    """To the bit; the last round has what is left of the fit."""
+    for in_epochs, in_steps, lengths in (
+        ({"n_epochs": 1}, {"n_steps": N_ROUNDS}, [4, 4, 4]),
+        ({"n_epochs": 2}, {"n_steps": 2 * N_ROUNDS}, [8, 4]),
+        ({"n_epochs": 1, "growth": 1.5}, {"n_steps": N_ROUNDS, "growth": 1.5}, [4, 6, 2]),
+        ({"n_epochs": 9}, {"n_steps": None}, [12]),
+    ):
+        (state, found), (other, wanted) = fitted(local(**{"n_steps": N_STEPS, **in_epochs})), fitted(local(**in_steps))
+        assert len(found) == len(wanted) and all(map(np.array_equal, found, wanted))
+        assert (state.losses, state.iteration, state.status) == (other.losses, other.iteration, other.status)
+        assert_near(found, expected(lengths))
+
+
 def test_momentum_begins_anew_in_each_round() -> None:
     assert_near(fitted(local(n_steps=4, optimizer=Momentum(0.7)))[1], expected([4] * 3, momentum=0.7))
 
@@ -171,10 +185,13 @@ def test_epochs_are_scored_and_end_fits() -> None:
 
 
 def test_wrong_arguments() -> None:
-    wrong = {"n_steps": 0, "growth": 0.5, "outer_step": 0.0, "proximal": -1.0, "accumulate": 2, "variance_reduction": True}
+    wrong = {"n_steps": 0, "n_epochs": 0, "growth": 0.5, "outer_step": 0.0, "proximal": -1.0, "accumulate": 2, "variance_reduction": True}
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=name):
             local(**{name: value})
+    for n_steps, words in ((3, "3 steps"), (None, "all steps")):
+        with pytest.raises(ValueError, match=f"both of {words} and of 2 epochs"):
+            local(n_steps=n_steps, n_epochs=2)
     with pytest.raises(ValueError, match="no turns"):
         local(sampling=SAMPLING._replace(n_turns=5))
 
