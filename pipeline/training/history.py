@@ -30,7 +30,7 @@ ENDS: Final = 5
 """Rounds that are shown of the beginning and of the end of a long fit."""
 
 
-class Row(TypedDict):
+class RowOfAll(TypedDict):
     """One round: its number, what was asked for, over every row_step-th row (a mini-batch: about; local updates may read all rows several
     times), accepted iterations so far, the objective and the largest |gradient| at the last accepted point (of the worst model; on the
     sample, while a strategy works on one; of the batch; by the parameters that the strategy sees, see
@@ -49,6 +49,14 @@ class Row(TypedDict):
     staleness: int
     bytes_sent: int
     bytes_received: int
+
+
+class Row(RowOfAll, total=False):
+    """The same; and of a fit whose subtrees are to agree, once they have met, how far from it the worst model is: see
+    `tasks.strategies.base.Residuals`."""
+
+    primal_residual: float
+    dual_residual: float
 
 
 def share_read(row: Row, held_out: float = 0.0) -> float:
@@ -110,8 +118,15 @@ class Rounds(list[Row]):
 
 
 def frame_of(rows: Iterable[Row]) -> pd.DataFrame:
-    """Rows as a data frame, by round."""
-    return pd.DataFrame(list(rows), columns=list(Row.__annotations__)).set_index("round")
+    """Rows as a data frame, by round, with the columns that any of them has."""
+    rows = list(rows)
+    columns = [*RowOfAll.__annotations__, *told(rows)]
+    return pd.DataFrame(rows, columns=columns).set_index("round")
+
+
+def told(rows: Sequence[Row]) -> list[str]:
+    """The numbers that not all fits have, and one of these rows does."""
+    return [name for name in Row.__annotations__ if name in Row.__optional_keys__ and any(name in row for row in rows)]
 
 
 def draw(axes: Axes, x: Sequence[int], y: Sequence[float], **words: str) -> None:
@@ -138,22 +153,28 @@ class History:
 
     def following(self, reports: Sequence[Report], began: float) -> list[Row]:
         """The rows to add for rounds that came after these. began: when those rounds did begin, by time.perf_counter."""
-        return [
-            Row(
-                round=n_round,
-                oracle=report.oracle,
-                row_step=report.row_step,
-                iteration=report.iteration,
-                objective=report.objective,
-                gradient_norm=report.gradient_norm,
-                seconds=began + report.elapsed - self._start,
-                subtree=-1 if report.subtree is None else report.subtree,
-                staleness=report.staleness,
-                bytes_sent=report.traffic.sent,
-                bytes_received=report.traffic.received,
-            )
-            for n_round, report in enumerate(reports, len(self.rows) + 1)
-        ]
+        earlier = began - self._start
+        return [row_of(n_round, report, earlier + report.elapsed) for n_round, report in enumerate(reports, len(self.rows) + 1)]
+
+
+def row_of(n_round: int, report: Report, seconds: float) -> Row:
+    """The row of a round."""
+    row = Row(
+        round=n_round,
+        oracle=report.oracle,
+        row_step=report.row_step,
+        iteration=report.iteration,
+        objective=report.objective,
+        gradient_norm=report.gradient_norm,
+        seconds=seconds,
+        subtree=-1 if report.subtree is None else report.subtree,
+        staleness=report.staleness,
+        bytes_sent=report.traffic.sent,
+        bytes_received=report.traffic.received,
+    )
+    if report.residuals is not None:
+        row["primal_residual"], row["dual_residual"] = report.residuals
+    return row
 
 
 def finite(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tasks.reductions.reduction import Reduction, array_bytes
 from tasks.reductions.stages.compression import Coding
 from tasks.reductions.stages.marks import Marked, Marks
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
-from tasks.strategies.base import LocalSteps, Overlapping, Request, Strategy
+from tasks.strategies.base import Agreeing, LocalSteps, Overlapping, Request, Residuals, Strategy
 from tasks.strategies.compressed import Compressed
 from tasks.typing import Array
 
@@ -62,7 +62,8 @@ NO_TRAFFIC: Final = Traffic()
 class Report(NamedTuple):
     """What there is to say of a round: see `pipeline.training.history.Row`. n_bytes: of numbers that one worker receives and returns;
     elapsed: seconds since whoever runs the rounds began; marks: of its sums, where the fit is marked; subtree: the only one that it is
-    about; staleness: updates since its parameters; traffic: what went between processes; number: see `Round`."""
+    about; staleness: updates since its parameters; traffic: what went between processes; number: see `Round`; residuals: of subtrees
+    that are to agree."""
 
     oracle: str
     row_step: float
@@ -76,6 +77,7 @@ class Report(NamedTuple):
     staleness: int = 0
     traffic: Traffic = NO_TRAFFIC
     number: int = 0
+    residuals: Residuals | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +146,11 @@ class Fit:
     def overlaps(self) -> bool:
         """Whether several rounds may be under way at a time."""
         return self.overlapping is not None and self.overlapping.overlaps
+
+    @cached_property
+    def agreeing(self) -> Agreeing | None:
+        """The strategy, where subtrees go their own ways and are to agree."""
+        return self.strategy if isinstance(self.strategy, Agreeing) else None
 
     def under_way(self, states: Sequence[Any]) -> list[int]:
         """The numbers of the rounds that are to be under way, oldest first; none when all models are done."""
@@ -230,6 +237,7 @@ class Fit:
             staleness=staleness,
             traffic=traffic,
             number=this.number,
+            residuals=self.residuals(states),
         )
 
 

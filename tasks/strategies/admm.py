@@ -14,7 +14,18 @@ import numpy as np
 from tasks.arguments import as_number, check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
 from tasks.objectives.penalties import Penalty
-from tasks.strategies.base import RUNNING, Consensus, Iterate, Request, Status, Subtrees, finite, not_finite_at_start, starting_point
+from tasks.strategies.base import (
+    RUNNING,
+    Consensus,
+    Iterate,
+    Request,
+    Residuals,
+    Status,
+    Subtrees,
+    finite,
+    not_finite_at_start,
+    starting_point,
+)
 from tasks.typing import Float64
 
 RELAXATION: Final = 1.6
@@ -25,21 +36,15 @@ SETTLED_AFTER: Final = 60
 NEWTON_STEPS: Final = 20
 
 
-class Residuals(NamedTuple):
-    """primal: sqrt(Σ w_i |x_i - z|² / Σ w_i), how far the subtrees are from where they meet; dual: rho |z - z_before|."""
-
-    primal: float = np.inf
-    dual: float = np.inf
-
-
 class ADMMState(NamedTuple):
-    """iterate: the last z whose objective is known; z (n,): where all meet next; duals (t, n): of each subtree, scaled by 1 / rho."""
+    """iterate: the last z whose objective is known; z (n,): where all meet next; duals (t, n): of each subtree, scaled by 1 / rho;
+    residuals: of the last time that all have met."""
 
     iterate: Iterate
     z: Float64
     duals: Float64
     rho: float
-    residuals: Residuals = Residuals()
+    residuals: Residuals | None = None
     iteration: int = 0
     status: Status = RUNNING
 
@@ -84,6 +89,9 @@ class ADMM:
     def init(self, parameters: Float64) -> ADMMState:
         start = starting_point(parameters)
         return ADMMState(start, start.parameters, np.zeros((len(self.subtrees.first_partitions), len(parameters))), float(self.rho))
+
+    def residuals(self, state: ADMMState) -> Residuals | None:
+        return state.residuals
 
     def request(self, state: ADMMState) -> Request:
         return Request("consensus", state.z, state.duals, local=Consensus(self.subtrees, state.rho))

@@ -151,6 +151,23 @@ class Overlapping(Strategy, Protocol):
         ...
 
 
+class Residuals(NamedTuple):
+    """How far a fit is from agreement. primal: sqrt(Σ w_i |x_i - z|² / Σ w_i), how far the subtrees are from where they meet, z, in units
+    of parameters as the strategy sees them; dual: rho |z - z_before|, how far that has moved, in those of a gradient."""
+
+    primal: float
+    dual: float
+
+
+@runtime_checkable
+class Agreeing(Strategy, Protocol):
+    """A strategy whose subtrees go their own ways, and are to agree."""
+
+    def residuals(self, state: Any) -> Residuals | None:
+        """Those of the last time that all have met; None before."""
+        ...
+
+
 def starting_point(parameters: Float64) -> Iterate:
     """An accepted point that has not been evaluated yet."""
     return Iterate(np.array(parameters, dtype=np.float64), np.inf, np.zeros_like(parameters, dtype=np.float64))

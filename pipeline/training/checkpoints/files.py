@@ -16,7 +16,7 @@ import scipy
 
 from pipeline.files.tensors import Digests, Kind, read_tensors, write_tensors
 from pipeline.training.checkpoints.trees import Flattened, restored
-from pipeline.training.history import Row
+from pipeline.training.history import Row, told
 from tasks import __version__
 from tasks.machine.fingerprint import numeric_digest
 from tasks.reductions.remembered import Memory
@@ -38,7 +38,8 @@ COLUMNS: Final = {
     "bytes_sent": np.int64,
     "bytes_received": np.int64,
 }
-"""Of the history, as arrays: a long fit by mini-batches has a hundred thousand rows."""
+"""Of the history, as arrays: a long fit by mini-batches has a hundred thousand rows. Numbers that not all fits have come after them, NaN
+where a row lacks one."""
 HISTORY: Final = "history."
 
 
@@ -97,6 +98,7 @@ def write_checkpoint(path: Path, problem: FitKey, saved: Saved, digests: Digests
     tree = Flattened()
     states, memories = tree.flat(saved.states), tree.flat(saved.memories)
     columns = {HISTORY + name: np.array([row[name] for row in saved.history], dtype) for name, dtype in COLUMNS.items()}  # type: ignore[literal-required]
+    columns |= {HISTORY + name: np.array([row.get(name, np.nan) for row in saved.history]) for name in told(saved.history)}
     oracles = sorted({row["oracle"] for row in saved.history})
     columns[HISTORY + "oracle"] = np.array([oracles.index(row["oracle"]) for row in saved.history], np.int64)
     text = {
@@ -145,11 +147,15 @@ def history_rows(arrays: Mapping[str, Array], oracles: Sequence[str]) -> list[Ro
     """A row for each round, from columns."""
     columns = {name: arrays[HISTORY + name].tolist() for name in COLUMNS}
     kinds = [oracles[code] for code in arrays[HISTORY + "oracle"].tolist()]
-    rows = zip(kinds, *columns.values(), strict=True)
-    return [
+    rows = [
         cast("Row", {"round": i, "oracle": oracle, **dict(zip(columns, values, strict=True))})
-        for i, (oracle, *values) in enumerate(rows, 1)
+        for i, (oracle, *values) in enumerate(zip(kinds, *columns.values(), strict=True), 1)
     ]
+    for name in Row.__optional_keys__ & {array.removeprefix(HISTORY) for array in arrays}:
+        for row, value in zip(rows, arrays[HISTORY + name].tolist(), strict=True):
+            if not np.isnan(value):
+                row[name] = value  # type: ignore[literal-required]
+    return rows
 
 
 def words_of(path: Path) -> Mapping[str, str]:

@@ -26,6 +26,7 @@ from tests.markup import Page
 from tests.rounds import AfterRounds
 
 NAMES = ["oracle", "row_step", "iteration", "objective", "gradient_norm", "seconds", "subtree", "staleness"]
+RESIDUALS = ["primal_residual", "dual_residual"]
 
 
 def rows(n: int) -> list[Row]:
@@ -98,6 +99,27 @@ def test_the_frame_has_a_row_a_round() -> None:
     np.testing.assert_array_equal(frame["gradient_norm"], 0.5 ** np.arange(1, 8))
     none = Rounds().to_frame()
     assert len(none) == 0 and none.columns.tolist() == NAMES
+
+
+def test_fits_that_are_to_agree_say_how_far_they_are(tmp_path: Path) -> None:
+    """In a frame, in JSON and through a checkpoint; others do not speak of it."""
+    data = Dataset.from_arrays(*breast_cancer(), n_partitions=6)
+    whole = LogisticRegression(solver="admm", tol=1e-3).fit(data).history_
+    assert whole.to_frame().columns.tolist() == [*NAMES, *RESIDUALS]
+    assert np.all(whole.to_frame()[RESIDUALS] > 0)
+    assert whole[-1]["primal_residual"] < 0.1 * whole[0]["primal_residual"]
+    assert json.loads(json_line(whole[0]))["dual_residual"] == whole[0]["dual_residual"]
+    assert all(name in repr(whole) and name in whole._repr_html_() for name in RESIDUALS)
+    cut = LogisticRegression(solver="admm", tol=1e-3, checkpoint=tmp_path).set_callbacks(AfterRounds((3,), lambda: True))
+    with pytest.warns(ConvergenceWarning, match="after 3 rounds"):
+        cut.fit(data)
+    resumed = LogisticRegression(solver="admm", tol=1e-3, checkpoint=tmp_path).fit(data)
+    assert resumed.resumed_from_ == 3
+    for row, other in zip(resumed.history_, whole, strict=True):
+        assert {**row, "seconds": 0.0} == {**other, "seconds": 0.0}
+    plain = LogisticRegression(solver="newton").fit(data).history_
+    assert not any(name in row for row in plain for name in RESIDUALS)
+    assert Rounds([*plain, *whole]).to_frame()[RESIDUALS].isna().sum().tolist() == [len(plain)] * 2
 
 
 @pytest.mark.parametrize("n", [0, 1, 10, 11, 100_000])

@@ -19,7 +19,7 @@ from tasks.reductions.reduction import reduce_groups
 from tasks.rounds.fitting import Fit
 from tasks.rows.partition import Group
 from tasks.strategies.admm import ADMM, meeting
-from tasks.strategies.base import Subtrees
+from tasks.strategies.base import Agreeing, Subtrees
 from tasks.strategies.newton import Newton
 
 Float64 = NDArray[np.float64]
@@ -115,6 +115,26 @@ def test_a_subtree_without_weight_does_not_count() -> None:
     (best,) = fitted(Newton(tol=1e-12), objective_of("logistic"), groups_of(y, weight), L2(0.02))
     np.testing.assert_allclose(state.iterate.parameters, best.iterate.parameters, atol=1e-7)
     assert not np.any(state.duals[0])
+
+
+def test_what_it_says_of_agreement() -> None:
+    """Residuals by their definitions, from what the subtrees returned; reports have those of the worst model."""
+    fit, groups = Fit(objective_of("logistic"), (L2(0.02), L2(0.5)), admm(1, max_iter=12)), groups_of(TARGETS["logistic"])
+    assert isinstance(fit.strategy, Agreeing) and not isinstance(Newton(), Agreeing)
+    states, expected = fit.init(np.zeros((2, P + 1))), dict[int, Any]()
+    assert fit.residuals(states) is None
+    while (this := fit.ask(states)) is not None:
+        (sums,) = reduce_groups(enumerate(groups), len(groups), this.reduction, this.broadcast).values()
+        before, states = states, fit.update(states, this, sums)
+        for position, model in enumerate(this.requests):
+            if states[model].status.kind == "running":
+                off = np.linalg.norm(sums.places[:, position] - states[model].z, axis=1)
+                step = np.linalg.norm(states[model].z - before[model].z)
+                expected[model] = np.sqrt(np.average(off**2, weights=sums.weights[:, position])), before[model].rho * step
+        found = fit.report(this, sums, states, 0.0).residuals
+        assert found is not None
+        np.testing.assert_allclose(found, np.max(list(expected.values()), axis=0), rtol=1e-12)
+    assert [state.iteration for state in states] == [12, 12] and len(expected) == 2
 
 
 @pytest.mark.parametrize("penalty", [L2(0.0), L2(0.7), ElasticNet(0.3, 0.2), L2(np.array([0.1, 2.0, 0.0]))])

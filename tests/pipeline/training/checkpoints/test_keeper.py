@@ -76,6 +76,18 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     assert back.seed is None
 
 
+def test_numbers_that_some_rounds_have_come_back_with_those(tmp_path: Path) -> None:
+    """A file has them only where a round does."""
+    saved = after(4)
+    saved.history[2]["primal_residual"], saved.history[3]["dual_residual"] = 0.5, np.inf
+    write_checkpoint(tmp_path / "x", PROBLEM, saved)
+    assert read_checkpoint(tmp_path / "x", PROBLEM).history == saved.history
+    write_checkpoint(tmp_path / "y", PROBLEM, after(4))
+    for name, has_them in (("x", True), ("y", False)):
+        with safe_open(tmp_path / name, "np") as file:
+            assert ("history.primal_residual" in set(file.keys())) is has_them
+
+
 def test_without_rounds_and_with_a_seed(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "x", PROBLEM, Saved([], [], 2**31 - 2, 0))
     assert read_checkpoint(tmp_path / "x", PROBLEM) == Saved([], [], 2**31 - 2, 0)
