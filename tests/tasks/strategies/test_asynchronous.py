@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from tasks.objectives.linear import LinearObjective
-from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2, ElasticNet, soft_threshold
 from tasks.reductions.reduction import reduce_groups
 from tasks.rounds.fitting import Fit
@@ -26,28 +22,11 @@ from tasks.strategies.base import Overlapping
 from tasks.strategies.optimizers import Momentum
 from tasks.strategies.schedules import Constant, InverseScaling
 from tasks.strategies.stochastic_gradient import StochasticGradient
+from tests.tasks.strategies.groups import N_ROUNDS, OBJECTIVE, RATE, STRENGTH, WEIGHT, Float64, N, P, T, X, Y, groups_of
 
-Float64 = NDArray[np.float64]
-RANDOM = np.random.default_rng(0)
-SIZES = (13, 1, 40, 0, 22, 7, 30, 5, 9, 16)
-N, P, T, N_ROUNDS = sum(SIZES), 3, 5, 4
-X = RANDOM.normal(size=(N, P))
-Y = (RANDOM.random(N) < expit(X @ [1.0, -2.0, 0.5] + 0.3)).astype(np.int64)
-WEIGHT = np.where(RANDOM.random(N) < 0.2, 0.0, RANDOM.random(N) + 0.5)
-OBJECTIVE = LinearObjective(LOSSES["logistic"], P, 1, True, np.arange(2))
-STRENGTH = 0.05
 SAMPLING = Sampling(2, N_ROUNDS, level=1, n_turns=T)
-RATE = InverseScaling(0.4)
 
 Choose = Callable[[AsynchronousState, Sequence[int]], int]
-
-
-def groups_of(y: Any = Y, weight: Any = WEIGHT, x: Any = X) -> list[Group]:
-    bounds = np.concatenate([[0], np.cumsum(SIZES)]).tolist()
-    return [
-        Group(x[a:b], y[a:b], None if weight is None else weight[a:b], np.array([0, b - a]), number)
-        for number, (a, b) in enumerate(pairwise(bounds))
-    ]
 
 
 def strategy(**more: Any) -> StochasticGradient:

@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.special import expit
 
-from tasks.objectives.linear import LinearObjective
-from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2, ElasticNet, soft_threshold
 from tasks.reductions.reduction import reduce_groups
 from tasks.rounds.fitting import Fit
 from tasks.rows.batches import Batch, Sampling, select
-from tasks.rows.partition import Group
 from tasks.strategies.local_sgd import N_STEPS, LocalSGD, LocalUpdates
 from tasks.strategies.optimizers import SGD, Momentum, Nesterov
-from tasks.strategies.schedules import Constant, InverseScaling
+from tasks.strategies.schedules import Constant
 from tasks.strategies.stochastic_gradient import StochasticGradient
+from tests.tasks.strategies.groups import N_ROUNDS, OBJECTIVE, RATE, STRENGTH, WEIGHT, Float64, N, P, T, X, Y, groups_of
 
-Float64 = NDArray[np.float64]
-RANDOM = np.random.default_rng(0)
-SIZES = (13, 1, 40, 0, 22, 7, 30, 5, 9, 16)
-N, P, T, N_ROUNDS = sum(SIZES), 3, 5, 4
-X = RANDOM.normal(size=(N, P))
-Y = (RANDOM.random(N) < expit(X @ [1.0, -2.0, 0.5] + 0.3)).astype(np.int64)
-WEIGHT = np.where(RANDOM.random(N) < 0.2, 0.0, RANDOM.random(N) + 0.5)
-OBJECTIVE = LinearObjective(LOSSES["logistic"], P, 1, True, np.arange(2))
-STRENGTH = 0.05
 PENALTY = L2(STRENGTH)
 SAMPLING = Sampling(2, N_ROUNDS, level=1)
-RATE = InverseScaling(0.4)
-
-
-def groups_of(y: Any = Y, weight: Any = WEIGHT) -> list[Group]:
-    bounds = np.concatenate([[0], np.cumsum(SIZES)]).tolist()
-    return [
-        Group(X[a:b], y[a:b], None if weight is None else weight[a:b], np.array([0, b - a]), number)
-        for number, (a, b) in enumerate(pairwise(bounds))
-    ]
 
 
 def fitted(strategy: StochasticGradient, penalty: Any = PENALTY) -> tuple[Any, list[Float64]]:
