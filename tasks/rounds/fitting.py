@@ -215,6 +215,13 @@ class Fit:
         state = states[next(iter(this.requests))]
         return int(state.n_taken - next(asked.version for asked in state.asked if asked.number == this.number))
 
+    def residuals(self, states: Sequence[Any]) -> Residuals | None:
+        """How far the models are from agreement, the worst of them; None where nobody is to agree, or nobody has met yet."""
+        if self.agreeing is None:
+            return None
+        found = [each for state in states if (each := self.agreeing.residuals(state)) is not None]
+        return Residuals(*np.max(found, axis=0).tolist()) if found else None
+
     def report(
         self, this: Round, sums: Any, states: Sequence[Any], elapsed: float, staleness: int = 0, traffic: Traffic = NO_TRAFFIC
     ) -> Report:
