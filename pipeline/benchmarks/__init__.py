@@ -43,6 +43,7 @@ CASES: Final = {
     "asynchronous": Case(
         "synchronous, asynchronous and local updates on four workers, of which one may be slow", "asynchronous", "asynchronous"
     ),
+    "admm": Case("ADMM of this library and of dask-ml, 1,000,000 x 28, on two workers", "admm", "admm"),
     "compression": Case("the loss of fits, and the bytes that they sent and received, whole and compressed", "compression", "compression"),
     "checkpoint": Case("rounds after which a large state is offered to a checkpoint, beside rounds without", "checkpoints", "checkpoint"),
     "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", "rounds", "bandwidth"),

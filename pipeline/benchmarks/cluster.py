@@ -60,26 +60,32 @@ class DaskML:
     """dask-ml's LogisticRegression on X with a column of ones: an intercept without the cost of joining that column in every pass.
 
     newton and gradient_descent drop the penalty, lbfgs and admm also penalise the intercept (and lbfgs, unless normalize is off, the
-    coefficients of scaled columns): the gap, taken on the common objective, tells whether that matters.
+    coefficients of scaled columns): the gap, taken on the common objective, tells whether that matters. rho: admm's, beside a sum
+    over the rows of a chunk.
     """
 
     problem: Problem
     method: str
     normalize: bool = True
     library: str = DASK_ML
+    rho: float = 1.0
+    max_iter: int = MAX_ITER
 
     @property
     def solver(self) -> str:
-        return self.method if self.normalize else f"{self.method}, normalize=False"
+        options = [] if self.normalize else ["normalize=False"]
+        return ", ".join([self.method, *options, *([f"rho={self.rho:g}"] if self.rho != 1.0 else [])])
 
     def fit(self, X: Any, y: Any, tol: float) -> Solution:
         from dask_ml.linear_model import LogisticRegression  # the bench extra; slow to import
 
-        options: dict[str, Any] = {"abstol": tol, "reltol": tol} if self.method == "admm" else {"normalize": self.normalize}
+        options: dict[str, Any] = (
+            {"abstol": tol, "reltol": tol, "rho": self.rho} if self.method == "admm" else {"normalize": self.normalize}
+        )
         # lbfgs compares the gradient of a sum over the rows, where scikit-learn compares that of a mean
         limit = tol * self.problem.n_rows if self.method == "lbfgs" else tol
         model = LogisticRegression(
-            C=self.problem.C, solver=self.method, tol=limit, max_iter=MAX_ITER, fit_intercept=False, solver_kwargs=options
+            C=self.problem.C, solver=self.method, tol=limit, max_iter=self.max_iter, fit_intercept=False, solver_kwargs=options
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations and overflows of dask-ml do not concern us

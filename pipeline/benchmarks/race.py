@@ -14,6 +14,7 @@ from pipeline.benchmarks.report import Cell, Table
 
 LADDER: Final = tuple(10.0**-k for k in range(2, 13))
 SLOW, VERY_SLOW = 3.0, 15.0
+NEARLY: Final = 1.1
 
 
 class Fit(NamedTuple):
@@ -66,18 +67,29 @@ def race(racers: Sequence[Racer], judge: Judge, repeats: int, limit: float) -> l
     standings = []
     for racer in racers:
         standing = search(racer, judge, limit)
-        if standing.reached and standing.tol is not None:
-            standing.fit = racer.measured_fit(standing.tol, patience(standing, limit))
+        if standing.reached:
+            measure(standing, limit)
         else:
             racer.close()
         standings.append(standing)
-    for turn in range(repeats):
-        for standing in standings:
-            if standing.reached and standing.tol is not None and turn < turns(standing, repeats):
-                standing.seconds.append(standing.racer.fit(standing.tol, patience(standing, limit)).seconds)
+    take_turns([standing for standing in standings if standing.reached], repeats, limit)
     for racer in racers:
         racer.close()
     return standings
+
+
+def measure(standing: Standing, limit: float) -> None:
+    """A fit at the tolerance that was found, of which memory is measured."""
+    assert standing.tol is not None
+    standing.fit = standing.racer.measured_fit(standing.tol, patience(standing, limit))
+
+
+def take_turns(standings: Sequence[Standing], repeats: int, limit: float) -> None:
+    """Time one fit of each in turn, `repeats` times."""
+    for turn in range(repeats):
+        for standing in standings:
+            if standing.tol is not None and turn < turns(standing, repeats):
+                standing.seconds.append(standing.racer.fit(standing.tol, patience(standing, limit)).seconds)
 
 
 def patience(standing: Standing, limit: float) -> float:
@@ -110,6 +122,28 @@ def search(racer: Racer, judge: Judge, limit: float) -> Standing:
             return standing
     standing.remark = f"gap not reached with any tolerance down to {LADDER[-1]:.0e}"
     return standing
+
+
+def search_best(racer: Racer, judge: Judge, limit: float) -> Standing:
+    """The smallest gap that the solver gets to within the limit, and the loosest tolerance of the ladder at which it is that near, but for
+    a tenth."""
+    found, remark, deadline = list[Standing](), "", time.monotonic() + limit
+    for tol in LADDER:
+        try:
+            fit = racer.fit(tol, max(1.0, deadline - time.monotonic()))
+        except (TimeoutError, RuntimeError) as error:
+            remark = f"tol={tol:.0e}: {str(error).strip().splitlines()[-1]}"
+            break
+        gap = judge.gap(fit.solution.coef, fit.solution.intercept)
+        if found and gap == found[-1].gap:  # as many steps as it makes: smaller tolerances do not matter any more
+            break
+        found.append(Standing(racer, tol, gap, fit))
+    if not found:
+        return Standing(racer, remark=remark)
+    smallest = min(abs(each.gap or 0.0) for each in found)
+    chosen = next(each for each in found if abs(each.gap or 0.0) <= NEARLY * smallest)
+    chosen.remark = remark
+    return chosen
 
 
 def best(standings: Sequence[Standing], library: str) -> Standing | None:

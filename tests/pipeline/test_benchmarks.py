@@ -17,15 +17,17 @@ from sklearn.metrics import log_loss
 
 from pipeline import benchmarks
 from pipeline.benchmarks import checkpoints
+from pipeline.benchmarks.admm import sooner
 from pipeline.benchmarks.child import ChildRacer, stored
-from pipeline.benchmarks.cluster import DaskML, time_limit, with_ones
+from pipeline.benchmarks.cluster import DASK_ML, DaskML, time_limit, with_ones
 from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN, Contender, Ours, ScikitLearn, Solution, in_process
 from pipeline.benchmarks.data import Clusters, Problem
 from pipeline.benchmarks.epoch import Standing as EpochStanding
 from pipeline.benchmarks.epoch import take_turns
 from pipeline.benchmarks.epoch import targets as epoch_targets
 from pipeline.benchmarks.objective import GAP, Judge, objective
-from pipeline.benchmarks.race import Fit, race, race_table, search, speedup
+from pipeline.benchmarks.race import Fit, Standing, race, race_table, search, search_best, speedup
+from pipeline.benchmarks.race import take_turns as take_racer_turns
 from pipeline.benchmarks.report import Report, Table, Target, markdown_table
 from pipeline.benchmarks.rounds import Timed, growth_target
 from pipeline.benchmarks.rss import PeakMemory
@@ -159,6 +161,46 @@ def test_a_contender_that_fails_says_why() -> None:
         standing = search(ChildRacer(ScikitLearn(BINARY, "no-such-solver"), folder), judge, limit=60.0)
     assert not standing.reached
     assert "no-such-solver" in standing.remark
+
+
+class Nearer:
+    """A contender that comes as near as its tolerance says, but no nearer than 2e-6, and not in time below 1e-6."""
+
+    library, solver = DASK_ML, "admm"
+
+    def fit(self, X: Any, y: Any, tol: float) -> Solution:
+        if tol < 1e-6:
+            raise TimeoutError("no answer")
+        return Solution(np.full((1, 5), max(tol, 2e-6)), np.zeros(1), None)
+
+
+class Here:
+    """A place where a contender is run. `seconds` of a fit: 1 / tol."""
+
+    place = "here"
+
+    def __init__(self, contender: Any) -> None:
+        self.contender = contender
+
+    def fit(self, tol: float, limit: float) -> Fit:
+        return Fit(1 / tol, self.contender.fit(None, None, tol))
+
+    measured_fit = fit
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_solver_that_does_not_arrive_has_its_own_best() -> None:
+    """The loosest tolerance that comes as near as any."""
+    judge: Any = SimpleNamespace(gap=lambda coef, intercept: coef[0, 0])
+    found = search_best(Here(Nearer()), judge, 60.0)
+    assert (found.tol, found.gap, found.remark, found.reached) == (1e-6, 2e-6, "tol=1e-07: no answer", False)
+    take_racer_turns([found], 2, 60.0)
+    ours = Standing(found.racer, 1e-3, 1e-9, seconds=[1e4])
+    other = Standing(found.racer, 1e-2, 1e-3, seconds=[1.0])
+    assert sooner(ours, [other, found]) == pytest.approx(100.0)
+    assert sooner(Standing(found.racer), [found]) is None and sooner(ours, [Standing(found.racer)]) is None
 
 
 def test_all_solvers_of_scikit_learn_take_part() -> None:
@@ -383,7 +425,19 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
         "overhead",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("multinomial", "memory", "plan", "epoch", "sgd", "resident", "checkpoint", "startup", "chunks", "asynchronous")
+            for name in (
+                "multinomial",
+                "memory",
+                "plan",
+                "epoch",
+                "sgd",
+                "resident",
+                "checkpoint",
+                "startup",
+                "chunks",
+                "asynchronous",
+                "admm",
+            )
         ),
     ],
 )
