@@ -36,6 +36,7 @@ from tasks.reductions.reduction import Reduction, reduce_shards
 from tasks.rounds.fitting import Fit, round_bytes
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.rows.partition import Shard
+from tasks.strategies.admm import ADMM
 from tasks.strategies.asynchronous import Asynchronous
 from tasks.strategies.base import Strategy
 from tasks.strategies.compressed import Compressed
@@ -212,6 +213,11 @@ def set_up(job: Job, sample: Sample, schema: Schema) -> tuple[SetUp, Array]:
         raise ValueError(
             f"a plan is of rounds that follow each other, and solver={setup.choice.name!r} has others; plan the job with synchronous"
             " mini-batches, whose memory is the same, or train without a plan"
+        )
+    if isinstance(setup.strategy, ADMM):
+        raise ValueError(
+            "a plan is of rounds in which all compute sums at one place, and solver='admm' has others; plan the job with solver='newton',"
+            " which sums the same Hessians in fewer rounds, or train without a plan"
         )
     return setup, start
 

@@ -221,6 +221,11 @@ def test_rounds_that_do_not_follow_each_other_are_refused(solver: str) -> None:
         probe(make_job({"name": "SGDClassifier", "solver": solver}), 1)
 
 
+def test_rounds_of_subtrees_that_are_to_agree_are_refused() -> None:
+    with pytest.raises(ValueError, match="solver='admm' has others; plan the job with solver='newton'"):
+        probe(make_job({"name": "LogisticRegression", "solver": "admm"}), 1)
+
+
 @pytest.mark.timeout(60)
 def test_jobs_beyond_the_groups_are_idle(found: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "probe", lambda job, cores: found)
