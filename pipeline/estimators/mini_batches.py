@@ -128,6 +128,7 @@ class MiniBatchModel(GradientModel):
 
     def _check_refused(self) -> None:
         super()._check_refused()
+        _ = self._overlap  # which refuses what it cannot be
         if self._local is not None:
             self._refuse(NOT_LOCAL, "local updates", "or take another solver")
         if self._compression is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.training.checkpoints.files import Saved
 from pipeline.training.history import History, Rounds, Row
 from pipeline.training.observers import Observer
+from pipeline.training.sampling import require_own_subtrees
 from tasks.lazy import Lazy
 from tasks.machine.threads import single_blas_thread
 from tasks.rounds.fitting import Fit
@@ -58,8 +59,14 @@ def train(
     """Minimise, for each of k models, mean loss plus its penalty, from the states that `fit.init` or an earlier fit made.
 
     observers: told of each round, in this order. saved: of a checkpoint, from which the fit goes on in place of `states`.
-    keep_on_interrupt: Ctrl-C ends the fit where it is, as an observer would, instead of being raised.
+    keep_on_interrupt: Ctrl-C ends the fit where it is, as an observer would, instead of being raised. Raises ValueError, before the first
+    round, for a strategy that goes by subtrees of other data.
     """
+    start = states if saved is None else saved.states
+    for number in fit.under_way(start)[:1]:
+        this = fit.ask(start, number)
+        assert this is not None
+        require_own_subtrees(this.broadcast, dataset.source.group_starts[:-1])
     with ExitStack() as stack:
         for observer in observers:
             stack.enter_context(observer.watching(states))

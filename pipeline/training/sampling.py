@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
+from tasks.rounds.oracles import Broadcast
 from tasks.rows.batches import MOST_SUBTREES, ROWS_A_SUBTREE, Sampling, held_out_stream, subtree_level
 from tasks.rows.shares import INDEPENDENT, bar_for
-from tasks.strategies.base import Subtrees
+from tasks.strategies.base import Consensus, Subtrees
 
 if TYPE_CHECKING:
     from pipeline.data.schema import Schema
@@ -87,6 +88,30 @@ def subtrees_of(group_starts: Sequence[int], most: int = MOST_PARTS) -> Subtrees
     while -(-len(group_starts) >> level) > most:
         level += 1
     return Subtrees(tuple(group_starts[:: 1 << level]), level)
+
+
+def require_own_subtrees(broadcast: Broadcast, group_starts: Sequence[int]) -> None:
+    """Raise ValueError where a round goes by subtrees that are not those of the groups that begin with these partitions: some rows would
+    never be seen, or rounds be about none."""
+    local, cure = broadcast.local, "make it from the dataset that is fitted, by pipeline."
+    if isinstance(local, Consensus):
+        given, own = local.subtrees.first_partitions, tuple(group_starts[:: 1 << local.subtrees.level])
+        if given != own:
+            raise ValueError(
+                f"the {len(given)} subtrees are of other data: they begin with partitions {numbers(given)}, those of this dataset"
+                f" with {numbers(own)}; {cure}subtrees"
+            )
+    if broadcast.batch is not None and (n_turns := broadcast.batch.sampling.n_turns):
+        n_subtrees = -(-len(group_starts) >> broadcast.batch.sampling.level)
+        if n_turns != n_subtrees:
+            raise ValueError(
+                f"the sampling is of other data: {n_turns} subtrees take turns, and this dataset has {n_subtrees}; {cure}mini_batches"
+            )
+
+
+def numbers(values: Sequence[int]) -> str:
+    """The first few."""
+    return ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
 
 
 def group_starts(n_partitions: int, n_groups: int) -> list[int]:

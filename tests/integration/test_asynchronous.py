@@ -31,6 +31,7 @@ from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2, ElasticNet
 from tasks.strategies.admm import ADMM
 from tasks.strategies.asynchronous import Asynchronous, Overlap
+from tasks.strategies.base import Subtrees
 from tasks.strategies.local_sgd import LocalUpdates
 from tasks.strategies.optimizers import Adam, Momentum, Nesterov
 from tasks.strategies.schedules import Constant
@@ -275,6 +276,9 @@ def test_what_local_updates_cannot_do_is_refused_by_name() -> None:
     ):
         with pytest.raises(ValueError, match=rf"{name}.* is not for local updates; set"):
             model.fit(X, Y)
+    never_read = Dataset.from_function(lambda number: 1 / 0, n_partitions=2, n_columns=2)
+    with pytest.raises(ValueError, match="staleness must be a whole number of at least 0, or None for no bound, got True"):
+        SGDClassifier(solver="async", staleness=True).fit(never_read)
     partly = SGDClassifier(solver="local-sgd", random_state=0).partial_fit(X, Y, classes=[0, 1])
     with pytest.raises(ValueError, match="whose optimizer was"):
         partly.set_params(solver=LocalUpdates(outer=Momentum())).partial_fit(X, Y)
@@ -327,6 +331,26 @@ def test_an_epoch_between_two_means() -> None:
             assert other.fit(dataset()).parameters_sha256_ == by_epochs.parameters_sha256_
         with pytest.raises(ValueError, match="cannot be both of 3 steps and of 1 epochs"):
             kind(solver="local-sgd", local_epochs=1, local_steps=3).fit(X, Y)
+
+
+def test_subtrees_of_other_data_are_refused_before_the_first_round() -> None:
+    """Of fewer, rows would never be seen; of others, rounds be about none."""
+    objective = LinearObjective(LOSSES["logistic"], 6, 1, True, np.arange(2))
+    rounds: list[Any] = []
+    for made_from, n_partitions in ((16, 4), (4, 16)):
+        other = dataset(made_from)
+        plain = StochasticGradient(mini_batches(other, 60, take_turns=True))
+        for strategy, words in (
+            (plain, "the sampling is of other data.*by pipeline.mini_batches"),
+            (Asynchronous(plain), f"{made_from} subtrees take turns, and this dataset has {n_partitions}"),
+            (ADMM(subtrees(other)), f"the {made_from} subtrees are of other data: they begin with partitions 0, .*by pipeline.subtrees"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                minimise(objective, dataset(n_partitions), strategy, np.zeros(7), penalty=L2(1e-3), on_round=rounds.append)
+    shifted = Subtrees((0, 3), 1)  # as many, but not where the groups are
+    with pytest.raises(ValueError, match="partitions 0, 3, those of this dataset with 0, 2"):
+        LogisticRegression(solver=ADMM(shifted)).fit(dataset(4))
+    assert not rounds
 
 
 def test_one_mean_at_the_end_is_the_end() -> None:
