@@ -302,7 +302,7 @@ class Participant:
 
     def _work(self, thread: int, shards: list[Shard], broadcast: Broadcast) -> Callable[[], NodeSums]:
         plan, reduction = self.plan, reduction_of(broadcast)
-        if broadcast.batch is None and thread in self.joined:
+        if broadcast.batch is None and broadcast.local is None and thread in self.joined:
             return partial(reduce_joined, self.joined[thread], thread, plan.n_groups, reduction, broadcast)
         return partial(reduce_shards, shards, thread, plan.subset, plan.n_groups, reduction, broadcast)
 

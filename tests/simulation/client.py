@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Future:
-    """A distributed.Future: what nobody holds one of is forgotten."""
+    """A distributed.Future: what nobody holds one of is forgotten, and whoever has let go of one sees it cancelled."""
 
     def __init__(self, scheduler: Scheduler, entry: Entry) -> None:
         self.scheduler = scheduler
@@ -35,12 +35,15 @@ class Future:
 
     @property
     def status(self) -> str:
-        if self.entry.cancelled:
+        if self.cancelled():
             return "cancelled"
         return "error" if self.entry.error is not None else "finished" if self.entry.who_has else "pending"
 
     def cancelled(self) -> bool:
-        return self.entry.cancelled
+        return self.entry.cancelled or not self.held
+
+    def done(self) -> bool:
+        return self.status != "pending"
 
     def release(self) -> None:
         if self.held:

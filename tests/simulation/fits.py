@@ -1,13 +1,13 @@
-"""Small fits, whose rounds take microseconds, and what they end in where nothing goes wrong."""
+"""Small fits in a simulated world, and what they end in where nothing goes wrong."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -19,158 +19,101 @@ from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.sources.errors import SourceChangedError
-from pipeline.sources.sources import ArraySource, Persist
 from pipeline.training.loop import Result, train
 from pipeline.training.observers import Calling
-from tasks.loading.shards import ShardLoad
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.objectives.penalties import L2
-from tasks.rounds.fitting import Fit
-from tasks.rows.batches import Sampling
-from tasks.rows.partition import Shard
-from tasks.strategies.base import Strategy
-from tasks.strategies.lbfgs import LBFGS
-from tasks.strategies.optimizers import Momentum
-from tasks.strategies.schedules import Constant
-from tasks.strategies.stochastic_gradient import StochasticGradient
-from tests.simulation.world import WORLDS, Schedule, World, executor_in, simulated
-
-N_COLUMNS: Final = 3
-GROUPS: Final = (1, 3, 16, 37)
-ROWS_A_GROUP: Final = 4
+from tasks.strategies.asynchronous import Asynchronous
+from tests.simulation.overlapping import Watched
+from tests.simulation.problems import N_COLUMNS, OVERLAPPING, Problem, after, dataset, strategy_of
+from tests.simulation.world import Schedule, World, executor_in, simulated
 
 
-class Problem(NamedTuple):
-    """n_groups; strategy: by name; stop_at: the number of the round after which a callback ends the fit, or 0."""
+class Fitted(NamedTuple):
+    """digest: of the parameters, and of what was said of every round; arrivals: the subtrees of the updates, where each round is about one;
+    seconds: of each round's end, since the fit began."""
 
-    n_groups: int = 16
-    strategy: str = "lbfgs"
-    stop_at: int = 0
-
-
-STRATEGIES: Final[dict[str, Callable[[int], Strategy]]] = {
-    "lbfgs": lambda n_groups: LBFGS(tol=1e-9, max_iter=12),
-    "sgd": lambda n_groups: StochasticGradient(
-        Sampling(1, 4, level=min(2, n_groups.bit_length() - 1)), Momentum(), Constant(0.1), max_epochs=4, tol=-np.inf
-    ),
-    "svrg": lambda n_groups: StochasticGradient(
-        Sampling(2, 3, level=1 if n_groups > 1 else 0), schedule=Constant(0.1), max_epochs=3, tol=-np.inf, variance_reduction=True
-    ),
-}
+    digest: str
+    arrivals: tuple[int, ...]
+    seconds: tuple[float, ...]
 
 
-NEXT: Final = dict(zip(STRATEGIES, [*list(STRATEGIES)[1:], "lbfgs"], strict=True))
-
-
-@dataclass(eq=False)
-class Sent(ArraySource):
-    """Rows of the client, with a group for each partition however small that is."""
-
-    @property
-    def group_starts(self) -> list[int]:
-        return list(range(self.n_partitions + 1))
-
-
-@dataclass(eq=False)
-class Made(Sent):
-    """The same rows, made on the workers, and made again where they are lost."""
-
-    in_client = False
-
-    def load_plans(self, shards: Sequence[Sequence[int]], persist: Persist) -> list[ShardLoad]:
-        return [ShardLoad(make_shard, (self.n_partitions, tuple(numbers)), self.n_partitions) for numbers in shards]
-
-
-def make_shard(n_groups: int, numbers: tuple[int, ...], given: Sequence[Any]) -> Shard:
-    shard = source(n_groups, in_client=True)._shard(numbers)
-    for group in shard.groups(0):
-        group.from_client = False
-    if WORLDS[0].rows_changed:
-        group = shard.groups(0)[0]
-        group.X = np.nextafter(group.X, np.inf)
-    return shard
-
-
-@cache
-def rows(n_groups: int) -> tuple[Any, Any, Any]:
-    random = np.random.default_rng(n_groups)
-    sizes = random.integers(1, 2 * ROWS_A_GROUP, n_groups)
-    bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    X = random.normal(size=(bounds[-1], N_COLUMNS)) * 10.0 ** random.integers(-2, 2, (bounds[-1], 1))
-    y = np.asarray(X @ random.normal(size=N_COLUMNS) + random.normal(size=bounds[-1]) > 0, np.int64)
-    y[:2] = 0, 1
-    return X, y, bounds
-
-
-def source(n_groups: int, *, in_client: bool) -> ArraySource:
-    X, y, bounds = rows(n_groups)
-    return (Sent if in_client else Made)(n_groups, X=X, y=y, rows=bounds)
-
-
-def dataset(n_groups: int, *, in_client: bool = True) -> Dataset:
-    return Dataset(source(n_groups, in_client=in_client), columns=None, dtype="float64", n_columns=N_COLUMNS)
-
-
-def fit(executor: Executor, data: Dataset, problem: Problem) -> Result:
-    """Two models at once."""
+def fit(executor: Executor, data: Dataset, problem: Problem, arrivals: tuple[int, ...] | None = None) -> Fitted:
+    """Two models at once. arrivals: those of a fit as they come, to repeat it."""
+    strategy = strategy_of(problem)
+    if arrivals is not None:
+        assert isinstance(strategy, Asynchronous)
+        strategy = replace(strategy, overlap=replace(strategy.overlap, arrivals=arrivals))
     objective = LinearObjective(LogisticLoss(), N_COLUMNS, 1, fit_intercept=True, classes=np.arange(2))
     start = np.zeros((2, objective.layout.size))
     stop = Calling(lambda row: row["round"] == problem.stop_at)
-    whole = Fit(objective, (L2(1e-3), L2(1e-2)), STRATEGIES[problem.strategy](problem.n_groups))
-    return train(executor, data, whole, whole.init(start), [stop])
+    whole = Watched(objective, (L2(1e-3), L2(1e-2)), strategy)
+    found = train(executor, data, whole, whole.init(start), [stop])
+    if isinstance(strategy, Asynchronous):
+        whole.check_updates(strategy, found.history, whole=not problem.stop_at)
+    return Fitted(digest(found), whole.arrivals, tuple(row["seconds"] for row in found.history))
 
 
 def digest(found: Result) -> str:
-    """Of the parameters, and of what was said of every round."""
     said = [(row["objective"], row["gradient_norm"], row["iteration"]) for row in found.history]
     return hashlib.sha256(found.parameters.tobytes() + repr((said, found.statuses)).encode()).hexdigest()
 
 
 @cache
-def expected(problem: Problem) -> str:
-    return digest(fit(ThreadExecutor(1), dataset(problem.n_groups), problem))
+def expected(problem: Problem) -> Fitted:
+    """That fit in process, where one thread takes all results in order."""
+    return fit(ThreadExecutor(1), dataset(problem.n_groups), problem)
+
+
+def undisturbed(problem: Problem, arrivals: tuple[int, ...]) -> str:
+    """The digest of that fit in process; of one as results come, of the fit that takes them in this order."""
+    calm = expected(problem)
+    return calm.digest if calm.arrivals == arrivals else fit(ThreadExecutor(1), dataset(problem.n_groups), problem, arrivals).digest
 
 
 class Outcome(NamedTuple):
-    """error: what the fit ended with because nobody was left, or because the rows were others; rounds: of sessions."""
+    """error: what the fit ended with because nobody was left, or because the rows were others; rounds: of sessions; fits: that ended;
+    n_out_of_turn: of these, how many took results in another order than that of asking."""
 
     error: Exception | None
     rounds: int
+    fits: list[Fitted]
+    n_out_of_turn: int
     world: World
 
 
 def survive(problem: Problem, schedule: Schedule) -> Outcome:
     """Fit while that happens. Raises AssertionError for other bits than those of the undisturbed fit, and for what does not end."""
-    fits = [problem, Problem(problem.n_groups, NEXT[problem.strategy])] if schedule.again else [problem]
-    undisturbed = [expected(each) for each in fits]
+    problems = [problem, after(problem)] if schedule.again else [problem]
     error: Exception | None = None
+    disturbed: list[Fitted] = []
     with simulated(schedule) as world:
         executor = executor_in(world)
         try:
-            disturbed = run_fits(executor, world, fits)
+            run_fits(executor, world, problems, disturbed)
         except WorkersUnavailableError as nobody:
             assert not any(worker.runs() for worker in world.scheduler.workers.values()), "somebody was left"
             error = nobody
         except SourceChangedError as changed:
             assert world.rows_changed, "the rows were the same"
             error = changed
-        else:
-            assert disturbed == undisturbed, "other bits"
         world.settle()
-    if schedule.mode == "sessions" and not schedule.faults and not schedule.small and schedule.message_time <= 1e-3:
+    for each, found in zip(problems, disturbed, strict=error is None):
+        assert found.digest == undisturbed(each, found.arrivals), "other bits"
+    n_out_of_turn = sum(found.arrivals != expected(each).arrivals for each, found in zip(problems, disturbed, strict=error is None))
+    calm = schedule.mode == "sessions" and not schedule.faults and not schedule.small and schedule.message_time <= 1e-3
+    if calm and problem.strategy not in OVERLAPPING:
         assert executor.sessions.rounds, "no session"  # others are tasks, because they are long
-    return Outcome(error, executor.sessions.rounds, world)
+    return Outcome(error, executor.sessions.rounds, disturbed, n_out_of_turn, world)
 
 
-def run_fits(executor: ClusterExecutor, world: World, fits: Sequence[Problem]) -> list[str]:
-    """The digests of these fits, one after the other, on rows that are checked first."""
-    data = dataset(fits[0].n_groups, in_client=world.schedule.in_client)
+def run_fits(executor: ClusterExecutor, world: World, problems: Sequence[Problem], found: list[Fitted]) -> None:
+    """These fits, one after the other, on rows that are checked first. found: gains each when it has ended."""
+    data = dataset(problems[0].n_groups, in_client=world.schedule.in_client)
     with patch.object(dataset_module, "current_executor", lambda in_memory: executor):
         _ = data.schema
     world.checked = True
-    found = []
-    for each in fits:
+    for each in problems:
         with nullcontext() if world.schedule.silent else executor.span("fit"):
-            found.append(digest(fit(executor, data, each)))
-    return found
+            found.append(fit(executor, data, each))

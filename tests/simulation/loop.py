@@ -16,6 +16,10 @@ LONGEST: Final = 1e4
 """Seconds of a fit: some workers may be stopped for minutes, one after the other."""
 
 
+LONGEST_SLEEP: Final = 0.1
+"""Seconds between two looks when nothing happens."""
+
+
 class HangError(AssertionError):
     """What must end in bounded time does not."""
 
@@ -140,6 +144,10 @@ class Loop(asyncio.AbstractEventLoop):
         context = self.outside.copy() if process is None else self.context_of(process)
         self.call_later(seconds, over.append, True, context=context)
         self.run_until(lambda: bool(over))
+
+    def seconds_to_next(self, most: float) -> float:
+        """Until something may happen, but at most so many."""
+        return max(0.0, min(self._queue[0][0] - self.now, most)) if self._queue else most
 
     def context_of(self, process: Process) -> Context:
         context = self.outside.copy()
@@ -271,4 +279,5 @@ class Clock:
     perf_counter = monotonic
 
     def sleep(self, seconds: float) -> None:
-        self.loop.pass_time(seconds, self.client)
+        """Whoever looks again and again need not before something happens, but for what time itself brings."""
+        self.loop.pass_time(max(seconds, self.loop.seconds_to_next(LONGEST_SLEEP)), self.client)

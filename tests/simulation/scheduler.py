@@ -76,6 +76,11 @@ class Scheduler:
         entry.cancelled = True
         self.changed()
 
+    def forget_all(self) -> None:
+        for entry in self.tasks.values():
+            entry.cancelled = True
+        self.tasks.clear()
+
     def changed(self) -> None:
         """Decide what to do next, soon."""
         if not self._due and not self.closed:

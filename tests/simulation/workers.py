@@ -32,7 +32,8 @@ def moved(value: Any) -> Any:
 class Worker:
     """What a session, a call and a task need of a distributed.Worker, and the `tasks.workers.transport.Transport` of its participants.
 
-    slowness: how much longer than others it computes; twice: of its next computations, how many it does twice.
+    slowness: how much longer than others it computes; twice: of its next computations, how many it does twice; free_at: when each of the
+    threads that run tasks and calls will have nothing to do.
     """
 
     def __init__(self, world: World, address: str, n_threads: int) -> None:
@@ -45,6 +46,7 @@ class Worker:
         self.status = SimpleNamespace(name="running")
         self.handlers: dict[str, Callable[..., Any]] = {}
         self.slowness = 1.0
+        self.free_at = [0.0] * n_threads
         self.twice = 0
         prepare_worker(self, self)
 
@@ -52,11 +54,13 @@ class Worker:
         return self.process.alive and self.process.stopped_until <= self.world.loop.now
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """In a thread of this worker: it takes time, in which other things happen."""
+        """In the first thread of this worker that is free: it takes time, in which other things happen."""
         future = StrandFuture()
         loop, seconds = self.world.loop, self._begin()
         later = partial(outcome, future, self._result, seconds, function, *arguments)
-        loop.call_at(loop.now + seconds, later, context=loop.context_of(self.process))
+        thread = min(range(self.n_threads), key=self.free_at.__getitem__)
+        self.free_at[thread] = max(self.free_at[thread], loop.now) + seconds
+        loop.call_at(self.free_at[thread], later, context=loop.context_of(self.process))
         return future
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from random import Random
 from types import ModuleType
 from typing import Any, Final, Literal, NamedTuple
@@ -32,6 +33,7 @@ from tests.simulation.workers import Worker
 Kind = Literal[
     "kill",
     "kill all",
+    "restart",
     "stop",
     "cut",
     "slow link",
@@ -181,6 +183,8 @@ class World:
                 self.kill(dying)
             if fault.seconds < FOREVER:
                 self.loop.at(self.loop.now + min(fault.seconds, 20.0), self.join)
+        elif fault.kind == "restart":
+            self._restart(min(fault.seconds, 5.0))
         elif fault.kind == "stop":
             self._stop(worker, fault.seconds)
         elif fault.kind == "stop client":
@@ -221,6 +225,14 @@ class World:
                 if not end.is_closed:
                     end.cut() if lost else end.end()
             self.loop.at(self.loop.now + 2 * self.message_time(), self.scheduler.remove, worker)
+
+    def _restart(self, seconds: float) -> None:
+        """What `distributed.Client.restart` of anybody does: all results are forgotten, and all workers are others after a while."""
+        self.scheduler.forget_all()
+        for worker in [worker for worker in self.workers.values() if worker.process.alive]:
+            self.kill(worker)
+            self.scheduler.remove(worker)
+            self.loop.at(self.loop.now + seconds, self.join)
 
     def _stop(self, worker: Worker, seconds: float) -> None:
         until = self.loop.now + seconds
@@ -276,6 +288,7 @@ class World:
 @cache
 def modules_with_clocks() -> list[ModuleType]:
     """Those that look at the time."""
+    import_module("pipeline.execution.pump")  # which fits import late
     there = [module for name, module in sorted(sys.modules.items()) if name.startswith(("tasks.", "pipeline."))]
     return [module for module in there if vars(module).get("time") is time]
 
