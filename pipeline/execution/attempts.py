@@ -45,6 +45,7 @@ class ClusterRound(Pending):
         self.reduction = reduction
         self.broadcast = broadcast
         self._sent: Sent | None = None
+        self._found: Found | None = None
         self._attempts = 0
         self._stuck = 0
         self._losses = Losses()
@@ -52,35 +53,37 @@ class ClusterRound(Pending):
         self._attempt(wait=False)
 
     def result(self) -> Any:
-        found = None
-        while found is None:
-            found = self._attempt(wait=True)
-        return found.sums
+        while self._found is None:
+            self._attempt(wait=True)
+        return self._found.sums
 
     @property
     def traffic(self) -> Traffic:
         return self._traffic
 
-    @property
-    def done(self) -> bool:
-        """Whether what was sent has come back, or has to be sent again."""
-        return self._sent is None or self._sent.done
+    def arrived(self) -> bool:
+        """Whether the sums are there. What has come back without them is sent again, and nobody waits for it. Raises as `result`."""
+        if self._found is None and (self._sent is None or self._sent.done):
+            self._attempt(wait=False)
+        return self._found is not None
 
     def cancel(self) -> None:
         sent, self._sent = self._sent, None
         if sent is not None:
             sent.cancel()
 
-    def _attempt(self, *, wait: bool) -> Found | None:
-        """Send the round if it is not under way, and wait for it; None where nobody waits, or where rows were lost: they are made again
-        first of all in the next attempt."""
+    def _attempt(self, *, wait: bool) -> None:
+        """Send the round if it is not under way, and take its sums: wait for them, or see whether they have arrived. Where rows were lost
+        they are made again first of all in the next attempt."""
         source = self.rows.source
         with thread_given_back(), self.follower.watched(self.rows):
             resident = self.follower.resident(source, mend=self._attempts > 0) if self._sent is None else self._sent.resident
             try:
                 if self._sent is None:
                     self._sent = self._send(resident)
-                return self._checked(self._sent) if wait else None
+                if wait or self._sent.arrived():
+                    self._found = self._checked(self._sent)
+                return
             except (CancelledError, CommClosedError, KeyError) as error:  # rows were lost with their worker, or futures with a restart:
                 if isinstance(error, KeyError) and not self._lacks(error):  # they are made again
                     self._raise_named(error, resident, self.reduction.name)
@@ -100,7 +103,6 @@ class ClusterRound(Pending):
             raise ConnectionError(STUCK)
         if self._losses.times > MAX_DEATHS or self._attempts == MAX_RELOADS:
             raise self._losses.error(self.reduction.name, source, resident)
-        return None
 
     def _send(self, resident: Resident) -> Sent:
         self.follower.follow(resident, self.reduction.level(self.broadcast))

@@ -80,12 +80,12 @@ class ClusterExecutor(Executor):
         return ClusterRound(self.follower, self.sender, rows, reduction, broadcast)
 
     def first_done(self, rows: Rows, pending: Sequence[Pending]) -> int:
-        """The first round that has come back; the oldest where nobody works on any: its result then says why."""
+        """The first round whose sums have arrived; the oldest where nobody works on any: its result then says why."""
         with thread_given_back(), self.follower.watched(rows):
             look_at = time.monotonic() + STUCK_AFTER
             while True:
                 for position, each in enumerate(pending):
-                    if isinstance(each, ClusterRound) and each.done:
+                    if isinstance(each, ClusterRound) and each.arrived():
                         return position
                 if time.monotonic() > look_at:
                     if not self.workers.busy():

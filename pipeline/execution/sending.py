@@ -106,6 +106,7 @@ class Sent:
         self.n_bytes = reduction.n_bytes(broadcast, rows.n_columns) * n_sums
         called = sender.by_calls(resident, bytes_of(broadcast) * len(self.work) + self.n_bytes)
         self._way: Way = self._by_calls() if called else self._by_tasks()
+        self._results: Sequence[NodeSums] | None = None
 
     def _by_calls(self) -> Way:
         packed, needs = dumps((self.reduction, self.broadcast))
@@ -121,8 +122,14 @@ class Sent:
 
     @property
     def done(self) -> bool:
-        """Whether there are results, good or bad."""
+        """Whether what is under way has come back, good or bad."""
         return self._way.done
+
+    def arrived(self) -> bool:
+        """Whether `sums` need not wait. Where calls did not come through, tasks follow. Raises as `sums`."""
+        if self._results is None and self.done:
+            self._take()
+        return self._results is not None
 
     @property
     def traffic(self) -> Traffic:
@@ -132,15 +139,10 @@ class Sent:
     def sums(self) -> NodeSums:
         """The sums of all that was sent; where calls do not come through, tasks follow. Raises CancelledError or CommClosedError for what
         is lost with its worker."""
-        results = self._way.results()
-        if results is None:
-            with self.resident.lock:
-                self.resident.located = False
-            self._way = self._by_tasks()
-            results = self._way.results()
-        assert results is not None
+        while self._results is None:
+            self._take()
         with single_blas_thread():
-            sums = merging(self.reduction, self.resident.n_groups)(results)
+            sums = merging(self.reduction, self.resident.n_groups)(self._results)
         seconds = time.monotonic() - self.began
         if self.groups is not None and np.isfinite(self.resident.last_round):  # others are under way: the slowest of the last ones counts
             seconds = max(seconds, 0.95 * self.resident.last_round)
@@ -148,6 +150,14 @@ class Sent:
         with self.resident.lock:
             self.resident.measure(self.work, sums.seconds)
         return sums
+
+    def _take(self) -> None:
+        """Wait for what is under way."""
+        self._results = self._way.results()
+        if self._results is None:
+            with self.resident.lock:
+                self.resident.located = False
+            self._way = self._by_tasks()
 
     def cancel(self) -> None:
         """Give the round up; no task of it stays behind."""

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.execution import calls
 from tests.simulation.fits import Outcome, survive
 from tests.simulation.loop import FOREVER
 from tests.simulation.problems import GROUPS, OVERLAPPING, STRATEGIES, Problem
@@ -163,6 +164,15 @@ def require_all_kinds(tally: Tally, moments: Collection[str]) -> None:
 def test_workers_do_short_rounds_by_themselves(strategy: str) -> None:
     """Though small groups of a thread are put together for them, also where subtrees go their own ways."""
     assert survive(Problem(16, strategy), Schedule(1, n_workers=2)).rounds > 3
+
+
+def test_a_stopped_worker_holds_up_its_own_subtrees_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they come: its calls time out, and while tasks wait for it in their place all others are taken."""
+    monkeypatch.setattr(calls, "PATIENCE", 0.05)
+    found = survive(Problem(16, "as they come"), Schedule(3, 4, mode="calls", faults=(Fault("stop", "compute", 120, 1, 100.0),)))
+    assert found.world.happened["stop at compute"] == 1
+    (fitted,) = found.fits
+    assert sum(seconds > 50.0 for seconds in fitted.seconds) == 2 == len(set(fitted.arrivals)) / 4
 
 
 @pytest.mark.parametrize("mode", ["sessions", "calls", "tasks"])
