@@ -96,7 +96,7 @@ class ClusterRound(Pending):
             except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
                 self._raise_named(error, resident, self.reduction.name)
             if (waited or any(future.cancelled() for future in resident.futures)) and not source.in_client:
-                self.follower.release(self.rows)
+                self.follower.release(self.rows, resident)
         self._sent = None
         self._attempts += 1
         if self._stuck > MAX_STUCK:
@@ -127,6 +127,6 @@ class ClusterRound(Pending):
         """What is known of an error. name: of the reduction that it came in."""
         known = loading_error(error, self.rows.source, resident, self.sender.workers.limits)
         if not name or any(future.status == "error" for future in resident.futures):
-            self.follower.release(self.rows)  # what could not be read now may be readable later
+            self.follower.release(self.rows, resident)  # what could not be read now may be readable later
         with packages_named(self.sender.client, self.sender.workers):
             raise known from known.__cause__

@@ -8,12 +8,14 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.execution import calls
+from pipeline.execution.residency.loader import Loader
 from tests.simulation.fits import Outcome, survive
 from tests.simulation.loop import FOREVER
 from tests.simulation.problems import GROUPS, OVERLAPPING, STRATEGIES, Problem
@@ -173,6 +175,20 @@ def test_a_stopped_worker_holds_up_its_own_subtrees_alone(monkeypatch: pytest.Mo
     assert found.world.happened["stop at compute"] == 1
     (fitted,) = found.fits
     assert sum(seconds > 50.0 for seconds in fitted.seconds) == 2 == len(set(fitted.arrivals)) / 4
+
+
+@pytest.mark.parametrize("mode", ["calls", "tasks"])
+def test_rows_that_a_restart_takes_are_made_again_once(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """However many rounds were under way."""
+    loads, load = [], Loader.load
+
+    def counted(loader: Loader, *arguments: Any, **more: Any) -> Any:
+        loads.append(arguments)
+        return load(loader, *arguments, **more)
+
+    monkeypatch.setattr(Loader, "load", counted)
+    survive(Problem(37, "in order 4"), Schedule(27, 4, mode=mode, faults=(Fault("restart", after=100, seconds=1.0),)))  # type: ignore[arg-type]
+    assert len(loads) == 2
 
 
 @pytest.mark.parametrize("mode", ["sessions", "calls", "tasks"])

@@ -57,11 +57,12 @@ class Follower:
                 self.loader.send_again(source, resident)
             return resident
 
-    def release(self, rows: Rows) -> None:
-        """Forget what is resident of the rows' source."""
-        resident: Resident | None = rows.source.resident.pop(self.client.id, None)
-        if resident is not None:
-            resident.release()
+    def release(self, rows: Rows, resident: Resident | None = None) -> None:
+        """Forget what is resident of the rows' source. resident: only if it is still this: another round may have had them made again."""
+        known = self.known(rows)
+        if known is not None and resident in (None, known):
+            rows.source.resident.pop(self.client.id, None)
+            known.release()
 
     @contextmanager
     def watched(self, rows: Rows) -> Iterator[None]:
