@@ -45,9 +45,12 @@ class Judge:
 
     @classmethod
     def of(cls, problem: Problem) -> Judge:
-        X, y = problem.arrays()
-        model = LogisticRegression(C=problem.C, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y)
-        return cls(X, y, problem.C, objective(X, y, model.coef_, model.intercept_, problem.C))
+        return cls.of_rows(*problem.arrays(), problem.C)
+
+    @classmethod
+    def of_rows(cls, X: Array, y: Array, C: float) -> Judge:
+        model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y)
+        return cls(X, y, C, objective(X, y, model.coef_, model.intercept_, C))
 
     def gap(self, coef: Float64, intercept: Float64) -> float:
         """The gap (objective - optimum) / optimum; slightly negative when a contender ends below the reference."""
