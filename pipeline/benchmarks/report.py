@@ -51,7 +51,7 @@ class Target:
 
 @dataclass
 class Report:
-    """One run of one case."""
+    """One run of one case. figure: a PNG, where there is one."""
 
     case: str
     title: str
@@ -60,6 +60,7 @@ class Report:
     tables: list[Table] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    figure: bytes | None = None
 
     def markdown(self) -> str:
         facts = ", ".join(f"{name} {value}" for name, value in self.machine.items())
@@ -72,13 +73,17 @@ class Report:
         return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
 
     def store(self, folder: Path) -> list[Path]:
-        """Write NAME.json and NAME.md into the folder, which is made if need be."""
+        """Write NAME.json, NAME.md and, where there is a figure, NAME.png into the folder, which is made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = asdict(self)
+        del content["figure"]
         content["targets"] = [{**asdict(target), "met": target.met} for target in self.targets]
         paths = [folder / f"{self.case}.json", folder / f"{self.case}.md"]
         paths[0].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         paths[1].write_text(self.markdown(), encoding="utf-8")
+        if self.figure is not None:
+            paths.append(folder / f"{self.case}.png")
+            paths[2].write_bytes(self.figure)
         return paths
 
 
