@@ -22,7 +22,8 @@ FAN_IN: Final = 8
 
 class RoundGraph(NamedTuple):
     """The tasks of a round, and the keys of those that the client gathers; needs: modules that workers import for what
-    they are sent; large: whether the sums are, and meet on the cluster; n_tasks: that work on rows; n_sent: bytes that they are sent."""
+    they are sent; large: whether the sums are, and meet on the cluster; n_tasks: that work on rows; n_sent: bytes sent to them; places:
+    the worker of each task, of a reduction that stays with its rows."""
 
     tasks: dict[Any, Any]
     keys: list[Any]
@@ -30,6 +31,7 @@ class RoundGraph(NamedTuple):
     large: bool
     n_tasks: int
     n_sent: int
+    places: dict[Any, str]
 
 
 def round_graph(work: Sequence[Work], subset: int, n_groups: int, reduction: Reduction, broadcast: Any, result_bytes: float) -> RoundGraph:
@@ -38,7 +40,7 @@ def round_graph(work: Sequence[Work], subset: int, n_groups: int, reduction: Red
     graph: dict[Any, Any] = {}
     needs: set[str] = set()
     parameters = []
-    if bytes_of(broadcast) > INLINE_BYTES:  # one copy to the cluster, from where each worker fetches it once
+    if bytes_of(broadcast) > INLINE_BYTES and not reduction.stays:  # one copy to the cluster, from where each worker fetches it once
         graph[f"parameters-{token}"] = value(f"parameters-{token}", broadcast, needs=needs)
         parameters = [TaskRef(f"parameters-{token}")]
     packed, modules = dumps((reduction, None if parameters else broadcast))
@@ -51,10 +53,11 @@ def round_graph(work: Sequence[Work], subset: int, n_groups: int, reduction: Red
     n_sent = len(packed) * len(work)
     if parameters:
         n_sent += bytes_of(broadcast) * len({worker for _, worker, _ in work})
-    large = result_bytes > CLIENT_COMBINE_BYTES
+    large = result_bytes > CLIENT_COMBINE_BYTES and not reduction.stays
+    places = {name: worker for name, (_, worker, _) in zip(names, work, strict=True)} if reduction.stays else {}
     if large:
         names = combining(graph, names, n_groups, reduction, token)
-    return RoundGraph(graph, names, needs | modules, large, len(work), n_sent)
+    return RoundGraph(graph, names, needs | modules, large, len(work), n_sent, places)
 
 
 def combining(graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:

@@ -42,9 +42,12 @@ class RememberingPump(Pump):
                     self._copy(states)
                 done = super().advance(states, limit, number)
                 break
-            except ForgottenError:
+            except ForgottenError as error:
                 if not attempts_left:
-                    raise
+                    raise ForgottenError(
+                        f"what a compressed fit remembers beside the rows was lost {MAX_REPEATS} times in one round, with workers that died"
+                        " or gave up rows; see that workers stay, or train without compression"
+                    ) from error
                 self._repeat(states)
         self._since += [report.number for report in done.reports]
         return done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, Protocol
@@ -164,6 +164,14 @@ class Sent:
         self._way.cancel()
 
 
+def begun(client: Client, graph: RoundGraph) -> Iterator[Any]:
+    """The futures of a graph's results. Tasks that stay with their rows run elsewhere only where their worker is gone."""
+    if not graph.places:
+        yield from begin(client, graph.tasks, graph.keys)
+    for name, worker in graph.places.items():
+        yield from begin(client, {name: graph.tasks[name]}, [name], workers=[worker], allow_other_workers=True)
+
+
 class Tasks:
     """The tasks of a round, under way. named: a context in which errors get the names of partitions. Of their traffic the pickles and
     arrays count, not Dask's own messages."""
@@ -175,7 +183,7 @@ class Tasks:
         self.named = named
         self.n_tasks = graph.n_tasks
         self.began = time.monotonic()
-        self.futures: list[Any] = begin(sender.client, graph.tasks, graph.keys)
+        self.futures: list[Any] = list(begun(sender.client, graph))
 
     @property
     def done(self) -> bool:

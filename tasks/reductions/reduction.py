@@ -53,6 +53,7 @@ class Reduction(NamedTuple):
     subtree  (broadcast) -> the number of the only subtree whose sums are wanted, or None for all of them
     ahead    (broadcast) -> what can be prepared for each subtree's next round while sums are on their way, or None
     finish   (sums, broadcast) -> sums, the last step, once, at the root: what a stage puts on in `map` it takes off here
+    stays    whether maps remember something beside the rows, and so are for the workers that have them, not for holders of copies
     """
 
     name: str
@@ -63,6 +64,7 @@ class Reduction(NamedTuple):
     subtree: Callable[[Any], int | None] = all_subtrees
     ahead: Callable[[Any], Prepare | None] = nothing_ahead
     finish: Callable[[Any, Any], Any] = as_they_are
+    stays: bool = False
 
     def whole(self, nodes: Mapping[Node, Any], n_groups: int, broadcast: Any) -> Any:
         """The finished sums of all groups, or of the only subtree, from their node. Raises ValueError where some are missing."""

@@ -84,9 +84,9 @@ def _bytes(question: Memories, n_columns: int) -> int:
     return array_bytes(question)
 
 
-READ = Reduction("remembered", _read, _join, _bytes, _level)
+READ = Reduction("remembered", _read, _join, _bytes, _level, stays=True)
 """All memories of a fit, of each subtree in order those that it has."""
-RESTORE = Reduction("remember", _restore, _join, _bytes, _level)
+RESTORE = Reduction("remember", _restore, _join, _bytes, _level, stays=True)
 """Each subtree remembers what it is given, and nothing else."""
-FORGET = Reduction("forget", _forget, _join, _bytes, _level)
+FORGET = Reduction("forget", _forget, _join, _bytes, _level, stays=True)
 """A fit has ended."""

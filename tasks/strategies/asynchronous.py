@@ -127,7 +127,7 @@ class Asynchronous:
 
     @property
     def overlaps(self) -> bool:
-        return self.overlap.staleness != 0
+        return True
 
     def init(self, parameters: Array) -> AsynchronousState:
         return self._begun(self.strategy.init(parameters))

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.cluster.workers import WorkersUnavailableError
 from pipeline.data import dataset as dataset_module
 from pipeline.data.dataset import Dataset
+from pipeline.execution import remembering
 from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.threads import ThreadExecutor
@@ -25,6 +26,7 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.objectives.penalties import L2
 from tasks.strategies.asynchronous import Asynchronous
+from tasks.strategies.compressed import Compressed
 from tests.simulation.overlapping import Watched
 from tests.simulation.problems import N_COLUMNS, OVERLAPPING, Problem, after, dataset, strategy_of
 from tests.simulation.world import Schedule, World, executor_in, simulated
@@ -40,19 +42,23 @@ class Fitted(NamedTuple):
 
 
 def fit(executor: Executor, data: Dataset, problem: Problem, arrivals: tuple[int, ...] | None = None) -> Fitted:
-    """Two models at once. arrivals: those of a fit as they come, to repeat it."""
+    """Two models at once, or one that is compressed. arrivals: those of a fit as they come, to repeat it."""
     strategy = strategy_of(problem)
     if arrivals is not None:
         assert isinstance(strategy, Asynchronous)
         strategy = replace(strategy, overlap=replace(strategy.overlap, arrivals=arrivals))
     objective = LinearObjective(LogisticLoss(), N_COLUMNS, 1, fit_intercept=True, classes=np.arange(2))
-    start = np.zeros((2, objective.layout.size))
+    penalties = (L2(1e-3), L2(1e-2))[: 1 if isinstance(strategy, Compressed) else 2]
+    start = np.zeros((len(penalties), objective.layout.size))
     stop = Calling(lambda row: row["round"] == problem.stop_at)
-    whole = Watched(objective, (L2(1e-3), L2(1e-2)), strategy)
-    found = train(executor, data, whole, whole.init(start), [stop])
+    whole = Watched(objective, penalties, strategy)
+    every = 0.0 if "copied" in problem.strategy else remembering.COPY_EVERY
+    with patch.object(remembering, "COPY_EVERY", every), patch.object(remembering, "SHARE", 0.0):
+        found = train(executor, data, whole, whole.init(start), [stop])
     if isinstance(strategy, Asynchronous):
         whole.check_updates(strategy, found.history, whole=not problem.stop_at)
-    return Fitted(digest(found), whole.arrivals, tuple(row["seconds"] for row in found.history))
+    arrived = () if isinstance(strategy, Compressed) else whole.arrivals  # rounds that are repeated arrive twice
+    return Fitted(digest(found), arrived, tuple(row["seconds"] for row in found.history))
 
 
 def digest(found: Result) -> str:

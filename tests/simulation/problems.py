@@ -13,11 +13,14 @@ from pipeline.data.dataset import Dataset
 from pipeline.sources.sources import ArraySource, Persist
 from pipeline.training.sampling import subtrees_of
 from tasks.loading.shards import ShardLoad
+from tasks.objectives.base import Layout
+from tasks.reductions.stages.codecs import EightBit, TopK
 from tasks.rows.batches import Sampling
 from tasks.rows.partition import Shard
 from tasks.strategies.admm import ADMM
 from tasks.strategies.asynchronous import Asynchronous, Overlap
 from tasks.strategies.base import Strategy
+from tasks.strategies.compressed import Compressed, Compression
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.local_sgd import LocalSGD, LocalUpdates
 from tasks.strategies.optimizers import Momentum, Nesterov
@@ -45,6 +48,11 @@ def asynchronous(overlap: Overlap, n_groups: int, **more: Any) -> Asynchronous:
     return Asynchronous(StochasticGradient(sampling, Momentum(), Constant(0.1), max_epochs=2, tol=-np.inf, **more), overlap)
 
 
+def compressed(strategy: Any) -> Compressed:
+    """Subtrees remember something, which is lost with their workers; where the name says so, it is copied before every round."""
+    return Compressed(strategy, Compression(TopK(0.5), EightBit(2)), Layout({"coef": (1, N_COLUMNS)}, {"intercept": (1,)}))
+
+
 STRATEGIES: Final[dict[str, Callable[[int], Strategy]]] = {
     "lbfgs": lambda n_groups: LBFGS(tol=1e-9, max_iter=12),
     "sgd": lambda n_groups: StochasticGradient(
@@ -61,6 +69,8 @@ STRATEGIES: Final[dict[str, Callable[[int], Strategy]]] = {
         local=LocalUpdates(2, growth=1.2, outer=Nesterov()),
     ),
     "admm": lambda n_groups: ADMM(subtrees_of(range(n_groups), most=4), tol=1e-9, max_iter=8),
+    "compressed": lambda n_groups: compressed(STRATEGIES["sgd"](n_groups)),
+    "compressed, copied": lambda n_groups: compressed(STRATEGIES["local sgd"](n_groups)),
 }
 OVERLAPPING: Final[dict[str, Callable[[int], Strategy]]] = {
     "in order 0": partial(asynchronous, Overlap(0)),
@@ -70,6 +80,8 @@ OVERLAPPING: Final[dict[str, Callable[[int], Strategy]]] = {
     "as they come 2": partial(asynchronous, Overlap(2, "as-they-come", damped=True)),
     "as they come": partial(asynchronous, Overlap(None, "as-they-come")),
     "as they come, svrg": partial(asynchronous, Overlap(None, "as-they-come"), variance_reduction=True),
+    "compressed, in order 2": lambda n_groups: compressed(asynchronous(Overlap(2), n_groups)),
+    "compressed, in order 2, copied": lambda n_groups: compressed(asynchronous(Overlap(2), n_groups)),
 }
 
 

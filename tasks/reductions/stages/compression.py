@@ -92,6 +92,7 @@ def compressed(coding: Coding, reduction: Reduction) -> Reduction:
         combine=partial(_combine, reduction.combine),
         n_bytes=partial(_bytes, coding),
         finish=partial(_finish, coding, reduction),
+        stays=True,
     )
 
 
