@@ -127,7 +127,7 @@ def asynchronous(report: Report, settings: Settings) -> None:
                     watch, n_rounds, seconds = run(client, contest, way, shares, 1 if settings.quick else EPOCHS)
                     curve = [(at, sent, contest.value(where)) for at, sent, where in watch.seen]
                     endings.append(Ending(contest, way, workers, curve, seconds, n_rounds, watch.staleness))
-    optima = {contest.name: smallest(endings, contest) for contest in {ending.contest for ending in endings}}
+    optima = {ending.contest.name: smallest(endings, ending.contest) for ending in endings}
     columns = ("model", "way", "workers", "s to the gap", "MB to the gap", "gap at the end", "s in all", "rounds", "largest staleness")
     rows = [line(ending, optima[ending.contest.name]) for ending in endings]
     report.tables.append(Table(f"log loss, {endings[0].contest.problem.name}, rows sorted by label, four workers", columns, rows))
