@@ -36,7 +36,7 @@ BATCH: Final = 16
 TRAIN_ROWS: Final = 16_384
 EPOCHS: Final = 4
 STEPS: Final = (0.003, 0.01)
-"""Step sizes of AdamW. The paper has one for all ways; the targets are about the first of these."""
+"""Step sizes of AdamW. The targets are about the first one, though synchronous updates like the other better; the last target has both."""
 COUNTS: Final = (16, 64)
 AS_GOOD: Final = 1.05
 
