@@ -5,8 +5,11 @@ Coefficients may be float32 or float64, and what is of their shape comes back in
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
     from tasks.kernels import updates
 else:
     updates = Lazy("tasks.kernels.updates")
+
+
+BLOCK: Final = 1 << 13
+"""Coefficients whose part of a penalty's value is one sum. These parts add up in order, whoever computes them."""
 
 
 @runtime_checkable
@@ -59,9 +66,11 @@ class L2:
         require_strength("strength", self.strength)
 
     def value(self, coef: Array) -> float:
-        if np.ndim(self.strength) == 0:  # in one pass and without temporaries, which for a network's mini-batches counts
-            return 0.5 * float(self.strength) * updates.squared_norm(np.require(coef.ravel(), requirements=("C", "A")))
-        return float(0.5 * np.sum(np.asarray(self.strength) * coef * coef))
+        return in_order(self.values(coef))
+
+    def values(self, coef: Array) -> list[float]:
+        """The value's part of each block of coefficients."""
+        return [half_squares(part(self.strength, of), coef.ravel()[of]) for of in blocks(coef.size)]
 
     def gradient(self, coef: Array) -> Array:
         return np.multiply(np.asarray(self.strength, dtype=coef.dtype), coef, out=buffers.empty(coef.shape, coef.dtype))
@@ -94,7 +103,12 @@ class ElasticNet:
         require_strength("l2", self.l2)
 
     def value(self, coef: Array) -> float:
-        return L2(self.l2).value(coef) + float(np.sum(np.asarray(self.l1) * np.abs(coef)))
+        return in_order(self.values(coef))
+
+    def values(self, coef: Array) -> list[float]:
+        """The value's part of each block of coefficients."""
+        flat = coef.ravel()
+        return [half_squares(part(self.l2, of), flat[of]) + float(np.sum(part(self.l1, of) * np.abs(flat[of]))) for of in blocks(coef.size)]
 
     def gradient(self, coef: Array) -> Array:
         return L2(self.l2).gradient(coef)
@@ -109,6 +123,28 @@ class ElasticNet:
     def prox(self, coef: Array, step: float) -> Array:
         """soft_threshold(coef, step l1) (Parikh & Boyd 2014, Proximal Algorithms, section 6.5.2)."""
         return soft_threshold(coef, step * np.asarray(self.l1))
+
+
+def blocks(n: int) -> list[slice]:
+    """The blocks of n coefficients."""
+    return [slice(begin, min(begin + BLOCK, n)) for begin in range(0, n, BLOCK)]
+
+
+def part(strength: float | Float64, of: slice) -> Float64:
+    """The strength of a block: one number, or one for each coefficient."""
+    return np.asarray(strength[of] if isinstance(strength, np.ndarray) and strength.ndim else strength)
+
+
+def half_squares(strength: Float64, coef: Array) -> float:
+    """½ Σ strength coef²."""
+    if strength.ndim:
+        return float(0.5 * np.sum(strength * coef * coef))
+    return 0.5 * float(strength) * updates.squared_norm(np.require(coef, requirements=("C", "A")))  # in one pass, without temporaries
+
+
+def in_order(values: Iterable[float]) -> float:
+    """Their sum, one after the other: `sum` does it another way from Python 3.12 on."""
+    return reduce(add, values, 0.0)
 
 
 def soft_threshold(coef: Array, threshold: float | Array) -> Array:
