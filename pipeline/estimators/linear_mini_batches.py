@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pipeline.estimators.base import SetUp
 from pipeline.estimators.linear import LinearModel
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, named_optimizer
+from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, SERVED, named_optimizer
 from pipeline.estimators.parameters import (
     BelowOne,
     Compressing,
@@ -93,7 +93,7 @@ class LinearMiniBatchParameters:
     weight_decay: NotNegative = 0.0
     variance_reduction: Annotated[str | None, StrOptions({"svrg"}), None] = None
     importance: Annotated[str, StrOptions({"uniform", "norm"})] = "uniform"
-    solver: Annotated[Any, StrOptions({"sync", ASYNC, LOCAL}), Overlap, LocalUpdates] = "sync"
+    solver: Annotated[Any, StrOptions({"sync", ASYNC, SERVED, LOCAL}), Overlap, LocalUpdates] = "sync"
     staleness: Whole | None = 4
     order: ResultOrder = "in-order"
     local_steps: Count | None = N_STEPS
@@ -124,7 +124,7 @@ class LinearMiniBatchModel(LinearMiniBatchParameters, MiniBatchModel, LinearMode
     "optimal" means constant. A Schedule is taken as it is, by number of the update.
     """
 
-    _solvers: ClassVar[tuple[str, ...]] = ("sync", ASYNC, LOCAL)
+    _solvers: ClassVar[tuple[str, ...]] = ("sync", ASYNC, SERVED, LOCAL)
 
     def _check_refused(self) -> None:
         super()._check_refused()

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 NOT_COMPRESSED: Final = {"variance_reduction": None}
 NOT_LOCAL: Final = {"accumulate": 1, "average": False, "clip_norm": None, "variance_reduction": None, "importance": "uniform"}
 """Parameters that say what compressed rounds and local updates cannot do, and the values that they may have."""
+NOT_SERVED: Final = {"clip_norm": None, "compression": None}
+"""Likewise of what needs a whole gradient, of which each server has a slice, or is for rounds that go through the client."""
 LARGEST_SEED: Final = 2**31 - 1
 
 
@@ -131,6 +133,8 @@ class MiniBatchModel(GradientModel):
         _ = self._overlap  # which refuses what it cannot be
         if self._local is not None:
             self._refuse(NOT_LOCAL, "local updates", "or take another solver")
+        elif self._overlap is not None and self._overlap.served:
+            self._refuse(NOT_SERVED, "parameter servers", "or take another solver")
         if self._compression is not None:
             self._refuse(NOT_COMPRESSED, "compressed rounds", "or compression=None")
 

@@ -11,6 +11,7 @@ from tasks.strategies.optimizers import OPTIMIZERS, Adam, AdamW, Momentum, Neste
 from tasks.strategies.schedules import Constant, Cosine, Schedule, StepDecay, WarmUp
 
 ASYNC: Final = "async"
+SERVED: Final = "parameter-server"
 LOCAL: Final = "local-sgd"
 
 NUMBERS: Final[Mapping[type[Optimizer], tuple[str, ...]]] = {
@@ -46,10 +47,10 @@ def named_optimizer(name: str, numbers: Mapping[str, float]) -> Optimizer:
 
 
 def chosen_overlap(solver: Any, staleness: int | None, order: Any) -> Overlap | None:
-    """How the rounds of a solver overlap: of "async" by these two; None of one whose rounds do not."""
+    """How the rounds of a solver overlap: of "async" and "parameter-server" by these two; None of one whose rounds do not."""
     if isinstance(solver, Overlap):
         return solver
-    return Overlap(staleness, order) if isinstance(solver, str) and solver == ASYNC else None
+    return Overlap(staleness, order, served=solver == SERVED) if isinstance(solver, str) and solver in (ASYNC, SERVED) else None
 
 
 def chosen_local(solver: Any, n_steps: int | None, n_epochs: int | None) -> LocalUpdates | None:
@@ -61,7 +62,9 @@ def chosen_local(solver: Any, n_steps: int | None, n_epochs: int | None) -> Loca
 
 def solver_name(solver: Any) -> str:
     """The name of one of these solvers, whether it is given by name or as an object."""
-    return solver if isinstance(solver, str) else ASYNC if isinstance(solver, Overlap) else LOCAL
+    if isinstance(solver, str):
+        return solver
+    return LOCAL if not isinstance(solver, Overlap) else SERVED if solver.served else ASYNC
 
 
 class Pace(NamedTuple):

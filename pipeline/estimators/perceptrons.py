@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from pipeline.estimators.base import SetUp, parameter
 from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, Pace, choose_optimizer, choose_schedule
+from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, SERVED, Pace, choose_optimizer, choose_schedule
 from pipeline.estimators.parameters import (
     BelowOne,
     Compressing,
@@ -105,7 +105,7 @@ class NetworkParameters:
     accumulate: Count = 1
     warm_up: Whole = 0
     average: Annotated[bool | int, "boolean", Interval(Integral, 0, None, closed="left")] = False
-    optimizer: Annotated[Any, StrOptions(set(OPTIMIZERS)), Optimizer] = "adam"  # of "async" and "local-sgd"
+    optimizer: Annotated[Any, StrOptions(set(OPTIMIZERS)), Optimizer] = "adam"  # of "async", "parameter-server" and "local-sgd"
     staleness: Whole | None = 4
     order: ResultOrder = "in-order"
     local_steps: Count | None = N_STEPS
@@ -118,9 +118,9 @@ class Network(NetworkParameters, MiniBatchModel):
     """coefs_ and intercepts_, layer by layer, found by a `solver`.
 
     solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of
-                        tasks.strategies.optimizers.OPTIMIZERS, an Optimizer; "async", or an Overlap: by `optimizer`, with several rounds
-                        under way; "local-sgd", or LocalUpdates: by `optimizer`, in each subtree of groups by itself; or in full passes
-                        "lbfgs", or a strategy that asks for gradients alone
+                        tasks.strategies.optimizers.OPTIMIZERS, an Optimizer; "async", "parameter-server", or an Overlap: by `optimizer`,
+                        with several rounds under way; "local-sgd", or LocalUpdates: by `optimizer`, in each subtree of groups by itself;
+                        or in full passes "lbfgs", or a strategy that asks for gradients alone
     batch_size          rows of one round over all partitions; "auto" is min(200, rows)
     alpha               the penalty is ½ alpha Σ coef² divided by the weight of a batch, in full passes by that of all rows
     learning_rate       "constant"; "invscaling" and "adaptive", as in scikit-learn of no effect with "adam"; "step": halved ten times in
@@ -136,8 +136,8 @@ class Network(NetworkParameters, MiniBatchModel):
     accumulate          rounds whose gradients make one update
     warm_up             updates over which the step size rises
     average             True: coefs_ are the mean of all iterates; a number: of those from that update on
-    optimizer           of "async": a name of OPTIMIZERS or an Optimizer
-    staleness, order    of "async": see `tasks.strategies.asynchronous.Overlap`
+    optimizer           of "async", "parameter-server" and "local-sgd": a name of OPTIMIZERS or an Optimizer
+    staleness, order    of "async" and "parameter-server": see `tasks.strategies.asynchronous.Overlap`
     local_steps         of "local-sgd": updates between two means, None for all
     local_epochs        in place of local_steps: epochs between two means
     compression         what is sent is made small: a name of `tasks.strategies.compressed.COMPRESSIONS`, or a Compression
@@ -146,7 +146,7 @@ class Network(NetworkParameters, MiniBatchModel):
     the last epoch), best_loss_ (None with early_stopping), and what mini-batches leave.
     """
 
-    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, ASYNC, LOCAL, "lbfgs")
+    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, ASYNC, SERVED, LOCAL, "lbfgs")
 
     @abstractmethod
     def _problem(self, schema: Schema) -> tuple[Loss, int, Array | None]:

@@ -61,7 +61,7 @@ class Precision(NamedTuple):
 
 
 SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton", "admm")
-OF_MINI_BATCHES: Final = ("async", "local-sgd")
+OF_MINI_BATCHES: Final = ("async", "parameter-server", "local-sgd")
 SCIKIT_LEARN_NAMES: Final = {"newton-cholesky": "newton", "cholesky": "newton", "svd": "newton"}
 
 

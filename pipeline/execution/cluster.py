@@ -108,6 +108,8 @@ class ClusterExecutor(Executor):
             return None
         this = fit.ask(states, fit.under_way(states)[0])
         assert this is not None
+        if fit.served and this.reduction.subtree(this.broadcast) is None:  # about all rows, by itself
+            return None
         with self.follower.watched(rows):
             try:
                 self.follower.follow(resident, this.reduction.level(this.broadcast))
@@ -134,5 +136,6 @@ class ClusterExecutor(Executor):
         self.sender.tasks = max(self.sender.tasks, len(work))
         resident.last_round = done.round_seconds
         with resident.lock:
-            resident.measure(work, done.seconds)
+            if done.seconds:
+                resident.measure(work, done.seconds)
         return Advance(done.states, done.reports)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.execution.base import Advance, Executor, Pending
@@ -39,9 +40,10 @@ class Pump:
     def advance(self, states: list[Any], limit: int, number: int | None = None) -> Advance:
         """The states after the next round, or after several, at most `limit`. There must be one to do. number: of the round whose result
         is next, None for whichever may be."""
-        if limit > 1 and not self.fit.overlaps:
+        if limit > 1 and (not self.fit.overlaps or self.fit.served):
             done = self.executor.on_workers(self.rows, self.fit, states, limit)
             if done is not None:
+                self.close()
                 return done
         began = time.perf_counter()
         try:
@@ -74,6 +76,11 @@ class Pump:
         if len(numbers) == 1:
             return numbers[0]
         return numbers[self.executor.first_done(self.rows, [self._under_way[number].pending for number in numbers])]
+
+    def repeating(self, subtrees: Sequence[int]) -> Pump:
+        """A pump for the same fit that takes results in the order of one that took those of these subtrees first."""
+        self.close()
+        return Pump(self.executor, self.rows, self.fit.repeating(subtrees))
 
     def recall(self, states: list[Any], *, anew: bool) -> Copy | None:
         """What subtrees remember beside the rows: nothing, of most fits. anew: whether to ask for it."""

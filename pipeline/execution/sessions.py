@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+from uuid import uuid4
 
 from distributed import Client
 from distributed.protocol.serialize import ToPickle
@@ -19,7 +20,8 @@ from pipeline.execution.calls import can_call, count_call
 from pipeline.execution.residency.resident import Work
 from tasks.rounds.fitting import Fit
 from tasks.workers.messages import Link, Message, packed, unpacked
-from tasks.workers.participants import OPERATION, Done, Duty, Order, Plan
+from tasks.workers.participants import OPERATION, Done, Duty, Order, Plan, Traffic
+from tasks.workers.slices import cuts
 
 PATIENCE: Final = 2.0
 """Seconds beyond those that were ordered: whoever has not answered by then has stopped."""
@@ -112,13 +114,14 @@ async def enter(client: Client, duties: Sequence[Duty], plan: bytes) -> Link:
 
 class Sessions:
     """The sessions of one fit after another, at most one at a time. After failures in a row it takes more and more rounds before the next
-    is tried."""
+    is tried. traffic: what each participant of the last session that serves slices has sent and received."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.rounds = 0
         self.messages_per_round = 0
         self.hops_per_round = 0
+        self.traffic: tuple[Traffic, ...] = ()
         self._session: Session | None = None
         self._failures = 0
         self._wait = 0
@@ -149,12 +152,15 @@ class Sessions:
         count_call(self.client, lost=False)
         self.rounds += len(done.reports)
         if done.reports:
-            self.messages_per_round, self.hops_per_round = done.messages, done.hops
+            self.messages_per_round, self.hops_per_round, self.traffic = done.messages, done.hops, done.traffic
         return done
 
     def _open(self, rows: SessionRows, fit: Fit, send_modules: Callable[[Set[str]], None]) -> Session:
         duties = rows.duties()
-        plan, modules = dumps(Plan(fit, rows.subset, rows.n_groups, rows.n_columns, rows.level, duties, ToPickle, rows.content))
+        slices = cuts(fit.objective.layout.size, len(duties)) if fit.served else ()
+        plan, modules = dumps(
+            Plan(fit, rows.subset, rows.n_groups, rows.n_columns, rows.level, duties, ToPickle, rows.content, uuid4().hex, slices)
+        )
         send_modules(modules)
         return Session(self.client, duties[0].worker, self.client.sync(enter, self.client, duties, plan), rows, fit)
 

@@ -135,8 +135,9 @@ class Course:
                 self.cut_off |= observer.after(row)
             if self.cut_off:
                 if done < len(new):
-                    self.states = repeat(self.pump, before, done)
                     del self.history.rows[done - len(new) :]
+                    self.pump = self.pump.repeating([row["subtree"] for row in self.history.rows if row["subtree"] >= 0])
+                    self.states = repeat(self.pump, before, done)
                 return
 
     def end(self, *, complete: bool, failed: bool = False) -> None:

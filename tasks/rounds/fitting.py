@@ -6,18 +6,20 @@ The loop itself runs wherever rounds are cheapest to watch from: in the client (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
+from math import nan
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
 import numpy as np
 
 from tasks.objectives.base import HessianSums, HessianVectorSums, Objective
+from tasks.objectives.evaluation import Evaluation
 from tasks.objectives.linear import LinearObjective
-from tasks.objectives.penalties import Penalty
+from tasks.objectives.penalties import L2, ElasticNet, Penalty
 from tasks.reductions.reduction import Reduction, array_bytes
 from tasks.reductions.stages.compression import Coding
 from tasks.reductions.stages.marks import Marked, Marks
@@ -116,6 +118,12 @@ class Fit:
             raise ValueError(
                 f"{strategy} cannot do the penalty {kinks[0]}: it has kinks (an L1 part); use StochasticGradient, or a smooth penalty, L2"
             )
+        others = [type(penalty).__name__ for penalty in self.penalties if type(penalty) not in (L2, ElasticNet)]
+        if others and self.served:
+            raise ValueError(
+                f"workers that serve slices cannot cut the penalty {others[0]}: use L2, ElasticNet, or rounds that go through the client,"
+                " Overlap(served=False)"
+            )
 
     def init(self, parameters: Array) -> list[Any]:
         """The states before the first round, from parameters (k, n)."""
@@ -152,6 +160,15 @@ class Fit:
         """The strategy, where subtrees go their own ways and are to agree."""
         return self.strategy if isinstance(self.strategy, Agreeing) else None
 
+    @cached_property
+    def served(self) -> bool:
+        """Whether workers that hold the rows may make its updates slice by slice: those of a single model."""
+        return self.overlapping is not None and self.overlapping.served and len(self.penalties) == 1
+
+    def repeating(self, subtrees: Sequence[int]) -> Fit:
+        """The same fit, which takes results in the order of one that took those of these subtrees first."""
+        return self if self.overlapping is None else replace(self, strategy=self.overlapping.repeating(subtrees))
+
     def under_way(self, states: Sequence[Any]) -> list[int]:
         """The numbers of the rounds that are to be under way, oldest first; none when all models are done."""
         running = [state for state in states if state.status.kind == "running"]
@@ -174,19 +191,24 @@ class Fit:
         kinds = {model: (request.oracle, request.row_step, request.batch, request.local) for model, request in requests.items()}
         first = next(iter(kinds.values()))
         requests = {model: request for model, request in requests.items() if kinds[model] == first}
+        return self.round_of(requests, number)
+
+    def round_of(self, requests: dict[int, Request], number: int) -> Round:
+        """The round that serves these requests for the same sums."""
+        first = next(iter(requests.values()))
         parameters = stacked([request.parameters for request in requests.values()])
         directions = [request.direction for request in requests.values() if request.direction is not None]
-        oracle, row_step, batch, local = first
-        spec = ORACLES[oracle]
+        spec = ORACLES[first.oracle]
         penalties = tuple(self.penalties[model] for model in requests) if spec.penalised else ()
         along = stacked(directions) if directions else None
         if spec.by_columns:
             by_columns = self.objective.layout.by_columns
             parameters, along = by_columns(parameters), None if along is None else by_columns(along)
-        broadcast = Broadcast(self.objective, oracle, parameters, along, row_step, penalties, batch, self.marked, local)
-        packet = next(iter(requests.values())).packet
-        if packet is not None:
-            broadcast = broadcast._replace(parameters=parameters[:, :0], packet=packet, coding=self.coding)
+        broadcast = Broadcast(
+            self.objective, first.oracle, parameters, along, first.row_step, penalties, first.batch, self.marked, first.local
+        )
+        if first.packet is not None:
+            broadcast = broadcast._replace(parameters=parameters[:, :0], packet=first.packet, coding=self.coding)
         return Round(requests, broadcast, number)
 
     def _request(self, state: Any, number: int) -> Request | None:
@@ -198,22 +220,30 @@ class Fit:
     def update(self, states: Sequence[Any], this: Round, sums: Any) -> list[Any]:
         """The states after a round."""
         after = list(states)
-        sums = sums.sums if isinstance(sums, Marked) else sums
-        evaluate = ORACLES[this.broadcast.oracle].evaluate
-        for position, (model, request) in enumerate(this.requests.items()):
-            evaluation = evaluate(request, sums, position, self.objective, self.penalties[model])
+        for model, evaluation in self.evaluations(this, sums):
             if self.overlapping is None:
                 after[model] = self.strategy.update(states[model], evaluation)
             else:
                 after[model] = self.overlapping.take(states[model], this.number, evaluation)
         return after
 
+    def evaluations(self, this: Round, sums: Any) -> Iterator[tuple[int, Evaluation]]:
+        """What each model learns from a round, beside its number."""
+        sums = sums.sums if isinstance(sums, Marked) else sums
+        evaluate = ORACLES[this.broadcast.oracle].evaluate
+        for position, (model, request) in enumerate(this.requests.items()):
+            yield model, evaluate(request, sums, position, self.objective, self.penalties[model])
+
     def staleness(self, states: Sequence[Any], this: Round) -> int:
         """The updates that a round's parameters have missed, by the states before its result is taken."""
         if self.overlapping is None:
             return 0
-        state = states[next(iter(this.requests))]
-        return int(state.n_taken - next(asked.version for asked in state.asked if asked.number == this.number))
+        return self.missed(states[next(iter(this.requests))], this.number)
+
+    @staticmethod
+    def missed(state: Any, number: int) -> int:
+        """The updates that the parameters of a round under way have missed so far."""
+        return int(state.n_taken - next(asked.version for asked in state.asked if asked.number == number))
 
     def residuals(self, states: Sequence[Any]) -> Residuals | None:
         """How far the models are from agreement, the worst of them; None where nobody is to agree, or nobody has met yet."""
@@ -226,26 +256,36 @@ class Fit:
         self, this: Round, sums: Any, states: Sequence[Any], elapsed: float, staleness: int = 0, traffic: Traffic = NO_TRAFFIC
     ) -> Report:
         """What there is to say of a round, from the states after it."""
-        iterates, batch = [state.iterate for state in states], this.broadcast.batch
-        marks: Marks | None = None
-        if isinstance(sums, Marked):
-            sums, marks = sums
-        gradients = [max(float(np.max(a.gradient, initial=0.0)), -float(np.min(a.gradient, initial=0.0))) for a in iterates]
-        return Report(
-            oracle=this.broadcast.oracle,
-            row_step=this.row_step,
-            iteration=max(state.iteration for state in states),
-            objective=float(np.max([a.value for a in iterates])),  # unlike max, NaN wins
-            gradient_norm=float(np.max(gradients)),
-            n_bytes=round_bytes(this.broadcast, sums),
-            elapsed=elapsed,
-            marks=marks,
-            subtree=None if batch is None else batch.subtree,
-            staleness=staleness,
-            traffic=traffic,
-            number=this.number,
-            residuals=self.residuals(states),
-        )
+        found = reported(about(this, sums), states, elapsed, staleness)
+        return found._replace(traffic=traffic, number=this.number, residuals=self.residuals(states))
+
+
+def about(this: Round, sums: Any) -> Report:
+    """What there is to say of a round by itself, before it has moved anything."""
+    marks: Marks | None = None
+    if isinstance(sums, Marked):
+        sums, marks = sums
+    batch = this.broadcast.batch
+    subtree = None if batch is None else batch.subtree
+    return Report(this.broadcast.oracle, this.row_step, 0, nan, nan, round_bytes(this.broadcast, sums), 0.0, marks, subtree)
+
+
+def reported(round_alone: Report, states: Sequence[Any], elapsed: float, staleness: int) -> Report:
+    """The same with what the states after it say."""
+    iterates = [state.iterate for state in states]
+    return round_alone._replace(
+        iteration=max(state.iteration for state in states),
+        objective=float(np.max([a.value for a in iterates])),  # unlike max, NaN wins
+        gradient_norm=gradient_norm(states),
+        elapsed=elapsed,
+        staleness=staleness,
+    )
+
+
+def gradient_norm(states: Sequence[Any]) -> float:
+    """The largest |gradient| of all; NaN wins."""
+    gradients = [state.iterate.gradient for state in states]
+    return float(np.max([max(float(np.max(each, initial=0.0)), -float(np.min(each, initial=0.0))) for each in gradients]))
 
 
 def members(protocol: type) -> list[str]:

@@ -81,6 +81,12 @@ class Batch(NamedTuple):
         """The level of the subtrees that draw together."""
         return self.sampling.level if self.number >= 0 else 0
 
+    @property
+    def following(self) -> Batch:
+        """The next one of the same rows."""
+        epoch, number = divmod(self.epoch * self.sampling.n_rounds + self.number + 1, self.sampling.n_rounds)
+        return self._replace(epoch=epoch, number=number)
+
 
 class Order(NamedTuple):
     """The order in which a group draws rows in an epoch. rows (n,): in order; weight (n,): theirs in the sums, or None for ones; offset:

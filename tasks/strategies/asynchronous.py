@@ -7,8 +7,8 @@ staleness, as here). What is under way is in the state, so a fit goes on from an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -71,6 +71,8 @@ class Overlap:
                the long run: of u updates so far, u_t of them from subtree t of T, ⌈u / T⌉ / u_t times, at most 4 times
     arrivals   of a fit as they come: the subtrees in the order in which their results were taken (`subtree` in its `history_`), to
                repeat it; where they end, the fit goes on in order
+    served     whether workers serve the vectors to each other, in slices, where there are workers that can (`tasks.workers.servers`); in
+               this process, and where they cannot, rounds go through the client, to the same bits
 
     Raises ValueError for numbers out of range, and TypeError for what is none.
     """
@@ -80,11 +82,12 @@ class Overlap:
     damped: bool = False
     balanced: bool = True
     arrivals: tuple[int, ...] | None = field(default=None, repr=False)
+    served: bool = False
 
     def __post_init__(self) -> None:
         if self.staleness is not None and not is_count(self.staleness):
             raise ValueError(f"staleness must be a whole number of at least 0, or None for no bound, got {self.staleness!r}")
-        for name in ("damped", "balanced"):
+        for name in ("damped", "balanced", "served"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.order not in ORDERS:
@@ -116,6 +119,11 @@ class Asynchronous:
             raise TypeError(f"overlap must be an Overlap, got {self.overlap!r}")
         if not self.strategy.sampling.n_turns:
             raise ValueError("asynchronous rounds are of one subtree each; make the sampling by mini_batches(..., take_turns=True)")
+        if self.overlap.served and self.strategy.clip_norm is not None:
+            raise ValueError(
+                f"clip_norm={self.strategy.clip_norm!r} needs the norm of a whole gradient, of which each server has a slice; set"
+                " clip_norm=None, or Overlap(served=False)"
+            )
 
     @property
     def oracles(self) -> tuple[str, ...]:
@@ -128,6 +136,15 @@ class Asynchronous:
     @property
     def overlaps(self) -> bool:
         return True
+
+    @property
+    def served(self) -> bool:
+        return self.overlap.served
+
+    def repeating(self, subtrees: Sequence[int]) -> Asynchronous:
+        if self.overlap.order == "in-order":
+            return self
+        return replace(self, overlap=replace(self.overlap, arrivals=tuple(subtrees)))
 
     def init(self, parameters: Array) -> AsynchronousState:
         return self._begun(self.strategy.init(parameters))
@@ -216,12 +233,16 @@ class Asynchronous:
             if turn is None or not self._left(state):
                 break
             subtree = order[turn % len(order)]
-            epoch, visit = divmod(int(state.visits[subtree]), self.strategy.sampling.n_rounds)
+            batch = self.next_batch(state, subtree)
             visits = state.visits.copy()
             visits[subtree] += 1
-            batch = Batch(self.strategy.sampling, state.first_epoch + epoch, visit, subtree)
             state = self._with(state._replace(visits=visits, turn=(turn + 1) % len(order)), request._replace(batch=batch))
         return state
+
+    def next_batch(self, state: AsynchronousState, subtree: int) -> Batch:
+        """The batch that is asked of a subtree next."""
+        epoch, visit = divmod(int(state.visits[subtree]), self.strategy.sampling.n_rounds)
+        return Batch(self.strategy.sampling, state.first_epoch + epoch, visit, subtree)
 
     @staticmethod
     def _with(state: AsynchronousState, request: Request) -> AsynchronousState:

@@ -8,6 +8,7 @@ rounds of that loop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -140,6 +141,15 @@ class Overlapping(Strategy, Protocol):
     @property
     def overlaps(self) -> bool:
         """Whether several rounds may be under way at a time."""
+        ...
+
+    @property
+    def served(self) -> bool:
+        """Whether its updates are made slice by slice, by workers that serve the vectors to each other, where they can."""
+        ...
+
+    def repeating(self, subtrees: Sequence[int]) -> Strategy:
+        """The same strategy, which takes results in the order of a fit that took those of these subtrees first."""
         ...
 
     def candidates(self, state: Any) -> list[int]:

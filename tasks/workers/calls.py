@@ -10,8 +10,8 @@ from typing import Any, Final
 from tasks.kernels import passes, spread, updates, words  # noqa: F401  imported while a worker is made ready, not in its first round
 from tasks.machine.fingerprint import numeric_digest
 from tasks.reductions.reduction import reduce_on_worker
+from tasks.workers.members import MEETING, meet, take_part
 from tasks.workers.participants import OPERATION as SESSION
-from tasks.workers.participants import take_part
 from tasks.workers.transport import Transport, WorkerTransport
 
 OPERATION: Final = "dask_descent_reduce"
@@ -31,9 +31,15 @@ def prepare_worker(dask_worker: Any, transport: Transport | None = None) -> str:
         except Exception:  # noqa: BLE001
             return None
 
+    reached = WorkerTransport(dask_worker) if transport is None else transport
+
     async def session(comm: Any, plan: bytes, rank: int) -> None:
-        await take_part(dask_worker, WorkerTransport(dask_worker) if transport is None else transport, comm, plan, rank)
+        await take_part(dask_worker, reached, comm, plan, rank)
+
+    async def meeting(comm: Any, name: str) -> None:
+        await meet(dask_worker, reached, comm, name)
 
     dask_worker.handlers[OPERATION] = reduce_here
     dask_worker.handlers[SESSION] = session
+    dask_worker.handlers[MEETING] = meeting
     return numeric_digest()

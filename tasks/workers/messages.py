@@ -52,21 +52,26 @@ def aligned(buffer: Any) -> Any:
 
 class Wire:
     """Messages over a stream: a thread waits for it, and a short message takes an eighth of the time that it takes through the event loop.
-    The two ends take turns: at most one message is under way."""
+    sent, received: bytes so far."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.buffer = memoryview(bytearray(BUFFER))
+        self.ahead = 0  # bytes of the next message that are there
+        self.sent = 0
+        self.received = 0
 
     def send(self, message: Message) -> None:
         """Raises OSError when the other end is gone, as `receive` does."""
         sizes = [memoryview(part).nbytes for part in message]
-        self.stream.sendall(b"".join((struct.pack(f"={1 + len(sizes)}Q", len(sizes), *sizes), message[0])))
+        head = struct.pack(f"={1 + len(sizes)}Q", len(sizes), *sizes)
+        self.stream.sendall(b"".join((head, message[0])))
         for part in message[1:]:
             self.stream.sendall(part)
+        self.sent += len(head) + sum(sizes)
 
     def receive(self) -> Message:
-        have = self._fill(self.buffer, 0, 8)
+        have = self._fill(self.buffer, self.ahead, 8)
         (n_parts,) = struct.unpack_from("=Q", self.buffer)
         start = 8 + 8 * n_parts
         have = self._fill(self.buffer, have, start)
@@ -78,6 +83,10 @@ class Wire:
             part[:there], rest = rest[:there], rest[there:]
             self._fill(part.data, there, size)
             parts.append(part)
+        self.ahead = len(rest)
+        if self.ahead:
+            self.buffer[: self.ahead] = bytes(rest)
+        self.received += start + sum(sizes)
         return tuple(parts)
 
     def _fill(self, buffer: memoryview, have: int, least: int) -> int:

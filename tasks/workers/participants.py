@@ -12,9 +12,6 @@ errors and makes lost rows again.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import pickle
 import sys
 import time
 from collections import Counter
@@ -34,10 +31,8 @@ from tasks.rounds.fitting import Fit, Report, Round, Traffic
 from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.rows.digests import MODULUS
 from tasks.rows.partition import Shard
-from tasks.workers.messages import Link, Message, Wire, n_bytes, packed, unpacked
-from tasks.workers.transport import Transport
-
-logger = logging.getLogger("dask-descent")
+from tasks.workers.messages import Message, Wire, n_bytes, packed, unpacked
+from tasks.workers.slices import Cut
 
 OPERATION: Final = "dask_descent_session"
 INLINE: Final = 0.5e-3
@@ -64,7 +59,8 @@ class Duty(NamedTuple):
 
 class Plan(NamedTuple):
     """A session. subset: of the dataset; n_columns: of the rows; level: of the largest subtrees that threads have whole; duties: by rank;
-    envelope: see `tasks.workers.messages.Link`; content: what the digests of all rows should add up to, None where that is not known."""
+    envelope: see `tasks.workers.messages.Link`; content: what the digests of all rows should add up to, None where that is not known; name:
+    the session's; cuts: the slices that its first participants serve, where there are such (`tasks.workers.servers`)."""
 
     fit: Fit
     subset: int
@@ -74,6 +70,16 @@ class Plan(NamedTuple):
     duties: Sequence[Duty]
     envelope: Callable[[Message], Any]
     content: int | None = None
+    name: str = ""
+    cuts: tuple[Cut, ...] = ()
+
+
+class Traffic(NamedTuple):
+    """What a server has sent to other participants, and received from them, in a session so far: bytes; and messages, sent."""
+
+    sent: int
+    received: int
+    messages: int
 
 
 class Order(NamedTuple):
@@ -87,7 +93,7 @@ class Order(NamedTuple):
 
 class Done(NamedTuple):
     """The root's answer. round_seconds: of a round, the median; seconds: of the last round, by the number of the thread; messages, hops:
-    of the last round, as counted on the way."""
+    of the last round, as counted on the way; traffic: of each participant that serves, or is served."""
 
     states: list[Any]
     reports: list[Report]
@@ -96,6 +102,7 @@ class Done(NamedTuple):
     seconds: dict[int, float]
     messages: int
     hops: int
+    traffic: tuple[Traffic, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -125,83 +132,6 @@ def round_too_large(this: Round, n_columns: int, n_sums: float) -> bool:
     return this.reduction.n_bytes(this.broadcast, n_columns) * n_sums + array_bytes(tuple(this.broadcast)) > ROUND_BYTES
 
 
-async def take_part(dask_worker: Any, transport: Transport, comm: Any, plan: bytes, rank: int) -> None:
-    """Take part in rounds until the session ends, by whatever: `comm` leads to the parent, or to the client."""
-    try:
-        found: Plan = await transport.in_own_thread(partial(pickle.loads, plan))
-        participant = Participant(dask_worker, found, rank)
-        members = Members(participant, transport, Link(comm, found.envelope))
-        try:
-            await members.enter(plan)
-            await (members.lead() if rank == 0 else members.follow())
-        finally:
-            members.leave()
-    except Exception as error:
-        if not isinstance(error, OSError):
-            logger.debug("a session ends", exc_info=True)
-    finally:
-        comm.abort()
-
-
-class Members:
-    """A participant's place among the others: connections, and the end of all when one ends. Lives on the worker's event loop."""
-
-    def __init__(self, participant: Participant, transport: Transport, parent: Link) -> None:
-        self.participant = participant
-        self.transport = transport
-        self.parent = parent
-        self.below: list[tuple[str, Any]] = []
-        self.watch = asyncio.ensure_future(self._watch())
-        live.add(participant)
-
-    async def enter(self, plan: bytes) -> None:
-        """Bring in those below, and tell the parent when all are there."""
-        own = self.participant
-        for rank in children(own.rank, len(own.plan.duties)):
-            address = own.plan.duties[rank].worker
-            self.below.append((address, await self.transport.connect(address)))
-            await self.below[-1][1].write({"op": OPERATION, "reply": False, "plan": plan, "rank": rank})
-        for _, comm in self.below:
-            await comm.read()
-            own.children.append(Wire(self.transport.stream(comm)))
-        await self.parent.send(packed(True))
-
-    async def follow(self) -> None:
-        """Take part in rounds, for ever."""
-        self.participant.parent = Wire(self.transport.stream(self.parent.comm))
-        await self.transport.in_own_thread(self.participant.follow)
-
-    async def lead(self) -> None:
-        """Do what the client orders, for ever."""
-        states: list[Any] = []
-        while True:
-            order: Order = unpacked(await self.parent.receive())
-            self.participant.heard = time.monotonic()
-            states = states if order.states is None else order.states
-            done: Done = await self.transport.in_own_thread(partial(self.participant.advance, order, states))
-            states = done.states
-            await self.parent.send(packed(done))
-
-    def leave(self) -> None:
-        """End all connections, and with them the session. May be repeated."""
-        own = self.participant
-        live.discard(own)
-        self.watch.cancel()
-        own.leave()
-        self.parent.comm.abort()
-        while self.below:
-            self.transport.release(*self.below.pop())
-
-    async def _watch(self) -> None:
-        """Who waits for a child does not see that the parent is gone, or that nobody wants anything any more."""
-        own = self.participant
-        while own.worker.status.name == "running" and time.monotonic() < own.heard + SILENCE:
-            if self.parent.comm.closed() or not (own.parent is None or own.parent.stream.is_open()):
-                break
-            await asyncio.sleep(LOOK_EVERY)
-        self.leave()
-
-
 class Participant:
     """What one worker does in one session. Rounds have a thread of their own, which mostly waits."""
 
@@ -215,7 +145,9 @@ class Participant:
         self.joined = {
             thread: joined(shards, plan.subset, plan.n_groups)
             for thread, shards in self.threads
-            if type(plan.fit.objective) is LinearObjective and not plan.fit.marked and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
+            if type(plan.fit.objective) is LinearObjective
+            and not (plan.fit.marked or plan.cuts)
+            and sum(map(sys.getsizeof, shards)) <= JOINED_BYTES
         }
         self.parent: Wire | None = None
         self.children: list[Wire] = []

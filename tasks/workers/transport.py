@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import socket
 import threading
 from collections.abc import Callable
@@ -32,8 +33,21 @@ class Stream(Protocol):
         """Wake up whoever waits, here and at the other end, with an error."""
 
 
+class Inbox(Protocol):
+    """What the threads of a participant hand to one of them."""
+
+    def put(self, message: Any) -> None:
+        """From any thread; waits for nobody."""
+
+    def get(self) -> Any:
+        """The oldest message. Waits for one."""
+
+
 class Transport(Protocol):
     """How a participant reaches others."""
+
+    def inbox(self) -> Inbox:
+        """A new one."""
 
     async def connect(self, address: str) -> Any:
         """A distributed Comm, or what is like one, that nobody else uses. Raises OSError where nobody answers."""
@@ -80,6 +94,9 @@ class WorkerTransport:
 
     def __init__(self, dask_worker: Any) -> None:
         self.rpc = dask_worker.rpc
+
+    def inbox(self) -> Inbox:
+        return queue.SimpleQueue()
 
     async def connect(self, address: str) -> Any:
         return await self.rpc.connect(address)

@@ -42,22 +42,23 @@ class Fitted(NamedTuple):
 
 
 def fit(executor: Executor, data: Dataset, problem: Problem, arrivals: tuple[int, ...] | None = None) -> Fitted:
-    """Two models at once, or one that is compressed. arrivals: those of a fit as they come, to repeat it."""
+    """Two models at once, or one that is compressed or served. arrivals: those of a fit as they come, to repeat it."""
     strategy = strategy_of(problem)
     if arrivals is not None:
         assert isinstance(strategy, Asynchronous)
         strategy = replace(strategy, overlap=replace(strategy.overlap, arrivals=arrivals))
     objective = LinearObjective(LogisticLoss(), N_COLUMNS, 1, fit_intercept=True, classes=np.arange(2))
-    penalties = (L2(1e-3), L2(1e-2))[: 1 if isinstance(strategy, Compressed) else 2]
+    alone = problem.strategy == "served" or isinstance(strategy, Compressed)
+    penalties = (L2(1e-3), L2(1e-2))[: 1 if alone else 2]
     start = np.zeros((len(penalties), objective.layout.size))
     stop = Calling(lambda row: row["round"] == problem.stop_at)
     whole = Watched(objective, penalties, strategy)
     every = 0.0 if "copied" in problem.strategy else remembering.COPY_EVERY
     with patch.object(remembering, "COPY_EVERY", every), patch.object(remembering, "SHARE", 0.0):
         found = train(executor, data, whole, whole.init(start), [stop])
-    if isinstance(strategy, Asynchronous):
+    if isinstance(strategy, Asynchronous) and not alone:
         whole.check_updates(strategy, found.history, whole=not problem.stop_at)
-    arrived = () if isinstance(strategy, Compressed) else whole.arrivals  # rounds that are repeated arrive twice
+    arrived = () if alone else whole.arrivals  # rounds that are repeated arrive twice, those of servers not here
     return Fitted(digest(found), arrived, tuple(row["seconds"] for row in found.history))
 
 

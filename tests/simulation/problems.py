@@ -69,6 +69,9 @@ STRATEGIES: Final[dict[str, Callable[[int], Strategy]]] = {
         local=LocalUpdates(2, growth=1.2, outer=Nesterov()),
     ),
     "admm": lambda n_groups: ADMM(subtrees_of(range(n_groups), most=4), tol=1e-9, max_iter=8),
+    "served": lambda n_groups: Asynchronous(
+        StochasticGradient(Sampling(3, 3, n_turns=n_groups), Momentum(), Constant(0.1), max_epochs=2, tol=-np.inf), Overlap(2, served=True)
+    ),
     "compressed": lambda n_groups: compressed(STRATEGIES["sgd"](n_groups)),
     "compressed, copied": lambda n_groups: compressed(STRATEGIES["local sgd"](n_groups)),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.reductions.reduction import NodeSums
 from tasks.workers.calls import prepare_worker
+from tasks.workers.members import MEETING
 from tasks.workers.participants import OPERATION as SESSION
 from tests.simulation.loop import STRAND, Process, Strand, current_strand
 from tests.simulation.network import End, connection, decide, pause
@@ -91,7 +93,7 @@ class Worker:
         try:
             message = dict(await comm.read())
             operation, reply = message.pop("op"), message.pop("reply", True)
-            if operation == SESSION:
+            if operation in (SESSION, MEETING):
                 await self.handlers[operation](comm, **message)
             else:
                 result = await self.handlers[operation](**message)
@@ -111,10 +113,33 @@ class Worker:
     def stream(self, comm: End) -> End:
         return comm
 
+    def inbox(self) -> Inbox:
+        return Inbox()
+
     async def in_own_thread(self, function: Callable[[], Any]) -> Any:
         future: Future[Any] = Future()
         Strand(self.world.loop, partial(outcome, future, function))
         return await asyncio.wrap_future(future)
+
+
+class Inbox:
+    """Whoever waits for a message lets the others run."""
+
+    def __init__(self) -> None:
+        self.messages: deque[Any] = deque()
+        self.waiting: Strand | None = None
+
+    def put(self, message: Any) -> None:
+        self.messages.append(message)
+        if self.waiting is not None:
+            self.waiting.wake()
+
+    def get(self) -> Any:
+        while not self.messages:
+            self.waiting = current_strand()
+            self.waiting.park()
+        self.waiting = None
+        return self.messages.popleft()
 
 
 class StrandFuture(Future[Any]):

@@ -23,7 +23,7 @@ from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.residency import following, loader
 from tasks.reductions import reduction as reductions
 from tasks.workers import calls as direct_calls
-from tasks.workers import messages, participants
+from tasks.workers import messages, participants, slices
 from tests.simulation.client import Client
 from tests.simulation.loop import FOREVER, PROCESS, Clock, Loop, Process
 from tests.simulation.network import End
@@ -310,6 +310,7 @@ def simulated(schedule: Schedule) -> Iterator[World]:
         for module in (sending, loader):
             stack.enter_context(patch.object(module, "send_users_modules", lambda *arguments, anew=False: None))
         stack.enter_context(patch.object(workers_module, "distributed", world.client))
+        stack.enter_context(patch.object(slices, "BLOCK", 1))
         if schedule.small:
             stack.enter_context(patch.object(messages, "LARGE", 16))
             stack.enter_context(patch.object(graph, "INLINE_BYTES", 0))
