@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import nan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -54,9 +54,10 @@ def is_sparse(fit: Fit, rows: Sequence[Group]) -> bool:
 def draw(objective: LinearObjective, rows: Sequence[Group], batch: Batch) -> Touched:
     """The rows of a batch, and what they touch."""
     drawn = drawn_rows(rows, batch)
-    columns, new = np.unique(drawn.X.indices, return_inverse=True)
+    before: Any = drawn.X
+    columns, new = np.unique(before.indices, return_inverse=True)
     n, p, c = len(columns), objective.n_columns, objective.n_outputs
-    X = sp.csr_array((drawn.X.data, new.astype(drawn.X.indices.dtype), drawn.X.indptr), shape=(drawn.n_rows, n))
+    X = sp.csr_array((before.data, new.astype(before.indices.dtype), before.indptr), shape=(drawn.n_rows, n))
     free = np.arange(c * p, objective.layout.size)
     positions = np.concatenate([*(output * p + columns.astype(np.int64) for output in range(c)), free])
     return Touched(batch, replace(drawn, X=X, _derived={}), replace(objective, n_columns=n), positions)
