@@ -118,7 +118,8 @@ class ClusterExecutor(Executor):
                 return None
             with resident.lock:
                 work, n_sums, level = resident.work, resident.n_sums, resident.level
-            short = resident.located and resident.last_round <= SESSION_ROUND
+            last_round = resident.last_round / (this.row_step if fit.served else 1)  # that may have been about all rows, and compiled
+            short = resident.located and last_round <= SESSION_ROUND
             if not short or round_too_large(this, rows.n_columns, n_sums / len(work)):
                 return None
             try:

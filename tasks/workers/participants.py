@@ -75,11 +75,13 @@ class Plan(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What a server has sent to other participants, and received from them, in a session so far: bytes; and messages, sent."""
+    """What a server has sent to other participants, and received from them, in a session so far: bytes; messages, sent; and how many of
+    the bytes sent were slices of states, with which the client's orders begin and end."""
 
     sent: int
     received: int
     messages: int
+    of_states: int
 
 
 class Order(NamedTuple):

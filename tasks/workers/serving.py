@@ -57,6 +57,7 @@ class ServingParticipant(Participant):
         self.incoming: list[Wire] = []
         self.outgoing: dict[int, Wire] = {}
         self.n_messages = 0
+        self.n_bytes_of_states = 0
         self.n_before = 0  # messages of all, before this order
         self.server: Server
         self.rows = dict(self._rows())
@@ -176,8 +177,12 @@ class ServingParticipant(Participant):
         if rank == self.rank:
             self._hear(message)
         else:
-            self.outgoing[rank].send(packed(message))
+            wire = self.outgoing[rank]
+            before = wire.sent
+            wire.send(packed(message))
             self.n_messages += 1
+            if isinstance(message, Begin | Part):
+                self.n_bytes_of_states += wire.sent - before
 
     def _hear(self, message: Any) -> None:
         """What is about older states is of no use any more, what is about newer ones has to wait for them."""
@@ -311,7 +316,7 @@ class ServingParticipant(Participant):
     @property
     def _traffic(self) -> Traffic:
         sent = sum(wire.sent for wire in self.outgoing.values())
-        return Traffic(sent, sum(wire.received for wire in self.incoming), self.n_messages)
+        return Traffic(sent, sum(wire.received for wire in self.incoming), self.n_messages, self.n_bytes_of_states)
 
 
 def evaluate_all(fit: Fit, rows: NumberedGroups, n_groups: int, number: int, request: Request) -> tuple[Evaluation, Report]:
