@@ -72,9 +72,9 @@ class SGDClassifier(SGDClassifierParameters, LinearMiniBatchModel, MiniBatchClas
     where it is named; learning_rate "step", "cosine" or a Schedule; warm_up: updates over which step sizes rise; clip_norm: of gradients;
     accumulate: batches an update; variance_reduction="svrg"; importance="norm": rows are drawn by their norm; solver="async", with
     staleness and order, has several rounds under way, solver="parameter-server", with the same bits, has them on the workers, each of which
-    serves a slice of the parameters, solver="local-sgd", with local_steps or local_epochs, several updates in each subtree of groups between
-    two means (docs/strategies/). See `LinearMiniBatchModel` for batches and step sizes, and `tasks.strategies.stochastic_gradient`
-    for sources.
+    serves a slice of the parameters, solver="local-sgd", with local_steps or local_epochs, several updates in each subtree of groups
+    between two means; compression: of what is sent (docs/strategies/). See `LinearMiniBatchModel` for batches and step sizes, and
+    `tasks.strategies.stochastic_gradient` for sources.
     """
 
     @_fit_context(prefer_skip_nested_validation=True)

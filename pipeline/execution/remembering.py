@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pipeline.execution.base import Advance, Executor
@@ -60,6 +61,10 @@ class RememberingPump(Pump):
             except Exception:
                 logger.warning("what subtrees remember cannot be had; the last copy is taken", exc_info=True)
         return Copy(states, self._memories, states[0].rounds) if self._last is None else self._last
+
+    def repeating(self, subtrees: Sequence[int]) -> Pump:
+        """This one, which knows what it has taken."""
+        return self
 
     def forget(self) -> None:
         """Have subtrees forget the fit."""

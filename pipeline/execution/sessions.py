@@ -20,7 +20,7 @@ from pipeline.execution.calls import can_call, count_call
 from pipeline.execution.residency.resident import Work
 from tasks.rounds.fitting import Fit
 from tasks.workers.messages import Link, Message, packed, unpacked
-from tasks.workers.participants import OPERATION, Done, Duty, Order, Plan, Traffic
+from tasks.workers.participants import OPERATION, Done, Duty, Exchanged, Order, Plan
 from tasks.workers.slices import cuts
 
 PATIENCE: Final = 2.0
@@ -121,7 +121,7 @@ class Sessions:
         self.rounds = 0
         self.messages_per_round = 0
         self.hops_per_round = 0
-        self.traffic: tuple[Traffic, ...] = ()
+        self.traffic: tuple[Exchanged, ...] = ()
         self._session: Session | None = None
         self._failures = 0
         self._wait = 0

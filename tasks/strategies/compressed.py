@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from tasks.arguments import check_counts
@@ -113,6 +113,10 @@ class Compressed:
             raise TypeError(f"strategy must be one by mini-batches, such as StochasticGradient, got {self.strategy!r}")
         if not isinstance(self.compression, Compression):
             raise TypeError(f"compression must be a Compression, got {self.compression!r}")
+        if isinstance(self.strategy, Asynchronous) and self.strategy.served:
+            raise ValueError(
+                "compression is for rounds through the client, not for parameter servers; use Overlap(served=False)"
+            )
         if self._gradients.variance_reduction:
             raise ValueError("variance_reduction compares gradients of two places, which is not for compressed ones; leave it out")
         if self.layout.standard is not None:
@@ -154,6 +158,13 @@ class Compressed:
     @property
     def overlaps(self) -> bool:
         return isinstance(self.strategy, Asynchronous) and self.strategy.overlaps
+
+    @property
+    def served(self) -> bool:
+        return False
+
+    def repeating(self, subtrees: Sequence[int]) -> Compressed:
+        return replace(self, strategy=self.strategy.repeating(subtrees)) if isinstance(self.strategy, Asynchronous) else self
 
     def init(self, parameters: Array) -> CompressedState:
         return self._begun(self.strategy.init(parameters))

@@ -74,14 +74,16 @@ class Plan(NamedTuple):
     cuts: tuple[Cut, ...] = ()
 
 
-class Traffic(NamedTuple):
+class Exchanged(NamedTuple):
     """What a server has sent to other participants, and received from them, in a session so far: bytes; messages, sent; and how many of
-    the bytes sent were slices of states, with which the client's orders begin and end."""
+    the bytes sent were slices of states, with which the client's orders begin and end, of parameters, and of gradients."""
 
     sent: int
     received: int
     messages: int
     of_states: int
+    of_parameters: int
+    of_gradients: int
 
 
 class Order(NamedTuple):
@@ -104,7 +106,7 @@ class Done(NamedTuple):
     seconds: dict[int, float]
     messages: int
     hops: int
-    traffic: tuple[Traffic, ...] = ()
+    traffic: tuple[Exchanged, ...] = ()
 
 
 class Answer(NamedTuple):

@@ -13,7 +13,7 @@ from tasks.rounds.fitting import Report
 from tasks.strategies.asynchronous import AsynchronousState
 from tasks.strategies.base import Request
 from tasks.typing import Array
-from tasks.workers.participants import Traffic
+from tasks.workers.participants import Exchanged
 from tasks.workers.touched import Touched
 
 
@@ -78,7 +78,7 @@ class Part(NamedTuple):
     state: AsynchronousState
     gradient_norms: list[float]
     content: int
-    traffic: Traffic
+    traffic: Exchanged
 
 
 class Computed(NamedTuple):

@@ -12,7 +12,7 @@ computed in the worker's own threads.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial, singledispatchmethod
 from itertools import pairwise
@@ -25,7 +25,7 @@ from tasks.machine.threads import single_blas_thread
 from tasks.objectives.evaluation import Evaluation
 from tasks.objectives.penalties import BLOCK
 from tasks.reductions.reduction import in_order, reduce_groups, subtrees
-from tasks.rounds.fitting import Fit, Report, about, reported
+from tasks.rounds.fitting import Fit, Report, Traffic, about, reported
 from tasks.rows.batches import Batch
 from tasks.rows.digests import MODULUS
 from tasks.rows.partition import Group
@@ -33,7 +33,7 @@ from tasks.strategies.asynchronous import Asynchronous, AsynchronousState
 from tasks.strategies.base import Request
 from tasks.typing import Array
 from tasks.workers.messages import Wire, packed, unpacked
-from tasks.workers.participants import Done, Order, OtherRowsError, Participant, Plan, Traffic, counted
+from tasks.workers.participants import Done, Exchanged, Order, OtherRowsError, Participant, Plan, counted
 from tasks.workers.said import Begin, Computed, Drawn, Next, Part, Pull, Push, Stop, Want
 from tasks.workers.servers import Server
 from tasks.workers.slices import Cut, cut_state, join_states
@@ -57,8 +57,8 @@ class ServingParticipant(Participant):
         self.incoming: list[Wire] = []
         self.outgoing: dict[int, Wire] = {}
         self.n_messages = 0
-        self.n_bytes_of_states = 0
-        self.n_before = 0  # messages of all, before this order
+        self.n_bytes = Counter[type]()  # sent, by what they were
+        self.before = Exchanged(0, 0, 0, 0, 0, 0)  # of all, before this order
         self.server: Server
         self.rows = dict(self._rows())
         self.parts: dict[int, Part] = {}
@@ -159,10 +159,12 @@ class ServingParticipant(Participant):
         reports = [report._replace(gradient_norm=norm) for report, norm in zip(reports, norms, strict=True)]
         lengths = [after - before for before, after in pairwise(ends)]
         traffic = tuple(part.traffic for part in parts)
-        messages = round((sum(each.messages for each in traffic) - self.n_before) / max(1, len(reports)))
-        self.n_before = sum(each.messages for each in traffic)
+        so_far = Exchanged(*map(sum, zip(*traffic, strict=True)))
+        of_round = Exchanged(*(round((now - then) / max(1, len(reports))) for now, then in zip(so_far, self.before, strict=True)))
+        self.before = so_far
+        reports = [report._replace(traffic=Traffic(of_round.of_parameters, of_round.of_gradients)) for report in reports]
         state = join_states([part.state for part in servers])
-        return Done([state], reports, time.perf_counter() - start, median(lengths or [0.0]), {}, messages, HOPS, traffic)
+        return Done([state], reports, time.perf_counter() - start, median(lengths or [0.0]), {}, of_round.messages, HOPS, traffic)
 
     # -- messages ------------------------------------------------------------------------------------------------------------------------
 
@@ -181,8 +183,7 @@ class ServingParticipant(Participant):
             before = wire.sent
             wire.send(packed(message))
             self.n_messages += 1
-            if isinstance(message, Begin | Part):
-                self.n_bytes_of_states += wire.sent - before
+            self.n_bytes[type(message)] += wire.sent - before
 
     def _hear(self, message: Any) -> None:
         """What is about older states is of no use any more, what is about newer ones has to wait for them."""
@@ -314,9 +315,10 @@ class ServingParticipant(Participant):
             self._send(0, Part(self.generation, self.rank, self.server.state, norms, self.content, self._traffic))
 
     @property
-    def _traffic(self) -> Traffic:
+    def _traffic(self) -> Exchanged:
         sent = sum(wire.sent for wire in self.outgoing.values())
-        return Traffic(sent, sum(wire.received for wire in self.incoming), self.n_messages, self.n_bytes_of_states)
+        received, of = sum(wire.received for wire in self.incoming), self.n_bytes
+        return Exchanged(sent, received, self.n_messages, of[Begin] + of[Part], of[Pull], of[Push])
 
 
 def evaluate_all(fit: Fit, rows: NumberedGroups, n_groups: int, number: int, request: Request) -> tuple[Evaluation, Report]:
