@@ -97,7 +97,7 @@ def stopped_after(n_rounds: int, model: GradientModel, dataset: Dataset, **optio
 
 
 def story(model: GradientModel) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in model.history_]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "bytes_sent", "bytes_received")} for row in model.history_]
 
 
 def assert_same(model: GradientModel, whole: GradientModel) -> None:

@@ -25,7 +25,7 @@ from tests.data import breast_cancer
 from tests.markup import Page
 from tests.rounds import AfterRounds
 
-NAMES = ["oracle", "row_step", "iteration", "objective", "gradient_norm", "seconds", "subtree", "staleness"]
+NAMES = ["oracle", "row_step", "iteration", "objective", "gradient_norm", "seconds", "subtree", "staleness", "bytes_sent", "bytes_received"]
 RESIDUALS = ["primal_residual", "dual_residual"]
 
 
