@@ -215,7 +215,7 @@ def test_mistakes_are_found_before_anything_is_measured(
         make_plan(make_job(), *arguments)
 
 
-@pytest.mark.parametrize("solver", ["async", "local-sgd"])
+@pytest.mark.parametrize("solver", ["async", "parameter-server", "local-sgd"])
 def test_rounds_that_do_not_follow_each_other_are_refused(solver: str) -> None:
     with pytest.raises(ValueError, match=rf"a plan is of rounds that follow each other, and solver='{solver}' has others"):
         probe(make_job({"name": "SGDClassifier", "solver": solver}), 1)

@@ -33,6 +33,7 @@ MODELS = {
     "async": 'name = "SGDClassifier"\nloss = "log_loss"\nmax_iter = 3\nsolver = "async"\nstaleness = 2',
     "local": 'name = "SGDClassifier"\nloss = "log_loss"\nmax_iter = 3\nsolver = "local-sgd"\nlocal_epochs = 1',
     "as they come": 'name = "MLPClassifier"\nhidden_layer_sizes = [5]\nmax_iter = 3\nsolver = "async"\norder = "as-they-come"',
+    "served": 'name = "SGDClassifier"\nloss = "log_loss"\nmax_iter = 3\nsolver = "parameter-server"\nstaleness = 2',
     "mlp": 'name = "MLPClassifier"\nhidden_layer_sizes = [5]\nmax_iter = 3\nearly_stopping = true',
 }
 

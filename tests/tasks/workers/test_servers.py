@@ -29,7 +29,7 @@ from tasks.workers.serving import evaluate_all
 from tasks.workers.slices import cut_state, cuts, join_states
 from tasks.workers.touched import draw, evaluate_touched, is_sparse
 
-N_COLUMNS = 20_000
+N_COLUMNS = 80_000
 N_GROUPS = 3
 RANDOM = np.random.default_rng(3)
 
@@ -37,7 +37,7 @@ RANDOM = np.random.default_rng(3)
 def groups_of(n_classes: int) -> list[Group]:
     made = []
     for number in range(N_GROUPS):
-        X = sp.csr_array(sp.random(40, N_COLUMNS, 0.002, format="csr", random_state=RANDOM, data_rvs=RANDOM.standard_normal))
+        X = sp.csr_array(sp.random(40, N_COLUMNS, 0.0005, format="csr", random_state=RANDOM, data_rvs=RANDOM.standard_normal))
         made.append(make_group([Block(X, RANDOM.integers(0, n_classes, 40))], number))
     return made
 
@@ -98,15 +98,15 @@ def test_slices_of_sparse_rows_move_as_the_whole_does(loss: str, n_classes: int,
         assert joined.inner.epoch == state.inner.epoch
 
 
-@pytest.mark.parametrize("penalty", [L2(0.3), ElasticNet(0.1, 0.2), ElasticNet(np.linspace(0, 1, 20_000), 0.1)])
+@pytest.mark.parametrize("penalty", [L2(0.3), ElasticNet(0.1, 0.2), ElasticNet(np.linspace(0, 1, 80_000), 0.1)])
 def test_penalties_are_sums_over_blocks(penalty: Any) -> None:
-    coef = RANDOM.normal(size=20_000)
+    coef = RANDOM.normal(size=80_000)
     values = penalty.values(coef)
     assert len(values) == 3
     assert penalty.value(coef) == (values[0] + values[1]) + values[2]
     l1, l2 = (0.0, penalty.strength) if isinstance(penalty, L2) else (penalty.l1, penalty.l2)
     np.testing.assert_allclose(penalty.value(coef), np.sum(l1 * np.abs(coef)) + 0.5 * np.sum(l2 * coef**2), rtol=1e-13)
-    assert penalties.BLOCK == 8192
+    assert penalties.BLOCK == 32768
 
 
 def test_batches_follow_one_another() -> None:

@@ -88,5 +88,5 @@ def test_slices_are_whole_blocks_without_gaps(n: int, most: int) -> None:
     found = cuts(n, most)
     assert 1 <= len(found) <= most
     assert reduce(lambda end, cut: cut.end if cut.begin == end else -1, found, 0) == n
-    assert all(cut.size > 0 and cut.begin % 8192 == 0 for cut in found)
-    assert len(found) == min(most, -(-n // 8192))
+    assert all(cut.size > 0 and cut.begin % 32768 == 0 for cut in found)
+    assert len(found) == min(most, -(-n // 32768))
