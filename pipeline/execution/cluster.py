@@ -19,14 +19,15 @@ from pipeline.execution.attempts import ClusterRound
 from pipeline.execution.base import Advance, Executor, Pending
 from pipeline.execution.mapping import map_on_cluster
 from pipeline.execution.residency.following import Follower
+from pipeline.execution.residency.resident import Work
 from pipeline.execution.sending import Sender
 from pipeline.execution.sessions import SessionRows, Sessions
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.sources.rows import Rows
 from tasks.loading.mapping import PartitionMap
-from tasks.reductions.reduction import Reduction
-from tasks.rounds.fitting import Fit
-from tasks.workers.participants import round_too_large
+from tasks.reductions.reduction import Reduction, array_bytes
+from tasks.rounds.fitting import Fit, Round
+from tasks.workers.participants import ROUND_BYTES, round_too_large
 
 SESSION_ROUND: Final = 0.5
 LOOK_EVERY: Final = 0.001
@@ -118,9 +119,9 @@ class ClusterExecutor(Executor):
                 return None
             with resident.lock:
                 work, n_sums, level = resident.work, resident.n_sums, resident.level
-            last_round = resident.last_round / (this.row_step if fit.served else 1)  # that may have been about all rows, and compiled
-            short = resident.located and last_round <= SESSION_ROUND
-            if not short or round_too_large(this, rows.n_columns, n_sums / len(work)):
+            share = this.row_step if fit.served and resident.last_whole else 1.0  # it may have compiled, too
+            short = resident.located and resident.last_round / share <= SESSION_ROUND
+            if not short or too_large(fit, this, work, rows.n_columns, n_sums):
                 return None
             try:
                 pieces = SessionRows(work, rows.subset, resident.n_groups, rows.n_columns, level, rows.content)
@@ -135,8 +136,15 @@ class ClusterExecutor(Executor):
         if not done.reports:
             return None
         self.sender.tasks = max(self.sender.tasks, len(work))
-        resident.last_round = done.round_seconds
+        resident.last_round, resident.last_whole = done.round_seconds, not fit.served
         with resident.lock:
             if done.seconds:
                 resident.measure(work, done.seconds)
         return Advance(done.states, done.reports)
+
+
+def too_large(fit: Fit, this: Round, work: Sequence[Work], n_columns: int, n_sums: int) -> bool:
+    """Whether a round moves more than participants should: of servers each sends and receives a slice."""
+    if fit.served:
+        return 2 * array_bytes(tuple(this.broadcast)) / len({each.worker for each in work}) > ROUND_BYTES
+    return round_too_large(this, n_columns, n_sums / len(work))

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from pipeline.execution.base import Advance, Executor
 from pipeline.execution.pump import Copy, Pump
 from pipeline.sources.rows import Rows
@@ -47,7 +49,7 @@ class RememberingPump(Pump):
                 if not attempts_left:
                     raise ForgottenError(
                         f"what a compressed fit remembers beside the rows was lost {MAX_REPEATS} times in one round, with workers that died"
-                        " or gave up rows; see that workers stay, or train without compression"
+                        " or whose rows others took; see that workers stay, or train without compression"
                     ) from error
                 self._repeat(states)
         self._since += [report.number for report in done.reports]
@@ -55,6 +57,8 @@ class RememberingPump(Pump):
 
     def recall(self, states: list[Any], *, anew: bool) -> Copy:
         """Where the fit stands, with what subtrees remember, or stood when that was copied last. anew: whether to ask for it."""
+        if states[0].status.kind != "running":  # nobody will ask for it
+            return Copy(states, (), states[0].rounds)
         if anew:
             try:
                 return self._copy(states)
@@ -67,8 +71,11 @@ class RememberingPump(Pump):
         return self
 
     def forget(self) -> None:
-        """Have subtrees forget the fit."""
-        self._ask(FORGET)
+        """Have subtrees forget the fit, which is over whether they do or not."""
+        try:
+            self._ask(FORGET)
+        except Exception:
+            logger.warning("what subtrees remember stays with their rows", exc_info=True)
 
     def _begin(self, states: list[Any]) -> Copy:
         """Have subtrees remember what they are to begin with."""
@@ -109,7 +116,10 @@ class RememberingPump(Pump):
             logger.debug("and again")
 
     def _ask(self, reduction: Reduction, restored: tuple[Memory, ...] = ()) -> Any:
-        return self.executor.map_reduce(self.rows, reduction, Memories(self.fit.name, self.fit.level, restored))
+        coding = self.fit.coding
+        assert coding is not None
+        n_bytes = 4 * coding.size * np.dtype(coding.dtype).itemsize if reduction is READ else 0  # two vectors, of two versions
+        return self.executor.map_reduce(self.rows, reduction, Memories(self.fit.name, self.fit.level, n_bytes, restored))
 
 
 def pump_for(executor: Executor, rows: Rows, fit: Fit, memories: tuple[Memory, ...]) -> Pump:

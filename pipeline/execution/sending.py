@@ -146,7 +146,7 @@ class Sent:
         seconds = time.monotonic() - self.began
         if self.groups is not None and np.isfinite(self.resident.last_round):  # others are under way: the slowest of the last ones counts
             seconds = max(seconds, 0.95 * self.resident.last_round)
-        self.resident.last_round = seconds
+        self.resident.last_round, self.resident.last_whole = seconds, self.groups is None
         with self.resident.lock:
             self.resident.measure(self.work, sums.seconds)
         return sums
@@ -165,7 +165,8 @@ class Sent:
 
 
 def begun(client: Client, graph: RoundGraph) -> Iterator[Any]:
-    """The futures of a graph's results. Tasks that stay with their rows run elsewhere only where their worker is gone."""
+    """The futures of a graph's results. Tasks that stay with their rows run elsewhere where their worker is gone, or where Dask lets idle
+    workers take them, which costs some rounds."""
     if not graph.places:
         yield from begin(client, graph.tasks, graph.keys)
     for name, worker in graph.places.items():

@@ -76,7 +76,7 @@ def train(
             with single_blas_thread():
                 course.run()
         except BaseException as error:
-            course.end(complete=False, failed=isinstance(error, Exception))
+            course.end(complete=False, failed=isinstance(error, Exception), left=True)
             if not (keep_on_interrupt and isinstance(error, KeyboardInterrupt)):
                 raise
             interrupted = True
@@ -135,20 +135,28 @@ class Course:
                 self.cut_off |= observer.after(row)
             if self.cut_off:
                 if done < len(new):
-                    del self.history.rows[done - len(new) :]
-                    self.pump = self.pump.repeating([row["subtree"] for row in self.history.rows if row["subtree"] >= 0])
-                    self.states = repeat(self.pump, before, done)
+                    self._go_back(before, list(new), done)
                 return
 
-    def end(self, *, complete: bool, failed: bool = False) -> None:
-        """Give up what is under way, and tell the observers that there are no more rounds. failed: whether an error ended the fit."""
+    def _go_back(self, before: list[Any], new: list[Row], n_rounds: int) -> None:
+        """Only the first so many of these new rounds shall have happened."""
+        del self.history.rows[-len(new) :]
+        self.states = before
+        subtrees = [row["subtree"] for row in [*self.history.rows, *new[:n_rounds]] if row["subtree"] >= 0]
+        self.pump = self.pump.repeating(subtrees)
+        self.states = repeat(self.pump, before, n_rounds)
+        self.history.rows += new[:n_rounds]
+
+    def end(self, *, complete: bool, failed: bool = False, left: bool = False) -> None:
+        """Give up what is under way, and tell the observers that there are no more rounds. failed: whether an error ended the fit; left: or
+        an interrupt, too."""
         self.failed = failed
         try:
             self.pump.close()
         finally:
             for observer in self.observers:
                 observer.end(self.saved, complete=complete)
-        if not failed:
+        if not left:
             self.pump.forget()
 
     def result(self, reason: str) -> Result:

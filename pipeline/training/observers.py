@@ -32,7 +32,7 @@ class Observer:
         return False
 
     def rest(self, saved: Saved) -> None:
-        """No round is under way; `saved` is where the fit stands."""
+        """Rounds have been taken, and count; `saved` is where the fit stands."""
 
     def end(self, saved: Saved, *, complete: bool) -> None:
         """There are no more rounds. complete: whether all that the strategy wanted are done; else an error or an observer ended the fit."""

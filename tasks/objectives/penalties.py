@@ -136,7 +136,7 @@ def blocks(n: int) -> list[slice]:
 
 def part(strength: float | Float64, of: slice) -> float | Float64:
     """The strength of a block: one number, or one for each coefficient."""
-    return strength[of] if isinstance(strength, np.ndarray) and strength.ndim else strength
+    return np.asarray(strength)[of] if np.ndim(strength) else strength
 
 
 def half_squares(strength: float | Float64, coef: Array) -> float:

@@ -9,13 +9,13 @@ and repeats the rounds since.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from tasks.reductions.reduction import Reduction, array_bytes
+from tasks.reductions.reduction import Reduction
 from tasks.rows.partition import Group
 
-KEPT = 2
-"""Versions: a round may have to be repeated from the one before."""
+FITS: Final = 8
+"""Fits at a time, of which groups remember something."""
 
 
 class ForgottenError(Exception):
@@ -35,10 +35,12 @@ class Memory(NamedTuple):
 
 
 class Memories(NamedTuple):
-    """A question about memories. fit: whose they are; level: subtrees are of 2^level groups; restored: what subtrees are to remember."""
+    """A question about memories. fit: whose they are; level: subtrees are of 2^level groups; n_bytes: about, of a subtree's answer;
+    restored: what subtrees are to remember."""
 
     fit: str
     level: int
+    n_bytes: int = 0
     restored: tuple[Memory, ...] = ()
 
 
@@ -51,10 +53,15 @@ def recall(groups: Sequence[Group], fit: str, version: int) -> Any:
 
 
 def remember(groups: Sequence[Group], fit: str, version: int, values: Any) -> None:
-    """Have this subtree remember values, besides those of the version before."""
-    new = Memory(version, values, groups[0].first_partition)
-    older = [memory for memory in groups[0].memory.get(fit, ()) if memory.version == version - 1]
-    groups[0].memory[fit] = (new, *older)[:KEPT]
+    """Have this subtree remember values, besides those of the version before. A round that comes late, when another attempt has long been
+    followed by others, changes nothing. Fits that were cut off leave something behind: what the oldest of many have left goes."""
+    held = groups[0].memory.pop(fit, ())
+    if not any(memory.version > version for memory in held):
+        older = [memory for memory in held if memory.version == version - 1]
+        held = (Memory(version, values, groups[0].first_partition), *older)
+    groups[0].memory[fit] = held
+    for other in list(groups[0].memory)[:-FITS]:
+        groups[0].memory.pop(other, None)
 
 
 def _read(groups: Sequence[Group], question: Memories) -> tuple[tuple[Memory, ...], ...]:
@@ -81,7 +88,7 @@ def _level(question: Memories) -> int:
 
 
 def _bytes(question: Memories, n_columns: int) -> int:
-    return array_bytes(question)
+    return question.n_bytes
 
 
 READ = Reduction("remembered", _read, _join, _bytes, _level, stays=True)

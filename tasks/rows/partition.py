@@ -114,7 +114,7 @@ class Group:
         return self.X, self.y, self.sample_weight, self.offsets, tuple(self._derived.values()), tuple(self.memory.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_derived": {}}
+        return {**self.__dict__, "_derived": {}, "memory": dict(self.memory)}  # a copy: others may add to it meanwhile
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name in ("X", "y", "sample_weight", "offsets"):

@@ -114,9 +114,7 @@ class Compressed:
         if not isinstance(self.compression, Compression):
             raise TypeError(f"compression must be a Compression, got {self.compression!r}")
         if isinstance(self.strategy, Asynchronous) and self.strategy.served:
-            raise ValueError(
-                "compression is for rounds through the client, not for parameter servers; use Overlap(served=False)"
-            )
+            raise ValueError("compression is for rounds through the client, not for parameter servers; use Overlap(served=False)")
         if self._gradients.variance_reduction:
             raise ValueError("variance_reduction compares gradients of two places, which is not for compressed ones; leave it out")
         if self.layout.standard is not None:

@@ -80,11 +80,14 @@ def four_workers() -> Iterator[LocalCluster]:
 
 
 def kill_a_worker(cluster: LocalCluster) -> None:
-    pid = next(nanny.process.pid for nanny in cluster.workers.values() if nanny.process is not None and nanny.process.pid)
-    os.kill(pid, signal.SIGKILL)
+    """One that has rows."""
+    holds = Client.current().has_what()
+    nannies = [nanny for nanny in cluster.workers.values() if holds.get(nanny.worker_address) and nanny.process is not None]
+    os.kill(nannies[0].process.pid, signal.SIGKILL)
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.parametrize("copies", ["at first", "always"])
 @pytest.mark.parametrize("name", ["top-k", "async", "local"])
 def test_killed_workers_change_no_bit(
@@ -101,12 +104,27 @@ def test_killed_workers_change_no_bit(
         kill_a_worker(four_workers)
         return False
 
+    repeats, repeat = [], remembering.RememberingPump._repeat
+    monkeypatch.setattr(remembering.RememberingPump, "_repeat", lambda self, states: repeats.append(1) or repeat(self, states))
     model = MODELS[name].set_callbacks(AfterRounds((6, 17), kill))
     try:
         assert model.fit(dataset()).parameters_sha256_ == in_process[name]
     finally:
         model.set_callbacks()
     assert len(killed) == 2
+    assert repeats
+
+
+def test_a_fit_that_is_done_outlasts_what_cannot_be_forgotten(monkeypatch: pytest.MonkeyPatch, in_process: dict[str, str]) -> None:
+    def fail(self: Any, reduction: Any, restored: Any = ()) -> Any:
+        if reduction is remembering.FORGET:
+            raise ConnectionError("gone")
+        return ask(self, reduction, restored)
+
+    ask = remembering.RememberingPump._ask
+    monkeypatch.setattr(remembering.RememberingPump, "_ask", fail)
+    with dask.config.set(scheduler="threads"):
+        assert MODELS["top-k"].fit(dataset()).parameters_sha256_ == in_process["top-k"]
 
 
 @pytest.mark.parametrize("name", ["top-k", "int8", "async", "local", "network"])

@@ -308,6 +308,5 @@ def test_sparse_slices_send_few_bytes(client: Client, monkeypatch: pytest.Monkey
         n_bytes = sum(now if now < before else now - before for (_, before), (_, now) in pairwise(seen))  # a new session begins anew
         bytes_a_round.append(n_bytes / sum(n_rounds for n_rounds, _ in seen))
         digests.append(model.parameters_sha256_)
-    print(bytes_a_round)
     assert digests[0] == digests[1]
     assert bytes_a_round[0] > 50 * bytes_a_round[1]

@@ -40,9 +40,9 @@ class Resident:
 
     level: subtrees of 2^level groups are one thread's, whatever pieces they consist of: the largest of `levels`, which are those that
     running fits need. located: whether every piece is known to be where it is assigned, so that workers can be called; uneven: whether
-    subtrees that nobody needs any more have left some threads with more than others; last_round: its seconds; follow_at: when to look up
-    the threads that there are; moving: whether some fit moves pieces just now. lock: for whoever changes what is assigned, while others'
-    rounds go on.
+    subtrees that nobody needs any more have left some threads with more than others; last_round: its seconds; last_whole: whether it was
+    about all rows; follow_at: when to look up the threads that there are; moving: whether some fit moves pieces just now. lock: for
+    whoever changes what is assigned, while others' rounds go on.
     """
 
     n_groups: int
@@ -58,6 +58,7 @@ class Resident:
     uneven: bool = False
     located: bool = False
     last_round: float = np.inf
+    last_whole: bool = True
     follow_at: float = -np.inf
     moving: bool = False
     speeds: Speeds = field(default_factory=Speeds)

@@ -108,9 +108,9 @@ def is_plain(dtype: np.dtype[Any]) -> bool:
 
 
 def fields_of(cls: Any) -> tuple[str, ...] | None:
-    """The names of the fields of a NamedTuple or a frozen dataclass; None for what is neither."""
+    """The names of the fields of a NamedTuple or a frozen dataclass of `tasks`; None for what is neither."""
     if issubclass(cls, tuple):
         return next((vars(base)["_fields"] for base in cls.__mro__ if "_fields" in vars(base)), None)
-    if dataclasses.is_dataclass(cls) and vars(cls)["__dataclass_params__"].frozen:
+    if dataclasses.is_dataclass(cls) and cls.__module__.startswith("tasks.") and vars(cls)["__dataclass_params__"].frozen:
         return tuple(field.name for field in dataclasses.fields(cls) if field.init)
     return None

@@ -219,8 +219,8 @@ class LowRank(Codec):
 
 
 def scale_of(vector: Array) -> np.float32:
-    """The largest magnitude; 1 where all are zero."""
-    return np.float32(np.max(np.abs(vector), initial=0.0) or 1.0)
+    """The largest magnitude; 1 where float32 has none but zero."""
+    return np.float32(np.max(np.abs(vector), initial=0.0)) or np.float32(1.0)
 
 
 def count_of(share: float, size: int) -> int:

@@ -67,6 +67,23 @@ def test_of_equal_numbers_top_k_takes_the_first() -> None:
     np.testing.assert_array_equal(through(TopK(0.5), np.array([1.0, -1.0, 1.0, 1.0, 2.0, -1.0])), [1, -1, 0, 0, 2, 0])
 
 
+@every_codec
+@pytest.mark.parametrize("size", [1e-30, 1e-50, 1e-300])
+def test_numbers_that_float32_lacks_are_sent_as_zeros(codec: Codec, size: float) -> None:
+    """Or as they are: never as what is no number."""
+    vector = size * np.random.default_rng(0).normal(size=30)
+    assert np.abs(through(codec, vector) - vector).max() <= 10 * size
+
+
+@pytest.mark.parametrize("codec", [*CODECS.values()], ids=repr)
+def test_what_is_owed_stays_a_number(codec: Codec) -> None:
+    """Of a subtree whose gradients are zero from now on."""
+    owed = np.random.default_rng(1).normal(size=30)
+    for number in range(300):
+        owed = owed - through(codec, owed, (0, "test", number))
+        assert np.isfinite(owed).all()
+
+
 def test_random_k_draws_all_places_alike() -> None:
     vector = np.ones(20)
     counts = sum(through(RandomK(0.25), vector, (0, "test", number)) for number in range(2000))
