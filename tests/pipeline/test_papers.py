@@ -14,7 +14,7 @@ from pipeline.benchmarks.report import Report
 from pipeline.benchmarks.settings import Settings
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 def test_the_shape_of_the_paper(part: Callable[[Report, Settings], None]) -> None:
     report = Report("papers", "a title", "a command")
