@@ -151,7 +151,7 @@ def history_rows(arrays: Mapping[str, Array], oracles: Sequence[str]) -> list[Ro
         cast("Row", {"round": i, "oracle": oracle, **dict(zip(columns, values, strict=True))})
         for i, (oracle, *values) in enumerate(zip(kinds, *columns.values(), strict=True), 1)
     ]
-    for name in Row.__optional_keys__ & {array.removeprefix(HISTORY) for array in arrays}:
+    for name in (name for name in Row.__annotations__ if name in Row.__optional_keys__ and HISTORY + name in arrays):
         for row, value in zip(rows, arrays[HISTORY + name].tolist(), strict=True):
             if not np.isnan(value):
                 row[name] = value  # type: ignore[literal-required]
