@@ -52,9 +52,11 @@ def there_and_back(tree: Any) -> Any:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Of the same types all the way down, and of the same bits."""
+    """Of the same types all the way down, and of the same bits; of scalars that are no numbers JSON does not keep which."""
     if type(left) is not type(right):
         return False
+    if isinstance(left, np.floating) and left != left:
+        return bool(right != right)
     if isinstance(left, np.ndarray | np.generic):
         return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
     if isinstance(left, dict):
