@@ -18,6 +18,7 @@ from distributed import Client, LocalCluster, wait
 
 from pipeline import Dataset, LogisticRegression
 from pipeline.execution.residency import following
+from pipeline.execution.residency.balance import Speeds
 from pipeline.execution.residency.moving import move
 from tasks.objectives.linear import LinearObjective
 from tests.rounds import AfterRounds
@@ -50,6 +51,12 @@ def pieces(dataset: Dataset, client: Client) -> dict[str, int]:
     return {each.worker: len(each.keys) for each in work}
 
 
+@pytest.fixture
+def alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers count as equally fast, whatever else the machine does: rows go by their number."""
+    monkeypatch.setattr(Speeds, "of", lambda self, worker: 1.0)
+
+
 def pace(seconds: float) -> None:
     os.environ["PACE"] = str(seconds)
 
@@ -70,7 +77,7 @@ class PacedRegression(LogisticRegression):
         return Paced(*(getattr(found, each.name) for each in fields(found)))
 
 
-@pytest.mark.usefixtures("rounds_from_here")
+@pytest.mark.usefixtures("rounds_from_here", "alike")
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
 @pytest.mark.long
 def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +99,7 @@ def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client],
     assert model.parameters_sha256_ == here(kind, LogisticRegression(solver="gradient-descent", tol=1e-8))
 
 
-@pytest.mark.usefixtures("rounds_from_here")
+@pytest.mark.usefixtures("rounds_from_here", "alike")
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
 @pytest.mark.long
 def test_a_worker_that_retires_hands_over(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
