@@ -37,6 +37,7 @@ from tasks.strategies.optimizers import Adam, Momentum, Nesterov
 from tasks.strategies.schedules import Constant
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tests.data import breast_cancer, diabetes, uneven
+from tests.on_workers import Paced, pace
 from tests.rounds import AfterRounds
 
 pytestmark = pytest.mark.timeout(120)
@@ -44,18 +45,6 @@ STALENESS = (0, 1, 4, 16)
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(4000, 6))
 Y = (X[:, 0] + RANDOM.normal(size=4000) > 0).astype(np.int64)
-
-
-class Paced(LinearObjective):
-    """Takes as long for each subtree as the process's environment says."""
-
-    def loss_and_gradient(self, group: Any, parameters: Any) -> Any:
-        time.sleep(float(os.environ.get("PACE", "0")))
-        return super().loss_and_gradient(group, parameters)
-
-
-def pace(seconds: float) -> None:
-    os.environ["PACE"] = str(seconds)
 
 
 def dataset(n_partitions: int = 37) -> Dataset:
@@ -289,7 +278,7 @@ def test_momentum_is_stable_by_default(optimizer: str) -> None:
     y = X @ np.arange(6.0)
     data = Dataset.from_arrays(X, y, n_partitions=8)
     for staleness in (4, 16):
-        model = SGDRegressor(solver="async", optimizer=optimizer, staleness=staleness, max_iter=40, tol=None, random_state=0).fit(data)
+        model = SGDRegressor(solver="async", optimizer=optimizer, staleness=staleness, max_iter=15, tol=None, random_state=0).fit(data)
         assert model.score(X, y) > 0.99
 
 

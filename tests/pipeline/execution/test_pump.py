@@ -31,6 +31,7 @@ from tasks.reductions.reduction import Reduction, of_group
 from tasks.rounds.fitting import Fit
 from tasks.rows.partition import Group
 from tasks.strategies.steps import Steps
+from tests.on_workers import total
 
 N_ROWS = 600
 SIZES = (37, 3, 80, 0, 100, 180, 150, 50)
@@ -54,10 +55,6 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
         yield ClusterExecutor(client)
     else:
         yield ThreadExecutor(1 if request.param == "one thread" else 3)
-
-
-def total(group: Group, factor: Any) -> tuple[int, float]:
-    return group.first_partition, float(np.max(factor)) * float(group.X.sum())
 
 
 # -- the pump ------------------------------------------------------------------------------------------------------------------------
@@ -159,7 +156,7 @@ def test_rows_that_a_task_does_not_find_any_more_are_no_error(client: Client, mo
 
 
 def slow(group: Group, broadcast: Any) -> int:
-    time.sleep(3)
+    time.sleep(0.5)  # tasks that run go on for a while, whoever has given them up
     return 1
 
 
