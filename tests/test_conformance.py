@@ -46,6 +46,7 @@ from tasks.rows.batches import Batch, Sampling
 from tasks.rows.partition import Group
 from tasks.strategies.base import Consensus, LocalSteps, Subtrees
 from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.local_sgd import LocalUpdates
 from tasks.strategies.newton import Newton
 from tasks.strategies.optimizers import OPTIMIZERS, Momentum
 from tests.data import breast_cancer, diabetes, largest_relative, uneven, weights, wine
@@ -65,12 +66,14 @@ ESTIMATORS: list[GradientModel] = [
     SGDClassifier(),
     SGDClassifier(solver="async", random_state=0),
     SGDClassifier(solver="async", order="as-they-come", random_state=0),
+    SGDClassifier(solver="parameter-server", random_state=0),
     SGDClassifier(compression="top-k", random_state=0),
     SGDRegressor(tol=10.0),
     SGDRegressor(tol=10.0, solver="local-sgd", random_state=0),
     MLPClassifier(tol=1e-2, random_state=0),
     MLPClassifier(tol=1e-2, random_state=0, solver="local-sgd"),
     MLPClassifier(tol=1e-2, random_state=0, compression="int8"),
+    SGDRegressor(tol=10.0, solver=LocalUpdates(8, control_variates=True), optimizer="momentum", random_state=0),
     MLPRegressor(solver="lbfgs", hidden_layer_sizes=(), alpha=10.0, max_iter=500),
 ]
 DATA = dict.fromkeys(("LogisticRegression", "SGDClassifier", "MLPClassifier"), breast_cancer)
@@ -370,7 +373,7 @@ def fit_quietly(model: Any, dataset: Dataset) -> Any:
 
 def strategy_names() -> list[Any]:
     """Solvers by name; those that take thousands of rounds are long."""
-    slow = ("gradient-descent", "nesterov")
+    slow = ("gradient-descent", "nesterov", "admm")
     return [pytest.param(name, marks=pytest.mark.long) if name in slow else name for name in SOLVERS if name != "auto"]
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -46,6 +47,9 @@ EPOCHS: Final = 10
 SOONER: Final = 2.0
 BIASED: Final = 0.05
 EVEN: Final = (0.4,) * len(SHARES)
+AS_MANY: Final = 0.8
+RACED: Final = ("synchronous", "asynchronous, in order, staleness 8", "parameter server, in order, staleness 8")
+"""Whose updates a second are counted."""
 
 
 class Way(NamedTuple):
@@ -69,6 +73,9 @@ WAYS: Final = (
     Way("asynchronous, staleness 8", Overlap(8, "as-they-come")),
     Way("asynchronous, no bound", Overlap(None, "as-they-come")),
     Way("asynchronous, in order, staleness 8", Overlap(8)),
+    Way("parameter server, staleness 8", Overlap(8, "as-they-come", served=True)),
+    Way("parameter server, no bound", Overlap(None, "as-they-come", served=True)),
+    Way("parameter server, in order, staleness 8", Overlap(8, served=True)),
     Way("local, 1 update a round", local=LocalUpdates(1)),
     Way("local, 8 updates a round", local=LocalUpdates(8)),
     Way("local, 64 updates a round", local=LocalUpdates(64)),
@@ -78,18 +85,17 @@ WAYS: Final = (
 
 @dataclass(eq=False)
 class Watch(Observer):
-    """Remembers where a fit stood, at most every `every` seconds of it, and the bytes of numbers that went to and from workers."""
+    """Remembers where a fit stood, at most every `every` seconds of it, and the bytes that rounds sent and received."""
 
-    n_workers: int
     every: float
     began: float = field(default_factory=time.perf_counter)
     seen: list[tuple[float, float, Array]] = field(default_factory=list)
-    n_bytes: float = 0.0
+    n_bytes: int = 0
     staleness: int = 0
     _spent: float = 0.0
 
     def hear(self, row: Row, report: RoundReport) -> None:
-        self.n_bytes += report.n_bytes * (self.n_workers if report.subtree is None else 1)
+        self.n_bytes += report.traffic.sent + report.traffic.received
         self.staleness = max(self.staleness, report.staleness)
 
     def rest(self, saved: Saved) -> None:
@@ -115,28 +121,36 @@ class Ending(NamedTuple):
 
 
 def asynchronous(report: Report, settings: Settings) -> None:
-    """Train both models in all ways, with four equal workers and with a slow one among them."""
+    """Train both models in all ways, with four equal workers and with a slow one among them; and count updates a second."""
     endings: list[Ending] = []
+    n_epochs = 1 if settings.quick else EPOCHS
+    speeds: dict[tuple[str, str], list[float]] = {}
     for contest in contests(settings.quick):
         ways = [way for way in WAYS if not way.consensus or isinstance(contest.objective, LinearObjective)]
         for shares, workers in ((EVEN, "equal"), (SHARES, "one slow")):
             with four_workers() as client:
                 for way in ways:  # what compiles does so here, for all of them
                     run(client, contest, way, None, 1)
+                for way in [way for way in ways if way.name in RACED] * (settings.repeats if workers == "equal" else 0):
+                    _, n_rounds, seconds = run(client, contest, way, None, n_epochs)
+                    speeds.setdefault((contest.name, way.name), []).append(n_rounds / seconds)
                 for way in ways:
-                    watch, n_rounds, seconds = run(client, contest, way, shares, 1 if settings.quick else EPOCHS)
+                    watch, n_rounds, seconds = run(client, contest, way, shares, n_epochs)
                     curve = [(at, sent, contest.value(where)) for at, sent, where in watch.seen]
                     endings.append(Ending(contest, way, workers, curve, seconds, n_rounds, watch.staleness))
     optima = {ending.contest.name: smallest(endings, ending.contest) for ending in endings}
     columns = ("model", "way", "workers", "s to the gap", "MB to the gap", "gap at the end", "s in all", "rounds", "largest staleness")
     rows = [line(ending, optima[ending.contest.name]) for ending in endings]
     report.tables.append(Table(f"log loss, {endings[0].contest.problem.name}, rows sorted by label, four workers", columns, rows))
+    counted = [(*key, median(found)) for key, found in speeds.items()]
+    title = "the same fits, nobody held back, with all that begins and ends a fit"
+    report.tables.append(Table(title, ("model", "way", "updates a second"), counted))
     report.figure = drawn(endings, optima)
-    report.targets += targets(endings, optima)
+    report.targets += [*targets(endings, optima), *as_many(speeds)]
     report.notes += [
         f"Gap: of the objective over the smallest, relative; arrived: at most {GAP:g}. Newton finds the linear model's smallest one in"
         " process; the network's is the smallest that was seen here, by every eighth row.",
-        "Each worker has 0.4 of a core; the slow one 0.1. Bytes are of the numbers that rounds send and receive, not of their messages.",
+        "Each worker has 0.4 of a core; the slow one 0.1. Bytes are those between processes (`bytes_sent` and `bytes_received`).",
         f"An update is of a {UPDATES}th of the rows, a local one of a {UPDATES * APART}th, in each of {APART} subtrees.",
         "The linear model's step sizes fall with the root of the updates, from what is stable for the staleness that may come; the network"
         " trains by Adam, 0.001.",
@@ -195,7 +209,7 @@ def run(client: Client, contest: Contest, way: Way, shares: Sequence[float] | No
     slowed = nullcontext() if shares is None else held_back([pids[worker] for worker in sorted(pids)], shares)
     with nullcontext() if way.rows_move else rows_stay(), executor.span("bench-asynchronous"):
         with slowed:
-            watch = Watch(len(pids), 0.02)
+            watch = Watch(0.02)
             result = train(executor, dataset, fit, fit.init(contest.start[None]), [watch])
             seconds = time.perf_counter() - watch.began
         watch.seen.append((seconds, watch.n_bytes, result.parameters[0]))
@@ -221,6 +235,15 @@ def strategy(contest: Contest, way: Way, dataset: Dataset, n_epochs: int) -> Str
     if way.local is not None:
         return LocalSGD.of(plain, way.local)
     return plain if way.overlap is None else Asynchronous(plain, way.overlap)
+
+
+def as_many(speeds: dict[tuple[str, str], list[float]]) -> list[Target]:
+    """What is promised of servers: about as many updates as synchronous rounds on the workers."""
+    found = []
+    for name in dict.fromkeys(name for name, _ in speeds):
+        plain, served = (median(speeds[name, RACED[which]]) for which in (0, -1))
+        found.append(Target(f"{name}: updates a second of a parameter server over synchronous ones", "at least", AS_MANY, served / plain))
+    return found
 
 
 @contextmanager

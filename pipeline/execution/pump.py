@@ -20,11 +20,11 @@ class UnderWay(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """Where a fit stood, and what subtrees remembered then; rounds: done by then."""
+    """Where a fit stood, and what subtrees remembered then; n_since: rounds since then."""
 
     states: list[Any]
     memories: tuple[Memory, ...]
-    rounds: int
+    n_since: int = 0
 
 
 class Pump:

@@ -31,6 +31,8 @@ class RememberingPump(Pump):
 
     def __init__(self, executor: Executor, rows: Rows, fit: Fit, memories: tuple[Memory, ...]) -> None:
         super().__init__(executor, rows, fit)
+        assert fit.remembering is not None
+        self._remembering = fit.remembering
         self._memories = memories
         self._last: Copy | None = None
         self._since: list[int] = []
@@ -38,7 +40,7 @@ class RememberingPump(Pump):
 
     def advance(self, states: list[Any], limit: int, number: int | None = None) -> Advance:
         last = self._begin(states) if self._last is None else self._last
-        del self._since[states[0].rounds - last.rounds :]  # of a fit that begins once more from there
+        del self._since[self._n_since(states, last) :]  # of a fit that begins once more from there
         for attempts_left in reversed(range(MAX_REPEATS)):
             try:
                 if time.monotonic() > self._due:
@@ -48,8 +50,8 @@ class RememberingPump(Pump):
             except ForgottenError as error:
                 if not attempts_left:
                     raise ForgottenError(
-                        f"what a compressed fit remembers beside the rows was lost {MAX_REPEATS} times in one round, with workers that died"
-                        " or whose rows others took; see that workers stay, or train without compression"
+                        f"what a fit remembers beside the rows was lost {MAX_REPEATS} times in one round, with workers that died or whose"
+                        " rows others took; see that workers stay, or train without compression, and local updates with keep_slots=False"
                     ) from error
                 self._repeat(states)
         self._since += [report.number for report in done.reports]
@@ -58,13 +60,15 @@ class RememberingPump(Pump):
     def recall(self, states: list[Any], *, anew: bool) -> Copy:
         """Where the fit stands, with what subtrees remember, or stood when that was copied last. anew: whether to ask for it."""
         if states[0].status.kind != "running":  # nobody will ask for it
-            return Copy(states, (), states[0].rounds)
+            return Copy(states, ())
         if anew:
             try:
                 return self._copy(states)
             except Exception:
                 logger.warning("what subtrees remember cannot be had; the last copy is taken", exc_info=True)
-        return Copy(states, self._memories, states[0].rounds) if self._last is None else self._last
+        if self._last is None:
+            return Copy(states, self._memories)
+        return self._last._replace(n_since=self._n_since(states, self._last))
 
     def repeating(self, subtrees: Sequence[int]) -> Pump:
         """This one, which knows what it has taken."""
@@ -82,13 +86,17 @@ class RememberingPump(Pump):
         if self._memories:
             self._ask(RESTORE, self._memories)
         self._due = time.monotonic() + COPY_EVERY
-        self._last = Copy(states, self._memories, states[0].rounds)
+        self._last = Copy(states, self._memories)
         return self._last
+
+    def _n_since(self, states: list[Any], copy: Copy) -> int:
+        """The rounds from a copy to these states."""
+        return self._remembering.n_rounds(states[0]) - self._remembering.n_rounds(copy.states[0])
 
     def _copy(self, states: list[Any]) -> Copy:
         """Copy what is remembered now. Raises ForgottenError where something is lost."""
         began = time.monotonic()
-        found, versions = self._ask(READ), self.fit.versions(states)
+        found, versions = self._ask(READ), self._remembering.versions(states[0])
         versions = versions * len(found) if len(versions) == 1 else versions
         memories: list[Memory] = []
         for of_subtree, version in zip(found, versions, strict=True):
@@ -96,7 +104,7 @@ class RememberingPump(Pump):
             if version and not wanted:
                 raise ForgottenError(f"nothing is remembered of round {version}")
             memories += wanted
-        self._last, self._since = Copy(states, tuple(memories), states[0].rounds), []
+        self._last, self._since = Copy(states, tuple(memories)), []
         now = time.monotonic()
         self._due = now + max(COPY_EVERY, SHARE * (now - began))
         return self._last
@@ -104,7 +112,7 @@ class RememberingPump(Pump):
     def _repeat(self, states: list[Any]) -> None:
         """Put back the last copy, and repeat the rounds from there to these states."""
         assert self._last is not None
-        at, numbers = self._last.states, self._since[: states[0].rounds - self._last.rounds]
+        at, numbers = self._last.states, self._since[: self._n_since(states, self._last)]
         logger.info("what subtrees remember is lost with a worker: repeat %d rounds", len(numbers))
         self.close()
         try:
@@ -116,12 +124,12 @@ class RememberingPump(Pump):
             logger.debug("and again")
 
     def _ask(self, reduction: Reduction, restored: tuple[Memory, ...] = ()) -> Any:
-        coding = self.fit.coding
-        assert coding is not None
-        n_bytes = 4 * coding.size * np.dtype(coding.dtype).itemsize if reduction is READ else 0  # two vectors, of two versions
-        return self.executor.map_reduce(self.rows, reduction, Memories(self.fit.name, self.fit.level, n_bytes, restored))
+        layout, n_versions = self.fit.objective.layout, 2
+        n_bytes = n_versions * self._remembering.n_remembered * layout.size * np.dtype(layout.dtype).itemsize if reduction is READ else 0
+        question = Memories(self.fit.name, self._remembering.sampling.level, n_bytes, restored)
+        return self.executor.map_reduce(self.rows, reduction, question)
 
 
 def pump_for(executor: Executor, rows: Rows, fit: Fit, memories: tuple[Memory, ...]) -> Pump:
     """The pump that a fit needs."""
-    return Pump(executor, rows, fit) if fit.coding is None else RememberingPump(executor, rows, fit, memories)
+    return Pump(executor, rows, fit) if fit.remembering is None else RememberingPump(executor, rows, fit, memories)

@@ -108,7 +108,7 @@ class Course:
         found = self.pump.recall(self.states, anew=not self.failed)
         if found is None:
             return self.saved._replace(recall=None)
-        rows = self.history.rows[: len(self.history.rows) + found.rounds - self.states[0].rounds]
+        rows = self.history.rows[: len(self.history.rows) - found.n_since]
         return Saved(found.states, rows, None, self.bytes_per_round, found.memories)
 
     def run(self) -> None:

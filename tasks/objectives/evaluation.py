@@ -20,7 +20,7 @@ class Evaluation(NamedTuple):
     penalised; weight: of the rows together, 0 when there was none; noise: how far rounding in the raw predictions can move the value; units
     (n - n_free,): factors by which the penalised parameters are multiplied to have the user's units, None where they have them; penalty: of
     the first parameters, all but n_free, whose prox is for strategies that take kinks. places: where each of t subtrees would have the
-    parameters (t, n), and what its rows weigh (t,), where that was asked for.
+    parameters (t, n), and what its rows weigh (t,), where that was asked for; control (n,): the mean of the subtrees' control variates.
     """
 
     value: float
@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
     units: Float64 | None = None
     penalty: Penalty = L2()
     places: tuple[Float64, Float64] | None = None
+    control: Array | None = None
 
 
 def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array, *, gram: bool = False) -> Evaluation:

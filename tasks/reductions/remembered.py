@@ -2,6 +2,7 @@
 
 Memory belongs to a subtree, never to a worker: it lives on the subtree's first group, and moves with it. It has a version, the number of
 rounds that it has seen, and a round asks for one: so a round that is sent twice gives the same bits twice, and changes memory once.
+What two parts of a fit remember, compression and local updates, say, has the same versions.
 When rows are made again, their memory is gone: a round that asks for it raises `ForgottenError`, and whoever runs the fit puts back a copy
 and repeats the rounds since.
 """
@@ -23,8 +24,10 @@ class ForgottenError(Exception):
 
 
 class Memory(NamedTuple):
-    """version: rounds that a subtree has seen; values: what is remembered, arrays and tuples of them; first_partition: of the subtree."""
+    """part: who remembers it; version: rounds that a subtree has seen; values: what is remembered, arrays and tuples of them;
+    first_partition: of the subtree."""
 
+    part: str
     version: int
     values: Any
     first_partition: int
@@ -44,21 +47,21 @@ class Memories(NamedTuple):
     restored: tuple[Memory, ...] = ()
 
 
-def recall(groups: Sequence[Group], fit: str, version: int) -> Any:
-    """What this subtree remembers after so many rounds of that fit. Raises ForgottenError."""
+def recall(groups: Sequence[Group], fit: str, part: str, version: int) -> Any:
+    """What a part of that fit remembers of this subtree after so many rounds. Raises ForgottenError."""
     for memory in groups[0].memory.get(fit, ()):
-        if memory.version == version:
+        if (memory.part, memory.version) == (part, version):
             return memory.values
     raise ForgottenError(f"partition {groups[0].first_partition}: nothing is remembered of round {version}")
 
 
-def remember(groups: Sequence[Group], fit: str, version: int, values: Any) -> None:
+def remember(groups: Sequence[Group], fit: str, part: str, version: int, values: Any) -> None:
     """Have this subtree remember values, besides those of the version before. A round that comes late, when another attempt has long been
     followed by others, changes nothing. Fits that were cut off leave something behind: what the oldest of many have left goes."""
     held = groups[0].memory.pop(fit, ())
-    if not any(memory.version > version for memory in held):
-        older = [memory for memory in held if memory.version == version - 1]
-        held = (Memory(version, values, groups[0].first_partition), *older)
+    if not any(memory.version > version for memory in held if memory.part == part):
+        others = [memory for memory in held if memory.part != part or memory.version == version - 1]
+        held = (Memory(part, version, values, groups[0].first_partition), *others)
     groups[0].memory[fit] = held
     for other in list(groups[0].memory)[:-FITS]:
         groups[0].memory.pop(other, None)

@@ -24,7 +24,7 @@ from tasks.reductions.reduction import Reduction, array_bytes
 from tasks.reductions.stages.compression import Coding
 from tasks.reductions.stages.marks import Marked, Marks
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
-from tasks.strategies.base import Agreeing, LocalSteps, Overlapping, Request, Residuals, Strategy
+from tasks.strategies.base import Agreeing, LocalSteps, Overlapping, Remembering, Request, Residuals, Strategy
 from tasks.strategies.compressed import Compressed
 from tasks.typing import Array
 
@@ -108,11 +108,13 @@ class Fit:
                 f"{strategy} cannot do the {self.objective.loss.name} loss: it has no curvature to go by (its second derivative is zero"
                 " between kinks); use StochasticGradient, or a smooth loss"
             )
-        if isinstance(self.strategy, Compressed):
-            if len(self.penalties) > 1:
-                raise ValueError(f"{strategy} is for one model, got {len(self.penalties)} penalties; fit them one after the other")
-            if self.strategy.layout != self.objective.layout:
-                raise ValueError(f"{strategy} is for parameters of another layout; make it with the layout of this {objective}")
+        if self.remembering is not None and len(self.penalties) > 1:
+            raise ValueError(
+                f"{strategy}, whose subtrees remember something, is for one model, got {len(self.penalties)} penalties; fit them one after"
+                " the other"
+            )
+        if isinstance(self.strategy, Compressed) and self.strategy.layout != self.objective.layout:
+            raise ValueError(f"{strategy} is for parameters of another layout; make it with the layout of this {objective}")
         kinks = [type(penalty).__name__ for penalty in self.penalties if penalty.kinks]
         if kinks and not self.strategy.takes_kinks:
             raise ValueError(
@@ -136,19 +138,13 @@ class Fit:
 
     @cached_property
     def coding(self) -> Coding | None:
-        """How what travels is made small, and what subtrees remember of it; None: nothing is."""
-        return self.strategy.coding(self.name) if isinstance(self.strategy, Compressed) else None
+        """How what travels is made small; None: nothing is."""
+        return self.strategy.coding if isinstance(self.strategy, Compressed) else None
 
-    def versions(self, states: Sequence[Any]) -> list[int]:
-        """The versions of what subtrees remember that the rounds under way are to find: see `Compressed`."""
-        assert isinstance(self.strategy, Compressed)
-        return self.strategy.versions(states[0])
-
-    @property
-    def level(self) -> int:
-        """The level of the subtrees that remember."""
-        assert isinstance(self.strategy, Compressed)
-        return self.strategy.sampling.level
+    @cached_property
+    def remembering(self) -> Remembering | None:
+        """The strategy, where subtrees remember something from round to round."""
+        return self.strategy if isinstance(self.strategy, Remembering) and self.strategy.n_remembered else None
 
     @property
     def overlaps(self) -> bool:
@@ -209,6 +205,8 @@ class Fit:
         )
         if first.packet is not None:
             broadcast = broadcast._replace(parameters=parameters[:, :0], packet=first.packet, coding=self.coding)
+        if first.remembers:
+            broadcast = broadcast._replace(fit=self.name)
         return Round(requests, broadcast, number)
 
     def _request(self, state: Any, number: int) -> Request | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,20 +13,39 @@ from tasks.objectives.penalties import Penalty
 from tasks.rows.batches import Batch, drawn_rows
 from tasks.rows.partition import Group
 from tasks.strategies.base import LocalSteps
-from tasks.strategies.optimizers import proximal_update
+from tasks.strategies.optimizers import OptimizerState, proximal_update
 from tasks.typing import Array
 
 
-def local_solve(
-    groups: Sequence[Group], objective: Objective, parameters: Array, penalties: Sequence[Penalty], batch: Batch, steps: LocalSteps
-) -> Sums:
-    """The sums of one subtree: of the weight of the rows that it drew (k,), w; of w times the mean objective of its batches, each before
-    its update (k,); and of w (x - x_here) (k, n), where x (k, n) are the parameters that all begin with.
+class Own(NamedTuple):
+    """What a subtree goes on with in its next round. states: of its optimizer, one for each of k models; controls (k, n): the mean
+    gradients of its last round, each weighted by its step size."""
 
-    Step h draws the batch h visits after `batch`. A batch without weight moves nothing.
+    states: tuple[OptimizerState, ...]
+    controls: Array
+
+
+def local_solve(
+    groups: Sequence[Group],
+    objective: Objective,
+    parameters: Array,
+    penalties: Sequence[Penalty],
+    batch: Batch,
+    steps: LocalSteps,
+    controls: Array | None = None,
+    own: Own | None = None,
+) -> tuple[Sums, Own]:
+    """The sums of one subtree: of the weight of the rows that it drew (k,), w; of w times the mean objective of its batches, each before
+    its update (k,); and of w (x - x_here) (k, n), where x (k, n) are the parameters that all begin with. And what it goes on with.
+
+    Step h draws the batch h visits after `batch`. A batch without weight moves nothing. controls (k, n): the mean of those of all subtrees,
+    which makes the sums of gradients (2 k, n), of w times its own beside the moves; own: what it has kept, None in the first round.
     """
     here, k = parameters.copy(), len(parameters)
-    states = [steps.optimizer.init(each) for each in here]
+    before = own or Own(tuple(steps.optimizer.init(each) for each in here), np.zeros_like(parameters))
+    states = list(before.states) if steps.keep_slots else [steps.optimizer.init(each) for each in here]
+    drift = None if controls is None else controls - before.controls
+    gradients, lengths = np.zeros_like(parameters), np.zeros(k)
     loss, weight = np.zeros(k), np.zeros(k)
     for h, step_size in enumerate(steps.step_sizes):
         sums = objective.loss_and_gradient(drawn_rows(groups, further(batch, h)), objective.layout.by_columns(here))
@@ -36,10 +56,19 @@ def local_solve(
             loss[model] += found.weight * found.value
             weight[model] += found.weight
             gradient = found.gradient
+            if drift is not None:
+                gradients[model] += gradient * parameters.dtype.type(step_size)
+                lengths[model] += step_size
+                gradient = gradient + drift[model]
             if steps.proximal:
                 gradient = gradient + (here[model] - parameters[model]) * parameters.dtype.type(steps.proximal)
             here[model], states[model] = proximal_update(steps.optimizer, states[model], gradient, here[model], step_size, found)
-    return Sums(loss, weight, weight[:, None].astype(parameters.dtype) * (parameters - here))
+    heavy = weight[:, None].astype(parameters.dtype)
+    if drift is None:
+        return Sums(loss, weight, heavy * (parameters - here)), Own(tuple(states), before.controls)
+    moved = lengths[:, None] > 0
+    means = np.where(moved, gradients / np.where(moved, lengths[:, None], 1).astype(parameters.dtype), before.controls)
+    return Sums(loss, weight, heavy * np.concatenate([parameters - here, means])), Own(tuple(states), means)
 
 
 def further(batch: Batch, visits: int) -> Batch:

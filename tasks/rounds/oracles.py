@@ -14,6 +14,7 @@ from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_differenc
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
 from tasks.reductions.reduction import Prepare, Reduction
+from tasks.reductions.remembered import recall, remember
 from tasks.reductions.stages.compression import Coding, Packet, compressed
 from tasks.reductions.stages.marks import marked
 from tasks.rounds.consensus import Parts, consensus_step, join
@@ -25,13 +26,17 @@ from tasks.rows.partition import Group
 from tasks.strategies.base import Consensus, LocalSteps, Request
 from tasks.typing import Array
 
+LOCAL: Final = "local updates"
+"""Of a fit's memory."""
+
 
 class Broadcast(NamedTuple):
     """What workers get in a round: the objective and the parameters (k, n) of its k models, as `OracleSpec.by_columns` says; direction
     (k, n) for rounds that need a second vector, or (k, p, p) for a basis of the columns; penalties (k) for oracles that need them on the
     workers. row_step: only every row_step-th row of each partition counts, in all sums; batch: only its rows do; local: what
     subtrees do by themselves. marked: whether the sums of each subtree are to have a mark. packet, coding: what subtrees
-    get in place of parameters, of which there are none then, and how it is coded."""
+    get in place of parameters, of which there are none then, and how it is coded. fit: the name of the fit of which they remember
+    something, or none."""
 
     objective: Any  # has what its strategy's oracles need: checked once, when the fit starts
     oracle: str
@@ -44,6 +49,7 @@ class Broadcast(NamedTuple):
     local: LocalSteps | Consensus | None = None
     packet: Packet | None = None
     coding: Coding | None = None
+    fit: str = ""
 
 
 class OracleSpec(NamedTuple):
@@ -111,8 +117,12 @@ def local_steps(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
     """How far each subtree's own updates move the parameters: see `tasks.rounds.local_solves`."""
     assert broadcast.batch is not None
     assert isinstance(broadcast.local, LocalSteps)
-    here = aligned(broadcast)
-    return local_solve(groups, here.objective, here.parameters, here.penalties, broadcast.batch, broadcast.local)
+    here, version = aligned(broadcast), broadcast.local.version
+    own = recall(groups, broadcast.fit, LOCAL, version) if version else None
+    sums, own = local_solve(groups, here.objective, here.parameters, here.penalties, broadcast.batch, broadcast.local, here.direction, own)
+    if version is not None:
+        remember(groups, broadcast.fit, LOCAL, version + 1, own)
+    return sums
 
 
 def consensus(groups: Sequence[Group], broadcast: Broadcast) -> Parts:
@@ -215,8 +225,10 @@ def moved(request: Request, sums: Sums, model: int, objective: Objective, penalt
     """The mean objective of the batches of local updates, and as gradient how far these have moved the parameters on average."""
     layout, weight = objective.layout, float(sums.weight_sum[model])
     by = weight or np.nan
-    n_free = layout.size - layout.n_coef
-    return Evaluation(float(sums.loss_sum[model] / by), sums.gradient_sum[model] / by, None, n_free, weight, penalty=penalty)
+    n_free, k = layout.size - layout.n_coef, len(sums.weight_sum)
+    control = None if request.direction is None else sums.gradient_sum[k + model] / by
+    value, gradient = float(sums.loss_sum[model] / by), sums.gradient_sum[model] / by
+    return Evaluation(value, gradient, None, n_free, weight, penalty=penalty, control=control)
 
 
 def places(request: Request, parts: Parts, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
@@ -250,6 +262,11 @@ def score(request: Request, sums: Sequence[ScoreSums], model: int, objective: Ob
 def vector_bytes(broadcast: Broadcast, n_columns: int) -> int:
     """Bytes of sums that are vectors like the parameters."""
     return broadcast.parameters.nbytes
+
+
+def local_bytes(broadcast: Broadcast, n_columns: int) -> int:
+    """Bytes of sums of local updates: with control variates two vectors."""
+    return broadcast.parameters.nbytes * (1 if broadcast.direction is None else 2)
 
 
 def matrix_bytes(broadcast: Broadcast, n_columns: int) -> int:
@@ -305,7 +322,7 @@ ORACLES: Final[dict[str, OracleSpec]] = {
     ),
     "hessian_vector": OracleSpec(HessianVectorSums, reduction("hessian-vector", hessian_vector), product, by_columns=True),
     "local_steps": OracleSpec(
-        Objective, Reduction("local-steps", local_steps, add_sums, vector_bytes, subtree_level, only_subtree), moved, penalised=True
+        Objective, Reduction("local-steps", local_steps, add_sums, local_bytes, subtree_level, only_subtree), moved, penalised=True
     ),
     "consensus": OracleSpec(HessianSums, Reduction("consensus", consensus, join, consensus_bytes, consensus_level), places),
     "score": OracleSpec(Scored, reduction("score", scores, combine=add_all_scores, n_bytes=score_bytes), score, subset="held out"),
@@ -317,4 +334,6 @@ def reduction_of(broadcast: Broadcast) -> Reduction:
     found = ORACLES[broadcast.oracle].reduction
     if broadcast.coding is not None:
         found = compressed(broadcast.coding, found)
+    if broadcast.fit:
+        found = found._replace(stays=True)
     return marked(found) if broadcast.marked else found

@@ -15,18 +15,21 @@ import numpy as np
 
 from tasks.objectives.evaluation import Evaluation
 from tasks.reductions.stages.compression import Packet
-from tasks.rows.batches import Batch
+from tasks.rows.batches import Batch, Sampling
 from tasks.strategies.optimizers import Optimizer
 from tasks.typing import Array, Float64
 
 
 class LocalSteps(NamedTuple):
     """The updates that each subtree of groups makes by itself in a round. step_sizes: one for each; optimizer: which moves the
-    parameters, from a state without memory; proximal: the strength of ½ |x - x_round|², which keeps them near where the round began."""
+    parameters; proximal: the strength of ½ |x - x_round|², which keeps them near where the round began; keep_slots: whether the optimizer
+    begins where the last round left it; version: of what subtrees remember, None where that is nothing."""
 
     step_sizes: tuple[float, ...]
     optimizer: Optimizer
     proximal: float = 0.0
+    keep_slots: bool = False
+    version: int | None = None
 
 
 class Subtrees(NamedTuple):
@@ -48,8 +51,9 @@ class Request(NamedTuple):
     over a sample of the rows; batch: over its rows; weight: what sums are divided by, where that is not the weight of the rows; local: what
     subtrees do by themselves; packet: what they get to have these parameters, where those are not sent.
 
-    "local_steps" gives as gradient how far these have moved the parameters on average, x - Σ w_t x_t / Σ w_t; "consensus", with the duals
-    (t, n) of all subtrees in the place of `direction`, their places beside value and gradient.
+    "local_steps" gives as gradient how far these have moved the parameters on average, x - Σ w_t x_t / Σ w_t, and with control variates in
+    the place of `direction` the mean of those of the subtrees beside it; "consensus", with the duals (t, n) of all subtrees in the place of
+    `direction`, their places beside value and gradient.
     "local_hessian" asks for the quadratic models of `tasks.rounds.local_models`: their gradients and Hessians in place of those at
     `parameters`. "gradient_difference" for the gradient less that at `direction`. "gram_in_basis" for sums in the coordinates that a basis
     (p, p) of the columns makes, in the place of `direction`. "score" for accuracy or R² as the value.
@@ -63,6 +67,11 @@ class Request(NamedTuple):
     weight: float | None = None
     local: LocalSteps | Consensus | None = None
     packet: Packet | None = None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether subtrees are to find what they remember."""
+        return self.packet is not None or (isinstance(self.local, LocalSteps) and self.local.version is not None)
 
 
 class Status(NamedTuple):
@@ -158,6 +167,29 @@ class Overlapping(Strategy, Protocol):
 
     def take(self, state: Any, number: int, evaluation: Evaluation) -> Any:
         """The state after the result of that round."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Strategy, Protocol):
+    """A strategy whose subtrees may remember something from round to round: see `tasks.reductions.remembered`."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which rows a round draws, and by which subtrees."""
+        ...
+
+    @property
+    def n_remembered(self) -> int:
+        """Vectors of as many numbers as there are parameters that a subtree remembers; 0: nothing at all."""
+        ...
+
+    def versions(self, state: Any) -> list[int]:
+        """The version of the memory of each subtree, or of all of them, that the rounds under way are to find."""
+        ...
+
+    def n_rounds(self, state: Any) -> int:
+        """The results that have led to a state, those of rounds without memory, too."""
         ...
 
 

@@ -14,6 +14,7 @@ from tasks.reductions.stages.compression import Coding, Packet, can_encode
 from tasks.rows.batches import Sampling
 from tasks.strategies.asynchronous import Asynchronous
 from tasks.strategies.base import Asked, Iterate, Request, Status
+from tasks.strategies.local_sgd import LocalSGD
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 
@@ -100,8 +101,8 @@ class Compressed:
 
     Gradients are made where the workers' parameters are, y, which follow those of the strategy, x: see the stage. Rounds about all rows are
     not compressed. What subtrees remember stays on the workers, with their rows; when a worker dies, the rounds since the last copy are
-    repeated. Raises ValueError for strategies that compare gradients of two places (variance_reduction), and for a codec that makes
-    nothing smaller.
+    repeated. Raises ValueError for strategies that compare gradients of two places (variance_reduction, control variates), and for a codec
+    that makes nothing smaller.
     """
 
     strategy: StochasticGradient | Asynchronous
@@ -117,6 +118,8 @@ class Compressed:
             raise ValueError("compression is for rounds through the client, not for parameter servers; use Overlap(served=False)")
         if self._gradients.variance_reduction:
             raise ValueError("variance_reduction compares gradients of two places, which is not for compressed ones; leave it out")
+        if isinstance(self.strategy, LocalSGD) and self.strategy.local.control_variates:
+            raise ValueError("control variates compare gradients of two places, which is not for compressed ones; leave them out")
         if self.layout.standard is not None:
             raise ValueError("compression is for parameters by the user's columns; use a layout without `standard`")
         for codec in (self.compression.up, self.compression.down):
@@ -140,10 +143,16 @@ class Compressed:
         """Of the arrays that the parameters consist of."""
         return (*self.layout.coef.values(), *self.layout.free.values())
 
-    def coding(self, fit: str) -> Coding:
-        """What workers need to know of it. fit: whose memory they are to keep."""
+    @property
+    def coding(self) -> Coding:
+        """What workers need to know of it."""
         how = self.compression
-        return Coding(fit, how.down, how.up, how.feedback, self.shapes, self.layout.dtype, self.sampling.seed)
+        return Coding(how.down, how.up, how.feedback, self.shapes, self.layout.dtype, self.sampling.seed)
+
+    @property
+    def n_remembered(self) -> int:
+        inner = self.strategy.n_remembered if isinstance(self.strategy, LocalSGD) else 0
+        return inner + 2  # where a subtree works, and what it owes
 
     @property
     def oracles(self) -> tuple[str, ...]:
@@ -197,8 +206,12 @@ class Compressed:
             return self._sent(state._replace(inner=inner, n_taken=inner.n_taken, rounds=rounds))
         return self._sent(state._replace(inner=self.strategy.update(state.inner, evaluation), n_taken=rounds, rounds=rounds))
 
+    def n_rounds(self, state: CompressedState) -> int:
+        """See `Remembering`."""
+        return state.rounds
+
     def versions(self, state: CompressedState) -> list[int]:
-        """The version of the memory of each subtree, or of all of them, that the rounds under way are to find."""
+        """See `Remembering`."""
         found = [place.version for place in state.places]
         for asked in state.asked:
             if asked.request.packet is not None:

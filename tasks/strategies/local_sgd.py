@@ -2,7 +2,8 @@
 
 S. Stich, *Local SGD converges fast and communicates little*, ICLR 2019. With an outer optimizer that takes how far the mean has moved for a
 gradient: A. Douillard et al., *DiLoCo*, 2023. With a proximal term: T. Li et al., *Federated optimization in heterogeneous networks*
-(FedProx), MLSys 2020. In one round alone: M. Zinkevich, M. Weimer, A. Smola and L. Li, NIPS 2010.
+(FedProx), MLSys 2020. With control variates: S. P. Karimireddy et al., *SCAFFOLD: stochastic controlled averaging for federated learning*,
+ICML 2020, algorithm 1. In one round alone: M. Zinkevich, M. Weimer, A. Smola and L. Li, NIPS 2010.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tasks.objectives.evaluation import Evaluation
 from tasks.rows.batches import Batch
 from tasks.strategies.base import Iterate, LocalSteps, Request, Status
 from tasks.strategies.optimizers import SGD, Optimizer
-from tasks.strategies.stochastic_gradient import Epoch, StochasticGradient, StochasticGradientState, diverged
+from tasks.strategies.stochastic_gradient import Epoch, Remembered, StochasticGradient, StochasticGradientState, diverged
 from tasks.typing import Array
 
 N_STEPS: Final = 8
@@ -34,8 +35,14 @@ class LocalUpdates:
     growth      round r has growth^r times as many, rounded down: few while the parameters move far, more when they do not
     outer       the optimizer of the mean, by steps of outer_step: Nesterov(0.9) and 0.7 are DiLoCo's; SGD() and 1 take the mean as it is
     proximal    FedProx' strength: of ½ |x_t - x|² in each subtree's objective
+    keep_slots  whether the optimizer of a subtree goes on in the next round with the momentum and moments that it has; otherwise it begins
+                without any
+    control_variates
+                SCAFFOLD's: each subtree adds c - c_t to its gradients, where c_t is the mean gradient of its last round, and c that of all,
+                so that subtrees with unlike rows do not drift apart
 
-    Raises ValueError for numbers out of range, and for an n_steps beside n_epochs, TypeError for an outer that is no Optimizer.
+    Raises ValueError for numbers out of range, and for an n_steps beside n_epochs, TypeError for an outer that is no Optimizer and for a
+    keep_slots or control_variates that is no boolean.
     """
 
     n_steps: int | None = N_STEPS
@@ -44,6 +51,8 @@ class LocalUpdates:
     outer: Optimizer = field(default_factory=SGD)
     outer_step: float = 1.0
     proximal: float = 0.0
+    keep_slots: bool = True
+    control_variates: bool = False
 
     def __post_init__(self) -> None:
         if self.n_steps is not None:
@@ -57,6 +66,9 @@ class LocalUpdates:
                 )
         if not isinstance(self.outer, Optimizer):
             raise TypeError(f"outer must be an Optimizer such as Nesterov(0.9), got {self.outer!r}")
+        for name in ("keep_slots", "control_variates"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not 1 <= as_number(self.growth) < np.inf:
             raise ValueError(f"growth must be a number of at least 1, got {self.growth!r}")
         if not 0 < as_number(self.outer_step) < np.inf:
@@ -108,9 +120,27 @@ class LocalSGD(StochasticGradient):
     def oracles(self) -> tuple[str, ...]:
         return ("local_steps", "score") if self.early_stopping else ("local_steps",)
 
+    @property
+    def n_remembered(self) -> int:
+        if self.local.all_at_once and not self.early_stopping:  # in one round
+            return 0
+        return self.local.control_variates + (len(self.optimizer.first_slots) if self.local.keep_slots else 0)
+
+    def versions(self, state: StochasticGradientState) -> list[int]:
+        """See `Remembering`."""
+        return [state.remembered.version]
+
+    def n_rounds(self, state: StochasticGradientState) -> int:
+        """See `Remembering`."""
+        return state.remembered.rounds
+
     def init(self, parameters: Array) -> StochasticGradientState:
         state = super().init(parameters)
         return state._replace(optimizer=self.local.outer.init(state.parameters))
+
+    def resume(self, state: StochasticGradientState) -> StochasticGradientState:
+        """As `StochasticGradient.resume`; but what subtrees remembered they have forgotten."""
+        return super().resume(state)._replace(remembered=Remembered())
 
     def request(self, state: StochasticGradientState) -> Request:
         if self._scores(state):
@@ -118,10 +148,16 @@ class LocalSGD(StochasticGradient):
         done, n_steps = state.iteration, self._steps(state)
         step_sizes = tuple(state.scale * self.schedule(done + step) for step in range(n_steps))
         batch = Batch(self.sampling, state.epoch.number, state.epoch.rounds)
-        return Request("local_steps", state.parameters, batch=batch, local=LocalSteps(step_sizes, self.optimizer, self.local.proximal))
+        control = state.remembered.control
+        if self.local.control_variates and control is None:
+            control = np.zeros_like(state.parameters)
+        version = state.remembered.version if self.n_remembered else None
+        steps = LocalSteps(step_sizes, self.optimizer, self.local.proximal, self.local.keep_slots, version)
+        return Request("local_steps", state.parameters, control, batch=batch, local=steps)
 
     def update(self, state: StochasticGradientState, evaluation: Evaluation, factor: float = 1.0) -> StochasticGradientState:
         assert factor == 1.0, "rounds of local updates follow each other"
+        state = state._replace(remembered=state.remembered._replace(rounds=state.remembered.rounds + 1))
         if self._scores(state):
             return super().update(state, evaluation)
         if evaluation.weight and not isfinite(evaluation.value):
@@ -147,10 +183,15 @@ class LocalSGD(StochasticGradient):
                 return diverged(state, "a parameter")
             keep = self.early_stopping and state.best.score > -np.inf
             iterate = Iterate(iterate.parameters if keep else parameters, evaluation.value, evaluation.gradient)
+        remembered = state.remembered._replace(version=state.remembered.version + 1)
+        if evaluation.weight:
+            remembered = remembered._replace(control=evaluation.control)
         loss = evaluation.weight * evaluation.value if evaluation.weight else 0.0
         over, rounds = divmod(state.epoch.rounds + n_steps, self.sampling.n_rounds)
         done = Epoch(state.epoch.number, state.epoch.rounds, state.epoch.loss_sum + loss, state.epoch.weight_sum + evaluation.weight)
-        state = state._replace(parameters=parameters, optimizer=outer, iterate=iterate, iteration=state.iteration + n_steps)
+        state = state._replace(
+            parameters=parameters, optimizer=outer, iterate=iterate, iteration=state.iteration + n_steps, remembered=remembered
+        )
         if not over:
             return state._replace(epoch=done._replace(rounds=rounds))
         if self.early_stopping:

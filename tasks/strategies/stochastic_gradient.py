@@ -65,9 +65,19 @@ class Best(NamedTuple):
     since: int
 
 
+class Remembered(NamedTuple):
+    """What subtrees that update by themselves remember: after how many rounds of theirs, of how many altogether, and the mean (n,) of their
+    control variates."""
+
+    version: int = 0
+    rounds: int = 0
+    control: Array | None = None
+
+
 class StochasticGradientState(NamedTuple):
     """parameters (n,): where the next batch's gradient is taken; optimizer: its state; iteration: updates so far; mean: of the iterates,
-    over `averaged` updates; scale: of the step size; losses, scores: of the epochs since the fit began or was resumed.
+    over `averaged` updates; scale: of the step size; losses, scores: of the epochs since the fit began or was resumed; remembered: by
+    subtrees, see `tasks.strategies.local_sgd`.
 
     iterate: the parameters that a fit which ended here would have (the mean, or the best epoch's), always finite; value and gradient of
     the last batch.
@@ -87,6 +97,7 @@ class StochasticGradientState(NamedTuple):
     scores: tuple[float, ...] = ()
     iteration: int = 0
     status: Status = RUNNING
+    remembered: Remembered = Remembered()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pipeline import (
     SGDRegressor,
 )
 from tasks import kernels
+from tasks.strategies.local_sgd import LocalUpdates
 from tests.data import uneven, weights
 from tests.rounds import AfterRounds
 
@@ -105,6 +106,7 @@ def mini_batches() -> Iterator[tuple[str, str, Any]]:
         yield f"SGDRegressor, {name}", "numbers", SGDRegressor(**(SHORT | options))
     for staleness in (0, 2, None):
         yield f"SGDClassifier, async {staleness}", "two classes", SGDClassifier("log_loss", solver="async", staleness=staleness, **SHORT)
+    yield "SGDClassifier, parameter-server", "three classes", SGDClassifier("log_loss", solver="parameter-server", staleness=3, **SHORT)
     for name in ("float16", "bfloat16", "int8", "top-k", "random-k"):
         yield f"SGDClassifier, {name}", "two classes", SGDClassifier("log_loss", compression=name, **SHORT)
     yield "SGDRegressor, async int8", "numbers", SGDRegressor(solver="async", compression="int8", **SHORT)
@@ -121,6 +123,8 @@ def networks() -> Iterator[tuple[str, str, Any]]:
         yield f"MLPRegressor, {activation}", "two targets", MLPRegressor(activation=activation, **layers)
     yield "MLPClassifier, async", "three classes", MLPClassifier(solver="async", early_stopping=True, **layers)
     yield "MLPRegressor, local-sgd", "two targets", MLPRegressor(solver="local-sgd", optimizer="momentum", batch_size=20, **layers)
+    controlled = LocalUpdates(4, control_variates=True)
+    yield "MLPClassifier, control variates", "three classes", MLPClassifier(solver=controlled, optimizer="adam", batch_size=20, **layers)
     yield "MLPClassifier, low-rank", "three classes", MLPClassifier((16, 8), compression="low-rank", **SHORT)
     yield "MLPRegressor, local-sgd top-k", "two targets", MLPRegressor(solver="local-sgd", compression="top-k", batch_size=20, **layers)
     yield "MLPClassifier, dropout", "two classes", MLPClassifier(dropout=0.5, **layers)
@@ -138,6 +142,7 @@ RESUMED: Final = (
     "SGDClassifier, async 2",
     "MLPRegressor, local-sgd",
     "SGDClassifier, top-k",
+    "MLPClassifier, control variates",
 )
 
 

@@ -1,4 +1,5 @@
-"""Compressed fits on clusters: the bits of the same fit in process, whoever dies or goes on later, and fewer bytes between processes."""
+"""Fits that remember something beside the rows, compressed ones and local updates, on clusters: the bits of the same fit in process,
+whoever dies or goes on later; and fewer bytes between processes."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from pipeline import Checkpoint, Dataset, MLPClassifier, SGDClassifier, SGDRegre
 from pipeline.execution import remembering
 from tasks.reductions.stages.codecs import EightBit, LowRank, TopK
 from tasks.strategies.compressed import Compression
+from tasks.strategies.local_sgd import LocalUpdates
 from tests.data import uneven
 from tests.rounds import AfterRounds
 
@@ -31,6 +33,10 @@ MODELS: dict[str, Any] = {
     "float16, momentum": SGDRegressor(compression="float16", optimizer="momentum", batch_size=600, **SHORT),
     "async": SGDClassifier("log_loss", solver="async", compression="top-k", staleness=3, **SHORT),
     "local": SGDClassifier("log_loss", solver="local-sgd", compression="int8", **SHORT),
+    "local, control variates": SGDRegressor(
+        solver=LocalUpdates(4, control_variates=True), optimizer="adam", early_stopping=True, batch_size=40, **SHORT
+    ),
+    "local, int8, momentum": SGDRegressor(solver="local-sgd", optimizer="momentum", compression="int8", batch_size=20, **SHORT),
     "network": MLPClassifier([16], compression=Compression(LowRank(1), EightBit(64)), batch_size=600, **SHORT),
     "network, async": MLPClassifier([16], solver="async", compression="random-k", batch_size=200, **SHORT),
 }
@@ -80,16 +86,16 @@ def four_workers() -> Iterator[LocalCluster]:
 
 
 def kill_a_worker(cluster: LocalCluster) -> None:
-    """One that has rows."""
+    """The one that has most."""
     holds = Client.current().has_what()
-    nannies = [nanny for nanny in cluster.workers.values() if holds.get(nanny.worker_address) and nanny.process is not None]
-    os.kill(nannies[0].process.pid, signal.SIGKILL)
+    nannies = [nanny for nanny in cluster.workers.values() if nanny.process is not None]
+    os.kill(max(nannies, key=lambda nanny: len(holds.get(nanny.worker_address, ()))).process.pid, signal.SIGKILL)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.parametrize("copies", ["at first", "always"])
-@pytest.mark.parametrize("name", ["top-k", "async", "local"])
+@pytest.mark.parametrize("name", ["top-k", "async", "local, control variates", "local, int8, momentum"])
 def test_killed_workers_change_no_bit(
     four_workers: LocalCluster, in_process: dict[str, str], name: str, copies: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +133,7 @@ def test_a_fit_that_is_done_outlasts_what_cannot_be_forgotten(monkeypatch: pytes
         assert MODELS["top-k"].fit(dataset()).parameters_sha256_ == in_process["top-k"]
 
 
-@pytest.mark.parametrize("name", ["top-k", "int8", "async", "local", "network"])
+@pytest.mark.parametrize("name", ["top-k", "int8", "async", "local, control variates", "local, int8, momentum", "network"])
 def test_a_fit_that_was_ended_goes_on(client: Client, in_process: dict[str, str], name: str, tmp_path: Path) -> None:
     """On a cluster, then here; at a round in the middle of those that workers do by themselves."""
     options = Checkpoint(directory=tmp_path, every_seconds=1000.0, remove=False)

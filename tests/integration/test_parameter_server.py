@@ -26,7 +26,8 @@ from tasks.strategies.schedules import Constant
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.workers import serving, slices, touched
 from tests.data import breast_cancer, diabetes
-from tests.integration.test_asynchronous import X, Y, dataset, kill_a_worker, own, pace
+from tests.integration.test_asynchronous import X, Y, dataset, kill_a_worker, own
+from tests.on_workers import pace
 from tests.rounds import AfterRounds
 
 pytestmark = pytest.mark.timeout(120)
@@ -137,12 +138,13 @@ def test_a_callback_ends_a_fit_in_the_middle_of_an_order(client: Client, order: 
 
 
 @pytest.mark.parametrize("order", ["in-order", "as-they-come"])
-def test_a_fit_that_was_ended_goes_on(client: Client, tmp_path: Path, order: Any) -> None:
+def test_a_fit_that_was_ended_goes_on(client: Client, tmp_path: Path, order: Any, advances: list[int]) -> None:
     overlap = Overlap(5, order, served=True)
     checkpoint = Checkpoint(directory=tmp_path, every_rounds=1, remove=False)
     cut = own(overlap, on_round=lambda row: row["round"] == 33, checkpoint=checkpoint)
     assert cut.status.kind == "out of rounds"
     run = own(overlap, checkpoint=checkpoint)
+    assert sum(advances) > 33
     with dask.config.set(scheduler="threads"):
         again = own(Overlap(5) if order == "in-order" else repeated(overlap, run))
     assert again.parameters_sha256 == run.parameters_sha256
@@ -178,7 +180,7 @@ def test_a_server_is_killed(four_workers: tuple[LocalCluster, Client], order: An
     assert said(again.history) == said(run.history)
 
 
-def test_a_slice_that_diverges_ends_the_fit_as_through_the_client(client: Client) -> None:
+def test_a_slice_that_diverges_ends_the_fit_as_through_the_client(client: Client, advances: list[int]) -> None:
     """One slice alone is no finite number any more."""
     data = Dataset.from_arrays(np.c_[np.ones((400, 3)), np.full(400, 1e100)], np.arange(400) % 2, n_partitions=8)
     one = StochasticGradient(mini_batches(data, 20, take_turns=True), schedule=Constant(1e210), max_epochs=2, tol=-np.inf)
@@ -188,13 +190,14 @@ def test_a_slice_that_diverges_ends_the_fit_as_through_the_client(client: Client
         return minimise(objective, data, Asynchronous(one, Overlap(2, served=served)), np.zeros(5))
 
     run = fit(served=True)
+    assert advances, "workers have tried"
     with dask.config.set(scheduler="threads"):
         again = fit(served=False)
     assert run.status == again.status and run.status.kind == "diverged"
     assert run.parameters_sha256 == again.parameters_sha256
 
 
-def test_partial_fits_go_on(client: Client) -> None:
+def test_partial_fits_go_on(client: Client, advances: list[int]) -> None:
     digests = []
     for solver in ("async", "parameter-server"):
         model = SGDClassifier(solver=solver, staleness=3, random_state=0)
@@ -202,14 +205,16 @@ def test_partial_fits_go_on(client: Client) -> None:
             model.partial_fit(dataset(), classes=np.arange(2))
         digests.append(model.parameters_sha256_)
     assert digests[0] == digests[1]
+    assert sum(advances) > 0
 
 
-def test_a_callback_of_scikit_learn_ends_the_fit(client: Client) -> None:
+def test_a_callback_of_scikit_learn_ends_the_fit(client: Client, advances: list[int]) -> None:
     model = SGDClassifier(solver="parameter-server", max_iter=5, tol=None, random_state=0)
     model.set_callbacks(AfterRounds((7,), lambda: True))
     with pytest.warns(match="a callback ended the fit"):
         model.fit(dataset())
     assert model.n_rounds_ == 7
+    assert sum(advances) > 7
     assert model.solver_.name == "parameter-server"
 
 

@@ -26,7 +26,7 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.objectives.penalties import L2
 from tasks.strategies.asynchronous import Asynchronous
-from tasks.strategies.compressed import Compressed
+from tasks.strategies.base import Remembering
 from tests.simulation.overlapping import Watched
 from tests.simulation.problems import N_COLUMNS, OVERLAPPING, Problem, after, dataset, strategy_of
 from tests.simulation.world import Schedule, World, executor_in, simulated
@@ -42,13 +42,14 @@ class Fitted(NamedTuple):
 
 
 def fit(executor: Executor, data: Dataset, problem: Problem, arrivals: tuple[int, ...] | None = None) -> Fitted:
-    """Two models at once, or one that is compressed or served. arrivals: those of a fit as they come, to repeat it."""
+    """Two models at once, or one that is served, or whose subtrees remember something. arrivals: those of a fit as they come, to repeat
+    it."""
     strategy = strategy_of(problem)
     if arrivals is not None:
         assert isinstance(strategy, Asynchronous)
         strategy = replace(strategy, overlap=replace(strategy.overlap, arrivals=arrivals))
     objective = LinearObjective(LogisticLoss(), N_COLUMNS, 1, fit_intercept=True, classes=np.arange(2))
-    alone = problem.strategy == "served" or isinstance(strategy, Compressed)
+    alone = problem.strategy == "served" or (isinstance(strategy, Remembering) and strategy.n_remembered > 0)
     penalties = (L2(1e-3), L2(1e-2))[: 1 if alone else 2]
     start = np.zeros((len(penalties), objective.layout.size))
     stop = Calling(lambda row: row["round"] == problem.stop_at)

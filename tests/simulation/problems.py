@@ -68,6 +68,14 @@ STRATEGIES: Final[dict[str, Callable[[int], Strategy]]] = {
         tol=-np.inf,
         local=LocalUpdates(2, growth=1.2, outer=Nesterov()),
     ),
+    "local sgd, copied": lambda n_groups: LocalSGD(
+        Sampling(5, 6, level=1 if n_groups > 1 else 0),
+        Momentum(),
+        Constant(0.05),
+        max_epochs=4,
+        tol=-np.inf,
+        local=LocalUpdates(2, control_variates=True),
+    ),
     "admm": lambda n_groups: ADMM(subtrees_of(range(n_groups), most=4), tol=1e-9, max_iter=8),
     "served": lambda n_groups: Asynchronous(
         StochasticGradient(Sampling(3, 3, n_turns=n_groups), Momentum(), Constant(0.1), max_epochs=2, tol=-np.inf), Overlap(2, served=True)

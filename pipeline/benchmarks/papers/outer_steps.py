@@ -1,6 +1,6 @@
 """A. Douillard et al., *DiLoCo: distributed low-communication training of language models*, 2023: mean moves as outer gradients.
 
-Not as there, local optimizers begin without memory in each round, step sizes stay as they are, and the network is a small one.
+Not as there, step sizes stay as they are, and the network is a small one.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ from tasks.machine.fingerprint import numeric_digest
 from tasks.reductions.remembered import Memory
 from tasks.typing import Array
 
-CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="5")
-"""Version 2 had types in other modules, 3 fields of other names, 4 subtrees and staleness in the history, 5 bytes and memories."""
+CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="6")
+"""Version 2 had types in other modules, 3 fields of other names, 4 subtrees and staleness in the history, 5 bytes and memories, 6
+memories of several parts."""
 SUFFIX: Final = ".safetensors"
 NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
 """How the names of checkpoints end: see `FitKey.path`."""

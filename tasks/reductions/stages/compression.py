@@ -27,6 +27,8 @@ from tasks.typing import Array
 
 UP: Final = "compressed up"
 """The purpose of random numbers."""
+PART: Final = "compression"
+"""Of a fit's memory."""
 LARGEST: Final = float(np.finfo(np.float32).max)
 
 
@@ -42,7 +44,6 @@ class Packet(NamedTuple):
 class Coding(NamedTuple):
     """How a fit's packets and sums are made small.
 
-    fit        whose memory it is
     down, up   codecs of what subtrees get and of what they return; down None: they get parameters whole
     feedback   whether what is left out is added to the next gradient
     shapes     of the arrays that the parameters (n,) consist of
@@ -50,7 +51,6 @@ class Coding(NamedTuple):
     seed       of the codecs' random numbers
     """
 
-    fit: str
     down: Codec | None
     up: Codec
     feedback: bool
@@ -92,13 +92,12 @@ def compressed(coding: Coding, reduction: Reduction) -> Reduction:
         combine=partial(_combine, reduction.combine),
         n_bytes=partial(_bytes, coding),
         finish=partial(_finish, coding, reduction),
-        stays=True,
     )
 
 
 def _map(coding: Coding, map_subtree: Callable[[Sequence[Group], Any], Any], groups: Sequence[Group], broadcast: Any) -> Encoded:
     packet: Packet = broadcast.packet
-    before, owed, kept = recall(groups, coding.fit, packet.version) if packet.version else (None, None, ())
+    before, owed, kept = recall(groups, broadcast.fit, PART, packet.version) if packet.version else (None, None, ())
     parameters = coding.opened(packet, before)
     sums = map_subtree(groups, broadcast._replace(parameters=parameters[None], packet=None))
     vector, loss_sum = sums.gradient_sum[0], sums.loss_sum
@@ -109,7 +108,7 @@ def _map(coding: Coding, map_subtree: Callable[[Sequence[Group], Any], Any], gro
     key = (coding.seed, UP, groups[0].first_partition, packet.version)
     payload = coding.up.encode(vector, coding.shapes, key, kept)
     owes = vector - coding.up.decode(payload, coding.shapes, vector) if coding.feedback else None
-    remember(groups, coding.fit, packet.version + 1, (parameters, owes, coding.up.keep(payload, coding.shapes)))
+    remember(groups, broadcast.fit, PART, packet.version + 1, (parameters, owes, coding.up.keep(payload, coding.shapes)))
     return Encoded(sums._replace(loss_sum=loss_sum, gradient_sum=sums.gradient_sum[:, :0]), (payload,))
 
 

@@ -115,7 +115,7 @@ def sums_of(groups: Any, broadcast: Any) -> Sums:
 def test_all_that_was_ever_sent_and_what_is_owed_are_all_gradients() -> None:
     plain = Reduction("test", sums_of, lambda a, b: Sums(*(x + y for x, y in zip(a[:3], b[:3], strict=True))), lambda b, n: 0)
     group = Group(np.zeros((1, 1)), None, None, np.array([0, 1]), 0)
-    coding = Coding("fit", TopK(0.1), EightBit(16), True, ((50,),), "float64", 0)
+    coding = Coding(TopK(0.1), EightBit(16), True, ((50,),), "float64", 0)
     place, sent, gradients = np.zeros(50), np.zeros(50), np.zeros(50)
     for version in range(30):
         if version:
@@ -123,7 +123,7 @@ def test_all_that_was_ever_sent_and_what_is_owed_are_all_gradients() -> None:
             payload = TopK(0.1).encode(moved, ((50,),), (0,), ())
             place = place + TopK(0.1).decode(payload, ((50,),), place)
         packet = Packet(version, payload if version else (place,), whole=not version)
-        broadcast = Broadcast(None, "loss_and_gradient", np.zeros((1, 0)), None, 1, packet=packet, coding=coding)
+        broadcast = Broadcast(None, "loss_and_gradient", np.zeros((1, 0)), None, 1, packet=packet, coding=coding, fit="fit")
         stage = compressed(coding, plain)
         found = stage.whole(reduce_groups([(0, group)], 1, stage, broadcast), 1, broadcast)
         sent += found.gradient_sum[0]
@@ -136,11 +136,11 @@ def test_all_that_was_ever_sent_and_what_is_owed_are_all_gradients() -> None:
 def test_a_round_may_be_repeated() -> None:
     """Twice the same sums, and memory that has moved once."""
     group = Group(X[:50], Y[:50], None, np.array([0, 50]), 0)
-    coding = Coding("fit", None, TopK(0.1), True, ((P,), (1,)), "float64", 0)
+    coding = Coding(None, TopK(0.1), True, ((P,), (1,)), "float64", 0)
     found = []
     for version in (0, 1, 1):
         packet = Packet(version, (np.full(P + 1, 0.1 * version),), whole=True)
-        broadcast = Broadcast(LOGISTIC, "loss_and_gradient", np.zeros((1, 0)), None, 1, packet=packet, coding=coding)
+        broadcast = Broadcast(LOGISTIC, "loss_and_gradient", np.zeros((1, 0)), None, 1, packet=packet, coding=coding, fit="fit")
         reduction = reduction_of(broadcast)
         found.append((reduction.whole(reduce_groups([(0, group)], 1, reduction, broadcast), 1, broadcast), group.memory["fit"]))
     np.testing.assert_array_equal(found[1][0].gradient_sum, found[2][0].gradient_sum)

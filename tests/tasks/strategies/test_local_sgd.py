@@ -23,9 +23,9 @@ PENALTY = L2(STRENGTH)
 SAMPLING = Sampling(2, N_ROUNDS, level=1)
 
 
-def fitted(strategy: StochasticGradient, penalty: Any = PENALTY) -> tuple[Any, list[Float64]]:
+def fitted(strategy: StochasticGradient, penalty: Any = PENALTY, groups: Any = None) -> tuple[Any, list[Float64]]:
     """The last state, and the parameters after each round."""
-    fit, groups, iterates = Fit(OBJECTIVE, (penalty,), strategy), groups_of(), list[Float64]()
+    fit, groups, iterates = Fit(OBJECTIVE, (penalty,), strategy), groups or groups_of(), list[Float64]()
     states = fit.init(np.zeros((1, P + 1)))
     while (this := fit.ask(states)) is not None:
         (sums,) = reduce_groups(enumerate(groups), len(groups), this.reduction, this.broadcast).values()
@@ -55,20 +55,31 @@ def gradient(rows: Any, at: Float64) -> Float64:
     return np.asarray(mean + STRENGTH * np.append(at[:-1], 0.0))
 
 
-def expected(lengths: list[int], momentum: float = 0.0, proximal: float = 0.0, outer: Any = None) -> list[Float64]:
-    """The means after rounds of so many updates each; outer: (step, momentum) of Nesterov's on them."""
+def expected(
+    lengths: list[int], momentum: float = 0.0, proximal: float = 0.0, outer: Any = None, *, kept: bool = False, controlled: bool = False
+) -> list[Float64]:
+    """The means after rounds of so many updates each; outer: (step, momentum) of Nesterov's on them; kept: whether momentum goes on in the
+    next round; controlled: by SCAFFOLD's control variates."""
     at, visit, iterates, velocity = np.zeros(P + 1), 0, list[Float64](), np.zeros(P + 1)
+    momenta, controls, mean = np.zeros((T, P + 1)), np.zeros((T, P + 1)), np.zeros(P + 1)
     for length in lengths:
-        total, weight = np.zeros(P + 1), 0.0
+        total, weight, control = np.zeros(P + 1), 0.0, np.zeros(P + 1)
         for subtree in range(T):
-            here, v, own = at, np.zeros(P + 1), 0.0
+            here, v, own = at, momenta[subtree] if kept else np.zeros(P + 1), 0.0
+            drift = mean - controls[subtree] if controlled else np.zeros(P + 1)
+            seen, steps = np.zeros(P + 1), 0.0
             for h in range(length):
                 rows = rows_of(subtree, visit + h)
                 if WEIGHT[rows].sum():
-                    v = momentum * v - RATE(visit + h) * (gradient(rows, here) + proximal * (here - at))
+                    g = gradient(rows, here)
+                    seen, steps = seen + RATE(visit + h) * g, steps + RATE(visit + h)
+                    v = momentum * v - RATE(visit + h) * (g + drift + proximal * (here - at))
                     here, own = here + v, own + WEIGHT[rows].sum()
-            total, weight = total + own * here, weight + own
+            momenta[subtree] = v
+            controls[subtree] = seen / steps if steps else controls[subtree]
+            total, weight, control = total + own * here, weight + own, control + own * controls[subtree]
         visit += length
+        mean = control / weight
         if outer is None:
             at = total / weight
         else:
@@ -111,8 +122,45 @@ def test_epochs_are_as_many_steps_as_they_have() -> None:
         assert_near(found, expected(lengths))
 
 
-def test_momentum_begins_anew_in_each_round() -> None:
-    assert_near(fitted(local(n_steps=4, optimizer=Momentum(0.7)))[1], expected([4] * 3, momentum=0.7))
+def test_momentum_goes_on_in_the_next_round() -> None:
+    assert_near(fitted(local(n_steps=4, optimizer=Momentum(0.7)))[1], expected([4] * 3, momentum=0.7, kept=True))
+
+
+def test_momentum_that_begins_anew_in_each_round() -> None:
+    assert_near(fitted(local(n_steps=4, optimizer=Momentum(0.7), keep_slots=False))[1], expected([4] * 3, momentum=0.7))
+
+
+@pytest.mark.parametrize("lengths", [[1] * 12, [3] * 4, [5, 5, 2]])
+def test_control_variates(lengths: list[int]) -> None:
+    assert_near(fitted(local(n_steps=lengths[0], control_variates=True))[1], expected(lengths, controlled=True))
+
+
+def test_control_variates_with_momentum() -> None:
+    both = local(n_steps=4, optimizer=Momentum(0.7), control_variates=True)
+    assert_near(fitted(both)[1], expected([4] * 3, momentum=0.7, kept=True, controlled=True))
+
+
+def test_with_control_variates_many_local_updates_end_at_the_optimum() -> None:
+    """Of rows that are sorted by label, where plain means end elsewhere. By whole batches, so that nothing else keeps them away."""
+    order = np.argsort(Y, kind="stable")
+    design = np.column_stack([X[order], np.ones(N)])
+
+    def slope(at: Float64) -> Float64:
+        mean = WEIGHT[order] @ (design * (expit(design @ at) - Y[order])[:, None]) / WEIGHT.sum()
+        return np.asarray(mean + STRENGTH * np.append(at[:-1], 0.0))
+
+    whole: dict[str, Any] = {"sampling": Sampling(2, 1, level=1), "schedule": Constant(0.3), "n_steps": 10, "max_epochs": 600}
+    found = {}
+    for controlled in (False, True):
+        state, _ = fitted(local(control_variates=controlled, **whole), groups=groups_of(Y[order], WEIGHT[order], X[order]))
+        found[controlled] = float(np.max(np.abs(slope(state.iterate.parameters))))
+    assert found[True] < 1e-10
+    assert found[False] > 1e-3
+
+
+def test_what_is_remembered_is_of_one_model() -> None:
+    with pytest.raises(ValueError, match="is for one model, got 2 penalties"):
+        Fit(OBJECTIVE, (PENALTY, PENALTY), local(optimizer=Momentum(0.7)))
 
 
 def test_a_proximal_term_keeps_near() -> None:
@@ -164,6 +212,9 @@ def test_epochs_are_scored_and_end_fits() -> None:
 
 def test_wrong_arguments() -> None:
     wrong = {"n_steps": 0, "n_epochs": 0, "growth": 0.5, "outer_step": 0.0, "proximal": -1.0, "accumulate": 2, "variance_reduction": True}
+    for name in ("keep_slots", "control_variates"):
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got 1"):
+            local(**{name: 1})
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=name):
             local(**{name: value})

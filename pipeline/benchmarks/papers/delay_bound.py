@@ -1,0 +1,143 @@
+"""M. Li et al., *Scaling distributed machine learning with the parameter server*, OSDI 2014: a bound on delay trades waiting for work.
+
+Not as there, seconds are those of a clock that is made up: each of the workers takes a random time for a round, and one round after the
+other. What is computed is real. Rounds are mini-batches of a dense problem, and staleness is counted in updates, not in passes of a worker.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from pipeline.benchmarks.data import Problem
+from pipeline.benchmarks.objective import Judge
+from pipeline.benchmarks.report import Report, Table, Target
+from pipeline.benchmarks.settings import Settings
+from pipeline.data.dataset import Dataset
+from pipeline.execution.threads import ThreadExecutor
+from pipeline.training.sampling import batches_of
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
+from tasks.objectives.penalties import L2
+from tasks.rounds.fitting import Fit
+from tasks.rows.draws import generator
+from tasks.strategies.asynchronous import Asynchronous, Overlap
+from tasks.strategies.schedules import Constant
+from tasks.strategies.stochastic_gradient import StochasticGradient
+
+PAPER: Final = "Li et al. 2014, bounded delay"
+WORKERS: Final = 8
+SUBTREES: Final = 64
+BATCH: Final = 60
+GAP: Final = 0.05
+"""Of the smallest objective, relative."""
+STEPS: Final = (0.4, 0.2, 0.1, 0.05, 0.025)
+"""Step sizes that are tried; of each bound the one that is there first counts."""
+BOUNDS: Final = (0, 1, 3, 7, 15, 31, None)
+MOST_UPDATES: Final = 2_000
+EVERY: Final = 8
+"""Updates from one look at the objective to the next."""
+
+
+class Course(NamedTuple):
+    """Until a fit had the gap. seconds: of the clock; updates; idle: the share of the workers' time in which they had nothing to do."""
+
+    seconds: float
+    updates: int
+    idle: float
+    step: float
+
+
+class Clock:
+    """Workers that take a random time for each round, of one second on average, one after the other."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.now = 0.0
+        self.free = np.zeros(WORKERS)
+        self.busy = 0.0
+        self.ends: dict[int, float] = {}
+
+    def begin(self, number: int, subtree: int | None) -> None:
+        """Have the worker of that subtree do that round, when it is free. The weight of all rows is there at once."""
+        if subtree is None:
+            self.ends[number] = self.now
+            return
+        worker, seconds = subtree % WORKERS, float(generator(self.seed, "a round", number).exponential())
+        self.ends[number] = self.free[worker] = max(self.now, self.free[worker]) + seconds
+        self.busy += seconds
+
+    def take(self, candidates: list[int]) -> int:
+        """Wait for the first of these rounds, and have its number."""
+        number = min(candidates, key=self.ends.__getitem__)
+        self.now = max(self.now, self.ends.pop(number))
+        return number
+
+    @property
+    def idle(self) -> float:
+        """The share of the time so far in which workers had nothing to do."""
+        ahead = float(np.sum(np.maximum(self.free - self.now, 0.0)))
+        return 1.0 - (self.busy - ahead) / (WORKERS * self.now)
+
+
+def delay_bound(report: Report, settings: Settings) -> None:
+    """Count updates and seconds to the gap for each bound on staleness."""
+    problem = Problem(n_rows=215_000, n_columns=20, n_partitions=SUBTREES)
+    judge = Judge.of(problem)
+    bounds = (0, 7, None) if settings.quick else BOUNDS
+    steps = STEPS[1:4] if settings.quick else STEPS
+    found = {bound: fastest(judge, problem, bound, steps) for bound in bounds}
+    rows = [("none" if bound is None else bound, *found[bound]) for bound in bounds]
+    columns = ("most updates missed", "seconds of the clock", "updates", "idle", "step size")
+    title = f"{PAPER}: logistic regression, {problem.n_rows:,} x {problem.n_columns}, {WORKERS} workers, to a gap of {GAP:g}"
+    report.tables.append(Table(title, columns, rows))
+    tightest, loosest = found[bounds[0]], found[bounds[-1]]
+    between = min(found[bound].seconds for bound in bounds[1:-1])
+    report.targets += [
+        Target(f"{PAPER}: idle without delay", "at least", 0.5, tightest.idle),
+        Target(f"{PAPER}: idle without a bound", "at most", 0.1, loosest.idle),
+        Target(
+            f"{PAPER}: updates without a bound over those without delay: work rises", "at least", 1.2, loosest.updates / tightest.updates
+        ),
+        Target(
+            f"{PAPER}: seconds at the best bound between, over those at the better end",
+            "at most",
+            1.0,
+            between / min(tightest.seconds, loosest.seconds),
+        ),
+    ]
+
+
+def fastest(judge: Judge, problem: Problem, bound: int | None, steps: tuple[float, ...]) -> Course:
+    """The course at the step size that is there first."""
+    found = [course for step in steps if (course := train(judge, problem, bound, step)) is not None]
+    return min(found)
+
+
+def train(judge: Judge, problem: Problem, bound: int | None, step: float) -> Course | None:
+    """The course of a fit, whose rounds end as the clock says; None where it does not get there."""
+    data = Dataset.from_arrays(judge.X, judge.y, n_partitions=problem.n_partitions)
+    objective = LinearObjective(LogisticLoss(), problem.n_columns, 1, fit_intercept=True, classes=np.arange(2))
+    sampling = batches_of(data.schema, data.source.n_groups, BATCH, take_turns=True).sampling
+    assert sampling.n_turns == SUBTREES, "each partition takes turns"
+    one = StochasticGradient(sampling, schedule=Constant(step), max_epochs=100, tol=-np.inf)
+    fit = Fit(objective, (L2(1 / problem.n_rows),), Asynchronous(one, Overlap(bound, "as-they-come", balanced=False)))
+    states, clock, executor = fit.init(np.zeros((1, objective.layout.size))), Clock(seed=0), ThreadExecutor()
+    begun: set[int] = set()
+    for n_updates in range(MOST_UPDATES):
+        for number in fit.under_way(states):
+            if number not in begun:
+                this = fit.ask(states, number)
+                assert this is not None
+                begun.add(number)
+                assert this.broadcast.batch is not None
+                clock.begin(number, this.broadcast.batch.subtree)
+        x = states[0].iterate.parameters
+        if n_updates % EVERY == 0 and judge.gap(x[None, :-1], x[-1:]) <= GAP:
+            return Course(clock.now, n_updates, clock.idle, step)
+        number = clock.take(fit.candidates(states))
+        this = fit.ask(states, number)
+        assert this is not None
+        states = fit.update(states, this, executor.map_reduce(data.rows, this.reduction, this.broadcast))
+    return None
