@@ -96,7 +96,8 @@ class RememberingPump(Pump):
     def _copy(self, states: list[Any]) -> Copy:
         """Copy what is remembered now. Raises ForgottenError where something is lost."""
         began = time.monotonic()
-        found, versions = self._ask(READ), self._remembering.versions(states[0])
+        versions = self._remembering.versions(states[0])
+        found = self._ask(READ, version=versions[0] if len(versions) == 1 else None)
         versions = versions * len(found) if len(versions) == 1 else versions
         memories: list[Memory] = []
         for of_subtree, version in zip(found, versions, strict=True):
@@ -123,10 +124,10 @@ class RememberingPump(Pump):
         except ForgottenError:  # one more has died
             logger.debug("and again")
 
-    def _ask(self, reduction: Reduction, restored: tuple[Memory, ...] = ()) -> Any:
-        layout, n_versions = self.fit.objective.layout, 2
+    def _ask(self, reduction: Reduction, restored: tuple[Memory, ...] = (), version: int | None = None) -> Any:
+        layout, n_versions = self.fit.objective.layout, 2 if version is None else 1
         n_bytes = n_versions * self._remembering.n_remembered * layout.size * np.dtype(layout.dtype).itemsize if reduction is READ else 0
-        question = Memories(self.fit.name, self._remembering.sampling.level, n_bytes, restored)
+        question = Memories(self.fit.name, self._remembering.sampling.level, n_bytes, version, restored)
         return self.executor.map_reduce(self.rows, reduction, question)
 
 

@@ -39,11 +39,12 @@ class Memory(NamedTuple):
 
 class Memories(NamedTuple):
     """A question about memories. fit: whose they are; level: subtrees are of 2^level groups; n_bytes: about, of a subtree's answer;
-    restored: what subtrees are to remember."""
+    version: of those that are wanted, None for all; restored: what subtrees are to remember."""
 
     fit: str
     level: int
     n_bytes: int = 0
+    version: int | None = None
     restored: tuple[Memory, ...] = ()
 
 
@@ -68,7 +69,7 @@ def remember(groups: Sequence[Group], fit: str, part: str, version: int, values:
 
 
 def _read(groups: Sequence[Group], question: Memories) -> tuple[tuple[Memory, ...], ...]:
-    return (groups[0].memory.get(question.fit, ()),)
+    return (tuple(memory for memory in groups[0].memory.get(question.fit, ()) if question.version in (None, memory.version)),)
 
 
 def _restore(groups: Sequence[Group], question: Memories) -> tuple[()]:
@@ -95,7 +96,7 @@ def _bytes(question: Memories, n_columns: int) -> int:
 
 
 READ = Reduction("remembered", _read, _join, _bytes, _level, stays=True)
-"""All memories of a fit, of each subtree in order those that it has."""
+"""The memories of a fit, of each subtree in order those that it has."""
 RESTORE = Reduction("remember", _restore, _join, _bytes, _level, stays=True)
 """Each subtree remembers what it is given, and nothing else."""
 FORGET = Reduction("forget", _forget, _join, _bytes, _level, stays=True)

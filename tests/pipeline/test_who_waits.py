@@ -20,7 +20,7 @@ def test_each_way_lowers_the_loss_and_is_judged() -> None:
         begin = contest.value(contest.start)
         for way in (way for way in WAYS if linear or not way.consensus):
             data = contest.dataset()
-            fit, watch = Fit(contest.objective, (contest.penalty,), strategy(contest, way, data, 2)), Watch(4, 0.0)
+            fit, watch = Fit(contest.objective, (contest.penalty,), strategy(contest, way, data, 2)), Watch(0.0)
             result = train(ThreadExecutor(), data, fit, fit.init(contest.start[None]), [watch])
             curve = [(at, sent, contest.value(where)) for at, sent, where in watch.seen]
             assert curve[-1][2] < begin, (contest.name, way.name)
