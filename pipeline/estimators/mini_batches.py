@@ -137,6 +137,11 @@ class MiniBatchModel(GradientModel):
             self._refuse(NOT_SERVED, "parameter servers", "or take another solver")
         if self._compression is not None:
             self._refuse(NOT_COMPRESSED, "compressed rounds", "or compression=None")
+            if self._local is not None and self._local.control_variates:
+                raise ValueError(
+                    f"{type(self).__name__}(solver={self._local}) is not for compressed rounds; set control_variates=False, or"
+                    " compression=None"
+                )
 
     def _refuse(self, accepted: Mapping[str, Any], what: str, cure: str) -> None:
         """Raise ValueError for a parameter that is not for these rounds. accepted: the value that each may have."""

@@ -47,17 +47,29 @@ def named_optimizer(name: str, numbers: Mapping[str, float]) -> Optimizer:
 
 
 def chosen_overlap(solver: Any, staleness: int | None, order: Any) -> Overlap | None:
-    """How the rounds of a solver overlap: of "async" and "parameter-server" by these two; None of one whose rounds do not."""
+    """How the rounds of a solver overlap: of "async" and "parameter-server" by these two; None of one whose rounds do not. Raises
+    ValueError for one of them beside an Overlap, which has its own."""
     if isinstance(solver, Overlap):
+        require_defaults(solver, {"staleness": ("staleness", staleness), "order": ("order", order)})
         return solver
     return Overlap(staleness, order, served=solver == SERVED) if isinstance(solver, str) and solver in (ASYNC, SERVED) else None
 
 
 def chosen_local(solver: Any, n_steps: int | None, n_epochs: int | None) -> LocalUpdates | None:
-    """What subtrees do by themselves: by "local-sgd" so many updates; None for a solver that has no local ones."""
+    """What subtrees do by themselves: by "local-sgd" so many updates; None for a solver that has no local ones. Raises ValueError for a
+    number of them beside a LocalUpdates, which has its own."""
     if isinstance(solver, LocalUpdates):
+        require_defaults(solver, {"local_steps": ("n_steps", n_steps), "local_epochs": ("n_epochs", n_epochs)})
         return solver
     return LocalUpdates(n_steps, n_epochs) if isinstance(solver, str) and solver == LOCAL else None
+
+
+def require_defaults(solver: Overlap | LocalUpdates, given: Mapping[str, tuple[str, Any]]) -> None:
+    """Raise ValueError for an estimator's parameter that was set beside an object that has its own. given: by the estimator's name the
+    object's name of it, and the value."""
+    for name, (field, value) in given.items():
+        if value != type(solver).__dataclass_fields__[field].default:
+            raise ValueError(f"{name}={value!r} beside solver={solver!r}: give it to the solver, {type(solver).__name__}({field}=...)")
 
 
 def solver_name(solver: Any) -> str:

@@ -27,7 +27,7 @@ from tasks.strategies.base import Consensus, LocalSteps, Request
 from tasks.typing import Array
 
 LOCAL: Final = "local updates"
-"""Of a fit's memory."""
+"""The part of a fit's memory."""
 
 
 class Broadcast(NamedTuple):

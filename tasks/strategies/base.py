@@ -206,7 +206,7 @@ class Agreeing(Strategy, Protocol):
     """A strategy whose subtrees go their own ways, and are to agree."""
 
     def residuals(self, state: Any) -> Residuals | None:
-        """Those of the last time that all have met; None before."""
+        """The residuals of the last time that all have met; None before."""
         ...
 
 

@@ -125,8 +125,8 @@ class Compressed:
         for codec in (self.compression.up, self.compression.down):
             if codec is not None and not codec.shrinks(self.shapes):
                 raise ValueError(
-                    f"{codec} makes none of the parameters' arrays smaller, which have the shapes {', '.join(map(str, self.shapes))}; take"
-                    " a lower rank, or compression='top-k'"
+                    f"compression by {codec} makes none of the parameters' arrays smaller, which have the shapes"
+                    f" {', '.join(map(str, self.shapes))}; take another one, such as compression='top-k'"
                 )
 
     @property
@@ -140,7 +140,7 @@ class Compressed:
 
     @property
     def shapes(self) -> Shapes:
-        """Of the arrays that the parameters consist of."""
+        """The shapes of the arrays that the parameters consist of."""
         return (*self.layout.coef.values(), *self.layout.free.values())
 
     @property

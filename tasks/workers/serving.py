@@ -91,7 +91,7 @@ class ServingParticipant(Participant):
 
     @property
     def partners(self) -> list[int]:
-        """Those to whom there is something to say."""
+        """The ranks to whom there is something to say."""
         n_servers = len(self.plan.cuts)
         return [rank for rank in self.others if rank < n_servers or self.rank < n_servers]
 

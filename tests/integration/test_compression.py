@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 from pipeline import Checkpoint, Dataset, MLPClassifier, SGDClassifier, SGDRegressor
 from pipeline.execution import remembering
 from tasks.reductions.stages.codecs import EightBit, LowRank, TopK
+from tasks.strategies.asynchronous import Overlap
 from tasks.strategies.compressed import Compression
 from tasks.strategies.local_sgd import LocalUpdates
 from tests.data import uneven
@@ -34,7 +35,7 @@ MODELS: dict[str, Any] = {
     "async": SGDClassifier("log_loss", solver="async", compression="top-k", staleness=3, **SHORT),
     "local": SGDClassifier("log_loss", solver="local-sgd", compression="int8", **SHORT),
     "local, control variates": SGDRegressor(
-        solver=LocalUpdates(4, control_variates=True), optimizer="adam", early_stopping=True, batch_size=40, **SHORT
+        solver=LocalUpdates(2, control_variates=True), optimizer="adam", early_stopping=True, batch_size=20, **SHORT
     ),
     "local, int8, momentum": SGDRegressor(solver="local-sgd", optimizer="momentum", compression="int8", batch_size=20, **SHORT),
     "network": MLPClassifier([16], compression=Compression(LowRank(1), EightBit(64)), batch_size=600, **SHORT),
@@ -184,6 +185,12 @@ def test_bytes_are_those_between_processes(client: Client) -> None:
     [
         (SGDClassifier(compression="gzip"), "compression"),
         (SGDClassifier(compression="top-k", variance_reduction="svrg"), "variance_reduction='svrg'.* is not for compressed rounds; set"),
+        (
+            SGDClassifier(compression="top-k", solver=LocalUpdates(control_variates=True)),
+            "is not for compressed rounds; set control_variates=False",
+        ),
+        (SGDClassifier(solver=LocalUpdates(4), local_epochs=2), r"local_epochs=2 beside solver=.*, LocalUpdates\(n_epochs=...\)"),
+        (SGDClassifier(solver=Overlap(4), staleness=2), r"staleness=2 beside solver=.*, Overlap\(staleness=...\)"),
         (MLPClassifier(solver="lbfgs", compression="top-k"), "compression='top-k' needs mini-batches"),
         (SGDClassifier(compression="low-rank"), r"makes none of the parameters' arrays smaller.*\(1, 50\)"),
     ],

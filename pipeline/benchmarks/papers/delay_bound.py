@@ -41,7 +41,8 @@ EVERY: Final = 8
 
 
 class Course(NamedTuple):
-    """Until a fit had the gap. seconds: of the clock; updates; idle: the share of the workers' time in which they had nothing to do."""
+    """The course of a fit until it had the gap. seconds: of the clock; idle: the share of the workers' time in which they had nothing to
+    do."""
 
     seconds: float
     updates: int
@@ -65,7 +66,7 @@ class Clock:
             self.ends[number] = self.now
             return
         worker, seconds = subtree % WORKERS, float(generator(self.seed, "a round", number).exponential())
-        self.ends[number] = self.free[worker] = max(self.now, self.free[worker]) + seconds
+        self.ends[number] = self.free[worker] = max(self.now, float(self.free[worker])) + seconds
         self.busy += seconds
 
     def take(self, candidates: list[int]) -> int:

@@ -29,7 +29,7 @@ WORKERS: Final = 4
 COLUMNS: Final = 100
 BATCH: Final = 40
 SHARE: Final = 0.01
-"""Of the numbers of a gradient that are sent: k = 2 of 101, rounded up."""
+"""The share of a gradient's numbers that are sent: k = 2 of 101, rounded up."""
 STEPS: Final = (0.03, 0.1, 0.3, 1.0)
 """First step sizes that are tried; of each way the best one counts."""
 
@@ -57,7 +57,7 @@ def error_feedback(report: Report, settings: Settings) -> None:
 
 
 def gap(judge: Judge, problem: Problem, how: Compression | None, step: float, n_epochs: int) -> float:
-    """Of the objective over the smallest, relative, after the last epoch."""
+    """The gap of the objective over the smallest, relative, after the last epoch."""
     X, y = judge.X, judge.y
     data = Dataset.from_arrays(X, y, n_partitions=problem.n_partitions)
     objective = LinearObjective(LogisticLoss(), problem.n_columns, 1, fit_intercept=True, classes=np.arange(2))

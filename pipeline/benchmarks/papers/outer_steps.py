@@ -50,7 +50,7 @@ class Contest:
     objective: NetworkObjective
 
     def rows(self, n_workers: int = WORKERS) -> Dataset:
-        """Those of so many workers."""
+        """The rows of so many workers."""
         n_rows = n_workers * TRAIN_ROWS // WORKERS
         return Dataset.from_arrays(self.X[:n_rows], self.y[:n_rows], n_partitions=n_workers)
 

@@ -100,7 +100,7 @@ def ratio(found: dict[tuple[str, int, float], float], name: str) -> float:
 
 
 def gap(devices: Devices, n_epochs: int, strength: float) -> float:
-    """Of the objective of all rows over the smallest, relative, after all rounds of so many local epochs."""
+    """The gap of the objective of all rows over the smallest, relative, after all rounds of so many local epochs."""
     X, y = devices.arrays()
     judge = Judge.of_rows(X, y, 1 / (RIDGE * len(y)))
     data = Dataset.from_arrays(X, y, n_partitions=DEVICES)

@@ -94,7 +94,8 @@ class EightBit(Codec):
         check_counts(block=self.block)
 
     def encode(self, vector: Array, shapes: Shapes, key: Key, kept: Payload) -> Payload:
-        blocks = np.zeros((-(-len(vector) // self.block), self.block), np.float32)
+        block = self._block(len(vector))
+        blocks = np.zeros((-(-len(vector) // block), block), np.float32)
         blocks.reshape(-1)[: len(vector)] = vector
         scales = np.max(np.abs(blocks), axis=1)
         steps = np.where(scales > 0, scales, np.float32(1)) / np.float32(LEVELS)
@@ -105,7 +106,11 @@ class EightBit(Codec):
 
     def decode(self, payload: Payload, shapes: Shapes, like: Array) -> Array:
         numbers, steps = payload
-        return numbers.astype(like.dtype) * np.repeat(steps.astype(like.dtype), self.block)[: len(numbers)]
+        return numbers.astype(like.dtype) * np.repeat(steps.astype(like.dtype), self._block(len(numbers)))[: len(numbers)]
+
+    def _block(self, size: int) -> int:
+        """The numbers that share a scale in a vector of that size."""
+        return max(1, min(self.block, size))
 
     def n_bytes(self, size: int) -> int:
         return size + 4 * (size // self.block + 1)

@@ -28,7 +28,7 @@ from tasks.typing import Array
 UP: Final = "compressed up"
 """The purpose of random numbers."""
 PART: Final = "compression"
-"""Of a fit's memory."""
+"""The part of a fit's memory."""
 LARGEST: Final = float(np.finfo(np.float32).max)
 
 
