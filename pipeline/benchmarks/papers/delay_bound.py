@@ -79,7 +79,7 @@ class Clock:
     def idle(self) -> float:
         """The share of the time so far in which workers had nothing to do."""
         ahead = float(np.sum(np.maximum(self.free - self.now, 0.0)))
-        return 1.0 - (self.busy - ahead) / (WORKERS * self.now)
+        return max(0.0, 1.0 - (self.busy - ahead) / (WORKERS * self.now))
 
 
 def delay_bound(report: Report, settings: Settings) -> None:
