@@ -13,6 +13,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 from distributed.utils import get_mp_context
+from hypothesis import settings
 
 from pipeline.execution.sessions import Sessions
 
@@ -26,6 +27,9 @@ PRELOADED = [
     "scipy.special",
     "sklearn.linear_model",
 ]
+settings.register_profile("unhurried", deadline=None)  # no test is timed, and machines have other work
+settings.load_profile("unhurried")
+
 NODE = Path(__file__).parent / "slurm" / "node.sh"
 
 

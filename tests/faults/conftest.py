@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client
 
 from tests.faults.gate import Gate
 from tests.faults.scene import N_WORKERS, nothing_stays, own_cluster, undisturbed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def usual_starts() -> Iterator[None]:
+    """Workers of these tests start as they do for users: what they import, and how long it takes, is a part of what is tested."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+        yield
 
 
 @pytest.fixture

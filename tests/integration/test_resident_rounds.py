@@ -75,7 +75,7 @@ def rounds_led(client: Client) -> int:
     return sum(client.run(lambda: participants.counted["rounds"]).values())
 
 
-def nobody_is_left(client: Client, seconds: float = 3.0) -> bool:
+def nobody_is_left(client: Client, seconds: float = 10.0) -> bool:
     deadline = time.monotonic() + seconds
     while any(live(client).values()) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -107,7 +107,7 @@ def run_schedules(n: int, strategies: Collection[str], *, derandomize: bool) -> 
     tally = Tally()
 
     @given(problem=problems(strategies), schedule=schedules)
-    @settings(max_examples=n, deadline=None, derandomize=derandomize, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=n, derandomize=derandomize, suppress_health_check=list(HealthCheck))
     def run(problem: Problem, schedule: Schedule) -> None:
         tally.add(survive(problem, schedule))
 

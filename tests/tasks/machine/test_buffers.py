@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.machine import buffers
@@ -83,7 +83,6 @@ def test_copies_are_ordinary_and_survive() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["new", "view", "drop", "add"]), st.integers(0, 99), st.sampled_from(SIZES)), max_size=60))
-@settings(deadline=None)
 def test_live_arrays_never_share_memory(steps: list[tuple[str, int, tuple[int, int]]]) -> None:
     """Every array, and every view that outlives its array, keeps the number that was written to it."""
     live: list[tuple[Any, float]] = []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -51,7 +51,6 @@ def test_the_definition(shape: tuple[int, int]) -> None:
     assert digests(X, first=4) == [expected]
 
 
-@settings(deadline=None)
 @given(st.data(), DTYPES, SHAPES)
 @pytest.mark.long
 def test_any_flipped_bit(data: st.DataObject, dtype: str, shape: tuple[int, int]) -> None:
@@ -65,7 +64,6 @@ def test_any_flipped_bit(data: st.DataObject, dtype: str, shape: tuple[int, int]
     assert digests(rows, None, flipped.ravel()) != digests(rows, None, X.ravel())
 
 
-@settings(deadline=None)
 @given(st.data(), DTYPES, SHAPES, st.booleans(), st.sampled_from(["rows", "columns"]))
 def test_swaps(data: st.DataObject, dtype: str, shape: tuple[int, int], sparse: bool, what: str) -> None:
     """Of values that are alike but for one bit, too: -1 and 1 differ in their highest."""

@@ -191,7 +191,7 @@ def test_inputs_are_not_written_and_give_the_same_bits_again(kind: type[Optimize
 
 @pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @given(st.integers(0, 70), st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_where_the_vector_is_cut_leaves_no_trace(kind: type[Optimizer], n: int, data: st.DataObject) -> None:
     cut, free = data.draw(st.integers(0, n)), data.draw(st.integers(0, n))
     start, gradients = make(n, seed=data.draw(st.integers(0, 1000)), dtype=data.draw(st.sampled_from(DTYPES)))

@@ -35,7 +35,7 @@ def moved(one: Asynchronous, state: Any, gradient: Any, penalty: Any, n_free: in
     return one.update(state, evaluation)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     bounds=st.lists(st.integers(0, N), max_size=4).map(lambda inner: [0, *sorted(inner), N]),
     n_rounds=st.integers(0, 20),
