@@ -372,9 +372,9 @@ def fit_quietly(model: Any, dataset: Dataset) -> Any:
 
 
 def strategy_names() -> list[Any]:
-    """Solvers by name; those that take thousands of rounds are long."""
-    slow = ("gradient-descent", "nesterov", "admm")
-    return [pytest.param(name, marks=pytest.mark.long) if name in slow else name for name in SOLVERS if name != "auto"]
+    """Solvers by name; those that take thousands of rounds are long, or slow."""
+    marks = {"gradient-descent": pytest.mark.long, "nesterov": pytest.mark.long, "admm": pytest.mark.slow}
+    return [pytest.param(name, marks=marks[name]) if name in marks else name for name in SOLVERS if name != "auto"]
 
 
 @pytest.mark.parametrize("solver", strategy_names())

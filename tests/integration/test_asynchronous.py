@@ -115,8 +115,7 @@ def test_in_order_a_cluster_gives_the_same_bits(client: Client, in_process: dict
     assert digests() == in_process
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("n_workers", [1, 4, 8])
+@pytest.mark.parametrize("n_workers", [pytest.param(n, marks=pytest.mark.slow if n == 8 else pytest.mark.long) for n in (1, 4, 8)])
 def test_in_order_any_cluster_gives_the_same_bits(n_workers: int, in_process: dict[str, str]) -> None:
     with LocalCluster(n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster):
         assert digests() == in_process

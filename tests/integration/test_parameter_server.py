@@ -94,8 +94,10 @@ def test_workers_that_serve_have_the_same_bits(client: Client, through_the_clien
     assert sum(advances) > 0.5 * sum(len(rounds) for _, rounds in through_the_client.values())
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("n_workers", "n_threads"), [(1, 1), (4, 1), (2, 3), (8, 1)])
+@pytest.mark.parametrize(
+    ("n_workers", "n_threads"),
+    [pytest.param(n, threads, marks=pytest.mark.slow if n == 8 else pytest.mark.long) for n, threads in ((1, 1), (4, 1), (2, 3), (8, 1))],
+)
 def test_any_number_of_servers_has_the_same_bits(
     n_workers: int, n_threads: int, through_the_client: dict[str, tuple[str, Any]], advances: list[int]
 ) -> None:
