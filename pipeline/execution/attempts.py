@@ -92,6 +92,9 @@ class ClusterRound(Pending):
                 if failed is not None:  # and the other pieces wait for workers that it killed
                     self._raise_named(failed, resident)
                 forget_frames(error)
+                if not self.reduction.mends:
+                    self._found = Found(None)
+                    return
                 self._stuck += not self._losses.note(resident, set(self.sender.workers.threads())) and waited
             except BaseException as error:  # noqa: BLE001  raised again, with what is known of it
                 self._raise_named(error, resident, self.reduction.name)
@@ -114,10 +117,11 @@ class ClusterRound(Pending):
         return self._sent is not None and any(error.args == (key,) for each in self._sent.work for key in each.keys)
 
     def _checked(self, sent: Sent) -> Found:
-        """The finished sums of a round, of the rows that were checked. Raises SourceChangedError for others."""
+        """The finished sums of a round, of the rows that were checked. Raises SourceChangedError for others; a reduction that mends nothing
+        leaves that to those that follow."""
         n_groups, sums = sent.resident.n_groups, sent.sums()
         self._traffic = sent.traffic
-        if self.rows.content_of(sent.groups) in (None, sums.content):
+        if not self.reduction.mends or self.rows.content_of(sent.groups) in (None, sums.content):
             return Found(self.reduction.whole(sums.nodes, n_groups, self.broadcast))
         found = self.sender.send(sent.resident, self.rows, CONTENTS, None).sums()
         self.rows.require_contents(CONTENTS.whole(found.nodes, n_groups, None))

@@ -99,5 +99,5 @@ READ = Reduction("remembered", _read, _join, _bytes, _level, stays=True)
 """The memories of a fit, of each subtree in order those that it has."""
 RESTORE = Reduction("remember", _restore, _join, _bytes, _level, stays=True)
 """Each subtree remembers what it is given, and nothing else."""
-FORGET = Reduction("forget", _forget, _join, _bytes, _level, stays=True)
-"""A fit has ended."""
+FORGET = Reduction("forget", _forget, _join, _bytes, _level, stays=True, mends=False)
+"""A fit has ended. What was remembered of rows that are lost is lost with them."""

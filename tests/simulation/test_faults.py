@@ -71,6 +71,19 @@ KEPT: tuple[tuple[Problem, Schedule], ...] = (
         Problem(3, "sgd"),
         Schedule(374048733, 4, 1, "tasks", 2e-2, in_client=True, faults=(Fault("kill all", after=54, who=1, seconds=15.0),)),
     ),
+    (  # rows that have changed are made again where the fit before is to be forgotten, and nobody hears of it
+        Problem(1, "compressed, copied"),
+        Schedule(
+            1,
+            1,
+            again=True,
+            faults=(
+                Fault("kill", "connect", 47, who=ACTING, seconds=0.3),
+                Fault("kill", "enter", 0, who=ACTING, seconds=0.3),
+                Fault("change", after=19, who=ACTING, seconds=0.3),
+            ),
+        ),
+    ),
 )
 """Those that have found something."""
 
