@@ -92,7 +92,6 @@ class Watch(Observer):
     seen: list[tuple[float, float, Array]] = field(default_factory=list)
     n_bytes: int = 0
     staleness: int = 0
-    _spent: float = 0.0
 
     def hear(self, row: Row, report: RoundReport) -> None:
         self.n_bytes += report.traffic.sent + report.traffic.received

@@ -18,11 +18,11 @@ from tasks.typing import Array
 
 
 class Own(NamedTuple):
-    """What a subtree goes on with in its next round. states: of its optimizer, one for each of k models; controls (k, n): the mean
-    gradients of its last round, each weighted by its step size."""
+    """What a subtree goes on with in its next round. states: of its optimizer, one for each of k models, none where each round begins
+    without any; controls (k, n): the mean gradients of its last round, each weighted by its step size, where those are asked for."""
 
-    states: tuple[OptimizerState, ...]
-    controls: Array
+    states: tuple[OptimizerState, ...] = ()
+    controls: Array | None = None
 
 
 def local_solve(
@@ -32,19 +32,19 @@ def local_solve(
     penalties: Sequence[Penalty],
     batch: Batch,
     steps: LocalSteps,
-    controls: Array | None = None,
-    own: Own | None = None,
+    controls: Array | None,
+    own: Own,
 ) -> tuple[Sums, Own]:
     """The sums of one subtree: of the weight of the rows that it drew (k,), w; of w times the mean objective of its batches, each before
     its update (k,); and of w (x - x_here) (k, n), where x (k, n) are the parameters that all begin with. And what it goes on with.
 
     Step h draws the batch h visits after `batch`. A batch without weight moves nothing. controls (k, n): the mean of those of all subtrees,
-    which makes the sums of gradients (2 k, n), of w times its own beside the moves; own: what it has kept, None in the first round.
+    which makes the sums of gradients (2 k, n), of w times its own beside the moves; own: what it has kept, nothing in the first round.
     """
     here, k = parameters.copy(), len(parameters)
-    before = own or Own(tuple(steps.optimizer.init(each) for each in here), np.zeros_like(parameters))
-    states = list(before.states) if steps.keep_slots else [steps.optimizer.init(each) for each in here]
-    drift = None if controls is None else controls - before.controls
+    states = list(own.states) or [steps.optimizer.init(each) for each in here]
+    before = np.zeros_like(parameters) if own.controls is None else own.controls
+    drift = None if controls is None else controls - before
     gradients, lengths = np.zeros_like(parameters), np.zeros(k)
     loss, weight = np.zeros(k), np.zeros(k)
     for h, step_size in enumerate(steps.step_sizes):
@@ -63,12 +63,12 @@ def local_solve(
             if steps.proximal:
                 gradient = gradient + (here[model] - parameters[model]) * parameters.dtype.type(steps.proximal)
             here[model], states[model] = proximal_update(steps.optimizer, states[model], gradient, here[model], step_size, found)
-    heavy = weight[:, None].astype(parameters.dtype)
+    heavy, kept = weight[:, None].astype(parameters.dtype), Own(tuple(states) if steps.keep_slots else ())
     if drift is None:
-        return Sums(loss, weight, heavy * (parameters - here)), Own(tuple(states), before.controls)
+        return Sums(loss, weight, heavy * (parameters - here)), kept
     moved = lengths[:, None] > 0
-    means = np.where(moved, gradients / np.where(moved, lengths[:, None], 1).astype(parameters.dtype), before.controls)
-    return Sums(loss, weight, heavy * np.concatenate([parameters - here, means])), Own(tuple(states), means)
+    means = np.where(moved, gradients / np.where(moved, lengths[:, None], 1).astype(parameters.dtype), before)
+    return Sums(loss, weight, heavy * np.concatenate([parameters - here, means])), kept._replace(controls=means)
 
 
 def further(batch: Batch, visits: int) -> Batch:

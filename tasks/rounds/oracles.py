@@ -19,7 +19,7 @@ from tasks.reductions.stages.compression import Coding, Packet, compressed
 from tasks.reductions.stages.marks import marked
 from tasks.rounds.consensus import Parts, consensus_step, join
 from tasks.rounds.local_models import local_hessian
-from tasks.rounds.local_solves import local_solve
+from tasks.rounds.local_solves import Own, local_solve
 from tasks.rows.batches import Batch, draw_ahead, select
 from tasks.rows.draws import sample
 from tasks.rows.partition import Group
@@ -118,7 +118,7 @@ def local_steps(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
     assert broadcast.batch is not None
     assert isinstance(broadcast.local, LocalSteps)
     here, version = aligned(broadcast), broadcast.local.version
-    own = recall(groups, broadcast.fit, LOCAL, version) if version else None
+    own = recall(groups, broadcast.fit, LOCAL, version) if version else Own()
     sums, own = local_solve(groups, here.objective, here.parameters, here.penalties, broadcast.batch, broadcast.local, here.direction, own)
     if version is not None:
         remember(groups, broadcast.fit, LOCAL, version + 1, own)

@@ -139,7 +139,7 @@ class LocalSGD(StochasticGradient):
         return state._replace(optimizer=self.local.outer.init(state.parameters))
 
     def resume(self, state: StochasticGradientState) -> StochasticGradientState:
-        """As `StochasticGradient.resume`; but what subtrees remembered they have forgotten."""
+        """The state that `StochasticGradient.resume` makes; what subtrees remembered they have forgotten."""
         return super().resume(state)._replace(remembered=Remembered())
 
     def request(self, state: StochasticGradientState) -> Request:
