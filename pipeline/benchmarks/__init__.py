@@ -45,7 +45,7 @@ CASES: Final = {
     ),
     "admm": Case("ADMM of this library and of dask-ml, 1,000,000 x 28, on two workers", "admm", "admm"),
     "compression": Case("the loss of fits, and the bytes that they sent and received, whole and compressed", "compression", "compression"),
-    "papers": Case("the shapes of published results about local updates, in process", "papers.case", "papers"),
+    "papers": Case("the shapes of published results, in process", "papers.case", "papers"),
     "checkpoint": Case("rounds after which a large state is offered to a checkpoint, beside rounds without", "checkpoints", "checkpoint"),
     "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", "rounds", "bandwidth"),
     "startup": Case("imports, the command line and a first training in fresh processes", "startup", "startup"),
