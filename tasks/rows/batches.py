@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from tasks.kernels.array_api import to_numpy
 from tasks.machine import buffers
 from tasks.machine.namespaces import device_of, namespace_of
-from tasks.rows.draws import generator
+from tasks.rows.draws import generator, spread
 from tasks.rows.partition import Group
 from tasks.rows.shares import INDEPENDENT, rounded
 from tasks.typing import Float64, Int64
@@ -129,10 +129,14 @@ def subtree_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_subtree
 
 @lru_cache(maxsize=64)
 def turns(sampling: Sampling) -> tuple[int, ...]:
-    """The order in which the subtrees take turns, all through a fit: as far from each other as may be are two turns of one subtree."""
-    numbers = np.arange(sampling.n_turns)
-    order = generator(sampling.seed, "turns").permutation(numbers) if sampling.shuffle else numbers
-    return tuple(order.tolist())
+    """The order in which the subtrees take turns, all through a fit. Two turns of one subtree are as far from each other as may be. Turns
+    that follow each other are of rows that are far apart: so those that are under way are about as many on each of several workers that
+    have neighbouring rows, and sorted rows come mixed."""
+    n = sampling.n_turns
+    if not sampling.shuffle:
+        return tuple(range(n))
+    first = int(generator(sampling.seed, "turns").integers(n)) if n else 0
+    return tuple((first + number) % n for number in spread(n))
 
 
 def select(groups: Sequence[Group], batch: Batch) -> Group:

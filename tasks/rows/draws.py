@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,13 @@ def split_rows(n_rows: int, test_size: float, seed: int, partition: int) -> tupl
     n_test = int(np.floor(n_rows * test_size + draw.random()))
     order = draw.permutation(n_rows)
     return np.sort(order[n_test:]), np.sort(order[:n_test])
+
+
+def spread(n: int) -> Iterator[int]:
+    """The numbers 0 to n - 1, each once, those that follow each other far apart: the numbers with their bits reversed. Of any run of them
+    about as many lie in each of several equal parts of the whole."""
+    width = (n - 1).bit_length()
+    return filter(n.__gt__, (int(f"{number:0{width}b}"[::-1], 2) if width else 0 for number in range(1 << width)))
 
 
 def take(block: Block, rows: Int64) -> Block:

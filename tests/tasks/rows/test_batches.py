@@ -19,7 +19,7 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.reductions.reduction import subtrees
 from tasks.rows import batches
-from tasks.rows.batches import HELD_OUT, ROWS_A_SUBTREE, SUBTREE_BYTES, TRAINING, Batch, Sampling, draw_ahead, select, subtree_level
+from tasks.rows.batches import HELD_OUT, ROWS_A_SUBTREE, SUBTREE_BYTES, TRAINING, Batch, Sampling, draw_ahead, select, subtree_level, turns
 from tasks.rows.partition import Group
 
 Float64 = NDArray[np.float64]
@@ -89,6 +89,17 @@ def test_rows_and_rounds_that_are_many() -> None:
     rounds = drawn(groups, Sampling(0, 997))
     assert sorted(row for rows in rounds for row in rows) == list(range(100_003))
     assert {len(rows) for rows in rounds} == {100, 101}
+
+
+@pytest.mark.parametrize("n_turns", [1, 2, 7, 37, 64])
+def test_turns_that_follow_each_other_are_far_apart(n_turns: int) -> None:
+    orders = {turns(Sampling(seed, 2, n_turns=n_turns)) for seed in range(20)}
+    assert all(sorted(order) == list(range(n_turns)) for order in orders)
+    assert len(orders) > min(n_turns - 1, 5)
+    for order in orders if n_turns == 64 else ():
+        for first in range(0, 64, 4):  # one for each of four workers
+            assert sorted(number // 16 for number in order[first : first + 4]) == [0, 1, 2, 3]
+    assert turns(Sampling(0, 2, n_turns=n_turns, shuffle=False)) == tuple(range(n_turns))
 
 
 def test_small_groups_take_turns() -> None:

@@ -102,6 +102,27 @@ def delayed(staleness: int, n_epochs: int = 3, damped: bool = False) -> list[Flo
     return iterates[1:]
 
 
+def share_of_work(order: Sequence[int], n_workers: int, staleness: int) -> float:
+    """The share of their time in which workers compute, each of which has an equal run of the subtrees and takes a second for a round,
+    where results are taken in order."""
+    n_rounds, now, free, ends = 50 * len(order), 0.0, np.zeros(n_workers), list[float]()
+    for taken in range(n_rounds):
+        while len(ends) <= min(taken + staleness, n_rounds - 1):
+            worker = order[len(ends) % len(order)] * n_workers // len(order)
+            free[worker] = max(now, free[worker]) + 1.0
+            ends.append(float(free[worker]))
+        now = max(now, ends[taken])
+    return n_rounds / (n_workers * now)
+
+
+@pytest.mark.parametrize(("n_workers", "staleness"), [(2, 4), (4, 8), (8, 16)])
+def test_workers_share_what_is_under_way(n_workers: int, staleness: int) -> None:
+    order = turns(Sampling(0, 2, n_turns=64))
+    by_chance = [np.random.default_rng(seed).permutation(64).tolist() for seed in range(5)]
+    assert share_of_work(order, n_workers, staleness) > 0.98
+    assert np.mean([share_of_work(each, n_workers, staleness) for each in by_chance]) < 0.93
+
+
 # -- in order ------------------------------------------------------------------------------------------------------------------------
 
 
