@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from pipeline.cluster.queue.queue_options import LEAST_MEMORY, parse_memory
 from pipeline.jobs.job import Job
+from pipeline.planning.costs import Cost
 from pipeline.planning.probe import Probe, probe
 from pipeline.planning.shares import (
     Memory,
@@ -20,6 +21,7 @@ from pipeline.planning.shares import (
     train_share,
     tree_depth,
 )
+from pipeline.planning.strategies import sums_apart, under_way
 
 LEAST_GAIN: Final = 0.2
 MARGIN: Final = 1.02
@@ -142,7 +144,7 @@ def assemble(found: Probe, job: Job, asked: Asked, shares: Shares, memory: Memor
         memory=memory,
         sent_bytes=largest.sent_bytes,
         returned_bytes=largest.returned_bytes,
-        cluster_bytes=shares.n_messages * largest.sent_bytes + shares.n_sums * largest.returned_bytes,
+        cluster_bytes=cluster_bytes(found, largest, shares),
         round_seconds=mean_seconds(found, shares),
         kinds=kinds,
         n_rounds=n_rounds,
@@ -153,6 +155,14 @@ def assemble(found: Probe, job: Job, asked: Asked, shares: Shares, memory: Memor
         scales_to=scales_to,
         scaling_limit=scaling_limit,
     )
+
+
+def cluster_bytes(found: Probe, cost: Cost, shares: Shares) -> int:
+    """The bytes of a round to and from all threads."""
+    if cost.kind.by_turns:
+        return cost.sent_bytes + cost.returned_bytes
+    n_sums = len(found.subtree_rows()) if sums_apart(found.strategy) else shares.n_sums
+    return shares.n_messages * cost.sent_bytes + n_sums * cost.returned_bytes
 
 
 def share_rows(found: Probe, jobs: int, cores: int) -> Shares:
@@ -237,6 +247,9 @@ def scaling(found: Probe, cores: int) -> tuple[int, str]:
 
 def reason(found: Probe, now: Shares, doubled: Shares) -> str:
     """The reason that keeps a round from taking half as long on twice as many jobs: the largest part of it that stays."""
+    largest = max(found.worker.costs, key=lambda cost: cost.count * seconds_of(found, cost, doubled))
+    if largest.kind.by_turns:
+        return reason_of_turns(found, largest, doubled)
     subtree_rows, what = found.subtree_rows(), "subtree" if found.level else "group"
     row_seconds = train_share(found) * mean_over_rounds(found, [cost.row_seconds for cost in found.worker.costs])
     update = mean_over_rounds(found, [cost.update_seconds for cost in found.worker.costs])
@@ -253,6 +266,16 @@ def reason(found: Probe, now: Shares, doubled: Shares) -> str:
         f"{doubled.n_messages} messages a round take {duration(messages)}": messages,
     }
     return max(reasons, key=reasons.__getitem__)
+
+
+def reason_of_turns(found: Probe, cost: Cost, shares: Shares) -> str:
+    """The same of rounds about a subtree each."""
+    at_once = under_way(found.strategy)
+    if seconds_of(found, cost, shares) == cost.delay_seconds:
+        return f"updates follow each other by {duration(cost.delay_seconds)} at best"
+    if at_once <= shares.n_messages:
+        return f"at most {at_once} round{'s are' if at_once > 1 else ' is'} under way, each about one subtree of partitions"
+    return f"its {len(found.subtree_rows())} subtrees of partitions cannot be cut further"
 
 
 def duration(seconds: float) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final
 
 import dask
@@ -19,6 +18,7 @@ from pipeline.sources.sources import Source
 from tasks.loading.checking import CHECK
 from tasks.loading.shards import ShardLoad, load_on_worker
 from tasks.machine.threads import single_blas_thread
+from tasks.rows.draws import spread
 from tasks.rows.partition import Group, Shard, join_shards
 
 SAMPLE_BYTES: Final = 128 << 20
@@ -28,12 +28,14 @@ SAMPLE_SECONDS: Final = 3.0
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A sample of a dataset. dataset: the train part of the sampled groups, resident in this process; shard: all parts of them.
+    """A sample of a dataset. dataset: the train part of all of it; sampled: that of the sampled groups alone, resident in this process;
+    shard: all parts of them.
 
     numbers: of the groups.
     """
 
     dataset: Dataset
+    sampled: Dataset
     shard: Shard
     numbers: tuple[int, ...]
 
@@ -74,7 +76,7 @@ class Sample:
     def schema(self, executor: Executor) -> Schema:
         """The schema of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the
         first thing that is wrong in the sampled rows."""
-        dataset = self.dataset
+        dataset = self.sampled
         summary = executor.map_reduce(dataset.rows, CHECK, dataset.n_partitions)
         found = make_schema(summary, dataset.columns, dataset.dtype, dataset.location_of_row)
         factor = 1.0 if self.whole else float(self.group_rows().sum()) / self.n_rows
@@ -105,7 +107,8 @@ def take_sample(dataset: Dataset, n_threads: int) -> Sample:
     numbers = tuple(sorted(shards))
     shard = join_shards([shards[number] for number in numbers])
     resident = replace(source, resident={"threads": shard})
-    return Sample(dataset._of(resident, dataset.part), shard, numbers)
+    resident.group_starts = [*(source.group_starts[number] for number in numbers), source.n_partitions]
+    return Sample(dataset, dataset._of(resident, dataset.part), shard, numbers)
 
 
 def plan_load(source: Source, number: int) -> tuple[ShardLoad, Sequence[Any]]:
@@ -115,14 +118,3 @@ def plan_load(source: Source, number: int) -> tuple[ShardLoad, Sequence[Any]]:
     keys: list[Any] = list(load.keys)
     with single_blas_thread():
         return load, dask.get(first, keys) if keys else ()
-
-
-def spread(n: int) -> Iterator[int]:
-    """The numbers 0 to n - 1, each once, so that the first few lie all over: the numbers with their bits reversed."""
-    width = (n - 1).bit_length()
-    return filter(n.__gt__, map(partial(reverse_bits, width=width), range(1 << width)))
-
-
-def reverse_bits(number: int, width: int) -> int:
-    """The lowest `width` bits, the last one first."""
-    return int(f"{number:0{width}b}"[::-1], 2) if width else 0

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import dask
 
 from pipeline.execution.residency.placement import place
-from pipeline.planning.probe import Cost, Probe
+from pipeline.planning.costs import Cost
+from pipeline.planning.probe import Probe
+from pipeline.planning.strategies import under_way
 from tasks.reductions.tree import n_nodes
 
 
@@ -56,8 +58,9 @@ class Memory:
     """Bytes of the worker that needs most.
 
     process: of a worker that has read and fitted but holds no rows, as measured here; rows: X, y and weights, of all parts; derived: what
-    the fit makes of them and keeps (encoded targets, copies of samples); scratch: partial sums under way; loading: the group that each
-    thread is reading, beside the rows. peak: the most at once; needed: the limit from which on Dask leaves rows in memory
+    the fit makes of them and keeps (encoded targets, copies of samples, what subtrees remember); scratch: partial sums under way; loading:
+    the group that each thread is reading, beside the rows. peak: the most at once; needed: the limit from which on Dask leaves rows in
+    memory
     (`distributed.worker.memory.target` and `.spill`).
     """
 
@@ -77,6 +80,7 @@ def memory_of(probe: Probe, shares: Shares, cores: int) -> Memory:
     n_partitions = sample.dataset.n_partitions
     rows = shares.most_rows * sample.row_bytes
     derived = shares.most_rows * sum(group.derived_nbytes for group in sample.groups) / sample.n_rows
+    derived += math.ceil(shares.most_rows / probe.subtree_rows().mean()) * probe.remembered_bytes
     levels = tree_depth(n_partitions) + 3  # open sums in a group and above it, the sum that is being added, and the answer
     scratch = cores * levels * max(cost.returned_bytes for cost in probe.worker.costs)
     loading = cores * group_rows.max() * sample.row_bytes
@@ -94,9 +98,21 @@ def tree_depth(n_partitions: int) -> int:
 
 def seconds_of(probe: Probe, cost: Cost, shares: Shares) -> float:
     """Seconds of one round of that kind."""
+    if cost.kind.by_turns:
+        return seconds_of_turn(probe, cost, shares)
     train_rows = shares.slowest_rows * train_share(probe)
+    subtrees = math.ceil(len(probe.subtree_rows()) / shares.n_messages)
     messages = cost.delay_seconds + (shares.n_messages - 1) * cost.message_seconds
-    return train_rows * cost.row_seconds + messages + cost.update_seconds
+    return train_rows * cost.row_seconds + subtrees * cost.subtree_seconds + messages + cost.update_seconds
+
+
+def seconds_of_turn(probe: Probe, cost: Cost, shares: Shares) -> float:
+    """Seconds from one round about a subtree to the next, as many being under way as may be and there are threads for."""
+    computing = probe.subtree_rows().mean() * train_share(probe) * cost.row_seconds + cost.subtree_seconds
+    at_once = under_way(probe.strategy)
+    if at_once == 1:
+        return float(computing + cost.delay_seconds)
+    return float(max(computing / min(at_once, shares.n_messages), cost.delay_seconds))
 
 
 def mean_seconds(probe: Probe, shares: Shares) -> float:

@@ -15,16 +15,21 @@ import pytest
 from pipeline.cluster.queue.queue_options import parse_memory
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.jobs.job import Job
-from pipeline.planning import PlanError, make_plan, plan_text
+from pipeline.planning import Plan, PlanError, make_plan, plan_text
 from pipeline.planning import plan as planning
 from pipeline.planning import probe as probing
 from pipeline.planning import sample as sampling
+from pipeline.planning.costs import Cost, Kind, Worker
+from pipeline.planning.on_worker import runs_of_subtrees
 from pipeline.planning.plan import duration, round_up, scaling, size
-from pipeline.planning.probe import Cost, Fitted, Kind, Probe, Recorder, Worker, counts, probe, runs_of_subtrees, set_up
-from pipeline.planning.sample import spread, take_sample
-from pipeline.planning.shares import makespan, memory_of, share_out, tree_depth
+from pipeline.planning.probe import Fitted, Probe, Recorder, counts, probe, set_up
+from pipeline.planning.sample import take_sample
+from pipeline.planning.shares import makespan, memory_of, seconds_of, share_out, tree_depth
+from pipeline.planning.strategies import gradients_of, under_way
 from pipeline.training.loop import train
 from tasks.rows.batches import Sampling
+from tasks.rows.draws import spread
+from tasks.strategies.asynchronous import Asynchronous, Overlap
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.stochastic_gradient import StochasticGradient
 
@@ -156,12 +161,21 @@ def test_epochs_that_were_cut_off_are_completed() -> None:
     batch, full, score = Kind("gradient_difference", 1, 10), Kind("loss_and_gradient", 1), Kind("score", 1)
     recorder = Recorder(1, 0.0)
     recorder.updates = {full: [0.0] * 2, batch: [0.0] * 25, score: [0.0] * 2}
+    recorder.steps = {full: 2, batch: 25, score: 2}
     endless = StochasticGradient(Sampling(0, 10), max_epochs=50, tol=-math.inf)
     assert counts(Fitted(recorder, True), endless) == {full: 2, batch: 25, score: 2}
     assert counts(Fitted(recorder, False), endless) == {full: 40, batch: 500, score: 40}
     assert counts(Fitted(recorder, False), replace(endless, tol=1e-3)) == {full: 2, batch: 30, score: 2}
     assert counts(Fitted(recorder, False), LBFGS()) == {full: 2, batch: 25, score: 2}
     assert str(batch) == "gradient difference of a batch"
+
+
+def test_rounds_of_several_updates_are_counted_by_these() -> None:
+    recorder, kind = Recorder(1, 0.0), Kind("local_steps", 1, 10)
+    recorder.updates, recorder.steps = {kind: [0.0] * 3}, {kind: 14}  # 1.4 epochs
+    endless = StochasticGradient(Sampling(0, 10), max_epochs=50, tol=-math.inf)
+    assert counts(Fitted(recorder, False), replace(endless, tol=1e-3)) == {kind: round(3 * 2 / 1.4)}
+    assert counts(Fitted(recorder, False), endless) == {kind: round(3 * 50 / 1.4)}
 
 
 def test_a_refusal_names_what_fits(found: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,15 +229,94 @@ def test_mistakes_are_found_before_anything_is_measured(
         make_plan(make_job(), *arguments)
 
 
-@pytest.mark.parametrize("solver", ["async", "parameter-server", "local-sgd"])
-def test_rounds_that_do_not_follow_each_other_are_refused(solver: str) -> None:
-    with pytest.raises(ValueError, match=rf"a plan is of rounds that follow each other, and solver='{solver}' has others"):
-        probe(make_job({"name": "SGDClassifier", "solver": solver}), 1)
+SGD: dict[str, Any] = {"name": "SGDClassifier", "max_iter": 4, "tol": None, "random_state": 0}
+MLP: dict[str, Any] = {"name": "MLPClassifier", "hidden_layer_sizes": [8], "max_iter": 4, "early_stopping": True, "random_state": 0}
+NOBODY_WAITS: dict[str, tuple[dict[str, Any], int, int, int, int]] = {
+    "async": ({**SGD, "solver": "async", "staleness": 2}, 3, 88, 104, 0),
+    "as they come": ({**MLP, "solver": "async", "order": "as-they-come"}, 5, 388, 404, 0),
+    "parameter-server": ({**SGD, "solver": "parameter-server", "staleness": None}, 16, 88, 104, 0),
+    "local-sgd": ({**SGD, "solver": "local-sgd", "local_steps": 5}, 1, 88, 104, 0),
+    "local-sgd that remembers": ({**MLP, "solver": "local-sgd"}, 1, 388, 404, 2 * 388),
+    "admm": ({"name": "LogisticRegression", "solver": "admm"}, 1, 88 * 17, 102, 0),
+    "compression": ({**SGD, "compression": "top-k"}, 1, 8, 8, 2 * 88),
+    "compressed async": ({**MLP, "solver": "async", "compression": "float16"}, 5, 388, 404, 2 * 388),
+}
+"""An estimator, rounds under way at a time, bytes to a thread and back in the largest round, and those that a subtree remembers: 11 float64
+or 97 float32 parameters, and in sums loss and weight beside the gradient; or a dual and a place of each of 16 subtrees; or one number and
+where it is."""
 
 
-def test_rounds_of_subtrees_that_are_to_agree_are_refused() -> None:
-    with pytest.raises(ValueError, match="solver='admm' has others; plan the job with solver='newton'"):
-        probe(make_job({"name": "LogisticRegression", "solver": "admm"}), 1)
+@pytest.mark.parametrize("name", NOBODY_WAITS)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.long
+def test_strategies_of_who_waits_are_planned_as_they_are_fitted(name: str) -> None:
+    estimator, at_once, sent, returned, remembered = NOBODY_WAITS[name]
+    job = make_job(estimator)
+    found = probe(job, 1)
+    plan = planned(found, job)
+    rows, _ = job.split.parts(job.data.dataset())
+    model = job.estimator.build().fit(rows)
+    assert plan.rounds_known and plan.n_rounds == model.n_rounds_
+    expected = Counter(row["oracle"].replace("_", " ") for row in model.history_)
+    planned_kinds = Counter[str]()
+    for kind in plan.kinds:
+        planned_kinds[kind.what.partition(" of a batch")[0]] += kind.count
+    assert planned_kinds == expected
+    assert under_way(found.strategy) == at_once
+    assert all(cost.kind.by_turns == (at_once > 1) for cost in found.worker.costs if cost.kind.n_batches)
+    assert (plan.sent_bytes, plan.returned_bytes) == (sent, returned)
+    assert all(cost.row_seconds > 0 and cost.delay_seconds > 0 for cost in found.worker.costs)
+    assert found.remembered_bytes == remembered
+    assert plan.solver in plan_text(plan)
+
+
+def planned(found: Probe, job: Job) -> Plan:
+    """The plan of two jobs by a probe that has been made."""
+    shares = planning.share_rows(found, 2, 1)
+    return planning.assemble(found, job, planning.Asked(2, 1, 4 * GB), shares, memory_of(found, shares, 1))
+
+
+def test_rounds_under_way_share_the_threads(found: Probe) -> None:
+    gradients = StochasticGradient(Sampling(0, 10, n_turns=64))
+    kind = Kind("loss_and_gradient", 1, 640, by_turns=True)
+    cost = Cost(kind, 640, 5.0, 800, 800, row_seconds=1e-6, delay_seconds=1e-3, message_seconds=7.0)
+    computing = 15_000 * 1e-6  # of 20 000 rows three quarters are to train on
+
+    def seconds(staleness: int | None, jobs: int) -> float:
+        of_turns = replace(found, strategy=Asynchronous(gradients, Overlap(staleness=staleness)))
+        return seconds_of(of_turns, cost, share_out(of_turns.subtree_rows().tolist(), jobs, 1))
+
+    assert seconds(0, 8) == pytest.approx(computing + 1e-3, rel=0.02)
+    assert seconds(3, 8) == pytest.approx(computing / 4, rel=0.02)
+    assert seconds(3, 2) == pytest.approx(computing / 2, rel=0.02)
+    assert seconds(None, 8) == pytest.approx(computing / 8, rel=0.02)
+    assert seconds(None, 64) == 1e-3
+    for staleness, why in ((3, "at most 4 rounds are under way"), (0, "at most 1 round is under way"), (None, "by 1 ms at best")):
+        of_turns = replace(with_costs(found), strategy=Asynchronous(gradients, Overlap(staleness=staleness)))
+        of_turns = replace(of_turns, worker=of_turns.worker._replace(costs=(cost,)))
+        assert why in scaling(of_turns, 1)[1]
+
+
+@pytest.mark.long
+def test_turns_of_a_sample_stand_for_those_of_all_subtrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "SAMPLE_BYTES", 1)
+    rows = {"n_partitions": 16, "rows_per_partition": 60_000, "n_columns": 8}
+    found = probe(make_job({**SGD, "solver": "async", "batch_size": 9_000}, **rows), 2)
+    assert len(found.sample.numbers) < 16
+    (cost,) = (cost for cost in found.worker.costs if cost.kind.by_turns)
+    gradients = gradients_of(found.strategy)
+    assert gradients is not None
+    assert cost.count == pytest.approx(4 * gradients.sampling.rounds_an_epoch, rel=0.01)
+
+
+@pytest.mark.long
+def test_what_subtrees_remember_takes_memory() -> None:
+    network = {**MLP, "hidden_layer_sizes": [200], "solver": "local-sgd", "max_iter": 1}
+    two, one = (probe(make_job({**network, "optimizer": name}), 1) for name in ("adam", "sgd"))  # moments, and momentum
+    n = 10 * 200 + 200 + 200 + 1
+    assert (two.remembered_bytes, one.remembered_bytes) == (2 * 4 * n, 4 * n)
+    with_two, with_one = (memory_of(each, planning.share_rows(each, 2, 1), 1) for each in (two, one))
+    assert with_two.derived - with_one.derived == pytest.approx(8 * 4 * n, abs=8)  # 8 subtrees on each of two workers
 
 
 @pytest.mark.timeout(60)
