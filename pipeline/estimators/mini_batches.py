@@ -21,7 +21,7 @@ from tasks.objectives.base import Layout
 from tasks.rounds.fitting import Fit
 from tasks.rounds.oracles import ORACLES
 from tasks.strategies.asynchronous import Asynchronous, AsynchronousState, Overlap
-from tasks.strategies.compressed import COMPRESSIONS, Compressed, CompressedState, Compression
+from tasks.strategies.compressed import COMPRESSIONS, Compressed, CompressedState, Compression, check_compressible
 from tasks.strategies.local_sgd import LocalSGD, LocalUpdates
 from tasks.strategies.optimizers import Optimizer
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
@@ -137,11 +137,8 @@ class MiniBatchModel(GradientModel):
             self._refuse(NOT_SERVED, "parameter servers", "or take another solver")
         if self._compression is not None:
             self._refuse(NOT_COMPRESSED, "compressed rounds", "or compression=None")
-            if self._local is not None and self._local.control_variates:
-                raise ValueError(
-                    f"{type(self).__name__}(solver={self._local}) is not for compressed rounds; set control_variates=False, or"
-                    " compression=None"
-                )
+            if self._local is not None:
+                check_compressible(self._local)
 
     def _refuse(self, accepted: Mapping[str, Any], what: str, cure: str) -> None:
         """Raise ValueError for a parameter that is not for these rounds. accepted: the value that each may have."""

@@ -22,8 +22,8 @@ FAN_IN: Final = 8
 
 class RoundGraph(NamedTuple):
     """The tasks of a round, and the keys of those that the client gathers; needs: modules that workers import for what
-    they are sent; large: whether the sums are, and meet on the cluster; n_tasks: that work on rows; n_sent: bytes sent to them; places:
-    the worker of each task, of a reduction that stays with its rows."""
+    they are sent; large: whether the sums are, and meet on the cluster; n_tasks: that work on rows; n_sent: bytes sent to them; shared:
+    the key of what all of them are sent, or none; places: the worker of each, of a reduction that stays with its rows."""
 
     tasks: dict[Any, Any]
     keys: list[Any]
@@ -31,6 +31,7 @@ class RoundGraph(NamedTuple):
     large: bool
     n_tasks: int
     n_sent: int
+    shared: list[Any]
     places: dict[Any, str]
 
 
@@ -39,25 +40,25 @@ def round_graph(work: Sequence[Work], subset: int, n_groups: int, reduction: Red
     token = uuid.uuid4().hex
     graph: dict[Any, Any] = {}
     needs: set[str] = set()
-    parameters = []
-    if bytes_of(broadcast) > INLINE_BYTES and not reduction.stays:  # one copy to the cluster, from where each worker fetches it once
-        graph[f"parameters-{token}"] = value(f"parameters-{token}", broadcast, needs=needs)
-        parameters = [TaskRef(f"parameters-{token}")]
-    packed, modules = dumps((reduction, None if parameters else broadcast))
+    shared = []
+    if bytes_of(broadcast) > INLINE_BYTES:  # one copy to the cluster, from where each worker fetches it once
+        shared = [f"parameters-{token}"]
+        graph[shared[0]] = value(shared[0], broadcast, needs=needs)
+    packed, modules = dumps((reduction, None if shared else broadcast))
     names = []
     for thread, _, keys in work:
         name = (f"{reduction.name}-{token}", thread)
         pieces = List(*map(TaskRef, keys))
-        graph[name] = call(name, reduce_on_worker, pieces, thread, subset, n_groups, packed, *parameters, needs=set())
+        graph[name] = call(name, reduce_on_worker, pieces, thread, subset, n_groups, packed, *map(TaskRef, shared), needs=set())
         names.append(name)
     n_sent = len(packed) * len(work)
-    if parameters:
+    if shared:
         n_sent += bytes_of(broadcast) * len({worker for _, worker, _ in work})
-    large = result_bytes > CLIENT_COMBINE_BYTES and not reduction.stays
+    large = result_bytes > CLIENT_COMBINE_BYTES and reduction.adds_up
     places = {name: worker for name, (_, worker, _) in zip(names, work, strict=True)} if reduction.stays else {}
     if large:
         names = combining(graph, names, n_groups, reduction, token)
-    return RoundGraph(graph, names, needs | modules, large, len(work), n_sent, places)
+    return RoundGraph(graph, names, needs | modules, large, len(work), n_sent, shared, places)
 
 
 def combining(graph: dict[Any, Any], names: list[Any], n_groups: int, reduction: Reduction, token: str) -> list[Any]:

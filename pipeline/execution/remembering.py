@@ -52,6 +52,7 @@ class RememberingPump(Pump):
                     raise ForgottenError(
                         f"what a fit remembers beside the rows was lost {MAX_REPEATS} times in one round, with workers that died or whose"
                         " rows others took; see that workers stay, or train without compression, and local updates with keep_slots=False"
+                        " and control_variates=False"
                     ) from error
                 self._repeat(states)
         self._since += [report.number for report in done.reports]
@@ -91,7 +92,7 @@ class RememberingPump(Pump):
 
     def _n_since(self, states: list[Any], copy: Copy) -> int:
         """The rounds from a copy to these states."""
-        return self._remembering.n_rounds(states[0]) - self._remembering.n_rounds(copy.states[0])
+        return self._remembering.n_results(states[0]) - self._remembering.n_results(copy.states[0])
 
     def _copy(self, states: list[Any]) -> Copy:
         """Copy what is remembered now. Raises ForgottenError where something is lost."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, Protocol
@@ -164,13 +164,17 @@ class Sent:
         self._way.cancel()
 
 
-def begun(client: Client, graph: RoundGraph) -> Iterator[Any]:
-    """The futures of a graph's results. Tasks that stay with their rows run elsewhere where their worker is gone, or where Dask lets idle
-    workers take them, which costs some rounds."""
+def begun(client: Client, graph: RoundGraph) -> tuple[list[Any], list[Any]]:
+    """The futures of a graph's results, and those of tasks that these are made of, as far as those are to be held meanwhile. Tasks that
+    stay with their rows run elsewhere where their worker is gone, or where Dask lets idle workers take them, which costs some rounds."""
     if not graph.places:
-        yield from begin(client, graph.tasks, graph.keys)
+        return begin(client, graph.tasks, graph.keys), []
+    held = begin(client, {key: graph.tasks[key] for key in graph.shared}, graph.shared) if graph.shared else []
+    of_rows = []
     for name, worker in graph.places.items():
-        yield from begin(client, {name: graph.tasks[name]}, [name], workers=[worker], allow_other_workers=True)
+        of_rows += begin(client, {name: graph.tasks[name]}, [name], workers=[worker], allow_other_workers=True)
+    above = {key: task for key, task in graph.tasks.items() if key not in graph.places and key not in graph.shared}
+    return (begin(client, above, graph.keys), held + of_rows) if above else (of_rows, held)
 
 
 class Tasks:
@@ -184,7 +188,7 @@ class Tasks:
         self.named = named
         self.n_tasks = graph.n_tasks
         self.began = time.monotonic()
-        self.futures: list[Any] = list(begun(sender.client, graph))
+        self.futures, self._beneath = begun(sender.client, graph)
 
     @property
     def done(self) -> bool:
@@ -202,10 +206,10 @@ class Tasks:
         self.traffic = Traffic(self.traffic.sent, times * sum(array_bytes(found.nodes) for found in results))
         short = time.monotonic() - self.began <= SHORT_ROUND and not self.large
         self.sender.hold(self.futures, at_most=HELD_ROUNDS if short else 1)
-        self.futures = []
+        self.futures, self._beneath = [], []
         return results
 
     def cancel(self) -> None:
-        futures, self.futures = self.futures, []
+        futures, self.futures, self._beneath = self.futures + self._beneath, [], []
         if futures and self.sender.client.status == "running":
             self.sender.client.cancel(futures, force=True)

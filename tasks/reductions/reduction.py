@@ -54,6 +54,7 @@ class Reduction(NamedTuple):
     ahead    (broadcast) -> what can be prepared for each subtree's next round while sums are on their way, or None
     finish   (sums, broadcast) -> sums, the last step, once, at the root: what a stage puts on in `map` it takes off here
     stays    whether maps remember something beside the rows, and so are for the workers that have them, not for holders of copies
+    adds_up  whether sums of two are as large as those of one; others are combined in the client
     mends    whether it is sent again where rows are lost, and minds whether they have changed; otherwise there may be no sums
     """
 
@@ -66,6 +67,7 @@ class Reduction(NamedTuple):
     ahead: Callable[[Any], Prepare | None] = nothing_ahead
     finish: Callable[[Any, Any], Any] = as_they_are
     stays: bool = False
+    adds_up: bool = True
     mends: bool = True
 
     def whole(self, nodes: Mapping[Node, Any], n_groups: int, broadcast: Any) -> Any:

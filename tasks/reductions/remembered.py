@@ -15,6 +15,9 @@ from typing import Any, Final, NamedTuple
 from tasks.reductions.reduction import Reduction
 from tasks.rows.partition import Group
 
+COMPRESSION: Final = "compression"
+LOCAL_UPDATES: Final = "local updates"
+"""The parts of a fit that remember something."""
 FITS: Final = 8
 """Fits at a time, of which groups remember something."""
 
@@ -24,7 +27,7 @@ class ForgottenError(Exception):
 
 
 class Memory(NamedTuple):
-    """part: who remembers it; version: rounds that a subtree has seen; values: what is remembered, arrays and tuples of them;
+    """part: who remembers it; version: rounds that a subtree has seen; values: what is remembered, a tuple of arrays, or a `Holder`;
     first_partition: of the subtree."""
 
     part: str
@@ -34,7 +37,7 @@ class Memory(NamedTuple):
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        return tuple(self.values)
+        return (self.values,)
 
 
 class Memories(NamedTuple):
@@ -95,9 +98,9 @@ def _bytes(question: Memories, n_columns: int) -> int:
     return question.n_bytes
 
 
-READ = Reduction("remembered", _read, _join, _bytes, _level, stays=True)
+READ = Reduction("remembered", _read, _join, _bytes, _level, stays=True, adds_up=False)
 """The memories of a fit, of each subtree in order those that it has."""
-RESTORE = Reduction("remember", _restore, _join, _bytes, _level, stays=True)
+RESTORE = Reduction("remember", _restore, _join, _bytes, _level, stays=True, adds_up=False)
 """Each subtree remembers what it is given, and nothing else."""
-FORGET = Reduction("forget", _forget, _join, _bytes, _level, stays=True, mends=False)
+FORGET = Reduction("forget", _forget, _join, _bytes, _level, stays=True, adds_up=False, mends=False)
 """A fit has ended. What was remembered of rows that are lost is lost with them."""

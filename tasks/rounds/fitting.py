@@ -111,7 +111,7 @@ class Fit:
         if self.remembering is not None and len(self.penalties) > 1:
             raise ValueError(
                 f"{strategy}, whose subtrees remember something, is for one model, got {len(self.penalties)} penalties; fit them one after"
-                " the other"
+                " the other, or local updates with keep_slots=False and control_variates=False"
             )
         if isinstance(self.strategy, Compressed) and self.strategy.layout != self.objective.layout:
             raise ValueError(f"{strategy} is for parameters of another layout; make it with the layout of this {objective}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,12 +17,16 @@ from tasks.strategies.optimizers import OptimizerState, proximal_update
 from tasks.typing import Array
 
 
-class Own(NamedTuple):
+class LocalMemory(NamedTuple):
     """What a subtree goes on with in its next round. states: of its optimizer, one for each of k models, none where each round begins
     without any; controls (k, n): the mean gradients of its last round, each weighted by its step size, where those are asked for."""
 
     states: tuple[OptimizerState, ...] = ()
     controls: Array | None = None
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        return tuple(state.slots for state in self.states), self.controls
 
 
 def local_solve(
@@ -33,8 +37,8 @@ def local_solve(
     batch: Batch,
     steps: LocalSteps,
     controls: Array | None,
-    own: Own,
-) -> tuple[Sums, Own]:
+    own: LocalMemory,
+) -> tuple[Sums, LocalMemory]:
     """The sums of one subtree: of the weight of the rows that it drew (k,), w; of w times the mean objective of its batches, each before
     its update (k,); and of w (x - x_here) (k, n), where x (k, n) are the parameters that all begin with. And what it goes on with.
 
@@ -63,12 +67,17 @@ def local_solve(
             if steps.proximal:
                 gradient = gradient + (here[model] - parameters[model]) * parameters.dtype.type(steps.proximal)
             here[model], states[model] = proximal_update(steps.optimizer, states[model], gradient, here[model], step_size, found)
-    heavy, kept = weight[:, None].astype(parameters.dtype), Own(tuple(states) if steps.keep_slots else ())
+    heavy, kept = weight[:, None].astype(parameters.dtype), LocalMemory(tuple(map(alone, states)) if steps.keep_slots else ())
     if drift is None:
         return Sums(loss, weight, heavy * (parameters - here)), kept
     moved = lengths[:, None] > 0
     means = np.where(moved, gradients / np.where(moved, lengths[:, None], 1).astype(parameters.dtype), before)
     return Sums(loss, weight, heavy * np.concatenate([parameters - here, means])), kept._replace(controls=means)
+
+
+def alone(state: OptimizerState) -> OptimizerState:
+    """The state in memory of its own: an update's shares one piece with the parameters."""
+    return state._replace(slots=tuple(slot.copy() for slot in state.slots))
 
 
 def further(batch: Batch, visits: int) -> Batch:

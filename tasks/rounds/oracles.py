@@ -14,20 +14,17 @@ from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_differenc
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
 from tasks.reductions.reduction import Prepare, Reduction
-from tasks.reductions.remembered import recall, remember
+from tasks.reductions.remembered import LOCAL_UPDATES, recall, remember
 from tasks.reductions.stages.compression import Coding, Packet, compressed
 from tasks.reductions.stages.marks import marked
 from tasks.rounds.consensus import Parts, consensus_step, join
 from tasks.rounds.local_models import local_hessian
-from tasks.rounds.local_solves import Own, local_solve
+from tasks.rounds.local_solves import LocalMemory, local_solve
 from tasks.rows.batches import Batch, draw_ahead, select
 from tasks.rows.draws import sample
 from tasks.rows.partition import Group
 from tasks.strategies.base import Consensus, LocalSteps, Request
 from tasks.typing import Array
-
-LOCAL: Final = "local updates"
-"""The part of a fit's memory."""
 
 
 class Broadcast(NamedTuple):
@@ -118,10 +115,10 @@ def local_steps(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
     assert broadcast.batch is not None
     assert isinstance(broadcast.local, LocalSteps)
     here, version = aligned(broadcast), broadcast.local.version
-    own = recall(groups, broadcast.fit, LOCAL, version) if version else Own()
+    own = recall(groups, broadcast.fit, LOCAL_UPDATES, version) if version else LocalMemory()
     sums, own = local_solve(groups, here.objective, here.parameters, here.penalties, broadcast.batch, broadcast.local, here.direction, own)
     if version is not None:
-        remember(groups, broadcast.fit, LOCAL, version + 1, own)
+        remember(groups, broadcast.fit, LOCAL_UPDATES, version + 1, own)
     return sums
 
 
@@ -324,7 +321,7 @@ ORACLES: Final[dict[str, OracleSpec]] = {
     "local_steps": OracleSpec(
         Objective, Reduction("local-steps", local_steps, add_sums, local_bytes, subtree_level, only_subtree), moved, penalised=True
     ),
-    "consensus": OracleSpec(HessianSums, Reduction("consensus", consensus, join, consensus_bytes, consensus_level), places),
+    "consensus": OracleSpec(HessianSums, Reduction("consensus", consensus, join, consensus_bytes, consensus_level, adds_up=False), places),
     "score": OracleSpec(Scored, reduction("score", scores, combine=add_all_scores, n_bytes=score_bytes), score, subset="held out"),
 }
 

@@ -188,7 +188,7 @@ class Remembering(Strategy, Protocol):
         """The version of the memory of each subtree, or of all of them, that the rounds under way are to find."""
         ...
 
-    def n_rounds(self, state: Any) -> int:
+    def n_results(self, state: Any) -> int:
         """The results that have led to a state, those of rounds without memory, too."""
         ...
 

@@ -14,7 +14,7 @@ from tasks.reductions.stages.compression import Coding, Packet, can_encode
 from tasks.rows.batches import Sampling
 from tasks.strategies.asynchronous import Asynchronous
 from tasks.strategies.base import Asked, Iterate, Request, Status
-from tasks.strategies.local_sgd import LocalSGD
+from tasks.strategies.local_sgd import LocalSGD, LocalUpdates
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 
@@ -56,6 +56,15 @@ COMPRESSIONS: Final[dict[str, Compression]] = {
     "random-k": Compression(RandomK(0.01), TopK(0.03)),
 }
 """By name. Parameters move by what several subtrees returned, so of these more is sent."""
+
+
+def check_compressible(local: LocalUpdates) -> None:
+    """Raises ValueError for local updates whose rounds cannot be compressed."""
+    if local.control_variates:
+        raise ValueError(
+            f"{local}: control variates compare gradients of two places, which is not for compressed rounds; set control_variates=False,"
+            " or compression=None"
+        )
 
 
 class Place(NamedTuple):
@@ -118,8 +127,8 @@ class Compressed:
             raise ValueError("compression is for rounds through the client, not for parameter servers; use Overlap(served=False)")
         if self._gradients.variance_reduction:
             raise ValueError("variance_reduction compares gradients of two places, which is not for compressed ones; leave it out")
-        if isinstance(self.strategy, LocalSGD) and self.strategy.local.control_variates:
-            raise ValueError("control variates compare gradients of two places, which is not for compressed ones; leave them out")
+        if isinstance(self.strategy, LocalSGD):
+            check_compressible(self.strategy.local)
         if self.layout.standard is not None:
             raise ValueError("compression is for parameters by the user's columns; use a layout without `standard`")
         for codec in (self.compression.up, self.compression.down):
@@ -206,7 +215,7 @@ class Compressed:
             return self._sent(state._replace(inner=inner, n_taken=inner.n_taken, rounds=rounds))
         return self._sent(state._replace(inner=self.strategy.update(state.inner, evaluation), n_taken=rounds, rounds=rounds))
 
-    def n_rounds(self, state: CompressedState) -> int:
+    def n_results(self, state: CompressedState) -> int:
         """See `Remembering`."""
         return state.rounds
 

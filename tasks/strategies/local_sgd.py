@@ -35,14 +35,14 @@ class LocalUpdates:
     growth      round r has growth^r times as many, rounded down: few while the parameters move far, more when they do not
     outer       the optimizer of the mean, by steps of outer_step: Nesterov(0.9) and 0.7 are DiLoCo's; SGD() and 1 take the mean as it is
     proximal    FedProx' strength: of ½ |x_t - x|² in each subtree's objective
-    keep_slots  whether the optimizer of a subtree goes on in the next round with the momentum and moments that it has; otherwise it begins
-                without any
+    keep_slots  whether the optimizer of a subtree goes on in the next round with the momentum and moments that it has; otherwise, and
+                where it has none, it begins anew
     control_variates
                 SCAFFOLD's: each subtree adds c - c_t to its gradients, where c_t is the mean gradient of its last round, and c that of all,
                 so that subtrees with unlike rows do not drift apart
 
-    Raises ValueError for numbers out of range, and for an n_steps beside n_epochs, TypeError for an outer that is no Optimizer and for a
-    keep_slots or control_variates that is no boolean.
+    Raises ValueError for numbers out of range, for an n_steps beside n_epochs, and for control variates in a single round, which would have
+    none to go by; TypeError for an outer that is no Optimizer and for a keep_slots or control_variates that is no boolean.
     """
 
     n_steps: int | None = N_STEPS
@@ -69,6 +69,10 @@ class LocalUpdates:
         for name in ("keep_slots", "control_variates"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.control_variates and self.all_at_once:
+            raise ValueError(
+                "control_variates are of the round before, and n_steps=None makes one round of a fit; give n_steps or n_epochs"
+            )
         if not 1 <= as_number(self.growth) < np.inf:
             raise ValueError(f"growth must be a number of at least 1, got {self.growth!r}")
         if not 0 < as_number(self.outer_step) < np.inf:
@@ -130,9 +134,9 @@ class LocalSGD(StochasticGradient):
         """See `Remembering`."""
         return [state.remembered.version]
 
-    def n_rounds(self, state: StochasticGradientState) -> int:
+    def n_results(self, state: StochasticGradientState) -> int:
         """See `Remembering`."""
-        return state.remembered.rounds
+        return state.remembered.n_results
 
     def init(self, parameters: Array) -> StochasticGradientState:
         state = super().init(parameters)
@@ -141,6 +145,10 @@ class LocalSGD(StochasticGradient):
     def resume(self, state: StochasticGradientState) -> StochasticGradientState:
         """The state that `StochasticGradient.resume` makes; what subtrees remembered they have forgotten."""
         return super().resume(state)._replace(remembered=Remembered())
+
+    def moved(self, state: StochasticGradientState, parameters: Array) -> StochasticGradientState:
+        """The state that `StochasticGradient.moved` makes; what subtrees remembered is of elsewhere."""
+        return super().moved(state, parameters)._replace(remembered=Remembered())
 
     def request(self, state: StochasticGradientState) -> Request:
         if self._scores(state):
@@ -157,12 +165,16 @@ class LocalSGD(StochasticGradient):
 
     def update(self, state: StochasticGradientState, evaluation: Evaluation, factor: float = 1.0) -> StochasticGradientState:
         assert factor == 1.0, "rounds of local updates follow each other"
-        state = state._replace(remembered=state.remembered._replace(rounds=state.remembered.rounds + 1))
+        state = state._replace(remembered=state.remembered._replace(n_results=state.remembered.n_results + 1))
         if self._scores(state):
-            return super().update(state, evaluation)
-        if evaluation.weight and not isfinite(evaluation.value):
-            return diverged(state, "the loss of a batch")
-        return self._moved(state, evaluation)
+            state = super().update(state, evaluation)
+        elif evaluation.weight and not isfinite(evaluation.value):
+            state = diverged(state, "the loss of a batch")
+        else:
+            state = self._moved(state, evaluation)
+        if state.status.kind == "running":
+            return state
+        return state._replace(remembered=state.remembered._replace(control=None))  # nobody will ask for it
 
     def _scores(self, state: StochasticGradientState) -> bool:
         """Whether an epoch is over, and its parameters are to be scored."""

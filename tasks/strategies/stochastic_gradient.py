@@ -66,11 +66,11 @@ class Best(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    """What subtrees that update by themselves remember: after how many rounds of theirs, of how many altogether, and the mean (n,) of their
-    control variates."""
+    """What is known of subtrees that update by themselves, and of what they remember. version: how many rounds that has seen; n_results:
+    the rounds of the fit so far, those of scores, too; control (n,): the mean of the subtrees' control variates, where they have some."""
 
     version: int = 0
-    rounds: int = 0
+    n_results: int = 0
     control: Array | None = None
 
 

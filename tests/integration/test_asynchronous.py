@@ -264,6 +264,10 @@ def test_what_local_updates_cannot_do_is_refused_by_name() -> None:
     ):
         with pytest.raises(ValueError, match=rf"{name}.* is not for local updates; set"):
             model.fit(X, Y)
+    with pytest.raises(ValueError, match=r"local_epochs=2 beside solver=.*, LocalUpdates\(n_epochs=...\)"):
+        SGDClassifier(solver=LocalUpdates(4), local_epochs=2).fit(X, Y)
+    with pytest.raises(ValueError, match=r"staleness=2 beside solver=.*, Overlap\(staleness=...\)"):
+        SGDClassifier(solver=Overlap(4), staleness=2).fit(X, Y)
     never_read = Dataset.from_function(lambda number: 1 / 0, n_partitions=2, n_columns=2)
     with pytest.raises(ValueError, match="staleness must be a whole number of at least 0, or None for no bound, got True"):
         SGDClassifier(solver="async", staleness=True).fit(never_read)

@@ -15,9 +15,8 @@ import pytest
 from distributed import Client, LocalCluster
 
 from pipeline import Checkpoint, Dataset, MLPClassifier, SGDClassifier, SGDRegressor
-from pipeline.execution import remembering
+from pipeline.execution import graph, remembering, sending
 from tasks.reductions.stages.codecs import EightBit, LowRank, TopK
-from tasks.strategies.asynchronous import Overlap
 from tasks.strategies.compressed import Compression
 from tasks.strategies.local_sgd import LocalUpdates
 from tests.data import uneven
@@ -73,6 +72,24 @@ def test_so_do_rounds_that_the_client_runs(client: Client, in_process: dict[str,
     assert digests() == in_process
 
 
+@pytest.mark.usefixtures("rounds_from_here")
+def test_large_vectors_travel_once_and_meet_on_the_cluster(
+    client: Client, in_process: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks stay where subtrees remember something; what they are sent, and sums that add up, do not."""
+    monkeypatch.setattr(sending, "CALLED_ROUND", -1.0)
+    for name in ("INLINE_BYTES", "CLIENT_COMBINE_BYTES"):
+        monkeypatch.setattr(graph, name, 0)
+    graphs, make = [], sending.round_graph
+    monkeypatch.setattr(sending, "round_graph", lambda *arguments: graphs.append(make(*arguments)) or graphs[-1])
+    for name, meet in (("local, control variates", True), ("local, int8, momentum", False)):
+        graphs.clear()
+        assert MODELS[name].fit(dataset()).parameters_sha256_ == in_process[name]
+        rounds = [each for each in graphs if each.shared and len(each.places) > 1 and "local-steps" in str(list(each.places))]
+        assert rounds
+        assert all((len(each.keys) == 1) == meet for each in rounds)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("n_workers", [1, 4, 8])
 def test_any_cluster_gives_the_same_bits(n_workers: int, in_process: dict[str, str]) -> None:
@@ -123,10 +140,10 @@ def test_killed_workers_change_no_bit(
 
 
 def test_a_fit_that_is_done_outlasts_what_cannot_be_forgotten(monkeypatch: pytest.MonkeyPatch, in_process: dict[str, str]) -> None:
-    def fail(self: Any, reduction: Any, restored: Any = ()) -> Any:
+    def fail(self: Any, reduction: Any, *arguments: Any, **more: Any) -> Any:
         if reduction is remembering.FORGET:
             raise ConnectionError("gone")
-        return ask(self, reduction, restored)
+        return ask(self, reduction, *arguments, **more)
 
     ask = remembering.RememberingPump._ask
     monkeypatch.setattr(remembering.RememberingPump, "_ask", fail)
@@ -152,9 +169,10 @@ def test_a_fit_that_was_ended_goes_on(client: Client, in_process: dict[str, str]
         model.set_callbacks()
 
 
-def test_partial_fits_begin_with_whole_parameters() -> None:
+@pytest.mark.parametrize("options", [{"compression": "top-k"}, {"solver": "local-sgd", "optimizer": "momentum"}])
+def test_partial_fits_begin_with_nothing_remembered(options: dict[str, Any]) -> None:
     classes = np.arange(2)
-    model = SGDClassifier("log_loss", compression="top-k", random_state=0)
+    model = SGDClassifier("log_loss", random_state=0, **options)
     for _ in range(3):
         model.partial_fit(dataset(), classes=classes)
     assert model.n_iter_ == 3
@@ -189,8 +207,6 @@ def test_bytes_are_those_between_processes(client: Client) -> None:
             SGDClassifier(compression="top-k", solver=LocalUpdates(control_variates=True)),
             "is not for compressed rounds; set control_variates=False",
         ),
-        (SGDClassifier(solver=LocalUpdates(4), local_epochs=2), r"local_epochs=2 beside solver=.*, LocalUpdates\(n_epochs=...\)"),
-        (SGDClassifier(solver=Overlap(4), staleness=2), r"staleness=2 beside solver=.*, Overlap\(staleness=...\)"),
         (MLPClassifier(solver="lbfgs", compression="top-k"), "compression='top-k' needs mini-batches"),
         (SGDClassifier(compression="low-rank"), r"makes none of the parameters' arrays smaller.*\(1, 50\)"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
@@ -53,6 +53,11 @@ def compressed(strategy: Any) -> Compressed:
     return Compressed(strategy, Compression(TopK(0.5), EightBit(2)), Layout({"coef": (1, N_COLUMNS)}, {"intercept": (1,)}))
 
 
+def with_momentum(strategy: Any) -> Any:
+    """Its subtrees remember that, too."""
+    return replace(strategy, optimizer=Momentum())
+
+
 STRATEGIES: Final[dict[str, Callable[[int], Strategy]]] = {
     "lbfgs": lambda n_groups: LBFGS(tol=1e-9, max_iter=12),
     "sgd": lambda n_groups: StochasticGradient(
@@ -76,10 +81,12 @@ STRATEGIES: Final[dict[str, Callable[[int], Strategy]]] = {
         tol=-np.inf,
         local=LocalUpdates(2, control_variates=True),
     ),
+    "local sgd, momentum": lambda n_groups: with_momentum(STRATEGIES["local sgd"](n_groups)),
     "admm": lambda n_groups: ADMM(subtrees_of(range(n_groups), most=4), tol=1e-9, max_iter=8),
     "served": lambda n_groups: Asynchronous(
         StochasticGradient(Sampling(3, 3, n_turns=n_groups), Momentum(), Constant(0.1), max_epochs=2, tol=-np.inf), Overlap(2, served=True)
     ),
+    "compressed, momentum": lambda n_groups: compressed(with_momentum(STRATEGIES["local sgd"](n_groups))),
     "compressed": lambda n_groups: compressed(STRATEGIES["sgd"](n_groups)),
     "compressed, copied": lambda n_groups: compressed(STRATEGIES["local sgd"](n_groups)),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pipeline.benchmarks.papers.delay_bound import delay_bound
+from pipeline.benchmarks.papers.drift import drift
 from pipeline.benchmarks.papers.error_feedback import error_feedback
 from pipeline.benchmarks.papers.local_updates import local_updates
 from pipeline.benchmarks.papers.outer_steps import outer_steps
@@ -12,7 +13,7 @@ from pipeline.benchmarks.papers.proximal import proximal
 from pipeline.benchmarks.report import Report
 from pipeline.benchmarks.settings import Settings
 
-PARTS: Final = (local_updates, outer_steps, proximal, error_feedback, delay_bound)
+PARTS: Final = (local_updates, outer_steps, proximal, drift, error_feedback, delay_bound)
 
 
 def papers(report: Report, settings: Settings) -> None:

@@ -1,11 +1,13 @@
 """M. Li et al., *Scaling distributed machine learning with the parameter server*, OSDI 2014: a bound on delay trades waiting for work.
 
 Not as there, seconds are those of a clock that is made up: each of the workers takes a random time for a round, and one round after the
-other. What is computed is real. Rounds are mini-batches of a dense problem, and staleness is counted in updates, not in passes of a worker.
+other. What is computed is real. Rounds are small mini-batches of a dense problem, and each is an update by one worker. An iteration of all
+workers is as many updates as there are workers, so a delay of d iterations is a bound of (d + 1) workers - 1 updates that may be missed.
 """
 
 from __future__ import annotations
 
+from statistics import median_low
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -27,15 +29,18 @@ from tasks.strategies.schedules import Constant
 from tasks.strategies.stochastic_gradient import StochasticGradient
 
 PAPER: Final = "Li et al. 2014, bounded delay"
-WORKERS: Final = 8
+WORKERS: Final = 4
 SUBTREES: Final = 64
-BATCH: Final = 60
+BATCH: Final = 4
 GAP: Final = 0.05
 """Of the smallest objective, relative."""
-STEPS: Final = (0.4, 0.2, 0.1, 0.05, 0.025)
-"""Step sizes that are tried; of each bound the one that is there first counts."""
-BOUNDS: Final = (0, 1, 3, 7, 15, 31, None)
-MOST_UPDATES: Final = 2_000
+STEPS: Final = (0.2, 0.1, 0.05, 0.025, 0.0125)
+"""Step sizes that are tried; of each delay the one that is there first counts."""
+CLOCKS: Final = (0, 1, 2)
+"""Seeds of clocks; the median of what they say counts."""
+DELAYS: Final = (0, 1, 3, 7, None)
+"""Iterations of all workers."""
+MOST_UPDATES: Final = 1_500
 EVERY: Final = 8
 """Updates from one look at the objective to the next."""
 
@@ -65,7 +70,7 @@ class Clock:
         if subtree is None:
             self.ends[number] = self.now
             return
-        worker, seconds = subtree % WORKERS, float(generator(self.seed, "a round", number).exponential())
+        worker, seconds = subtree * WORKERS // SUBTREES, float(generator(self.seed, "a round", number).exponential())
         self.ends[number] = self.free[worker] = max(self.now, float(self.free[worker])) + seconds
         self.busy += seconds
 
@@ -86,23 +91,20 @@ def delay_bound(report: Report, settings: Settings) -> None:
     """Count updates and seconds to the gap for each bound on staleness."""
     problem = Problem(n_rows=215_000, n_columns=20, n_partitions=SUBTREES)
     judge = Judge.of(problem)
-    bounds = (0, 7, None) if settings.quick else BOUNDS
-    steps = STEPS[1:4] if settings.quick else STEPS
-    found = {bound: fastest(judge, problem, bound, steps) for bound in bounds}
-    rows = [("none" if bound is None else bound, *found[bound]) for bound in bounds]
-    columns = ("most updates missed", "seconds of the clock", "updates", "idle", "step size")
+    delays = (0, 3, None) if settings.quick else DELAYS
+    found = {delay: fastest(judge, problem, delay) for delay in delays}
+    rows = [("any" if delay is None else delay, *found[delay]) for delay in delays]
+    columns = ("most iterations missed", "seconds of the clock", "updates", "idle", "step size")
     title = f"{PAPER}: logistic regression, {problem.n_rows:,} x {problem.n_columns}, {WORKERS} workers, to a gap of {GAP:g}"
     report.tables.append(Table(title, columns, rows))
-    tightest, loosest = found[bounds[0]], found[bounds[-1]]
-    between = min(found[bound].seconds for bound in bounds[1:-1])
+    tightest, loosest = found[delays[0]], found[delays[-1]]
+    between = min(found[delay].seconds for delay in delays[1:-1])
     report.targets += [
-        Target(f"{PAPER}: idle without delay", "at least", 0.5, tightest.idle),
-        Target(f"{PAPER}: idle without a bound", "at most", 0.1, loosest.idle),
+        Target(f"{PAPER}: idle without delay", "at least", 0.4, tightest.idle),
+        Target(f"{PAPER}: idle with any delay", "at most", 0.1, loosest.idle),
+        Target(f"{PAPER}: updates with any delay over those without: work rises", "at least", 1.2, loosest.updates / tightest.updates),
         Target(
-            f"{PAPER}: updates without a bound over those without delay: work rises", "at least", 1.2, loosest.updates / tightest.updates
-        ),
-        Target(
-            f"{PAPER}: seconds at the best bound between, over those at the better end",
+            f"{PAPER}: seconds at the best delay between, over those at the better end",
             "at most",
             1.0,
             between / min(tightest.seconds, loosest.seconds),
@@ -110,13 +112,18 @@ def delay_bound(report: Report, settings: Settings) -> None:
     ]
 
 
-def fastest(judge: Judge, problem: Problem, bound: int | None, steps: tuple[float, ...]) -> Course:
-    """The course at the step size that is there first."""
-    found = [course for step in steps if (course := train(judge, problem, bound, step)) is not None]
+def fastest(judge: Judge, problem: Problem, delay: int | None) -> Course:
+    """The course at the step size that is there first, by the median of the clocks."""
+    bound, found = None if delay is None else (delay + 1) * WORKERS - 1, []
+    for step in STEPS:
+        courses = [train(judge, problem, bound, step, seed) for seed in CLOCKS]
+        if None not in courses:
+            found.append(median_low(course for course in courses if course is not None))
+    assert found, "a step size is so small that it comes to the gap in the end"
     return min(found)
 
 
-def train(judge: Judge, problem: Problem, bound: int | None, step: float) -> Course | None:
+def train(judge: Judge, problem: Problem, bound: int | None, step: float, seed: int) -> Course | None:
     """The course of a fit, whose rounds end as the clock says; None where it does not get there."""
     data = Dataset.from_arrays(judge.X, judge.y, n_partitions=problem.n_partitions)
     objective = LinearObjective(LogisticLoss(), problem.n_columns, 1, fit_intercept=True, classes=np.arange(2))
@@ -124,7 +131,7 @@ def train(judge: Judge, problem: Problem, bound: int | None, step: float) -> Cou
     assert sampling.n_turns == SUBTREES, "each partition takes turns"
     one = StochasticGradient(sampling, schedule=Constant(step), max_epochs=100, tol=-np.inf)
     fit = Fit(objective, (L2(1 / problem.n_rows),), Asynchronous(one, Overlap(bound, "as-they-come", balanced=False)))
-    states, clock, executor = fit.init(np.zeros((1, objective.layout.size))), Clock(seed=0), ThreadExecutor()
+    states, clock, executor = fit.init(np.zeros((1, objective.layout.size))), Clock(seed), ThreadExecutor()
     begun: set[int] = set()
     for n_updates in range(MOST_UPDATES):
         for number in fit.under_way(states):

@@ -22,7 +22,7 @@ from tasks.machine.fingerprint import numeric_digest
 from tasks.reductions.remembered import Memory
 from tasks.typing import Array
 
-CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="6")
+CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="7")
 """Version 2 had types in other modules, 3 fields of other names, 4 subtrees and staleness in the history, 5 bytes and memories, 6
 memories of several parts."""
 SUFFIX: Final = ".safetensors"

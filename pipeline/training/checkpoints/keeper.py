@@ -221,7 +221,8 @@ class Keeper(Observer):
             return
         self._settle()
         self._offered, self._last = len(saved.history), time.monotonic()
-        self._writing = self._writer.submit(self._write_and_rest, saved.recalled()._replace(history=list(saved.history), seed=self.seed))
+        saved = saved.recalled()  # perhaps of some rounds ago
+        self._writing = self._writer.submit(self._write_and_rest, saved._replace(history=list(saved.history), seed=self.seed))
 
     def end(self, saved: Saved, *, complete: bool) -> None:
         """Save where the fit stands, now, unless it is complete and its checkpoints are to go. A failure is a warning, for there may be an

@@ -19,7 +19,7 @@ import numpy as np
 
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.reduction import Reduction
-from tasks.reductions.remembered import recall, remember
+from tasks.reductions.remembered import COMPRESSION, recall, remember
 from tasks.reductions.stages.codecs import Codec, Payload, Shapes, aligned
 from tasks.reductions.tree import tree_sum
 from tasks.rows.partition import Group
@@ -27,8 +27,6 @@ from tasks.typing import Array
 
 UP: Final = "compressed up"
 """The purpose of random numbers."""
-PART: Final = "compression"
-"""The part of a fit's memory."""
 LARGEST: Final = float(np.finfo(np.float32).max)
 
 
@@ -92,12 +90,13 @@ def compressed(coding: Coding, reduction: Reduction) -> Reduction:
         combine=partial(_combine, reduction.combine),
         n_bytes=partial(_bytes, coding),
         finish=partial(_finish, coding, reduction),
+        adds_up=False,
     )
 
 
 def _map(coding: Coding, map_subtree: Callable[[Sequence[Group], Any], Any], groups: Sequence[Group], broadcast: Any) -> Encoded:
     packet: Packet = broadcast.packet
-    before, owed, kept = recall(groups, broadcast.fit, PART, packet.version) if packet.version else (None, None, ())
+    before, owed, kept = recall(groups, broadcast.fit, COMPRESSION, packet.version) if packet.version else (None, None, ())
     parameters = coding.opened(packet, before)
     sums = map_subtree(groups, broadcast._replace(parameters=parameters[None], packet=None))
     vector, loss_sum = sums.gradient_sum[0], sums.loss_sum
@@ -108,7 +107,7 @@ def _map(coding: Coding, map_subtree: Callable[[Sequence[Group], Any], Any], gro
     key = (coding.seed, UP, groups[0].first_partition, packet.version)
     payload = coding.up.encode(vector, coding.shapes, key, kept)
     owes = vector - coding.up.decode(payload, coding.shapes, vector) if coding.feedback else None
-    remember(groups, broadcast.fit, PART, packet.version + 1, (parameters, owes, coding.up.keep(payload, coding.shapes)))
+    remember(groups, broadcast.fit, COMPRESSION, packet.version + 1, (parameters, owes, coding.up.keep(payload, coding.shapes)))
     return Encoded(sums._replace(loss_sum=loss_sum, gradient_sum=sums.gradient_sum[:, :0]), (payload,))
 
 

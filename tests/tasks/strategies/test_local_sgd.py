@@ -13,6 +13,8 @@ from tasks.objectives.penalties import L2, ElasticNet, soft_threshold
 from tasks.reductions.reduction import reduce_groups
 from tasks.rounds.fitting import Fit
 from tasks.rows.batches import Batch, Sampling, select
+from tasks.rows.partition import arrays_of
+from tasks.strategies.base import RUNNING
 from tasks.strategies.local_sgd import N_STEPS, LocalSGD, LocalUpdates
 from tasks.strategies.optimizers import SGD, Momentum, Nesterov
 from tasks.strategies.schedules import Constant
@@ -223,6 +225,38 @@ def test_wrong_arguments() -> None:
             local(n_steps=n_steps, n_epochs=2)
     with pytest.raises(ValueError, match="no turns"):
         local(sampling=SAMPLING._replace(n_turns=5))
+    with pytest.raises(ValueError, match="one round of a fit; give n_steps or n_epochs"):
+        local(n_steps=None, control_variates=True)
+
+
+def test_what_subtrees_remember_counts_as_memory() -> None:
+    """Of the last round and of the one before: momentum, and a control variate, of each number; nothing beside it is kept alive."""
+    strategy, groups = local(n_steps=4, optimizer=Momentum(0.7), control_variates=True), groups_of()
+    before = sum(group.derived_nbytes for group in groups)
+    fitted(strategy, groups=groups)
+    (memory, *_) = groups[0].memory.values()
+    arrays = [array for values in memory for array in arrays_of(values)]
+    assert {array.nbytes if array.base is None else array.base.nbytes for array in arrays} == {8 * (P + 1)}
+    with_rows = sum(group.derived_nbytes for group in groups_after_a_fit_that_remembers_nothing())
+    assert sum(group.derived_nbytes for group in groups) - before - with_rows == T * 2 * 2 * 8 * (P + 1)
+
+
+def groups_after_a_fit_that_remembers_nothing() -> Any:
+    groups = groups_of()
+    fitted(local(n_steps=4, optimizer=Momentum(0.7), keep_slots=False), groups=groups)
+    return groups
+
+
+def test_what_was_remembered_is_forgotten_elsewhere() -> None:
+    """As in a new fit: subtrees are asked for no version that they would have of another path."""
+    strategy = local(n_steps=4, optimizer=Momentum(0.7), control_variates=True)
+    state, _ = fitted(strategy)
+    assert (state.remembered.version, state.remembered.n_results) == (3, 3)
+    assert state.remembered.control is None  # the fit is over
+    fresh = strategy.init(np.zeros(P + 1)).remembered
+    assert strategy.resume(state).remembered == strategy.moved(state, np.ones(P + 1)).remembered == fresh
+    request = strategy.request(strategy.moved(state._replace(status=RUNNING), np.ones(P + 1)))
+    assert request.local is not None and request.local.version == 0
 
 
 def test_models_share_rounds() -> None:

@@ -88,6 +88,16 @@ def test_numbers_that_some_rounds_have_come_back_with_those(tmp_path: Path) -> N
             assert ("history.primal_residual" in set(file.keys())) is has_them
 
 
+def test_states_of_some_rounds_ago_have_the_rounds_up_to_there(tmp_path: Path) -> None:
+    """Where what subtrees remember cannot be had, the last copy is saved."""
+    with Keeper(Checkpoint(directory=tmp_path, every_rounds=2), PROBLEM) as keeper:
+        offer(keeper, after(7)._replace(recall=lambda: after(5)))
+    assert names(tmp_path) == ["000000005.safetensors"]
+    back = found(tmp_path)
+    assert back is not None
+    assert repr(back.states) == repr(after(5).states) and back.history == after(5).history
+
+
 def test_without_rounds_and_with_a_seed(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "x", PROBLEM, Saved([], [], 2**31 - 2, 0))
     assert read_checkpoint(tmp_path / "x", PROBLEM) == Saved([], [], 2**31 - 2, 0)
@@ -361,14 +371,14 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
     assert_refused(tmp_path, path, "there is no checkpoint", 3)
 
 
-@pytest.mark.parametrize("version", ["5", "7"])
+@pytest.mark.parametrize("version", ["6", "8"])
 def test_other_formats_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """Memories of version 5 are of one part alone."""
+    """States of version 6 have other names."""
     write(tmp_path, 3)
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.training.checkpoints.files.CHECKPOINT", CHECKPOINT._replace(version=version))
         (path,) = write(tmp_path, 4)
-    assert_refused(tmp_path, path, f"has format version {version}, this dask-descent reads 6", 3)
+    assert_refused(tmp_path, path, f"has format version {version}, this dask-descent reads 7", 3)
 
 
 def test_a_file_that_only_says_to_be_of_this_problem_is_refused(tmp_path: Path) -> None:
