@@ -21,7 +21,7 @@ from tasks.objectives.base import Layout
 from tasks.rounds.fitting import Fit
 from tasks.rounds.oracles import ORACLES
 from tasks.strategies.asynchronous import Asynchronous, AsynchronousState, Overlap
-from tasks.strategies.compressed import COMPRESSIONS, Compressed, CompressedState, Compression, check_compressible
+from tasks.strategies.compressed import COMPRESSIONS, Compressed, CompressedState, Compression, check_compressible, check_sliceable
 from tasks.strategies.local_sgd import LocalSGD, LocalUpdates
 from tasks.strategies.optimizers import Optimizer
 from tasks.strategies.stochastic_gradient import StochasticGradient, StochasticGradientState
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 NOT_COMPRESSED: Final = {"variance_reduction": None}
 NOT_LOCAL: Final = {"accumulate": 1, "average": False, "clip_norm": None, "variance_reduction": None, "importance": "uniform"}
 """Parameters that say what compressed rounds and local updates cannot do, and the values that they may have."""
-NOT_SERVED: Final = {"clip_norm": None, "compression": None}
-"""Likewise of what needs a whole gradient, of which each server has a slice, or is for rounds that go through the client."""
+NOT_SERVED: Final = {"clip_norm": None}
+"""Likewise of what needs a whole gradient, of which each server has a slice."""
 LARGEST_SEED: Final = 2**31 - 1
 
 
@@ -139,6 +139,8 @@ class MiniBatchModel(GradientModel):
             self._refuse(NOT_COMPRESSED, "compressed rounds", "or compression=None")
             if self._local is not None:
                 check_compressible(self._local)
+            if self._overlap is not None and self._overlap.served:
+                check_sliceable(self._compression)
 
     def _refuse(self, accepted: Mapping[str, Any], what: str, cure: str) -> None:
         """Raise ValueError for a parameter that is not for these rounds. accepted: the value that each may have."""

@@ -40,7 +40,9 @@ class RememberingPump(Pump):
 
     def advance(self, states: list[Any], limit: int, number: int | None = None) -> Advance:
         last = self._begin(states) if self._last is None else self._last
-        del self._since[self._n_since(states, last) :]  # of a fit that begins once more from there
+        n_since = self._n_since(states, last)
+        if len(self._since) > n_since:  # the fit goes on from where it was before, and subtrees know more
+            self._repeat(states)
         for attempts_left in reversed(range(MAX_REPEATS)):
             try:
                 if time.monotonic() > self._due:
@@ -114,8 +116,9 @@ class RememberingPump(Pump):
     def _repeat(self, states: list[Any]) -> None:
         """Put back the last copy, and repeat the rounds from there to these states."""
         assert self._last is not None
-        at, numbers = self._last.states, self._since[: self._n_since(states, self._last)]
-        logger.info("what subtrees remember is lost with a worker: repeat %d rounds", len(numbers))
+        del self._since[self._n_since(states, self._last) :]
+        at, numbers = self._last.states, list(self._since)
+        logger.info("what subtrees remember is not what it was: repeat %d rounds", len(numbers))
         self.close()
         try:
             self._ask(RESTORE, self._last.memories)

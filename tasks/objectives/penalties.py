@@ -9,22 +9,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from tasks.lazy import Lazy
 from tasks.machine import buffers
+from tasks.reductions.blocks import blocks
 from tasks.typing import Array, Float64
 
 if TYPE_CHECKING:
     from tasks.kernels import updates
 else:
     updates = Lazy("tasks.kernels.updates")
-
-
-BLOCK: Final = 1 << 15
-"""Coefficients whose part of a penalty's value is one sum. These parts add up in order, whoever computes them."""
 
 
 @runtime_checkable
@@ -127,11 +124,6 @@ class ElasticNet:
     def prox(self, coef: Array, step: float) -> Array:
         """soft_threshold(coef, step l1) (Parikh & Boyd 2014, Proximal Algorithms, section 6.5.2)."""
         return soft_threshold(coef, step * np.asarray(self.l1))
-
-
-def blocks(n: int) -> list[slice]:
-    """The blocks of n coefficients."""
-    return [slice(begin, min(begin + BLOCK, n)) for begin in range(0, n, BLOCK)]
 
 
 def part(strength: float | Float64, of: slice) -> float | Float64:

@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 from tasks.arguments import check_counts
 from tasks.objectives.base import Layout
 from tasks.objectives.evaluation import Evaluation
-from tasks.reductions.stages.codecs import CODECS, Codec, Payload, RandomK, Shapes, TopK
+from tasks.reductions.blocks import BLOCK
+from tasks.reductions.stages.codecs import CODECS, Blockwise, Codec, Payload, RandomK, Shapes, TopK
 from tasks.reductions.stages.compression import Coding, Packet, can_encode
 from tasks.rows.batches import Sampling
 from tasks.strategies.asynchronous import Asynchronous
@@ -65,6 +66,16 @@ def check_compressible(local: LocalUpdates) -> None:
             f"{local}: control variates compare gradients of two places, which is not for compressed rounds; set control_variates=False,"
             " or compression=None"
         )
+
+
+def check_sliceable(compression: Compression) -> None:
+    """Raises ValueError where slices of a vector, which parameter servers have, cannot be made small by themselves."""
+    for codec in (compression.up, compression.down):
+        if codec is not None and not (isinstance(codec, Blockwise) and BLOCK % codec.scaled(BLOCK) == 0):
+            raise ValueError(
+                f"parameter servers have slices of the vectors, and {codec} needs whole ones; take compression='int8', 'float16' or"
+                " 'bfloat16', or rounds that go through the client, solver='async'"
+            )
 
 
 class Place(NamedTuple):
@@ -123,8 +134,8 @@ class Compressed:
             raise TypeError(f"strategy must be one by mini-batches, such as StochasticGradient, got {self.strategy!r}")
         if not isinstance(self.compression, Compression):
             raise TypeError(f"compression must be a Compression, got {self.compression!r}")
-        if isinstance(self.strategy, Asynchronous) and self.strategy.served:
-            raise ValueError("compression is for rounds through the client, not for parameter servers; use Overlap(served=False)")
+        if self.served:
+            check_sliceable(self.compression)
         if self._gradients.variance_reduction:
             raise ValueError("variance_reduction compares gradients of two places, which is not for compressed ones; leave it out")
         if isinstance(self.strategy, LocalSGD):
@@ -137,6 +148,13 @@ class Compressed:
                     f"compression by {codec} makes none of the parameters' arrays smaller, which have the shapes"
                     f" {', '.join(map(str, self.shapes))}; take another one, such as compression='top-k'"
                 )
+
+    def on_slice(self, begin: int) -> Compressed:
+        """The same strategy on a slice of the vectors that begins there."""
+        down = self.compression.down
+        if not isinstance(down, Blockwise):
+            return self
+        return replace(self, compression=replace(self.compression, down=down.of_slice(begin)))
 
     @property
     def _gradients(self) -> StochasticGradient:
@@ -177,7 +195,7 @@ class Compressed:
 
     @property
     def served(self) -> bool:
-        return False
+        return isinstance(self.strategy, Asynchronous) and self.strategy.served
 
     def repeating(self, subtrees: Sequence[int]) -> Compressed:
         return replace(self, strategy=self.strategy.repeating(subtrees)) if isinstance(self.strategy, Asynchronous) else self

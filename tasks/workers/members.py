@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tasks.workers import participants
 from tasks.workers.messages import Link, Wire, packed, unpacked
-from tasks.workers.participants import LOOK_EVERY, OPERATION, Done, Order, Participant, Plan, children, live
+from tasks.workers.participants import LOOK_EVERY, OPERATION, Done, Order, Participant, Plan, live
 from tasks.workers.serving import ServingParticipant
 from tasks.workers.transport import Transport
 
@@ -81,13 +81,13 @@ class Members:
     async def enter(self, plan: bytes) -> None:
         """Bring in those below, and tell the parent when all are there."""
         own = self.participant
-        for rank in children(own.rank, len(own.plan.duties)):
+        for rank in own.plan.below(own.rank):
             address = own.plan.duties[rank].worker
             self.below.append((address, await self.transport.connect(address)))
             await self.below[-1][1].write({"op": OPERATION, "reply": False, "plan": plan, "rank": rank})
         if isinstance(own, ServingParticipant):
             await self._meet_all(own)
-        for _, comm in self.below[: len(children(own.rank, len(own.plan.duties)))]:
+        for _, comm in self.below[: len(own.plan.below(own.rank))]:
             await comm.read()
             own.children.append(Wire(self.transport.stream(comm)))
         await self.parent.send(packed(True))

@@ -1,7 +1,8 @@
 """Resident rounds: a fit's loop on the workers themselves, beside the rows.
 
 The participants of a *session* are the workers that hold the rows. Participant 0, the root, runs the loop of `tasks.rounds.fitting.Fit`;
-the input of a round goes down a binomial tree over the participants, in which the parent of r is r & (r - 1), and the partial sums come up.
+the input of a round goes down a binomial tree over the participants, in which the parent of r is r & (r - 1), and the partial sums come up;
+those that are compressed do not become fewer on the way, and go to the root at once.
 Sums are merged by their nodes in the fixed tree of `tasks.reductions.tree`, so the bits are those of every other way of running
 rounds.
 
@@ -72,6 +73,14 @@ class Plan(NamedTuple):
     content: int | None = None
     name: str = ""
     cuts: tuple[Cut, ...] = ()
+
+    def below(self, rank: int) -> list[int]:
+        """The participants that are told of rounds by this one, and answer it. Where nobody could add their sums up on the way, all others
+        are below the root."""
+        n = len(self.duties)
+        if self.fit.coding is None:
+            return children(rank, n)
+        return [] if rank else list(range(1, n))
 
 
 class Exchanged(NamedTuple):

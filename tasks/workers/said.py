@@ -8,11 +8,13 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from tasks.objectives.evaluation import Evaluation
+from tasks.reductions.stages.codecs import Payload
 from tasks.rounds.fitting import Report
 from tasks.strategies.asynchronous import AsynchronousState
 from tasks.strategies.base import Request
+from tasks.strategies.compressed import CompressedState
 from tasks.typing import Array
+from tasks.workers.evaluating import Found
 from tasks.workers.participants import Exchanged
 from tasks.workers.touched import Touched
 
@@ -38,14 +40,14 @@ class Pull(NamedTuple):
 
 
 class Push(NamedTuple):
-    """To a server: the slice of a round's gradient, or of the loss's at what was wanted, and what goes with it; report: what the root says
-    of the round."""
+    """To a server: the slice of a round's gradient, or of the loss's at what was wanted, or of the payload that this is coded by; and what
+    goes with it; report: what the root says of the round."""
 
     generation: int
     number: int
     value: float
     weight: float
-    gradient: Array
+    gradient: Payload
     report: Report | None
 
 
@@ -53,7 +55,7 @@ class Begin(NamedTuple):
     """From the root: go on from this slice of a state."""
 
     generation: int
-    state: AsynchronousState
+    state: AsynchronousState | CompressedState
 
 
 class Next(NamedTuple):
@@ -75,19 +77,19 @@ class Part(NamedTuple):
 
     generation: int
     rank: int
-    state: AsynchronousState
+    state: AsynchronousState | CompressedState
     gradient_norms: list[float]
     content: int
     traffic: Exchanged
 
 
 class Computed(NamedTuple):
-    """Within a participant: a round's evaluation, and what there is to say of it."""
+    """Within a participant: what a round has found."""
 
     generation: int
     number: int
     subtree: int
-    result: Future[tuple[Evaluation, Report]]
+    result: Future[Found]
 
 
 class Drawn(NamedTuple):

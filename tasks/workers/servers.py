@@ -9,13 +9,16 @@ learning with the parameter server*, OSDI 2014, with slices that are states in t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import nan
+from typing import Any
 
 import numpy as np
 
-from tasks.objectives.evaluation import Evaluation
+from tasks.objectives.evaluation import Evaluation, quotient
 from tasks.objectives.penalties import L2, ElasticNet
 from tasks.rounds.fitting import Fit, gradient_norm
 from tasks.strategies.asynchronous import Asynchronous, AsynchronousState
+from tasks.strategies.compressed import Compressed, CompressedState
 from tasks.typing import Array
 from tasks.workers.said import Pull, Push, Want
 from tasks.workers.slices import Cut, cut_penalty
@@ -25,9 +28,11 @@ class Server:
     """One slice. state: of the strategy, cut; pushed: gradients that are here, by the number of their round; gradient_norms: the largest
     |gradient| in the slice after each update since somebody has asked."""
 
-    def __init__(self, fit: Fit, cut: Cut, rank: int, generation: int, state: AsynchronousState) -> None:
-        assert isinstance(fit.strategy, Asynchronous)
-        self.strategy: Asynchronous = fit.strategy
+    def __init__(self, fit: Fit, cut: Cut, rank: int, generation: int, state: AsynchronousState | CompressedState) -> None:
+        strategy = fit.strategy
+        assert isinstance(strategy, Asynchronous | Compressed)
+        self.strategy = strategy.on_slice(cut.begin) if isinstance(strategy, Compressed) else strategy
+        self.coding = fit.coding
         self.rank = rank
         self.generation = generation
         self.state = state
@@ -58,6 +63,8 @@ class Server:
                 continue
             want, request, penalties = self._wanted[asked.subtree], asked.request, list[float]()
             self._sent[asked.number] = want
+            if request.packet is not None:
+                request = request._replace(parameters=request.parameters[:0])
             if want.positions is not None:
                 del self._wanted[asked.subtree]
                 penalties = self.penalty.values(request.parameters[: self.n_coef])
@@ -68,17 +75,28 @@ class Server:
         """Move the slice by the gradient of a round that is here. Raises ArithmeticError where it is no finite number any more: other
         slices do not know, and the client's next round says how the fit ends."""
         push, want = self.pushed.pop(number), self._sent.pop(number)
-        gradient = push.gradient if want.positions is None else self._whole(number, want.positions, push.gradient)
+        gradient = self._gradient(number, want.positions, push)
         evaluation = Evaluation(push.value, gradient, None, self.n_free, push.weight, penalty=self.penalty)
-        self.state = self.strategy.take(self.state, number, evaluation)
+        state: Any = self.state
+        self.state = self.strategy.take(state, number, evaluation)
         if self.state.status.kind == "diverged":
             raise ArithmeticError(self.state.status.reason)
         self.gradient_norms.append(gradient_norm([self.state]))
 
-    def _whole(self, number: int, positions: Array, values: Array) -> Array:
-        """The gradient of the slice from that of the loss where it is not zero: with the penalty's, at the parameters of the round."""
-        (parameters,) = (asked.request.parameters for asked in self.state.asked if asked.number == number)
-        gradient = np.zeros_like(parameters)
-        gradient[positions] = values
+    def _gradient(self, number: int, positions: Array | None, push: Push) -> Array:
+        """The gradient of the slice. That of the loss alone comes where rows touch few parameters, which are at these positions, and where
+        it is coded; the penalty's is added then, at the parameters of the round."""
+        (request,) = (asked.request for asked in self.state.asked if asked.number == number)
+        parameters = request.parameters
+        if positions is not None:
+            (values,) = push.gradient
+            gradient = np.zeros_like(parameters)
+            gradient[positions] = values
+        elif request.packet is not None:
+            assert self.coding is not None
+            gradient = quotient(self.coding.up.decode(push.gradient, self.coding.shapes, parameters), push.weight or nan)
+        else:
+            (gradient,) = push.gradient
+            return gradient
         gradient[: self.n_coef] += self.penalty.gradient(parameters[: self.n_coef])
         return gradient

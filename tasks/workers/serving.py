@@ -21,17 +21,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from tasks.machine.threads import single_blas_thread
-from tasks.objectives.evaluation import Evaluation
-from tasks.objectives.penalties import BLOCK
-from tasks.reductions.reduction import in_order, reduce_groups, subtrees
-from tasks.rounds.fitting import Fit, Report, Traffic, about, reported
+from tasks.reductions.blocks import BLOCK
+from tasks.reductions.reduction import in_order, subtrees
+from tasks.reductions.stages.codecs import Blockwise, Payload
+from tasks.rounds.fitting import Report, Traffic, reported
 from tasks.rows.batches import Batch
 from tasks.rows.digests import MODULUS
-from tasks.rows.partition import Group
 from tasks.strategies.asynchronous import Asynchronous, AsynchronousState
-from tasks.strategies.base import Request
+from tasks.strategies.compressed import Compressed, CompressedState
 from tasks.typing import Array
+from tasks.workers.evaluating import Found, NumberedGroups, evaluate_all
 from tasks.workers.messages import Wire, packed, unpacked
 from tasks.workers.participants import Done, Exchanged, Order, OtherRowsError, Participant, Plan, counted
 from tasks.workers.said import Begin, Computed, Drawn, Next, Part, Pull, Push, Stop, Want
@@ -40,7 +39,6 @@ from tasks.workers.slices import Cut, cut_state, join_states
 from tasks.workers.touched import Touched, draw, evaluate_touched, is_sparse
 from tasks.workers.transport import Inbox
 
-NumberedGroups = list[tuple[int, Group]]
 HOPS: Final = 2
 """The parameters of a round to its rows, and the gradient back."""
 
@@ -51,9 +49,10 @@ class ServingParticipant(Participant):
 
     def __init__(self, dask_worker: Any, plan: Plan, rank: int, inbox: Inbox) -> None:
         super().__init__(dask_worker, plan, rank)
-        assert isinstance(plan.fit.strategy, Asynchronous)
+        strategy = plan.fit.strategy.strategy if isinstance(plan.fit.strategy, Compressed) else plan.fit.strategy
+        assert isinstance(strategy, Asynchronous)
         self.inbox = inbox
-        self.strategy: Asynchronous = plan.fit.strategy
+        self.strategy = strategy
         self.incoming: list[Wire] = []
         self.outgoing: dict[int, Wire] = {}
         self.n_messages = 0
@@ -125,7 +124,7 @@ class ServingParticipant(Participant):
         ends, reports = [0.0], list[Report]()
         while self.server.goes_on and len(reports) < order.n_rounds and ends[-1] < order.seconds:
             server = self.server
-            number = next((number for number in self.strategy.candidates(server.state) if number in server.pushed), None)
+            number = next((number for number in self.plan.fit.candidates([server.state]) if number in server.pushed), None)
             if number is None:
                 self._hear(self._message())
                 continue
@@ -139,11 +138,17 @@ class ServingParticipant(Participant):
             counted["rounds"] += 1
         return self._done(reports, ends, start)
 
-    def _begin(self, state: AsynchronousState) -> None:
+    @property
+    def _codec(self) -> Blockwise | None:
+        """That of packets."""
+        coding = self.plan.fit.coding
+        return coding.down if coding is not None and isinstance(coding.down, Blockwise) else None
+
+    def _begin(self, state: AsynchronousState | CompressedState) -> None:
         """Have all go on from this state."""
         generation = self.generation + 1
         for rank in (*self.others, self.rank):
-            self._send(rank, Begin(generation, cut_state(state, self._cut(rank))))
+            self._send(rank, Begin(generation, cut_state(state, self._cut(rank), self._codec)))
 
     def _done(self, reports: list[Report], ends: list[float], start: float) -> Done:
         """Have all stop, and put together what they have."""
@@ -204,6 +209,7 @@ class ServingParticipant(Participant):
         under_way = {asked.subtree: asked.request.batch for asked in message.state.asked}
         for subtree, rows in self.rows.items():
             if self._is_sparse(rows):
+                assert isinstance(message.state, AsynchronousState)
                 self._draw(subtree, under_way.get(subtree) or self.strategy.next_batch(message.state, subtree))
             else:
                 for rank in range(len(self.plan.cuts)):
@@ -234,10 +240,9 @@ class ServingParticipant(Participant):
 
     @_heard.register
     def _(self, message: Computed) -> None:
-        evaluation, report = message.result.result()
+        evaluation, report, _ = found = message.result.result()
         touched = self.touched.pop(message.subtree, None)
-        whole = [cut.of(evaluation.gradient) for cut in self.plan.cuts]
-        slices = whole if touched is None else self._split(touched.positions, evaluation.gradient)
+        slices = self._sliced(found) if touched is None else [(each,) for each in self._split(touched.positions, evaluation.gradient)]
         for rank, gradient in enumerate(slices):
             said = None if rank else report
             self._send(rank, Push(self.generation, message.number, evaluation.value, evaluation.weight, gradient, said))
@@ -284,6 +289,14 @@ class ServingParticipant(Participant):
         """The values at these positions, ascending, that are in the slice of each server."""
         return np.split(values, np.searchsorted(positions, [cut.begin for cut in self.plan.cuts[1:]]))
 
+    def _sliced(self, found: Found) -> list[Payload]:
+        """The slices of a gradient, or of its payload, for each server."""
+        coding = self.plan.fit.coding
+        if found.payload is None or coding is None:
+            return [(cut.of(found.evaluation.gradient),) for cut in self.plan.cuts]
+        assert isinstance(coding.up, Blockwise)
+        return [coding.up.cut(found.payload, cut.begin, cut.end) for cut in self.plan.cuts]
+
     def _draw(self, subtree: int, batch: Batch) -> None:
         """Draw the next batch of CSR rows, in one of the worker's threads."""
         rows = [group for _, group in self.rows[subtree]]
@@ -319,12 +332,3 @@ class ServingParticipant(Participant):
         sent = sum(wire.sent for wire in self.outgoing.values())
         received, of = sum(wire.received for wire in self.incoming), self.n_bytes
         return Exchanged(sent, received, self.n_messages, of[Begin] + of[Part], of[Pull], of[Push])
-
-
-def evaluate_all(fit: Fit, rows: NumberedGroups, n_groups: int, number: int, request: Request) -> tuple[Evaluation, Report]:
-    """What a round's subtree has to say: the evaluation that moves the parameters, and what there is to report."""
-    with single_blas_thread():
-        this = fit.round_of({0: request}, number)
-        sums = this.reduction.whole(reduce_groups(rows, n_groups, this.reduction, this.broadcast), n_groups, this.broadcast)
-        ((_, evaluation),) = fit.evaluations(this, sums)
-        return evaluation, about(this, sums)

@@ -7,14 +7,17 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from tasks.objectives import penalties
 from tasks.objectives.penalties import L2, ElasticNet
+from tasks.reductions import blocks
+from tasks.reductions.stages.codecs import Blockwise, Payload
+from tasks.reductions.stages.compression import Packet
 from tasks.strategies.base import Iterate, Request
+from tasks.strategies.compressed import Place
 from tasks.strategies.optimizers import OptimizerState
 from tasks.strategies.stochastic_gradient import Accumulated, Anchor, Best, StochasticGradientState
 from tasks.typing import Array, Float64
 
-BLOCK: int = penalties.BLOCK
+BLOCK: int = blocks.BLOCK
 """Numbers: a slice is a multiple of so many, and so of whole blocks of the penalty. Fewer would not be worth messages of their own."""
 
 VECTORS: Final[Mapping[type, tuple[str, ...]]] = {
@@ -25,8 +28,9 @@ VECTORS: Final[Mapping[type, tuple[str, ...]]] = {
     Accumulated: ("gradient",),
     Anchor: ("parameters", "gradient"),
     Request: ("parameters", "direction"),
+    Place: ("parameters",),
 }
-"""The fields that are vectors (n,), None, or tuples of vectors. All others are the same in every slice."""
+"""The fields that are vectors (n,), None, or tuples of vectors. All others are the same in every slice, but for what packets have."""
 
 
 class Cut(NamedTuple):
@@ -52,18 +56,34 @@ def cuts(n: int, most: int) -> tuple[Cut, ...]:
     return tuple(Cut(begin, end) for begin, end in zip(bounds, [*bounds[1:], n], strict=True))
 
 
-def cut_state(state: Any, cut: Cut) -> Any:
-    """A slice of a state."""
-    return over_vectors(cut.of, [state])
+def cut_state(state: Any, cut: Cut, codec: Blockwise | None = None) -> Any:
+    """A slice of a state. codec: of its packets, where they are coded."""
+
+    def cut_payload(payload: Payload) -> Payload:
+        assert codec is not None, "parameter servers take codecs that go block by block"
+        return codec.cut(payload, cut.begin, cut.end)
+
+    return over_vectors(cut.of, cut_payload, [state])
 
 
 def join_states(slices: Sequence[Any]) -> Any:
     """The state, or the request, that these are all slices of, in order. Raises ValueError where they differ in what is no vector."""
-    return over_vectors(lambda *parts: np.concatenate(parts), slices) if len(slices) > 1 else slices[0]
+    return over_vectors(concatenated, joined_payload, slices) if len(slices) > 1 else slices[0]
 
 
-def over_vectors(function: Callable[..., Array], states: Sequence[Any]) -> Any:
-    """The state that has function(vector of each state) in the place of each vector: once for one vector in several places."""
+def concatenated(*parts: Array) -> Array:
+    """The slices one after the other."""
+    return np.concatenate(parts)
+
+
+def joined_payload(*payloads: Payload) -> Payload:
+    """The payload of which these are all slices, in order."""
+    return tuple(map(np.concatenate, zip(*payloads, strict=True)))
+
+
+def over_vectors(function: Callable[..., Array], of_payload: Callable[..., Payload], states: Sequence[Any]) -> Any:
+    """The state that has function(vector of each state) in the place of each vector, once for one vector in several places, and likewise
+    of_payload(...) in the place of each payload."""
     made: dict[tuple[int, ...], Array] = {}
 
     def vectors(*values: Any) -> Any:
@@ -80,6 +100,9 @@ def over_vectors(function: Callable[..., Array], states: Sequence[Any]) -> Any:
         first = values[0]
         if isinstance(first, tuple):
             kind: Any = type(first)
+            if isinstance(first, Packet):
+                made_of = vectors if first.whole else of_payload
+                return Packet(whole(*(each.version for each in values)), made_of(*(each.payload for each in values)), first.whole)
             names = ("",) * len(first) if kind is tuple else kind._fields
             own = VECTORS.get(kind, ())
             each = [(vectors if name in own else whole)(*parts) for name, parts in zip(names, zip(*values, strict=True), strict=True)]

@@ -20,12 +20,13 @@ from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import in_order
 from tasks.reductions.memory import mapped
 from tasks.reductions.reduction import of_group
-from tasks.rounds.fitting import Fit, Report, Round, about
+from tasks.rounds.fitting import Fit, Round, about
 from tasks.rounds.oracles import Broadcast, divided, gradient
 from tasks.rows.batches import Batch, drawn_rows
 from tasks.rows.partition import Group
 from tasks.strategies.base import Request
 from tasks.typing import Int64
+from tasks.workers.evaluating import Found
 
 
 class Touched(NamedTuple):
@@ -46,6 +47,7 @@ def is_sparse(fit: Fit, rows: Sequence[Group]) -> bool:
         and objective.standard is None
         and objective.compiled
         and not fit.marked
+        and fit.coding is None
         and "gradient_difference" not in fit.strategy.oracles
         and all(isinstance(group.X, sp.csr_array) for group in rows)
     )
@@ -63,7 +65,7 @@ def draw(objective: LinearObjective, rows: Sequence[Group], batch: Batch) -> Tou
     return Touched(batch, replace(drawn, X=X, _derived={}), replace(objective, n_columns=n), positions)
 
 
-def evaluate_touched(touched: Touched, number: int, request: Request, penalties: Sequence[float]) -> tuple[Evaluation, Report]:
+def evaluate_touched(touched: Touched, number: int, request: Request, penalties: Sequence[float]) -> Found:
     """The value of the objective, and as gradient that of the loss alone, by the parameters that are touched: request has theirs.
     penalties: the values of the penalty of all blocks of coefficients, in order."""
     with single_blas_thread():
@@ -74,4 +76,4 @@ def evaluate_touched(touched: Touched, number: int, request: Request, penalties:
         value = float(sums.loss_sum[0] / weight) + in_order(penalties)
         by_touched = quotient(sums.gradient_sum[0], weight)
         evaluation = Evaluation(value, by_touched, None, 0, float(sums.weight_sum[0]))
-        return evaluation, about(Round({0: request}, broadcast, number), found)
+        return Found(evaluation, about(Round({0: request}, broadcast, number), found))

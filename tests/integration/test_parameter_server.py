@@ -16,10 +16,10 @@ from distributed import Client, LocalCluster
 
 from pipeline import Checkpoint, Dataset, LogisticRegression, Minimum, MLPClassifier, SGDClassifier, SGDRegressor, mini_batches, minimise
 from pipeline.execution.sessions import Sessions
-from tasks.objectives import penalties
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2
+from tasks.reductions import blocks
 from tasks.strategies.asynchronous import Asynchronous, Overlap
 from tasks.strategies.optimizers import Adam
 from tasks.strategies.schedules import Constant
@@ -279,7 +279,7 @@ def sparse_fits(solver: str) -> list[tuple[str, Any]]:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_sparse_slices_have_the_bits_of_whole_ones(client: Client, monkeypatch: pytest.MonkeyPatch, advances: list[int]) -> None:
-    monkeypatch.setattr(slices, "BLOCK", penalties.BLOCK)
+    monkeypatch.setattr(slices, "BLOCK", blocks.BLOCK)
     with dask.config.set(scheduler="threads"):
         expected = sparse_fits("async")
     found = sparse_fits("parameter-server")
@@ -293,7 +293,7 @@ def test_sparse_slices_have_the_bits_of_whole_ones(client: Client, monkeypatch: 
 @pytest.mark.filterwarnings("ignore:SGDClassifier. columns of X are of unlike sizes")
 def test_sparse_slices_send_few_bytes(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a million columns, of which a row has a hundred: 50 times fewer a round, and more."""
-    monkeypatch.setattr(slices, "BLOCK", penalties.BLOCK)
+    monkeypatch.setattr(slices, "BLOCK", blocks.BLOCK)
     seen: list[tuple[int, int]] = []
     advance = Sessions.advance
 

@@ -16,7 +16,8 @@ from distributed import Client, LocalCluster
 
 from pipeline import Checkpoint, Dataset, MLPClassifier, SGDClassifier, SGDRegressor
 from pipeline.execution import graph, remembering, sending
-from tasks.reductions.stages.codecs import EightBit, LowRank, TopK
+from pipeline.execution.sessions import Sessions
+from tasks.reductions.stages.codecs import EightBit, Floats, LowRank, TopK
 from tasks.strategies.compressed import Compression
 from tasks.strategies.local_sgd import LocalUpdates
 from tests.data import uneven
@@ -38,6 +39,8 @@ MODELS: dict[str, Any] = {
     ),
     "local, int8, momentum": SGDRegressor(solver="local-sgd", optimizer="momentum", compression="int8", batch_size=20, **SHORT),
     "network": MLPClassifier([16], compression=Compression(LowRank(1), EightBit(64)), batch_size=600, **SHORT),
+    "served, int8": MLPClassifier([1400], solver="parameter-server", compression="int8", batch_size=600, **SHORT),
+    "served, up alone": MLPClassifier([700], solver="parameter-server", compression=Compression(Floats()), batch_size=600, **SHORT),
     "network, async": MLPClassifier([16], solver="async", compression="random-k", batch_size=200, **SHORT),
 }
 
@@ -65,6 +68,20 @@ def test_one_thread_and_several(in_process: dict[str, str]) -> None:
 
 def test_a_cluster_gives_the_same_bits(client: Client, in_process: dict[str, str]) -> None:
     assert digests() == in_process
+
+
+def test_servers_have_slices_of_what_is_coded(client: Client, in_process: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three blocks of the vectors; fewer bytes travel than whole vectors have."""
+    orders, advance = [], Sessions.advance
+    monkeypatch.setattr(Sessions, "advance", lambda self, *arguments: orders.append((self, advance(self, *arguments))) or orders[-1][1])
+    model = MODELS["served, int8"].fit(dataset())
+    assert model.parameters_sha256_ == in_process["served, int8"]
+    done = [(sessions.traffic, found) for sessions, found in orders if found is not None]
+    assert sum(len(found.reports) for _, found in done) > len(model.history_) / 2
+    sent = sum(each.of_parameters + each.of_gradients for each in done[-1][0])
+    assert sent and all(len(traffic) == 2 for traffic, _ in done)
+    n_bytes = 4 * (50 * 1400 + 1400 + 1400 + 1)
+    assert sent < 0.5 * n_bytes * 2 * sum(len(found.reports) for _, found in done)
 
 
 @pytest.mark.usefixtures("rounds_from_here")
@@ -113,7 +130,7 @@ def kill_a_worker(cluster: LocalCluster) -> None:
 @pytest.mark.long
 @pytest.mark.usefixtures("rounds_from_here")
 @pytest.mark.parametrize("copies", ["at first", "always"])
-@pytest.mark.parametrize("name", ["top-k", "async", "local, control variates", "local, int8, momentum"])
+@pytest.mark.parametrize("name", ["top-k", "async", "local, control variates", "local, int8, momentum", "served, int8"])
 def test_killed_workers_change_no_bit(
     four_workers: LocalCluster, in_process: dict[str, str], name: str, copies: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +168,7 @@ def test_a_fit_that_is_done_outlasts_what_cannot_be_forgotten(monkeypatch: pytes
         assert MODELS["top-k"].fit(dataset()).parameters_sha256_ == in_process["top-k"]
 
 
-@pytest.mark.parametrize("name", ["top-k", "int8", "async", "local, control variates", "local, int8, momentum", "network"])
+@pytest.mark.parametrize("name", ["top-k", "int8", "async", "local, control variates", "local, int8, momentum", "network", "served, int8"])
 def test_a_fit_that_was_ended_goes_on(client: Client, in_process: dict[str, str], name: str, tmp_path: Path) -> None:
     """On a cluster, then here; at a round in the middle of those that workers do by themselves."""
     options = Checkpoint(directory=tmp_path, every_seconds=1000.0, remove=False)
@@ -208,6 +225,11 @@ def test_bytes_are_those_between_processes(client: Client) -> None:
             "is not for compressed rounds; set control_variates=False",
         ),
         (MLPClassifier(solver="lbfgs", compression="top-k"), "compression='top-k' needs mini-batches"),
+        (SGDClassifier(solver="parameter-server", compression="top-k"), r"TopK\(share=0.01\) needs whole ones; take compression='int8'"),
+        (
+            SGDClassifier(solver="parameter-server", compression=Compression(EightBit(1000))),
+            r"EightBit\(block=1000\) needs whole ones; take compression='int8'",
+        ),
         (SGDClassifier(compression="low-rank"), r"makes none of the parameters' arrays smaller.*\(1, 50\)"),
     ],
 )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import dask
@@ -30,7 +31,7 @@ from tasks.rounds.fitting import Fit
 from tasks.strategies.steps import Steps
 from tasks.workers import participants
 from tasks.workers.messages import packed, unpacked
-from tasks.workers.participants import children
+from tasks.workers.participants import Duty, Plan, children
 from tests.data import breast_cancer
 from tests.pipeline.cluster.bare import command_line_cluster, make_bare_python
 
@@ -347,6 +348,14 @@ def test_the_tree_over_participants() -> None:
         assert {child: rank for rank, found in below.items() for child in found} == {rank: rank & (rank - 1) for rank in range(1, n)}
         depth = max(bin(rank).count("1") for rank in range(n))
         assert depth <= np.ceil(np.log2(n))
+
+
+def test_what_does_not_add_up_goes_to_the_root_at_once() -> None:
+    duties = [Duty(f"worker {rank}", ()) for rank in range(9)]
+    for coding, below_root, below_four in ((None, [8, 4, 2, 1], [6, 5]), ("coded", [*range(1, 9)], [])):
+        fit: Any = SimpleNamespace(coding=coding)
+        plan = Plan(fit, 0, 1, 1, 0, duties, envelope=Any)
+        assert (plan.below(0), plan.below(4)) == (below_root, below_four)
 
 
 def test_messages_keep_values_and_alignment() -> None:

@@ -48,9 +48,12 @@ def asynchronous(overlap: Overlap, n_groups: int, **more: Any) -> Asynchronous:
     return Asynchronous(StochasticGradient(sampling, Momentum(), Constant(0.1), max_epochs=2, tol=-np.inf, **more), overlap)
 
 
+LAYOUT: Final = Layout({"coef": (1, N_COLUMNS)}, {"intercept": (1,)})
+
+
 def compressed(strategy: Any) -> Compressed:
     """Subtrees remember something, which is lost with their workers; where the name says so, it is copied before every round."""
-    return Compressed(strategy, Compression(TopK(0.5), EightBit(2)), Layout({"coef": (1, N_COLUMNS)}, {"intercept": (1,)}))
+    return Compressed(strategy, Compression(TopK(0.5), EightBit(2)), LAYOUT)
 
 
 def with_momentum(strategy: Any) -> Any:
@@ -86,6 +89,7 @@ STRATEGIES: Final[dict[str, Callable[[int], Strategy]]] = {
     "served": lambda n_groups: Asynchronous(
         StochasticGradient(Sampling(3, 3, n_turns=n_groups), Momentum(), Constant(0.1), max_epochs=2, tol=-np.inf), Overlap(2, served=True)
     ),
+    "served, compressed": lambda n_groups: Compressed(STRATEGIES["served"](n_groups), Compression(EightBit(1)), LAYOUT),
     "compressed, momentum": lambda n_groups: compressed(with_momentum(STRATEGIES["local sgd"](n_groups))),
     "compressed": lambda n_groups: compressed(STRATEGIES["sgd"](n_groups)),
     "compressed, copied": lambda n_groups: compressed(STRATEGIES["local sgd"](n_groups)),

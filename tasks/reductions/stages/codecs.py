@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
 from tasks.arguments import as_number, check_counts
+from tasks.reductions.blocks import BLOCK, blocks
 from tasks.rows.draws import generator
 from tasks.typing import Array
 
@@ -26,6 +27,8 @@ Key = tuple[Any, ...]
 """Seed, purpose and counters of random numbers: see `tasks.rows.draws.generator`."""
 FloatName = Literal["float16", "bfloat16"]
 LEVELS: Final = 127.0
+RUN: Final = 1 << 16
+"""Places that 16 bits tell apart."""
 
 
 class Codec(ABC):
@@ -52,10 +55,29 @@ class Codec(ABC):
         """About how many bytes are sent for a vector of that size."""
 
 
+class Blockwise(Codec):
+    """Makes each of the fixed blocks (`tasks.reductions.blocks`) small by itself: what it makes of a slice of a vector, of whole blocks, is
+    the slice of what it makes of the vector. Its payload is a number for each number, and a scale for each `scaled` of them."""
+
+    @abstractmethod
+    def scaled(self, size: int) -> int:
+        """How many numbers share a scale in a vector of that size."""
+
+    def cut(self, payload: Payload, begin: int, end: int) -> Payload:
+        """The slice begin:end of a payload. Slices one after the other, concatenated array by array, are the payload."""
+        numbers, scales = payload
+        scaled = self.scaled(len(numbers))
+        return numbers[begin:end], scales[begin // scaled : -(-end // scaled)]
+
+    def of_slice(self, begin: int) -> Blockwise:
+        """The same for a slice that begins there in the whole vector."""
+        return self
+
+
 @dataclass(frozen=True)
-class Floats(Codec):
-    """Numbers of 16 bits, each times the largest magnitude: "float16" has 11 significant bits and is zero below 6e-8 of that; "bfloat16"
-    has 8, and all of float32's range. Rounded to the nearest. Raises ValueError for another name."""
+class Floats(Blockwise):
+    """Numbers of 16 bits, each times the largest magnitude of its block: "float16" has 11 significant bits and is zero below 6e-8 of that;
+    "bfloat16" has 8, and all of float32's range. Rounded to the nearest. Raises ValueError for another name."""
 
     name: FloatName = "float16"
 
@@ -64,53 +86,62 @@ class Floats(Codec):
             raise ValueError(f"name must be one of {', '.join(map(repr, get_args(FloatName)))}, got {self.name!r}")
 
     def encode(self, vector: Array, shapes: Shapes, key: Key, kept: Payload) -> Payload:
-        scale = scale_of(vector)
-        scaled = np.divide(vector, scale, dtype=vector.dtype)
+        scales = np.array([scale_of(vector[block]) for block in blocks(len(vector))], np.float32)
+        scaled = np.divide(vector, repeated(scales, BLOCK, len(vector)), dtype=vector.dtype)
         if self.name == "float16":
-            return scaled.astype(np.float16), np.atleast_1d(scale)
+            return scaled.astype(np.float16), scales
         bits = scaled.astype(np.float32).view(np.uint32)
-        return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16), np.atleast_1d(scale)
+        return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16), scales
 
     def decode(self, payload: Payload, shapes: Shapes, like: Array) -> Array:
-        numbers, scale = payload
+        numbers, scales = payload
         found = numbers if self.name == "float16" else (numbers.astype(np.uint32) << 16).view(np.float32)
-        return found.astype(like.dtype) * like.dtype.type(scale[0])
+        return found.astype(like.dtype) * repeated(scales.astype(like.dtype), BLOCK, len(numbers))
+
+    def scaled(self, size: int) -> int:
+        return BLOCK
 
     def n_bytes(self, size: int) -> int:
-        return 2 * size + 4
+        return 2 * size + 4 * len(blocks(size))
 
 
 @dataclass(frozen=True)
-class EightBit(Codec):
-    """Whole numbers from -127 to 127 times a scale for each block, rounded up or down at random so that the mean is right: D. Alistarh,
-    D. Grubic, J. Li, R. Tomioka and M. Vojnović, *QSGD*, NIPS 2017, with the largest magnitude of a block as its scale.
+class EightBit(Blockwise):
+    """Whole numbers from -127 to 127 times a scale for each `block` of them, rounded up or down at random so that the mean is right: D.
+    Alistarh, D. Grubic, J. Li, R. Tomioka and M. Vojnović, *QSGD*, NIPS 2017, with the largest magnitude as the scale.
 
-    block: numbers that share a scale. Raises ValueError for one below 1.
+    block: numbers that share a scale; parameter servers need a power of two of at most 32768. Raises ValueError for one below 1.
     """
 
     block: int = 1024
+    begin: int = field(default=0, repr=False, kw_only=True)  # of the slice that it is for
 
     def __post_init__(self) -> None:
         check_counts(block=self.block)
 
     def encode(self, vector: Array, shapes: Shapes, key: Key, kept: Payload) -> Payload:
-        block = self._block(len(vector))
-        blocks = np.zeros((-(-len(vector) // block), block), np.float32)
-        blocks.reshape(-1)[: len(vector)] = vector
-        scales = np.max(np.abs(blocks), axis=1)
+        block = self.scaled(len(vector))
+        rows = np.zeros((-(-len(vector) // block), block), np.float32)
+        rows.reshape(-1)[: len(vector)] = vector
+        scales = np.max(np.abs(rows), axis=1)
         steps = np.where(scales > 0, scales, np.float32(1)) / np.float32(LEVELS)
-        blocks /= np.maximum(steps, np.finfo(np.float32).tiny)[:, None]
-        blocks += generator(*key).random(blocks.shape, np.float32)
-        np.clip(np.floor(blocks, out=blocks), -LEVELS, LEVELS, out=blocks)
-        return blocks.reshape(-1)[: len(vector)].astype(np.int8), steps
+        rows /= np.maximum(steps, np.finfo(np.float32).tiny)[:, None]
+        together = max(1, BLOCK // block)  # random numbers are drawn block by block, so that a slice has its own
+        for number, first in enumerate(range(0, len(rows), together), self.begin // BLOCK):
+            some = rows[first : first + together]
+            some += generator(*key, *([number] if number else [])).random(some.shape, np.float32)
+        np.clip(np.floor(rows, out=rows), -LEVELS, LEVELS, out=rows)
+        return rows.reshape(-1)[: len(vector)].astype(np.int8), steps
 
     def decode(self, payload: Payload, shapes: Shapes, like: Array) -> Array:
         numbers, steps = payload
-        return numbers.astype(like.dtype) * np.repeat(steps.astype(like.dtype), self._block(len(numbers)))[: len(numbers)]
+        return numbers.astype(like.dtype) * repeated(steps.astype(like.dtype), self.scaled(len(numbers)), len(numbers))
 
-    def _block(self, size: int) -> int:
-        """The numbers that share a scale in a vector of that size."""
+    def scaled(self, size: int) -> int:
         return max(1, min(self.block, size))
+
+    def of_slice(self, begin: int) -> EightBit:
+        return replace(self, begin=begin)
 
     def n_bytes(self, size: int) -> int:
         return size + 4 * (size // self.block + 1)
@@ -118,8 +149,9 @@ class EightBit(Codec):
 
 @dataclass(frozen=True)
 class TopK(Codec):
-    """The numbers of largest magnitude, ⌈share n⌉ of n, as float32 with their places; of equal ones the first: D. Alistarh et al., *The
-    convergence of sparsified gradient methods*, NeurIPS 2018. Raises ValueError for a share outside (0, 1]."""
+    """The numbers of largest magnitude, ⌈share n⌉ of n, as float32 with their places, which are of 16 bits in runs of 65536; of equal ones
+    the first: D. Alistarh et al., *The convergence of sparsified gradient methods*, NeurIPS 2018. Raises ValueError for a share outside
+    (0, 1]."""
 
     share: float = 0.01
 
@@ -133,16 +165,17 @@ class TopK(Codec):
         ties = np.flatnonzero(size == least)[: wanted - int(np.count_nonzero(chosen))]
         chosen[ties] = True
         places = np.flatnonzero(chosen)
-        return places.astype(np.uint32), vector[places].astype(np.float32)
+        in_each = np.bincount(places // RUN, minlength=-(-len(vector) // RUN))
+        return (places % RUN).astype(np.uint16), in_each.astype(np.uint32), vector[places].astype(np.float32)
 
     def decode(self, payload: Payload, shapes: Shapes, like: Array) -> Array:
-        places, numbers = payload
+        places, in_each, numbers = payload
         found = np.zeros_like(like)
-        found[places] = numbers
+        found[np.repeat(np.arange(0, RUN * len(in_each), RUN), in_each) + places] = numbers
         return found
 
     def n_bytes(self, size: int) -> int:
-        return 8 * count_of(self.share, size)
+        return 6 * count_of(self.share, size) + 4 * -(-size // RUN)
 
 
 @dataclass(frozen=True)
@@ -221,6 +254,11 @@ class LowRank(Codec):
 
     def n_bytes(self, size: int) -> int:
         return 8 * 2 * self.rank * math.isqrt(size)
+
+
+def repeated(scales: Array, each: int, n: int) -> Array:
+    """The scale of each of n numbers, of which so many share one."""
+    return np.repeat(scales, each)[:n] if len(scales) > 1 else scales
 
 
 def scale_of(vector: Array) -> np.float32:

@@ -238,12 +238,12 @@ NOBODY_WAITS: dict[str, tuple[dict[str, Any], int, int, int, int]] = {
     "local-sgd": ({**SGD, "solver": "local-sgd", "local_steps": 5}, 1, 88, 104, 0),
     "local-sgd that remembers": ({**MLP, "solver": "local-sgd"}, 1, 388, 404, 2 * 388),
     "admm": ({"name": "LogisticRegression", "solver": "admm"}, 1, 88 * 17, 102, 0),
-    "compression": ({**SGD, "compression": "top-k"}, 1, 8, 8, 2 * 88),
+    "compression": ({**SGD, "compression": "top-k"}, 1, 10, 10, 2 * 88),
     "compressed async": ({**MLP, "solver": "async", "compression": "float16"}, 5, 388, 404, 2 * 388),
 }
 """An estimator, rounds under way at a time, bytes to a thread and back in the largest round, and those that a subtree remembers: 11 float64
-or 97 float32 parameters, and in sums loss and weight beside the gradient; or a dual and a place of each of 16 subtrees; or one number and
-where it is."""
+or 97 float32 parameters, and in sums loss and weight beside the gradient; or a dual and a place of each of 16 subtrees; or one number,
+where it is, and how many there are."""
 
 
 @pytest.mark.parametrize("name", NOBODY_WAITS)

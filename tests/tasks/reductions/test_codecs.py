@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tasks.reductions.blocks import BLOCK
 from tasks.reductions.reduction import array_bytes
-from tasks.reductions.stages.codecs import CODECS, Codec, EightBit, Floats, LowRank, RandomK, TopK
+from tasks.reductions.stages.codecs import CODECS, Blockwise, Codec, EightBit, Floats, LowRank, RandomK, TopK
 from tasks.typing import Array
 
 KEY = (7, "test", 0, 3)
@@ -127,3 +128,23 @@ def test_low_rank_finds_matrices_of_that_rank() -> None:
 def test_numbers_out_of_range_are_refused(make: Any) -> None:
     with pytest.raises(ValueError, match="must"):
         make()
+
+
+@pytest.mark.parametrize("codec", [Floats(), Floats("bfloat16"), EightBit(), EightBit(64), EightBit(1 << 15)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [BLOCK, 2 * BLOCK + 7, 3 * BLOCK - 1])
+def test_slices_of_whole_blocks_are_coded_as_the_whole_is(codec: Blockwise, dtype: Any, n: int) -> None:
+    vector = np.random.default_rng(n).normal(size=n).astype(dtype) * np.repeat([1.0, 1e-6, 100.0], BLOCK)[:n].astype(dtype)
+    key, shapes = (3, "a purpose", 5), ((n,),)
+    payload = codec.encode(vector, shapes, key, ())
+    decoded = codec.decode(payload, shapes, vector)
+    parts = []
+    for begin in range(0, n, BLOCK):
+        end = min(begin + BLOCK, n)
+        part = codec.of_slice(begin).encode(vector[begin:end], ((end - begin,),), key, ())
+        for cut, own in zip(codec.cut(payload, begin, end), part, strict=True):
+            assert cut.tobytes() == own.tobytes()
+        assert codec.decode(part, (), vector[begin:end]).tobytes() == decoded[begin:end].tobytes()
+        parts.append(part)
+    for whole, *slices in zip(payload, *parts, strict=True):
+        assert np.concatenate(slices).tobytes() == whole.tobytes()

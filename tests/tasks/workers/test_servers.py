@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from tasks.objectives import penalties
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2, ElasticNet
+from tasks.reductions import blocks
 from tasks.reductions.reduction import reduce_groups
 from tasks.rounds.fitting import Fit
 from tasks.rows.batches import TRAINING, Batch, Sampling
@@ -22,10 +22,10 @@ from tasks.strategies.asynchronous import Asynchronous, Overlap
 from tasks.strategies.optimizers import Momentum
 from tasks.strategies.schedules import Constant
 from tasks.strategies.stochastic_gradient import StochasticGradient
+from tasks.workers.evaluating import evaluate_all
 from tasks.workers.messages import Wire, packed, unpacked
 from tasks.workers.said import Push, Want
 from tasks.workers.servers import Server
-from tasks.workers.serving import evaluate_all
 from tasks.workers.slices import cut_state, cuts, join_states
 from tasks.workers.touched import draw, evaluate_touched, is_sparse
 
@@ -73,7 +73,7 @@ def test_slices_of_sparse_rows_move_as_the_whole_does(loss: str, n_classes: int,
         asked = state.asked[0]
         assert asked.subtree is not None
         rows = [(asked.subtree, groups[asked.subtree])]
-        whole, _ = evaluate_all(fit, rows, N_GROUPS, asked.number, asked.request)
+        whole = evaluate_all(fit, rows, N_GROUPS, asked.number, asked.request).evaluation
         touched = draw(fit.objective, [groups[asked.subtree]], asked.request.batch)  # type: ignore[arg-type]
         parts = np.split(touched.positions, np.searchsorted(touched.positions, [cut.begin for cut in slices[1:]]))
         pulls = []
@@ -85,11 +85,12 @@ def test_slices_of_sparse_rows_move_as_the_whole_does(loss: str, n_classes: int,
             pulls.append(pull[1])
         request = join_states([pull.request for pull in pulls])
         np.testing.assert_array_equal(request.parameters, asked.request.parameters[touched.positions])
-        found, _ = evaluate_touched(touched, asked.number, request, [value for pull in pulls for value in pull.penalties])
+        penalties = [value for pull in pulls for value in pull.penalties]
+        found = evaluate_touched(touched, asked.number, request, penalties).evaluation
         assert found.value == whole.value and found.weight == whole.weight
         gradients = np.split(found.gradient, np.cumsum([len(each) for each in parts])[:-1])
         for server, gradient in zip(servers, gradients, strict=True):
-            server.pushed[asked.number] = Push(1, asked.number, found.value, found.weight, gradient, None)
+            server.pushed[asked.number] = Push(1, asked.number, found.value, found.weight, (gradient,), None)
             server.take(asked.number)
         state = strategy.take(state, asked.number, whole)
         joined = join_states([server.state for server in servers])
@@ -106,7 +107,7 @@ def test_penalties_are_sums_over_blocks(penalty: Any) -> None:
     assert penalty.value(coef) == (values[0] + values[1]) + values[2]
     l1, l2 = (0.0, penalty.strength) if isinstance(penalty, L2) else (penalty.l1, penalty.l2)
     np.testing.assert_allclose(penalty.value(coef), np.sum(l1 * np.abs(coef)) + 0.5 * np.sum(l2 * coef**2), rtol=1e-13)
-    assert penalties.BLOCK == 32768
+    assert blocks.BLOCK == 32768
 
 
 def test_batches_follow_one_another() -> None:
