@@ -255,7 +255,7 @@ class Fit:
     ) -> Report:
         """What there is to say of a round, from the states after it."""
         found = reported(about(this, sums), states, elapsed, staleness)
-        return found._replace(traffic=traffic, number=this.number, residuals=self.residuals(states))
+        return found._replace(traffic=traffic, residuals=self.residuals(states))
 
 
 def about(this: Round, sums: Any) -> Report:
@@ -265,7 +265,8 @@ def about(this: Round, sums: Any) -> Report:
         sums, marks = sums
     batch = this.broadcast.batch
     subtree = None if batch is None else batch.subtree
-    return Report(this.broadcast.oracle, this.row_step, 0, nan, nan, round_bytes(this.broadcast, sums), 0.0, marks, subtree)
+    n_bytes = round_bytes(this.broadcast, sums)
+    return Report(this.broadcast.oracle, this.row_step, 0, nan, nan, n_bytes, 0.0, marks, subtree, number=this.number)
 
 
 def reported(round_alone: Report, states: Sequence[Any], elapsed: float, staleness: int) -> Report:

@@ -71,6 +71,10 @@ KEPT: tuple[tuple[Problem, Schedule], ...] = (
         Problem(3, "sgd"),
         Schedule(374048733, 4, 1, "tasks", 2e-2, in_client=True, faults=(Fault("kill all", after=54, who=1, seconds=15.0),)),
     ),
+    (  # servers that have gone on are to go back to where the client stopped
+        Problem(3, "served, compressed", stop_at=5),
+        Schedule(0, 2, mode="sessions", message_time=2e-2),
+    ),
     (  # rows that have changed are made again where the fit before is to be forgotten, and nobody hears of it
         Problem(1, "compressed, copied"),
         Schedule(
