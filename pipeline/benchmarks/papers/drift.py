@@ -28,7 +28,7 @@ CURVATURES: Final = (2.0, 0.25)
 """Of the two quadratics, a: f(x) = ½ a x² ± G x. Their mean has its optimum, 0, at 0."""
 UNLIKE: Final = (1.0, 10.0, 100.0)
 """G."""
-STEPS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
+STEPS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
 """Step sizes that are tried; 0.5 is one over the largest curvature."""
 ROUNDS: Final = 50
 START: Final = 1.0
