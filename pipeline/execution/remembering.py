@@ -36,18 +36,20 @@ class RememberingPump(Pump):
         self._memories = memories
         self._last: Copy | None = None
         self._since: list[int] = []
+        self._again: list[int] = []
         self._due = 0.0
 
     def advance(self, states: list[Any], limit: int, number: int | None = None) -> Advance:
         last = self._begin(states) if self._last is None else self._last
         n_since = self._n_since(states, last)
         if len(self._since) > n_since:  # the fit goes on from where it was before, and subtrees know more
+            self._again = self._since[n_since:]
             self._repeat(states)
         for attempts_left in reversed(range(MAX_REPEATS)):
             try:
                 if time.monotonic() > self._due:
                     self._copy(states)
-                done = super().advance(states, limit, number)
+                done = self._advance(states, limit, number)
                 break
             except ForgottenError as error:
                 if not attempts_left:
@@ -58,6 +60,14 @@ class RememberingPump(Pump):
                     ) from error
                 self._repeat(states)
         self._since += [report.number for report in done.reports]
+        return done
+
+    def _advance(self, states: list[Any], limit: int, number: int | None) -> Advance:
+        """Rounds that were done before are done in the order of then."""
+        if not (self.fit.overlaps and self._again):
+            return super().advance(states, limit, number)
+        done = super().advance(states, 1, self._again[0])
+        del self._again[0]
         return done
 
     def recall(self, states: list[Any], *, anew: bool) -> Copy:
@@ -120,10 +130,11 @@ class RememberingPump(Pump):
         at, numbers = self._last.states, list(self._since)
         logger.info("what subtrees remember is not what it was: repeat %d rounds", len(numbers))
         self.close()
+        most = 1 if self.fit.overlaps else len(numbers)  # workers by themselves would take results as they come now
         try:
             self._ask(RESTORE, self._last.memories)
             while numbers:
-                at, reports = super().advance(at, len(numbers), numbers[0])
+                at, reports = super().advance(at, min(most, len(numbers)), numbers[0])
                 del numbers[: len(reports)]
         except ForgottenError:  # one more has died
             logger.debug("and again")

@@ -71,7 +71,7 @@ def check_compressible(local: LocalUpdates) -> None:
 def check_sliceable(compression: Compression) -> None:
     """Raises ValueError where slices of a vector, which parameter servers have, cannot be made small by themselves."""
     for codec in (compression.up, compression.down):
-        if codec is not None and not (isinstance(codec, Blockwise) and BLOCK % codec.scaled(BLOCK) == 0):
+        if codec is not None and not (isinstance(codec, Blockwise) and BLOCK % codec.scaled(2 * BLOCK) == 0):
             raise ValueError(
                 f"parameter servers have slices of the vectors, and {codec} needs whole ones; take compression='int8', 'float16' or"
                 " 'bfloat16', or rounds that go through the client, solver='async'"

@@ -18,6 +18,7 @@ from pipeline import Checkpoint, Dataset, MLPClassifier, SGDClassifier, SGDRegre
 from pipeline.execution import graph, remembering, sending
 from pipeline.execution.sessions import Sessions
 from tasks.reductions.stages.codecs import EightBit, Floats, LowRank, TopK
+from tasks.strategies.asynchronous import Overlap
 from tasks.strategies.compressed import Compression
 from tasks.strategies.local_sgd import LocalUpdates
 from tests.data import uneven
@@ -89,6 +90,65 @@ def test_so_do_rounds_that_the_client_runs(client: Client, in_process: dict[str,
     assert digests() == in_process
 
 
+@pytest.fixture
+def four_workers() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=4, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster):
+        yield cluster
+
+
+def kill_a_worker(cluster: LocalCluster) -> None:
+    """The one that has most."""
+    holds = Client.current().has_what()
+    nannies = [nanny for nanny in cluster.workers.values() if nanny.process is not None]
+    os.kill(max(nannies, key=lambda nanny: len(holds.get(nanny.worker_address, ()))).process.pid, signal.SIGKILL)
+
+
+def as_they_come(**options: Any) -> SGDClassifier:
+    """An asynchronous fit of some thousand short rounds."""
+    return SGDClassifier("log_loss", compression="int8", batch_size=20, max_iter=6, tol=None, random_state=0, **options)
+
+
+def repeated_here(model: SGDClassifier, *callbacks: Any) -> str:
+    """The digest of the fit that takes results in the order of this one's history."""
+    arrivals = [row["subtree"] for row in model.history_ if row["subtree"] >= 0]
+    with dask.config.set(scheduler="threads"):
+        again = as_they_come(solver=Overlap(order="as-they-come", arrivals=arrivals)).set_callbacks(*callbacks)
+        return str(again.fit(dataset()).parameters_sha256_)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*a callback ended the fit")
+@pytest.mark.parametrize("at", [777, 1111])
+@pytest.mark.usefixtures("four_workers")
+def test_servers_that_are_stopped_have_the_parameters_of_their_history(at: int) -> None:
+    """In the middle of what workers do by themselves, as results come: they go back, and take these in the same order again."""
+    stop = AfterRounds((at,), lambda: True)
+    model = as_they_come(solver="parameter-server", order="as-they-come").set_callbacks(stop).fit(dataset())
+    assert model.n_rounds_ == at
+    assert repeated_here(model, AfterRounds((at,), lambda: True)) == model.parameters_sha256_
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("order", ["in-order", "as-they-come"])
+def test_servers_with_memory_outlast_a_death(four_workers: LocalCluster, order: str) -> None:
+    """While workers run rounds by themselves: what is repeated is what the history has."""
+    killed: list[int] = []
+
+    def kill() -> bool:
+        killed.append(1)
+        kill_a_worker(four_workers)
+        return False
+
+    model = as_they_come(solver="parameter-server", order=order)
+    model.set_callbacks(AfterRounds((300, 900), kill)).fit(dataset())
+    assert len(killed) == 2 and model.n_rounds_ > 1500
+    if order == "as-they-come":
+        assert repeated_here(model) == model.parameters_sha256_
+        return
+    with dask.config.set(scheduler="threads"):
+        assert as_they_come(solver="async").fit(dataset()).parameters_sha256_ == model.parameters_sha256_
+
+
 @pytest.mark.usefixtures("rounds_from_here")
 def test_large_vectors_travel_once_and_meet_on_the_cluster(
     client: Client, in_process: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -112,19 +172,6 @@ def test_large_vectors_travel_once_and_meet_on_the_cluster(
 def test_any_cluster_gives_the_same_bits(n_workers: int, in_process: dict[str, str]) -> None:
     with LocalCluster(n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster):
         assert digests() == in_process
-
-
-@pytest.fixture
-def four_workers() -> Iterator[LocalCluster]:
-    with LocalCluster(n_workers=4, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster):
-        yield cluster
-
-
-def kill_a_worker(cluster: LocalCluster) -> None:
-    """The one that has most."""
-    holds = Client.current().has_what()
-    nannies = [nanny for nanny in cluster.workers.values() if nanny.process is not None]
-    os.kill(max(nannies, key=lambda nanny: len(holds.get(nanny.worker_address, ()))).process.pid, signal.SIGKILL)
 
 
 @pytest.mark.long
@@ -229,6 +276,10 @@ def test_bytes_are_those_between_processes(client: Client) -> None:
         (
             SGDClassifier(solver="parameter-server", compression=Compression(EightBit(1000))),
             r"EightBit\(block=1000\) needs whole ones; take compression='int8'",
+        ),
+        (
+            SGDClassifier(solver="parameter-server", compression=Compression(EightBit(), EightBit(1 << 16))),
+            r"EightBit\(block=65536\) needs whole ones; take compression='int8'",
         ),
         (SGDClassifier(compression="low-rank"), r"makes none of the parameters' arrays smaller.*\(1, 50\)"),
     ],
