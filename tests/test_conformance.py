@@ -67,6 +67,7 @@ ESTIMATORS: list[GradientModel] = [
     SGDClassifier(solver="async", random_state=0),
     SGDClassifier(solver="async", order="as-they-come", random_state=0),
     SGDClassifier(solver="parameter-server", random_state=0),
+    SGDClassifier(solver="parameter-server", compression="int8", random_state=0),
     SGDClassifier(compression="top-k", random_state=0),
     SGDRegressor(tol=10.0),
     SGDRegressor(tol=10.0, solver="local-sgd", random_state=0),

@@ -110,6 +110,8 @@ def mini_batches() -> Iterator[tuple[str, str, Any]]:
     for name in ("float16", "bfloat16", "int8", "top-k", "random-k"):
         yield f"SGDClassifier, {name}", "two classes", SGDClassifier("log_loss", compression=name, **SHORT)
     yield "SGDRegressor, async int8", "numbers", SGDRegressor(solver="async", compression="int8", **SHORT)
+    served: dict[str, Any] = {"solver": "parameter-server", "compression": "float16"}
+    yield "SGDRegressor, parameter-server float16", "numbers", SGDRegressor(optimizer="adam", **served, **SHORT)
     for n_steps in (1, 8, None):
         yield f"SGDRegressor, local-sgd {n_steps}", "numbers sparse", SGDRegressor(solver="local-sgd", local_steps=n_steps, **SHORT)
 
