@@ -167,8 +167,9 @@ def test_large_vectors_travel_once_and_meet_on_the_cluster(
         assert all((len(each.keys) == 1) == meet for each in rounds)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("n_workers", [1, 4, 8])
+@pytest.mark.parametrize(
+    "n_workers", [pytest.param(1, marks=pytest.mark.long), pytest.param(4, marks=pytest.mark.long), pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_any_cluster_gives_the_same_bits(n_workers: int, in_process: dict[str, str]) -> None:
     with LocalCluster(n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster):
         assert digests() == in_process

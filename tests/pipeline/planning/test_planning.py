@@ -245,10 +245,14 @@ NOBODY_WAITS: dict[str, tuple[dict[str, Any], int, int, int, int]] = {
 or 97 float32 parameters, and in sums loss and weight beside the gradient; or a dual and a place of each of 16 subtrees; or one number,
 where it is, and how many there are."""
 
+ALIKE = ("async", "local-sgd", "compression")
+"""Of which others are further cases."""
 
-@pytest.mark.parametrize("name", NOBODY_WAITS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else pytest.mark.long) for name in NOBODY_WAITS]
+)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.long
 def test_strategies_of_who_waits_are_planned_as_they_are_fitted(name: str) -> None:
     estimator, at_once, sent, returned, remembered = NOBODY_WAITS[name]
     job = make_job(estimator)

@@ -76,8 +76,9 @@ def from_dask() -> Dataset:
     return Dataset.from_dask(da.from_array(X, chunks=(50, -1)), da.from_array(y, chunks=50))
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["tcp", "tls"])
-@pytest.mark.long
+@pytest.mark.parametrize(
+    "encrypted", [pytest.param(False, marks=pytest.mark.long, id="tcp"), pytest.param(True, marks=pytest.mark.slow, id="tls")]
+)
 def test_workers_without_this_library(bare_python: Path, cache: Path, tmp_path: Path, encrypted: bool) -> None:
     """From the command line; by address and by scheduler file; workers that join, machine code that stays."""
     tls = make_certificates(tmp_path / "certificates") if encrypted else None
