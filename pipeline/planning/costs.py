@@ -30,7 +30,8 @@ class Cost:
     row_seconds: of a worker thread's computing, for each training row; subtree_seconds: for each subtree, beside its rows;
     update_seconds: of the client's, between rounds; delay_seconds: until a round of one message is back, beside all that; of rounds by
     turns, how long after one another they end where there is nothing to compute; message_seconds: for each further message; sent_bytes,
-    returned_bytes: numbers to and from one worker thread; n_steps: the updates that subtrees make by themselves in a round, on average.
+    returned_bytes: numbers to and from one worker thread; n_steps: the updates that subtrees make by themselves in a round, on average;
+    adds_up: whether a thread returns one sum of its subtrees, see `tasks.reductions.reduction.Reduction`.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class Cost:
     message_seconds: float = 0.0
     subtree_seconds: float = 0.0
     n_steps: float = 1.0
+    adds_up: bool = True
 
 
 class Worker(NamedTuple):

@@ -21,7 +21,7 @@ from pipeline.planning.shares import (
     train_share,
     tree_depth,
 )
-from pipeline.planning.strategies import sums_apart, under_way
+from pipeline.planning.strategies import under_way
 
 LEAST_GAIN: Final = 0.2
 MARGIN: Final = 1.02
@@ -161,7 +161,7 @@ def cluster_bytes(found: Probe, cost: Cost, shares: Shares) -> int:
     """The bytes of a round to and from all threads."""
     if cost.kind.by_turns:
         return cost.sent_bytes + cost.returned_bytes
-    n_sums = len(found.subtree_rows()) if sums_apart(found.strategy) else shares.n_sums
+    n_sums = shares.n_sums if cost.adds_up else len(found.subtree_rows())
     return shares.n_messages * cost.sent_bytes + n_sums * cost.returned_bytes
 
 

@@ -198,6 +198,7 @@ def kinds_of(fits: Sequence[Fitted], strategy: Strategy, n_groups: int) -> list[
             sent_bytes=sent,
             returned_bytes=returned,
             n_steps=rounds.steps[kind] / len(rounds.updates[kind]),
+            adds_up=reduction_of(broadcast).adds_up,
         )
         found.append((cost, broadcast))
     return found

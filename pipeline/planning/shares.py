@@ -60,8 +60,7 @@ class Memory:
     process: of a worker that has read and fitted but holds no rows, as measured here; rows: X, y and weights, of all parts; derived: what
     the fit makes of them and keeps (encoded targets, copies of samples, what subtrees remember); scratch: partial sums under way; loading:
     the group that each thread is reading, beside the rows. peak: the most at once; needed: the limit from which on Dask leaves rows in
-    memory
-    (`distributed.worker.memory.target` and `.spill`).
+    memory (`distributed.worker.memory.target` and `.spill`).
     """
 
     process: int

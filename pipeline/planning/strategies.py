@@ -39,11 +39,6 @@ def under_way(strategy: Strategy) -> int:
     return n_turns(strategy) if staleness is None else min(staleness + 1, n_turns(strategy))
 
 
-def sums_apart(strategy: Strategy) -> bool:
-    """Whether each subtree returns sums of its own, which nobody adds up on the way."""
-    return isinstance(strategy, Compressed | ADMM)
-
-
 def on_groups(strategy: Strategy, source: Source) -> Any:
     """The same strategy on the groups of this source: it is their subtrees that take turns, or are to agree."""
     if isinstance(strategy, Compressed):

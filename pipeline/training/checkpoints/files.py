@@ -24,7 +24,7 @@ from tasks.typing import Array
 
 CHECKPOINT: Final = Kind("dask-descent checkpoint", "checkpoint", version="7")
 """Version 2 had types in other modules, 3 fields of other names, 4 subtrees and staleness in the history, 5 bytes and memories, 6
-memories of several parts."""
+memories of several parts; 7 has other names of what is known of these."""
 SUFFIX: Final = ".safetensors"
 NAME: Final = re.compile(rf"-[0-9a-f]{{16}}-\d{{9,}}{re.escape(SUFFIX)}$")
 """How the names of checkpoints end: see `FitKey.path`."""
