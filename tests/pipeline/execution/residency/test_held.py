@@ -69,9 +69,10 @@ def lazy_frame() -> dd.DataFrame:
 
 
 def of_futures(client: Client, change: Any = None) -> da.Array:
-    futures = client.scatter([ROWS[end - n : end] for n, end in zip(CHUNKS, np.cumsum(CHUNKS), strict=True)])
-    pieces = futures if change is None else [delayed(change)(future) for future in futures]
-    return da.concatenate([da.from_delayed(piece, (n, 3), float) for piece, n in zip(pieces, CHUNKS, strict=True)])
+    pieces = [ROWS[end - n : end] for n, end in zip(CHUNKS, np.cumsum(CHUNKS), strict=True)]
+    futures = client.scatter(pieces, hash=False)  # keys of their own: Dask may lose rows that another client let go just before
+    blocks = futures if change is None else [delayed(change)(future) for future in futures]
+    return da.concatenate([da.from_delayed(block, (n, 3), float) for block, n in zip(blocks, CHUNKS, strict=True)])
 
 
 def given(how: str, client: Client, other: Client) -> tuple[Any, Any]:
