@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,10 +15,9 @@ from distributed import Client, LocalCluster
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.benchmarks.contests import Contest, contests
+from pipeline.benchmarks.contests import EPOCHS, GAP, N_PARTITIONS, UPDATES, Contest, contests, pace
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
-from pipeline.benchmarks.slow_worker import SHARES, held_back
 from pipeline.data.dataset import Dataset
 from pipeline.execution.residency import following
 from pipeline.training.checkpoints.files import Saved
@@ -27,9 +25,7 @@ from pipeline.training.history import Row
 from pipeline.training.loop import train
 from pipeline.training.minimise import subtrees
 from pipeline.training.observers import Observer
-from pipeline.training.sampling import batches_of
 from tasks.objectives.linear import LinearObjective
-from tasks.rounds.fitting import Fit
 from tasks.rounds.fitting import Report as RoundReport
 from tasks.strategies.admm import ADMM
 from tasks.strategies.asynchronous import Asynchronous, Overlap
@@ -38,16 +34,17 @@ from tasks.strategies.local_sgd import LocalSGD, LocalUpdates
 from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.typing import Array
 
-GAP: Final = 0.01
-"""Of the smallest objective, relative: who is that near has arrived."""
-UPDATES: Final = 64
-"""Of an epoch, synchronous or asynchronous: an update is of as many rows in both."""
-APART: Final = 16
-EPOCHS: Final = 10
+SECONDS: Final = 20.0
+"""That each way has."""
+N_WORKERS: Final = 4
+UPDATE_SECONDS: Final = 0.016
+"""That the rows of an update take a worker which is not slow; so many times as many:"""
+EQUAL: Final = (1.0,) * N_WORKERS
+ONE_SLOW: Final = (4.0, 1.0, 1.0, 1.0)
 SOONER: Final = 2.0
 BIASED: Final = 0.05
-EVEN: Final = (0.4,) * len(SHARES)
 AS_MANY: Final = 0.8
+FOR_EVER: Final = 1_000_000
 RACED: Final = ("synchronous", "asynchronous, in order, staleness 8", "parameter server, in order, staleness 8")
 """Whose updates a second are counted."""
 
@@ -61,10 +58,6 @@ class Way(NamedTuple):
     rows_move: bool = False
     consensus: bool = False
 
-    @property
-    def turns(self) -> bool:
-        return self.overlap is not None or self.local is not None
-
 
 WAYS: Final = (
     Way("synchronous"),
@@ -77,30 +70,42 @@ WAYS: Final = (
     Way("parameter server, no bound", Overlap(None, "as-they-come", served=True)),
     Way("parameter server, in order, staleness 8", Overlap(8, served=True)),
     Way("local, 1 update a round", local=LocalUpdates(1)),
-    Way("local, 8 updates a round", local=LocalUpdates(8)),
-    Way("local, 64 updates a round", local=LocalUpdates(64)),
+    Way("local, 8 updates a round", local=LocalUpdates(8, control_variates=True)),
+    Way("local, 64 updates a round", local=LocalUpdates(64, control_variates=True)),
     Way("ADMM", consensus=True),
 )
 
 
 @dataclass(eq=False)
 class Watch(Observer):
-    """Remembers where a fit stood, at most every `every` seconds of it, and the bytes that rounds sent and received."""
+    """Remembers where a fit stood, at most every `every` seconds of it, with the bytes that rounds sent and received, and how many there
+    were; ends it when `seconds` are over. What comes after that does not count."""
 
     every: float
+    seconds: float
     began: float = field(default_factory=time.perf_counter)
     seen: list[tuple[float, float, Array]] = field(default_factory=list)
     n_bytes: int = 0
+    n_rounds: int = 0
     staleness: int = 0
+    over: bool = False
 
     def hear(self, row: Row, report: RoundReport) -> None:
+        if self.over:
+            return
+        self.n_rounds += 1
         self.n_bytes += report.traffic.sent + report.traffic.received
         self.staleness = max(self.staleness, report.staleness)
 
+    def after(self, row: Row) -> bool:
+        return self.over
+
     def rest(self, saved: Saved) -> None:
         now = time.perf_counter() - self.began
-        if not self.seen or now - self.seen[-1][0] >= self.every:
+        over = now > self.seconds
+        if not self.over and (over or not self.seen or now - self.seen[-1][0] >= self.every):
             self.seen.append((now, self.n_bytes, saved.states[0].iterate.parameters))
+        self.over = over
 
 
 class Ending(NamedTuple):
@@ -110,80 +115,78 @@ class Ending(NamedTuple):
     way: Way
     workers: str
     curve: list[tuple[float, float, float]]
-    seconds: float
     n_rounds: int
     staleness: int
 
-    def arrived(self, optimum: float) -> tuple[float, float] | None:
-        """Seconds and bytes to the gap."""
-        return next(((at, sent) for at, sent, value in self.curve if value <= (1.0 + GAP) * optimum), None)
+    @property
+    def arrived(self) -> tuple[float, float] | None:
+        """Seconds and bytes to the goal."""
+        return next(((at, sent) for at, sent, value in self.curve if value <= self.contest.goal), None)
+
+    @property
+    def beyond(self) -> float:
+        """How far above the goal it was at the end, relative."""
+        return self.curve[-1][2] / self.contest.goal - 1.0
 
 
 def asynchronous(report: Report, settings: Settings) -> None:
     """Train both models in all ways, with four equal workers and with a slow one among them; and count updates a second."""
     endings: list[Ending] = []
-    n_epochs = 1 if settings.quick else EPOCHS
+    seconds = 0.5 if settings.quick else SECONDS
     speeds: dict[tuple[str, str], list[float]] = {}
     for contest in contests(settings.quick):
         ways = [way for way in WAYS if not way.consensus or isinstance(contest.objective, LinearObjective)]
-        for shares, workers in ((EVEN, "equal"), (SHARES, "one slow")):
+        for paces, workers in ((EQUAL, "equal"), (ONE_SLOW, "one slow")):
             with four_workers() as client:
                 for way in ways:  # what compiles does so here, for all of them
-                    run(client, contest, way, None, 1)
+                    run(client, contest, way, None, 0.1)
                 for way in [way for way in ways if way.name in RACED] * (settings.repeats if workers == "equal" else 0):
-                    _, n_rounds, seconds = run(client, contest, way, None, n_epochs)
-                    speeds.setdefault((contest.name, way.name), []).append(n_rounds / seconds)
+                    watch = run(client, contest, way, None, seconds / 5)
+                    speeds.setdefault((contest.name, way.name), []).append(watch.n_rounds / watch.seen[-1][0])
                 for way in ways:
-                    watch, n_rounds, seconds = run(client, contest, way, shares, n_epochs)
+                    watch = run(client, contest, way, paces, seconds)
                     curve = [(at, sent, contest.value(where)) for at, sent, where in watch.seen]
-                    endings.append(Ending(contest, way, workers, curve, seconds, n_rounds, watch.staleness))
-    optima = {ending.contest.name: smallest(endings, ending.contest) for ending in endings}
-    columns = ("model", "way", "workers", "s to the gap", "MB to the gap", "gap at the end", "s in all", "rounds", "largest staleness")
-    rows = [line(ending, optima[ending.contest.name]) for ending in endings]
-    report.tables.append(Table(f"log loss, {endings[0].contest.problem.name}, rows sorted by label, four workers", columns, rows))
+                    endings.append(Ending(contest, way, workers, curve, watch.n_rounds, watch.staleness))
+    columns = ("model", "way", "workers", "s to the goal", "MB to the goal", "above the goal at the end", "rounds", "largest staleness")
+    problem = endings[0].contest.problem
+    title = f"log loss, {problem.n_rows:,} x {problem.n_columns} float64, rows sorted by label, four workers, {seconds:g} s each"
+    report.tables.append(Table(title, columns, [line(ending) for ending in endings]))
     counted = [(*key, median(found)) for key, found in speeds.items()]
-    title = "the same fits, nobody held back, with all that begins and ends a fit"
+    title = "the same fits on rows that take no time but what they compute, for a fifth of the seconds"
     report.tables.append(Table(title, ("model", "way", "updates a second"), counted))
-    report.figure = drawn(endings, optima)
-    report.targets += [*targets(endings, optima), *as_many(speeds)]
+    report.figure = drawn(endings)
+    report.targets += [*targets(endings), *as_many(speeds)]
     report.notes += [
-        f"Gap: of the objective over the smallest, relative; arrived: at most {GAP:g}. Newton finds the linear model's smallest one in"
-        " process; the network's is the smallest that was seen here, by every eighth row.",
-        "Each worker has 0.4 of a core; the slow one 0.1. Bytes are those between processes (`bytes_sent` and `bytes_received`).",
-        f"An update is of a {UPDATES}th of the rows, a local one of a {UPDATES * APART}th, in each of {APART} subtrees.",
-        "The linear model's step sizes fall with the root of the updates, from what is stable for the staleness that may come; the network"
-        " trains by Adam, 0.001.",
-        "Before what is timed, each way trains for one epoch on the same workers.",
+        f"Goal: of the linear model, {GAP:g} of the smallest objective above it, which Newton finds in process; of the network, where"
+        f" {EPOCHS} epochs of synchronous mini-batches in process end.",
+        f"An update is of a {UPDATES}th of the rows, a local one of a {UPDATES * N_PARTITIONS}th, in each of {N_PARTITIONS} subtrees. The"
+        f" rows of an update take a worker {1e3 * UPDATE_SECONDS:g} ms; the slow one {1e3 * UPDATE_SECONDS * ONE_SLOW[0]:g} ms. It waits"
+        " for that time, so cores are free for the others.",
+        "Steps are as large as noise lets them be, and stale gradients; all that are not local are of one size but those without a bound.",
+        "Local updates, where there are several a round, have control variates. Bytes are those between processes (`bytes_sent` and"
+        " `bytes_received`). Before what is timed, each way trains on the same workers for a moment.",
     ]
 
 
-def smallest(endings: Sequence[Ending], contest: Contest) -> float:
-    """The smallest objective of a contest."""
-    if contest.optimum is not None:
-        return contest.optimum
-    return min(value for ending in endings if ending.contest is contest for _, _, value in ending.curve)
-
-
-def line(ending: Ending, optimum: float) -> tuple[Cell, ...]:
+def line(ending: Ending) -> tuple[Cell, ...]:
     """The line of a fit in the table."""
-    at, sent = ending.arrived(optimum) or (None, None)
-    gap = ending.curve[-1][2] / optimum - 1.0
+    at, sent = ending.arrived or (None, None)
     megabytes = None if sent is None else sent / 1e6
     what = (ending.contest.name, ending.way.name, ending.workers)
-    return (*what, at, megabytes, gap, ending.seconds, ending.n_rounds, ending.staleness)
+    return (*what, at, megabytes, ending.beyond, ending.n_rounds, ending.staleness)
 
 
-def drawn(endings: Sequence[Ending], optima: dict[str, float]) -> bytes:
-    """The gap against seconds, and against bytes, of each model with each set of workers, as a PNG."""
+def drawn(endings: Sequence[Ending]) -> bytes:
+    """How far above the goal fits are against seconds, and against bytes, of each model with each set of workers, as a PNG."""
     kinds = list(dict.fromkeys((ending.contest.name, ending.workers) for ending in endings))
     figure = Figure(figsize=(10, 3 * len(kinds)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     for (name, workers), pair in zip(kinds, figure.subplots(len(kinds), 2, sharey="row"), strict=True):
         for ending in (each for each in endings if (each.contest.name, each.workers) == (name, workers)):
-            gaps = [max(value / optima[name] - 1.0, 1e-6) for _, _, value in ending.curve]
+            above = [max(value / ending.contest.goal - 1.0, 1e-3) for _, _, value in ending.curve]
             for axes, which, unit in zip(pair, (0, 1), (1.0, 1e6), strict=True):
-                axes.loglog([max(point[which], 1e-3 * unit) / unit for point in ending.curve], gaps, label=ending.way.name, linewidth=1)
-        pair[0].set(title=f"{name}, {workers}", ylabel="gap", xlabel="seconds")
+                axes.loglog([max(point[which], 1e-3 * unit) / unit for point in ending.curve], above, label=ending.way.name, linewidth=1)
+        pair[0].set(title=f"{name}, {workers}", ylabel="above the goal", xlabel="seconds")
         pair[1].set(xlabel="MB")
     pair[1].legend(fontsize="x-small")
     content = io.BytesIO()
@@ -194,43 +197,40 @@ def drawn(endings: Sequence[Ending], optima: dict[str, float]) -> bytes:
 @contextmanager
 def four_workers() -> Iterator[Client]:
     """A cluster of its own."""
-    with LocalCluster(n_workers=len(SHARES), threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=N_WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         yield client
 
 
-def run(client: Client, contest: Contest, way: Way, shares: Sequence[float] | None, n_epochs: int) -> tuple[Watch, int, float]:
-    """One fit on rows that begin in equal shares: what was seen of it, its rounds, and its seconds. shares: of a core, for each worker;
-    None: nobody is held back."""
+def run(client: Client, contest: Contest, way: Way, paces: Sequence[float] | None, seconds: float) -> Watch:
+    """One fit of so many seconds on rows that begin in equal shares: what was seen of it. paces: how many times the time of an
+    update each worker takes; None: rows take no time."""
     dataset = contest.dataset()
-    fit = Fit(contest.objective, (contest.penalty,), strategy(contest, way, dataset, n_epochs))
     executor = dataset.executor()
-    pids = client.run(os.getpid)
-    slowed = nullcontext() if shares is None else held_back([pids[worker] for worker in sorted(pids)], shares)
+    fit = contest.fit(strategy(contest, way, dataset))
+    row_seconds = UPDATE_SECONDS * UPDATES / dataset.schema.n_rows  # they are resident now
+    for worker, times in zip(sorted(client.scheduler_info(n_workers=-1)["workers"]), paces or (0.0,) * N_WORKERS, strict=True):
+        client.run(pace, times * row_seconds, workers=[worker])
     with nullcontext() if way.rows_move else rows_stay(), executor.span("bench-asynchronous"):
-        with slowed:
-            watch = Watch(0.02)
-            result = train(executor, dataset, fit, fit.init(contest.start[None]), [watch])
-            seconds = time.perf_counter() - watch.began
-        watch.seen.append((seconds, watch.n_bytes, result.parameters[0]))
+        watch = Watch(0.02, seconds)
+        train(executor, dataset, fit, fit.init(contest.start[None]), [watch])
         executor.release(dataset.rows)
-    return watch, len(result.history), seconds
+    return watch
 
 
-def strategy(contest: Contest, way: Way, dataset: Dataset, n_epochs: int) -> Strategy:
-    """What trains so many epochs; of ADMM, ten times as many rounds, if it is not done before."""
+def strategy(contest: Contest, way: Way, dataset: Dataset) -> Strategy:
+    """What trains until it is told to end, or is done."""
     if way.consensus:
-        return ADMM(subtrees(dataset), tol=1e-6, max_iter=10 * n_epochs)
-    n_rows = dataset.schema.n_rows  # they are resident now
-    batch = n_rows // UPDATES // (1 if way.local is None else APART)
-    batches = batches_of(dataset.schema, dataset.source.n_groups, batch, take_turns=way.turns)
+        return ADMM(subtrees(dataset), tol=1e-6, max_iter=FOR_EVER)
+    schema, n_groups = dataset.schema, dataset.source.n_groups
     missed = 0
     if way.local is not None:
-        batches = batches.apart
-    elif way.overlap is not None:
+        batches = contest.batches(schema, n_groups, apart=True)
+    else:
+        batches = contest.batches(schema, n_groups, take_turns=way.overlap is not None)
+    if way.overlap is not None:
         others = batches.sampling.n_turns - 1
         missed = others if way.overlap.staleness is None else min(others, way.overlap.staleness)
-    schedule = contest.schedule(missed, batches.batch_rows)
-    plain = StochasticGradient(batches.sampling, contest.optimizer, schedule, max_epochs=n_epochs, tol=-np.inf)
+    plain = StochasticGradient(batches.sampling, schedule=contest.schedule(missed), max_epochs=FOR_EVER, tol=-np.inf)
     if way.local is not None:
         return LocalSGD.of(plain, way.local)
     return plain if way.overlap is None else Asynchronous(plain, way.overlap)
@@ -256,15 +256,15 @@ def rows_stay() -> Iterator[None]:
         following.LOST = before  # type: ignore[misc]
 
 
-def targets(endings: Sequence[Ending], optima: dict[str, float]) -> list[Target]:
+def targets(endings: Sequence[Ending]) -> list[Target]:
     """What is promised of those who do not wait."""
     found: list[Target] = []
-    for name, optimum in optima.items():
+    for name in dict.fromkeys(ending.contest.name for ending in endings):
         own = [ending for ending in endings if ending.contest.name == name]
-        slow = {ending.way.name: ending.arrived(optimum) for ending in own if ending.workers == "one slow"}
+        slow = {ending.way.name: ending.arrived for ending in own if ending.workers == "one slow"}
         plain, free = slow["synchronous"], slow["asynchronous, no bound"]
-        promise = f"{name}: time to the gap with a slow worker: synchronous, rows not moving, over asynchronous without a bound"
+        promise = f"{name}: time to the goal with a slow worker: synchronous, rows not moving, over asynchronous without a bound"
         found.append(Target(promise, "at least", SOONER, None if plain is None or free is None else plain[0] / free[0]))
-        worst = max(ending.curve[-1][2] / optimum - 1.0 for ending in own)
-        found.append(Target(f"{name}: largest gap at the end, of all ways", "at most", BIASED, worst))
+        worst = max(ending.beyond for ending in own)
+        found.append(Target(f"{name}: above the goal at the end, the worst of all ways", "at most", BIASED, worst))
     return found

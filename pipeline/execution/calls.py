@@ -60,7 +60,8 @@ class Calls:
         return self._answers
 
     async def _call_all(self) -> list[Any]:
-        return await asyncio.wait_for(asyncio.gather(*map(self._call, self.work), return_exceptions=True), PATIENCE)
+        async with asyncio.timeout(PATIENCE):  # `wait_for` would have the loop log a round that is given up
+            return await asyncio.gather(*map(self._call, self.work), return_exceptions=True)
 
     async def _call(self, each: Work) -> Any:
         operation = getattr(self.client.rpc(each.worker), OPERATION)

@@ -43,7 +43,7 @@ class RememberingPump(Pump):
         last = self._begin(states) if self._last is None else self._last
         n_since = self._n_since(states, last)
         if len(self._since) > n_since:  # the fit goes on from where it was before, and subtrees know more
-            self._again = self._since[n_since:]
+            self._again = self._since[n_since:] if self.fit.overlaps else []
             self._repeat(states)
         for attempts_left in reversed(range(MAX_REPEATS)):
             try:
@@ -64,7 +64,7 @@ class RememberingPump(Pump):
 
     def _advance(self, states: list[Any], limit: int, number: int | None) -> Advance:
         """Rounds that were done before are done in the order of then."""
-        if not (self.fit.overlaps and self._again):
+        if not self._again:
             return super().advance(states, limit, number)
         done = super().advance(states, 1, self._again[0])
         del self._again[0]

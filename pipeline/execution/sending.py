@@ -103,10 +103,16 @@ class Sent:
         self.broadcast = broadcast
         with resident.lock:
             self.work, n_sums, self.groups = resident.share(reduction.numbers(broadcast, resident.n_groups))
+        n_sums = n_sums if reduction.adds_up else self._n_subtrees
         self.n_bytes = reduction.n_bytes(broadcast, rows.n_columns) * n_sums
         called = sender.by_calls(resident, bytes_of(broadcast) * len(self.work) + self.n_bytes)
         self._way: Way = self._by_calls() if called else self._by_tasks()
         self._results: Sequence[NodeSums] | None = None
+
+    @property
+    def _n_subtrees(self) -> int:
+        """Those that the round is about."""
+        return -(-len(self.groups or range(self.resident.n_groups)) >> self.reduction.level(self.broadcast))
 
     def _by_calls(self) -> Way:
         packed, needs = dumps((self.reduction, self.broadcast))
@@ -205,7 +211,7 @@ class Tasks:
         times = self.n_tasks if self.large else 1  # where sums were added up on the way, each task's went up, too
         self.traffic = Traffic(self.traffic.sent, times * sum(array_bytes(found.nodes) for found in results))
         short = time.monotonic() - self.began <= SHORT_ROUND and not self.large
-        self.sender.hold(self.futures, at_most=HELD_ROUNDS if short else 1)
+        self.sender.hold(self.futures + self._beneath, at_most=HELD_ROUNDS if short else 1)
         self.futures, self._beneath = [], []
         return results
 

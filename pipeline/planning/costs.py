@@ -31,7 +31,8 @@ class Cost:
     update_seconds: of the client's, between rounds; delay_seconds: until a round of one message is back, beside all that; of rounds by
     turns, how long after one another they end where there is nothing to compute; message_seconds: for each further message; sent_bytes,
     returned_bytes: numbers to and from one worker thread; n_steps: the updates that subtrees make by themselves in a round, on average;
-    adds_up: whether a thread returns one sum of its subtrees, see `tasks.reductions.reduction.Reduction`.
+    adds_up: whether a thread returns one sum of its subtrees, see `tasks.reductions.reduction.Reduction`; summed_bytes: of the numbers that
+    a thread adds up, or solves with, before it makes them small.
     """
 
     kind: Kind
@@ -45,6 +46,7 @@ class Cost:
     subtree_seconds: float = 0.0
     n_steps: float = 1.0
     adds_up: bool = True
+    summed_bytes: int = 0
 
 
 class Worker(NamedTuple):

@@ -21,7 +21,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.estimators.base import SetUp
 from pipeline.planning.costs import Cost, Worker, kind_of, level_of, n_steps_of
 from pipeline.planning.sample import Sample, plan_load
-from pipeline.planning.strategies import gradients_of, of_short_rounds
+from pipeline.planning.strategies import gradients_of, of_short_rounds, under_way
 from pipeline.training.loop import train
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.reduction import reduce_shards
@@ -74,15 +74,18 @@ def answering(sample: Sample, fit: Fit, start: Array, cost: Cost, broadcast: Bro
     """The cost of a kind of round with what it takes beside its rows."""
     one, many = (few_rows(sample, n) for n in (1, MESSAGES))
     coded = codec_seconds(fit) if broadcast.packet is not None else 0.0
+    counted = cost.update_seconds + coded  # by themselves
     if cost.kind.by_turns:
         first, each = interval(many, fit, start), 0.0
-    elif isinstance(broadcast.local, Consensus):
-        first, together = (interval(rows, fit, start) for rows in (one, many))
-        each = max(0.0, together - first) / (MESSAGES - 1)
+        if under_way(fit.strategy) == 1:
+            first = max(0.0, first - coded)
+    elif isinstance(broadcast.local, Consensus) or broadcast.packet is not None:
+        single, together = (interval(rows, fit, start) for rows in (one, many))
+        first, each = max(0.0, single - counted), max(0.0, together - single) / (MESSAGES - 1)
     else:
         first, each = message_seconds(one, many, sent_whole(broadcast, start))
         if cost.kind.n_batches:
-            first = max(0.0, interval(one, fit, start) - cost.update_seconds - coded)
+            first = max(0.0, interval(one, fit, start) - counted)
     return replace(cost, subtree_seconds=coded, delay_seconds=first, message_seconds=each)
 
 
@@ -173,7 +176,7 @@ def row_seconds(client: Any, sample: Sample, broadcast: Broadcast, n_threads: in
     if kind_of(broadcast).n_batches:
         return row_seconds_of_batches(sample, broadcast, n_threads)
     n_groups = len(sample.groups)
-    held = client.scatter(shards_of(sample, 0, n_threads), hash=False)
+    held = client.scatter(shards_of(sample, level_of(broadcast), n_threads), hash=False)
     packed = cloudpickle.dumps((reduction_of(broadcast), broadcast))
     seconds: list[float] = []
     repeated(

@@ -259,8 +259,10 @@ def reason(found: Probe, now: Shares, doubled: Shares) -> str:
     groups = f"its {len(subtree_rows)} {what}{'s' * (len(subtree_rows) > 1)} of partitions cannot be cut further"
     if subtree_rows.max() > 1.5 * subtree_rows.mean():
         groups = f"the largest {what} has {subtree_rows.max():,.0f} rows, others {subtree_rows.mean():,.0f} on average"
+    coded = math.ceil(len(subtree_rows) / doubled.n_messages) * mean_over_rounds(found, [c.subtree_seconds for c in found.worker.costs])
     reasons = {
         groups: kept,
+        f"making small what a subtree returns takes {duration(coded)} a round": coded,
         f"the client's own update takes {duration(update)} a round": update,
         f"a message to a worker and back takes {duration(delay)}": delay,
         f"{doubled.n_messages} messages a round take {duration(messages)}": messages,

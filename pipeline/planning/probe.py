@@ -46,7 +46,7 @@ COMPILED_LIKE: Final = {"local_steps": "loss_and_gradient", "consensus": "hessia
 class Probe:
     """The measurements of a job. schema: of the whole dataset, as far as the sample tells; strategy: of a fit of all rows; finished:
     whether the sample's fit came to its end; level: subtrees of 2^level groups are on one thread; remembered_bytes: that each of them
-    keeps beside its rows."""
+    keeps beside its rows, of one version."""
 
     sample: Sample
     schema: Schema
@@ -98,7 +98,7 @@ class Recorder(ThreadExecutor):
 
 @dataclass(frozen=True, eq=False)
 class Recorded(Pending):
-    """A round whose sums are noted once they are there."""
+    """A round whose sums are noted once they are there. Nobody asks whether it is done: of those under way the oldest is taken."""
 
     pending: Pending
     note: Callable[[Any], None]
@@ -199,6 +199,7 @@ def kinds_of(fits: Sequence[Fitted], strategy: Strategy, n_groups: int) -> list[
             returned_bytes=returned,
             n_steps=rounds.steps[kind] / len(rounds.updates[kind]),
             adds_up=reduction_of(broadcast).adds_up,
+            summed_bytes=summed_bytes(broadcast, returned),
         )
         found.append((cost, broadcast))
     return found
@@ -213,6 +214,14 @@ def bytes_of(broadcast: Broadcast, sums: Any, strategy: Strategy) -> tuple[int, 
         vector, n_sampled = broadcast.parameters.nbytes, len(broadcast.local.subtrees.first_partitions)
         return vector * (1 + len(strategy.subtrees.first_partitions)), returned // n_sampled
     return sent, returned
+
+
+def summed_bytes(broadcast: Broadcast, returned: int) -> int:
+    """The bytes of a subtree's sums before they are made small, or that its own solution takes."""
+    if (coding := broadcast.coding) is not None:
+        return max(returned, coding.size * np.dtype(coding.dtype).itemsize)
+    n = broadcast.parameters.shape[-1]
+    return max(returned, broadcast.parameters.nbytes * (1 + n)) if isinstance(broadcast.local, Consensus) else returned
 
 
 def counts(fit: Fitted, strategy: Strategy) -> dict[Kind, int]:

@@ -20,6 +20,7 @@ from tasks.loading.shards import ShardLoad, load_on_worker
 from tasks.machine.threads import single_blas_thread
 from tasks.rows.draws import spread
 from tasks.rows.partition import Group, Shard, join_shards
+from tasks.typing import Int64
 
 SAMPLE_BYTES: Final = 128 << 20
 """The bytes of a sample: far more than a processor's caches hold, so that rounds on the sample read memory as rounds on all rows do."""
@@ -73,6 +74,21 @@ class Sample:
         sizes = np.asarray(source.group_sizes, np.float64)
         return sizes if source.partition_rows is not None else sizes * (self.n_rows / self.n_partitions)
 
+    def partition_rows(self, sampled: Int64) -> Int64:
+        """The rows to train on of each partition of the whole dataset, beside these of the sampled ones: known, or as many as these have on
+        average."""
+        source, share = self.dataset.source, self.n_train_rows / max(self.n_rows, 1)
+        known = source.partition_rows
+        each = np.full(source.n_partitions, sampled.mean()) if known is None else np.asarray(known) * share
+        rows: Int64 = np.round(each).astype(np.int64)
+        rows[[first + i for first, n in self._sampled_runs for i in range(n)]] = sampled
+        return rows
+
+    @property
+    def _sampled_runs(self) -> list[tuple[int, int]]:
+        """The first partition of each sampled group, and how many it has."""
+        return [(group.first_partition, len(group.offsets) - 1) for group in self.groups]
+
     def schema(self, executor: Executor) -> Schema:
         """The schema of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the
         first thing that is wrong in the sampled rows."""
@@ -83,6 +99,7 @@ class Sample:
         return replace(
             found,
             n_rows=round(found.n_rows * factor),
+            partition_rows=self.partition_rows(found.partition_rows),
             weight_sum=found.weight_sum * factor,
             class_rows=np.round(found.class_rows * factor).astype(np.int64),
             class_weights=found.class_weights * factor,

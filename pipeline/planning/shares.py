@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import dask
 
@@ -16,6 +16,9 @@ from pipeline.planning.costs import Cost
 from pipeline.planning.probe import Probe
 from pipeline.planning.strategies import under_way
 from tasks.reductions.tree import n_nodes
+
+VERSIONS: Final = 2
+"""Of what a subtree remembers: see `tasks.reductions.remembered.remember`."""
 
 
 class Shares(NamedTuple):
@@ -79,9 +82,9 @@ def memory_of(probe: Probe, shares: Shares, cores: int) -> Memory:
     n_partitions = sample.dataset.n_partitions
     rows = shares.most_rows * sample.row_bytes
     derived = shares.most_rows * sum(group.derived_nbytes for group in sample.groups) / sample.n_rows
-    derived += math.ceil(shares.most_rows / probe.subtree_rows().mean()) * probe.remembered_bytes
+    derived += math.ceil(shares.most_rows / probe.subtree_rows().mean()) * VERSIONS * probe.remembered_bytes
     levels = tree_depth(n_partitions) + 3  # open sums in a group and above it, the sum that is being added, and the answer
-    scratch = cores * levels * max(cost.returned_bytes for cost in probe.worker.costs)
+    scratch = cores * levels * max(cost.summed_bytes for cost in probe.worker.costs)
     loading = cores * group_rows.max() * sample.row_bytes
     peak = probe.worker.n_bytes + rows + max(loading, derived + scratch)
     memory = dask.config.get("distributed.worker.memory")  # False switches a limit off

@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.sources.sources import Source
-from pipeline.training.sampling import subtrees_of
 from tasks.strategies.admm import ADMM
 from tasks.strategies.asynchronous import Asynchronous
-from tasks.strategies.base import Strategy
+from tasks.strategies.base import Strategy, Subtrees
 from tasks.strategies.compressed import Compressed
 from tasks.strategies.local_sgd import LocalSGD
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -49,7 +48,7 @@ def on_groups(strategy: Strategy, source: Source) -> Any:
         return replace(strategy, strategy=replace(strategy.strategy, sampling=turns))
     if isinstance(strategy, ADMM):
         level = strategy.subtrees.level
-        return replace(strategy, subtrees=subtrees_of(source.group_starts[:-1], -(-source.n_groups >> level)))
+        return replace(strategy, subtrees=Subtrees(tuple(source.group_starts[: -1 : 1 << level]), level))
     return strategy
 
 

@@ -10,6 +10,7 @@ and repeats the rounds since.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any, Final, NamedTuple
 
 from tasks.reductions.reduction import Reduction
@@ -18,8 +19,13 @@ from tasks.rows.partition import Group
 COMPRESSION: Final = "compression"
 LOCAL_UPDATES: Final = "local updates"
 """The parts of a fit that remember something."""
+PUT_BACK: Final = "put back"
+"""What is noted, as its version, where memory was put back: how often."""
 FITS: Final = 8
 """Fits at a time, of which groups remember something."""
+
+
+_writing: Final = Lock()
 
 
 class ForgottenError(Exception):
@@ -59,25 +65,39 @@ def recall(groups: Sequence[Group], fit: str, part: str, version: int) -> Any:
     raise ForgottenError(f"partition {groups[0].first_partition}: nothing is remembered of round {version}")
 
 
-def remember(groups: Sequence[Group], fit: str, part: str, version: int, values: Any) -> None:
-    """Have this subtree remember values, besides those of the version before. A round that comes late, when another attempt has long been
-    followed by others, changes nothing. Fits that were cut off leave something behind: what the oldest of many have left goes."""
-    held = groups[0].memory.pop(fit, ())
-    if not any(memory.version > version for memory in held if memory.part == part):
-        others = [memory for memory in held if memory.part != part or memory.version == version - 1]
-        held = (Memory(part, version, values, groups[0].first_partition), *others)
-    groups[0].memory[fit] = held
-    for other in list(groups[0].memory)[:-FITS]:
-        groups[0].memory.pop(other, None)
+def attempt(groups: Sequence[Group], fit: str) -> int:
+    """How often what this subtree remembers of the fit has been put back. A round that begins asks, and says it to `remember`."""
+    return max((memory.version for memory in groups[0].memory.get(fit, ()) if memory.part == PUT_BACK), default=0)
+
+
+def remember(groups: Sequence[Group], fit: str, part: str, version: int, values: Any, of_attempt: int) -> None:
+    """Have this subtree remember values, besides those of the version before. A round that comes late, when memory has been put back since,
+    or another attempt has long been followed by others, changes nothing. Fits that were cut off leave something behind: what the oldest
+    of many have left goes."""
+    first = groups[0].first_partition
+    with _writing:
+        late = attempt(groups, fit) != of_attempt
+        held = groups[0].memory.pop(fit, ())
+        if not late and not any(memory.version > version for memory in held if memory.part == part):
+            others = [memory for memory in held if memory.part != part or memory.version == version - 1]
+            held = (Memory(part, version, values, first), *others)
+        if held:
+            groups[0].memory[fit] = held
+        for other in list(groups[0].memory)[:-FITS]:
+            groups[0].memory.pop(other, None)
 
 
 def _read(groups: Sequence[Group], question: Memories) -> tuple[tuple[Memory, ...], ...]:
-    return (tuple(memory for memory in groups[0].memory.get(question.fit, ()) if question.version in (None, memory.version)),)
+    held = [memory for memory in groups[0].memory.get(question.fit, ()) if memory.part != PUT_BACK]
+    return (tuple(memory for memory in held if question.version in (None, memory.version)),)
 
 
 def _restore(groups: Sequence[Group], question: Memories) -> tuple[()]:
     first = groups[0].first_partition
-    groups[0].memory[question.fit] = tuple(memory for memory in question.restored if memory.first_partition == first)
+    with _writing:
+        noted = Memory(PUT_BACK, attempt(groups, question.fit) + 1, (), first)
+        restored = tuple(memory for memory in question.restored if memory.first_partition == first)
+        groups[0].memory[question.fit] = (noted, *restored)
     return ()
 
 

@@ -26,6 +26,7 @@ from tasks.reductions.stages.marks import Marked, Marks
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
 from tasks.strategies.base import Agreeing, LocalSteps, Overlapping, Remembering, Request, Residuals, Strategy
 from tasks.strategies.compressed import Compressed
+from tasks.strategies.local_sgd import LocalSGD
 from tasks.typing import Array
 
 
@@ -111,7 +112,7 @@ class Fit:
         if self.remembering is not None and len(self.penalties) > 1:
             raise ValueError(
                 f"{strategy}, whose subtrees remember something, is for one model, got {len(self.penalties)} penalties; fit them one after"
-                " the other, or local updates with keep_slots=False and control_variates=False"
+                f" the other{', or with keep_slots=False and control_variates=False' * isinstance(self.strategy, LocalSGD)}"
             )
         if isinstance(self.strategy, Compressed) and self.strategy.layout != self.objective.layout:
             raise ValueError(f"{strategy} is for parameters of another layout; make it with the layout of this {objective}")
@@ -155,6 +156,11 @@ class Fit:
     def agreeing(self) -> Agreeing | None:
         """The strategy, where subtrees go their own ways and are to agree."""
         return self.strategy if isinstance(self.strategy, Agreeing) else None
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether what subtrees return is added up on its way. Compressed gradients are not, nor are places that are to agree."""
+        return self.coding is None and self.agreeing is None
 
     @cached_property
     def served(self) -> bool:

@@ -14,7 +14,7 @@ from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_differenc
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
 from tasks.reductions.reduction import Prepare, Reduction
-from tasks.reductions.remembered import LOCAL_UPDATES, recall, remember
+from tasks.reductions.remembered import LOCAL_UPDATES, attempt, recall, remember
 from tasks.reductions.stages.compression import Coding, Packet, compressed
 from tasks.reductions.stages.marks import marked
 from tasks.rounds.consensus import Parts, consensus_step, join
@@ -115,10 +115,11 @@ def local_steps(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
     assert broadcast.batch is not None
     assert isinstance(broadcast.local, LocalSteps)
     here, version = aligned(broadcast), broadcast.local.version
+    of_attempt = attempt(groups, broadcast.fit)
     own = recall(groups, broadcast.fit, LOCAL_UPDATES, version) if version else LocalMemory()
     sums, own = local_solve(groups, here.objective, here.parameters, here.penalties, broadcast.batch, broadcast.local, here.direction, own)
     if version is not None:
-        remember(groups, broadcast.fit, LOCAL_UPDATES, version + 1, own)
+        remember(groups, broadcast.fit, LOCAL_UPDATES, version + 1, own, of_attempt)
     return sums
 
 

@@ -9,7 +9,7 @@ ICML 2020, algorithm 1. In one round alone: M. Zinkevich, M. Weimer, A. Smola an
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from math import isfinite
+from math import inf, isfinite
 from typing import Final
 
 import numpy as np
@@ -41,8 +41,8 @@ class LocalUpdates:
                 SCAFFOLD's: each subtree adds c - c_t to its gradients, where c_t is the mean gradient of its last round, and c that of all,
                 so that subtrees with unlike rows do not drift apart
 
-    Raises ValueError for numbers out of range, for an n_steps beside n_epochs, and for control variates in a single round, which would have
-    none to go by; TypeError for an outer that is no Optimizer and for a keep_slots or control_variates that is no boolean.
+    Raises ValueError for numbers out of range and for an n_steps beside n_epochs; TypeError for an outer that is no Optimizer and for a
+    keep_slots or control_variates that is no boolean.
     """
 
     n_steps: int | None = N_STEPS
@@ -69,10 +69,6 @@ class LocalUpdates:
         for name in ("keep_slots", "control_variates"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if self.control_variates and self.all_at_once:
-            raise ValueError(
-                "control_variates are of the round before, and n_steps=None makes one round of a fit; give n_steps or n_epochs"
-            )
         if not 1 <= as_number(self.growth) < np.inf:
             raise ValueError(f"growth must be a number of at least 1, got {self.growth!r}")
         if not 0 < as_number(self.outer_step) < np.inf:
@@ -102,7 +98,8 @@ class LocalSGD(StochasticGradient):
     All else as `StochasticGradient`, whose step sizes and optimizer are those of the local updates, counted by these; the sampling has no
     turns, and n_rounds of it are the updates of each subtree in an epoch. A round that is longer than an epoch ends as many epochs as it
     has. With n_steps=1 and SGD() it is the synchronous fit, but for rounding. Which subtrees there are follows from the data, so the bits
-    do not hang on workers. Raises ValueError for options that average or reduce over rounds.
+    do not hang on workers. Raises ValueError for options that average or reduce over rounds, and for control variates in a fit of a single
+    round, which would have none to go by.
     """
 
     local: LocalUpdates = field(default_factory=LocalUpdates)
@@ -114,6 +111,13 @@ class LocalSGD(StochasticGradient):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not for local updates; leave it out")
         if self.sampling.importance != "uniform" or self.sampling.n_turns:
             raise ValueError("local updates draw uniformly, in all subtrees at once; use a sampling with importance='uniform' and no turns")
+        an_epoch = self.sampling.n_rounds
+        n_steps = min(self.local.steps(0, an_epoch), an_epoch if self.early_stopping else inf)
+        if self.local.control_variates and n_steps >= self.max_epochs * an_epoch:
+            raise ValueError(
+                f"control_variates are of the round before, and this fit is one round: {self.max_epochs} epochs of {an_epoch} updates each;"
+                " give fewer n_steps or n_epochs, or control_variates=False"
+            )
 
     @classmethod
     def of(cls, strategy: StochasticGradient, local: LocalUpdates) -> LocalSGD:

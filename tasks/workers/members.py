@@ -81,10 +81,9 @@ class Members:
     async def enter(self, plan: bytes) -> None:
         """Bring in those below, and tell the parent when all are there."""
         own = self.participant
-        for rank in own.plan.below(own.rank):
-            address = own.plan.duties[rank].worker
-            self.below.append((address, await self.transport.connect(address)))
-            await self.below[-1][1].write({"op": OPERATION, "reply": False, "plan": plan, "rank": rank})
+        async with asyncio.TaskGroup() as together:
+            for rank in own.plan.below(own.rank):
+                together.create_task(self._say(rank, {"op": OPERATION, "reply": False, "plan": plan, "rank": rank}))
         if isinstance(own, ServingParticipant):
             await self._meet_all(own)
         for _, comm in self.below[: len(own.plan.below(own.rank))]:
@@ -92,18 +91,24 @@ class Members:
             own.children.append(Wire(self.transport.stream(comm)))
         await self.parent.send(packed(True))
 
+    async def _say(self, rank: int, message: dict[str, Any]) -> Any:
+        """Connect to another participant's worker, and begin with that; returns the connection."""
+        address = self.participant.plan.duties[rank].worker
+        comm = await self.transport.connect(address)
+        self.below.append((address, comm))
+        await comm.write(message)
+        return comm
+
     async def _meet_all(self, own: ServingParticipant) -> None:
         """Have a connection to each participant to whom there will be something to say."""
-        met = []
-        for rank in own.partners:
-            address = own.plan.duties[rank].worker
-            comm = await self.transport.connect(address)
-            self.below.append((address, comm))
-            met.append((rank, comm))
-            await comm.write({"op": MEETING, "reply": False, "name": own.plan.name})
-        for rank, comm in met:
-            await comm.read()
-            own.outgoing[rank] = Wire(self.transport.stream(comm))
+        async with asyncio.TaskGroup() as together:
+            for rank in own.partners:
+                together.create_task(self._meet(own, rank))
+
+    async def _meet(self, own: ServingParticipant, rank: int) -> None:
+        comm = await self._say(rank, {"op": MEETING, "reply": False, "name": own.plan.name})
+        await comm.read()
+        own.outgoing[rank] = Wire(self.transport.stream(comm))
 
     async def follow(self) -> None:
         """Take part in rounds, for ever."""

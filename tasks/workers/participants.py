@@ -78,7 +78,7 @@ class Plan(NamedTuple):
         """The participants that are told of rounds by this one, and answer it. Where nobody could add their sums up on the way, all others
         are below the root."""
         n = len(self.duties)
-        if self.fit.coding is None:
+        if self.fit.adds_up:
             return children(rank, n)
         return [] if rank else list(range(1, n))
 
@@ -105,8 +105,9 @@ class Order(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The root's answer. round_seconds: of a round, the median; seconds: of the last round, by the number of the thread; messages, hops:
-    of the last round, as counted on the way; traffic: of each participant that serves, or is served."""
+    """The root's answer. elapsed: seconds until the last round was over; round_seconds: of a round, the median; seconds: of the last round,
+    by the number of the thread; messages, hops: of the last round, as counted on the way; traffic: of each participant that serves, or is
+    served."""
 
     states: list[Any]
     reports: list[Report]

@@ -136,7 +136,7 @@ class ServingParticipant(Participant):
             ends.append(time.perf_counter() - start)
             reports.append(reported(report, [server.state], ends[-1], staleness))
             counted["rounds"] += 1
-        return self._done(reports, ends, start)
+        return self._done(reports, ends)
 
     @property
     def _codec(self) -> Blockwise | None:
@@ -150,7 +150,7 @@ class ServingParticipant(Participant):
         for rank in (*self.others, self.rank):
             self._send(rank, Begin(generation, cut_state(state, self._cut(rank), self._codec)))
 
-    def _done(self, reports: list[Report], ends: list[float], start: float) -> Done:
+    def _done(self, reports: list[Report], ends: list[float]) -> Done:
         """Have all stop, and put together what they have."""
         for rank in (*self.others, self.rank):
             self._send(rank, Stop(self.generation))
@@ -169,7 +169,7 @@ class ServingParticipant(Participant):
         self.before = so_far
         reports = [report._replace(traffic=Traffic(of_round.of_parameters, of_round.of_gradients)) for report in reports]
         state = join_states([part.state for part in servers])
-        return Done([state], reports, time.perf_counter() - start, median(lengths or [0.0]), {}, of_round.messages, HOPS, traffic)
+        return Done([state], reports, ends[-1], median(lengths or [0.0]), {}, of_round.messages, HOPS, traffic)
 
     # -- messages ------------------------------------------------------------------------------------------------------------------------
 

@@ -276,11 +276,11 @@ def test_bytes_are_those_between_processes(client: Client) -> None:
         (SGDClassifier(solver="parameter-server", compression="top-k"), r"TopK\(share=0.01\) needs whole ones; take compression='int8'"),
         (
             SGDClassifier(solver="parameter-server", compression=Compression(EightBit(1000))),
-            r"EightBit\(block=1000\) needs whole ones; take compression='int8'",
+            "whole blocks of 32768 numbers, and block=1000 does not divide that; take a power of two",
         ),
         (
             SGDClassifier(solver="parameter-server", compression=Compression(EightBit(), EightBit(1 << 16))),
-            r"EightBit\(block=65536\) needs whole ones; take compression='int8'",
+            "block=65536 does not divide that",
         ),
         (SGDClassifier(compression="low-rank"), r"makes none of the parameters' arrays smaller.*\(1, 50\)"),
     ],

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import dask
@@ -25,10 +24,15 @@ from pipeline.execution.threads import ThreadExecutor
 from pipeline.training.loop import Result, train
 from pipeline.training.observers import Calling, OnRound
 from tasks.objectives.linear import LinearObjective
-from tasks.objectives.losses import LogisticLoss
+from tasks.objectives.losses import LogisticLoss, SquaredLoss
 from tasks.objectives.penalties import L2
 from tasks.rounds.fitting import Fit
+from tasks.rows.batches import Sampling
+from tasks.strategies.admm import ADMM
+from tasks.strategies.base import Strategy, Subtrees
+from tasks.strategies.compressed import COMPRESSIONS, Compressed
 from tasks.strategies.steps import Steps
+from tasks.strategies.stochastic_gradient import StochasticGradient
 from tasks.workers import participants
 from tasks.workers.messages import packed, unpacked
 from tasks.workers.participants import Duty, Plan, children
@@ -352,9 +356,16 @@ def test_the_tree_over_participants() -> None:
 
 def test_what_does_not_add_up_goes_to_the_root_at_once() -> None:
     duties = [Duty(f"worker {rank}", ()) for rank in range(9)]
-    for coding, below_root, below_four in ((None, [8, 4, 2, 1], [6, 5]), ("coded", [*range(1, 9)], [])):
-        fit: Any = SimpleNamespace(coding=coding)
-        plan = Plan(fit, 0, 1, 1, 0, duties, envelope=Any)
+    objective, turns = LinearObjective(SquaredLoss(), 40, 1, False), Sampling(0, 4)
+    compressed = Compressed(StochasticGradient(turns), COMPRESSIONS["int8"], objective.layout)
+    star = [*range(1, 9)], list[int]()
+    cases: list[tuple[Strategy, list[int], list[int]]] = [
+        (StochasticGradient(turns), [8, 4, 2, 1], [6, 5]),
+        (compressed, *star),
+        (ADMM(Subtrees((0, 4), 2)), *star),
+    ]
+    for strategy, below_root, below_four in cases:
+        plan = Plan(Fit(objective, (L2(1.0),), strategy), 0, 1, 1, 0, duties, envelope=Any)
         assert (plan.below(0), plan.below(4)) == (below_root, below_four)
 
 

@@ -1,7 +1,7 @@
 """S. P. Karimireddy et al., *SCAFFOLD: stochastic controlled averaging for federated learning*, ICML 2020: control variates against drift.
 
-As there, two quadratics whose gradients differ by 2 G at the optimum, whole gradients, and both devices in every round. Not as there, the
-second one is not linear but has a little curvature, and of each way the best of some step sizes counts.
+As there, two quadratics whose gradients differ by 2 G at the optimum, whole gradients, both devices in every round, and one step size for
+all ways. Not as there, the second one is not linear but has a little curvature.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ CURVATURES: Final = (2.0, 0.25)
 """Of the two quadratics, a: f(x) = ½ a x² ± G x. Their mean has its optimum, 0, at 0."""
 UNLIKE: Final = (1.0, 10.0, 100.0)
 """G."""
-STEPS: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
-"""Step sizes that are tried; 0.5 is one over the largest curvature."""
-ROUNDS: Final = 50
+STEP: Final = 0.1
+ROUNDS: Final = 20
+"""Few enough that gaps are far above what rounding leaves."""
 START: Final = 1.0
 
 
@@ -49,25 +49,25 @@ WAYS: Final = (Way(1), Way(2), Way(10), Way(2, controlled=True), Way(10, control
 
 def drift(report: Report, settings: Settings) -> None:
     """Train two devices that want other parameters, by plain means and with control variates."""
-    found = {(way, unlike): min((gap(way, unlike, step), step) for step in STEPS) for way in WAYS for unlike in UNLIKE}
-    rows = [(str(way), unlike, step, value) for (way, unlike), (value, step) in found.items()]
-    columns = ("way", "unlike (G)", "step size", f"gap after {ROUNDS} rounds")
+    found = {(way, unlike): gap(way, unlike) for way in WAYS for unlike in UNLIKE}
+    rows = [(str(way), unlike, value) for (way, unlike), value in found.items()]
+    columns = ("way", "unlike (G)", f"gap after {ROUNDS} rounds")
     report.tables.append(Table(f"{PAPER}: two quadratics", columns, rows))
     worst = max(UNLIKE)
-    plain, means, controlled = (found[way, worst][0] for way in (Way(1), Way(10), Way(10, controlled=True)))
+    plain, means, controlled = (found[way, worst] for way in (Way(1), Way(10), Way(10, controlled=True)))
     report.targets += [
         Target(f"{PAPER}, G = {worst:g}: the gap of means of 10 updates over that of SGD: worse", "at least", 10.0, means / plain),
         Target(f"{PAPER}, G = {worst:g}: the gap of SCAFFOLD with 10 updates over that of SGD: better", "at most", 0.1, controlled / plain),
     ]
 
 
-def gap(way: Way, unlike: float, step: float) -> float:
+def gap(way: Way, unlike: float) -> float:
     """The objective after all rounds, whose smallest value is 0, over what it was at the start."""
     roots = np.sqrt(CURVATURES)
     y = np.array([-unlike, unlike]) / roots  # ½ (√a x - y)² = ½ a x² - √a y x + ...
     data = Dataset.from_arrays(roots[:, None], y, n_partitions=2)
     objective = LinearObjective(SquaredLoss(), 1, 1, fit_intercept=False)
-    plain = StochasticGradient(Sampling(0, 1), schedule=Constant(step), max_epochs=ROUNDS * way.n_steps, tol=-np.inf)
+    plain = StochasticGradient(Sampling(0, 1), schedule=Constant(STEP), max_epochs=ROUNDS * way.n_steps, tol=-np.inf)
     strategy = LocalSGD.of(plain, LocalUpdates(way.n_steps, control_variates=way.controlled))
 
     def value(x: Array) -> float:

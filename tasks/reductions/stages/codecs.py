@@ -114,7 +114,7 @@ class EightBit(Blockwise):
     """
 
     block: int = 1024
-    begin: int = field(default=0, repr=False, kw_only=True)  # of the slice that it is for
+    begin: int = field(default=0, init=False, repr=False, compare=False)  # of the slice that it is for
 
     def __post_init__(self) -> None:
         check_counts(block=self.block)
@@ -141,10 +141,12 @@ class EightBit(Blockwise):
         return max(1, min(self.block, size))
 
     def of_slice(self, begin: int) -> EightBit:
-        return replace(self, begin=begin)
+        codec = replace(self)
+        object.__setattr__(codec, "begin", begin)
+        return codec
 
     def n_bytes(self, size: int) -> int:
-        return size + 4 * (size // self.block + 1)
+        return size + 4 * -(-size // self.block)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.reduction import Reduction
-from tasks.reductions.remembered import COMPRESSION, recall, remember
+from tasks.reductions.remembered import COMPRESSION, attempt, recall, remember
 from tasks.reductions.stages.codecs import Codec, Payload, Shapes, aligned
 from tasks.reductions.tree import tree_sum
 from tasks.rows.partition import Group
@@ -96,6 +96,7 @@ def compressed(coding: Coding, reduction: Reduction) -> Reduction:
 
 def _map(coding: Coding, map_subtree: Callable[[Sequence[Group], Any], Any], groups: Sequence[Group], broadcast: Any) -> Encoded:
     packet: Packet = broadcast.packet
+    of_attempt = attempt(groups, broadcast.fit)
     before, owed, kept = recall(groups, broadcast.fit, COMPRESSION, packet.version) if packet.version else (None, None, ())
     parameters = coding.opened(packet, before)
     sums = map_subtree(groups, broadcast._replace(parameters=parameters[None], packet=None))
@@ -107,7 +108,8 @@ def _map(coding: Coding, map_subtree: Callable[[Sequence[Group], Any], Any], gro
     key = (coding.seed, UP, groups[0].first_partition, packet.version)
     payload = coding.up.encode(vector, coding.shapes, key, kept)
     owes = vector - coding.up.decode(payload, coding.shapes, vector) if coding.feedback else None
-    remember(groups, broadcast.fit, COMPRESSION, packet.version + 1, (parameters, owes, coding.up.keep(payload, coding.shapes)))
+    kept = coding.up.keep(payload, coding.shapes)
+    remember(groups, broadcast.fit, COMPRESSION, packet.version + 1, (parameters, owes, kept), of_attempt)
     return Encoded(sums._replace(loss_sum=loss_sum, gradient_sum=sums.gradient_sum[:, :0]), (payload,))
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pipeline
 from pipeline.cluster.queue.queue_options import parse_memory
+from pipeline.execution.remembering import RememberingPump
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.jobs.job import Job
 from pipeline.planning import Plan, PlanError, make_plan, plan_text
@@ -29,6 +31,8 @@ from pipeline.planning.strategies import gradients_of, under_way
 from pipeline.training.loop import train
 from tasks.rows.batches import Sampling
 from tasks.rows.draws import spread
+from tasks.rows.partition import arrays_of
+from tasks.strategies.admm import ADMM
 from tasks.strategies.asynchronous import Asynchronous, Overlap
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -320,7 +324,42 @@ def test_what_subtrees_remember_takes_memory() -> None:
     n = 10 * 200 + 200 + 200 + 1
     assert (two.remembered_bytes, one.remembered_bytes) == (2 * 4 * n, 4 * n)
     with_two, with_one = (memory_of(each, planning.share_rows(each, 2, 1), 1) for each in (two, one))
-    assert with_two.derived - with_one.derived == pytest.approx(8 * 4 * n, abs=8)  # 8 subtrees on each of two workers
+    assert with_two.derived - with_one.derived == pytest.approx(2 * 8 * 4 * n, abs=8)  # two versions in 8 subtrees on each of two workers
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [{"solver": "local-sgd", "optimizer": "adam"}, {"solver": "async", "compression": "int8"}])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_subtrees_remember_as_much_as_is_planned(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered: list[int] = []
+
+    def forget(pump: RememberingPump) -> None:
+        groups = pump.rows.source.resident["threads"].all_groups
+        remembered.append(sum(each.nbytes for group in groups for each in arrays_of(tuple(group.memory.values()))))
+
+    job = make_job({**MLP, "hidden_layer_sizes": [200], "max_iter": 2, **options}, test_size=0.0)
+    found = probe(job, 1)
+    monkeypatch.setattr(RememberingPump, "forget", forget)
+    job.estimator.build().fit(job.data.dataset())
+    shares = planning.share_rows(found, 1, 1)
+    with_rows_only = replace(found, remembered_bytes=0)
+    planned = memory_of(found, shares, 1).derived - memory_of(with_rows_only, shares, 1).derived
+    assert remembered == [pytest.approx(planned, rel=0.01)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("n_partitions", "sample_bytes"), [(18, sampling.SAMPLE_BYTES), (512, 1)])
+def test_subtrees_that_are_to_agree_are_those_of_all_rows(n_partitions: int, sample_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "SAMPLE_BYTES", sample_bytes)
+    job = make_job({"name": "LogisticRegression", "solver": "admm"}, test_size=0.0, n_partitions=n_partitions, rows_per_partition=100)
+    found = probe(job, 2)
+    subtrees = pipeline.subtrees(job.data.dataset())
+    assert isinstance(found.strategy, ADMM)
+    assert found.strategy.subtrees == subtrees and found.level == subtrees.level
+    assert found.subtree_rows().tolist() == [100.0 * n for n in np.diff([*subtrees.first_partitions, n_partitions])]
+    (cost,) = (cost for cost in found.worker.costs if cost.kind.oracle == "consensus")
+    assert cost.sent_bytes == 8 * 11 * (1 + len(subtrees.first_partitions))
+    assert cost.summed_bytes == 8 * 11 * (1 + 11)  # each solves with a Hessian of its own
 
 
 @pytest.mark.timeout(60)

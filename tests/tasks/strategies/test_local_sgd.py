@@ -225,8 +225,17 @@ def test_wrong_arguments() -> None:
             local(n_steps=n_steps, n_epochs=2)
     with pytest.raises(ValueError, match="no turns"):
         local(sampling=SAMPLING._replace(n_turns=5))
-    with pytest.raises(ValueError, match="one round of a fit; give n_steps or n_epochs"):
-        local(n_steps=None, control_variates=True)
+    scored = SAMPLING._replace(validation_fraction=0.2)
+    one_round: list[dict[str, Any]] = [{"n_steps": None}, {"n_epochs": 9, "max_epochs": 3}, {"n_steps": 3 * 4, "max_epochs": 3}]
+    one_round += [{**each, "max_epochs": 1, "early_stopping": True, "sampling": scored} for each in one_round]
+    for options in one_round:
+        with pytest.raises(ValueError, match=r"this fit is one round: .*; give fewer n_steps"):
+            local(**options, control_variates=True)
+    for options in (
+        {"n_steps": 3 * 4 - 1, "max_epochs": 3},
+        {"n_steps": None, "max_epochs": 2, "early_stopping": True, "sampling": scored},
+    ):
+        local(**options, control_variates=True)
 
 
 def test_what_subtrees_remember_counts_as_memory() -> None:
