@@ -9,14 +9,14 @@ import numpy as np
 
 
 def as_number(value: Any) -> float:
-    """value, or NaN, which passes no comparison, when it is no number."""
-    return float(value) if isinstance(value, Real) else np.nan
+    """value, or NaN, which passes no comparison, when it is no number, as True is none."""
+    return np.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
 
 
 def check_counts(**counts: Any) -> None:
     """Raises ValueError for a hyperparameter that is not a whole number of at least 1."""
     for name, value in counts.items():
-        if not isinstance(value, Integral) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 

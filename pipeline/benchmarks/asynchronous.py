@@ -37,7 +37,7 @@ from tasks.typing import Array
 SECONDS: Final = 20.0
 """That each way has."""
 N_WORKERS: Final = 4
-UPDATE_SECONDS: Final = 0.016
+UPDATE_SECONDS: Final = 0.024
 """That the rows of an update take a worker which is not slow; so many times as many:"""
 EQUAL: Final = (1.0,) * N_WORKERS
 ONE_SLOW: Final = (4.0, 1.0, 1.0, 1.0)

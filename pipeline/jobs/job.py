@@ -86,8 +86,11 @@ class Estimator(Section):
             raise ConfigError(f"[estimator] {error}") from error
 
     def build(self) -> GradientModel:
-        """The estimator, not fitted. TOML's keys are strings: those of class_weight that read as numbers or booleans become them."""
-        parameters = dict(self.parameters)
+        """The estimator, not fitted. TOML has no null: where a parameter may be None, "none" is. Its keys are strings: those of
+        class_weight that read as numbers or booleans become them."""
+        may_be = ESTIMATORS[self.name]._parameter_constraints
+        absent = {key for key, value in self.parameters.items() if str(value).lower() == "none" and None in may_be.get(key, ())}
+        parameters = {key: None if key in absent else value for key, value in self.parameters.items()}
         if isinstance(weights := parameters.get("class_weight"), Mapping):
             parameters["class_weight"] = {plain_value(label): weight for label, weight in weights.items()}
         return ESTIMATORS[self.name](**parameters)
@@ -196,7 +199,7 @@ def read_job(job: str, overrides: Sequence[str] = (), replace: Mapping[str, Mapp
     elif job in bundled_jobs():
         text, name = (resources.files("pipeline.jobs") / f"{job}.toml").read_text(), job
     else:
-        raise unknown(job, bundled_jobs(), "train", "bundled jobs", "; a job file's name ends in .toml")
+        raise unknown(job, bundled_jobs(), "job", "bundled jobs", "; a job file's name ends in .toml")
     try:
         table = {**tomllib.loads(text), **(replace or {})}
         for override in overrides:

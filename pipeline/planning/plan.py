@@ -46,11 +46,11 @@ class Plan:
     """The plan of a job: what `jobs` workers of `cores` threads and `limit` bytes each would take for it.
 
     n_rows: known, or, when rows_known is false, estimated from the probed partitions; n_train_rows: estimated, unless all was probed.
-    memory: of the worker that needs most. sent_bytes, returned_bytes: numbers to and from one worker thread in the largest round,
-    cluster_bytes: to and from all. round_seconds: mean over the rounds of a fit. n_rounds: those of a fit of the probed rows, which is an
-    estimate, and too low where rounds_known is false, for that fit was cut off. n_subtrees: of groups that draw batches together, on one
-    thread; elsewhere, groups. total_seconds: loading, checking and fitting; core_hours:
-    of all jobs meanwhile. scales_to: from that many jobs on, twice as many make a round less than a fifth shorter; scaling_limit: why.
+    memory: of the worker that needs most. sent_bytes, returned_bytes: numbers to and from one worker thread in a round of the kind of
+    which there are most, cluster_bytes: to and from all. round_seconds: mean over the rounds of a fit. n_rounds: those of a fit of the
+    probed rows, which is an estimate, and too low where rounds_known is false, for that fit was cut off. n_subtrees: of groups that draw
+    batches together, on one thread; elsewhere, groups. total_seconds: loading, checking and fitting; core_hours: of all jobs meanwhile.
+    scales_to: from that many jobs on, twice as many make a round less than a fifth shorter; scaling_limit: why.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Asked(NamedTuple):
 def assemble(found: Probe, job: Job, asked: Asked, shares: Shares, memory: Memory) -> Plan:
     """The plan, from what was measured."""
     sample = found.sample
-    largest = max(found.worker.costs, key=lambda cost: cost.sent_bytes + cost.returned_bytes)
+    usual = max(found.worker.costs, key=lambda cost: (cost.count, cost.sent_bytes + cost.returned_bytes))
     kinds = tuple(KindOfRound(what=str(c.kind), count=c.count, seconds=seconds_of(found, c, shares)) for c in found.worker.costs)
     n_rounds = sum(kind.count for kind in kinds)
     load = shares.slowest_rows * found.worker.load_seconds
@@ -142,9 +142,9 @@ def assemble(found: Probe, job: Job, asked: Asked, shares: Shares, memory: Memor
         probed_partitions=sample.n_partitions,
         tree_depth=tree_depth(sample.dataset.n_partitions),
         memory=memory,
-        sent_bytes=largest.sent_bytes,
-        returned_bytes=largest.returned_bytes,
-        cluster_bytes=cluster_bytes(found, largest, shares),
+        sent_bytes=usual.sent_bytes,
+        returned_bytes=usual.returned_bytes,
+        cluster_bytes=cluster_bytes(found, usual, shares),
         round_seconds=mean_seconds(found, shares),
         kinds=kinds,
         n_rounds=n_rounds,

@@ -126,6 +126,8 @@ class Comparison(Record):
             self._content: list[str] = list(rows["content"])
             self._rounds = {int(each["round"]): (int(each["level"]), list(each["marks"])) for each in rounds}
             self.arrivals = tuple(int(each["subtree"]) for each in rounds if "subtree" in each)
+            if min(self.arrivals, default=0) < 0:
+                raise ValueError(f"a round of it is about subtree {min(self.arrivals)}")
             if not (self._seed is None or (isinstance(self._seed, int) and self._seed >= 0)):
                 raise ValueError(f"its seed is {self._seed!r}")
         except (ValueError, KeyError, TypeError) as error:

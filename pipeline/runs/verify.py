@@ -30,7 +30,8 @@ class Verdict(NamedTuple):
     def __str__(self) -> str:
         if self.difference is None:
             return f"the same: {self.n_rounds} rounds, digest {self.parameters_sha256}"
-        before = f"; {self.n_rounds} rounds before it are the same" if self.n_rounds else ""
+        rounds = "1 round before it is" if self.n_rounds == 1 else f"{self.n_rounds} rounds before it are"
+        before = f"; {rounds} the same" if self.n_rounds else ""
         return "\n".join([f"different: {self.difference.what}{before}", *self.hints])
 
 

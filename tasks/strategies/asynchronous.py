@@ -96,9 +96,10 @@ class Overlap:
             if self.order != "as-they-come":
                 raise ValueError("arrivals are of a fit that took results as they came; use order='as-they-come'")
             given: Any = self.arrivals
-            if isinstance(given, str) or not isinstance(given, Iterable) or not all(map(is_count, given)):
-                raise TypeError(f"arrivals must be the numbers of subtrees, in their order, got {given!r:.80}")
-            object.__setattr__(self, "arrivals", tuple(map(int, self.arrivals)))
+            numbers = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+            if wrong := [number for number in numbers if not is_count(number)]:
+                raise TypeError(f"arrivals must be the numbers of subtrees, in their order, got {wrong[0]!r:.80}")
+            object.__setattr__(self, "arrivals", tuple(map(int, numbers)))
 
 
 def is_count(value: Any) -> bool:

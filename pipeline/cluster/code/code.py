@@ -44,7 +44,7 @@ class Known:
     that all must have, by their digests."""
 
     workers: set[str] = field(default_factory=set)
-    unusable: set[str] = field(default_factory=set)
+    unusable: dict[str, str] = field(default_factory=dict)
     modules: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -56,13 +56,13 @@ def usable_workers(client: Client, workers: Sequence[str], *, late: bool = False
     """The addresses (of worker threads) that can be used among these: each worker is compared with this process once, gets the code that
     it lacks, and is made ready for calls. Workers that join later get that code, too.
 
-    Raises VersionMismatchError, listing what differs; late: warns instead, and leaves workers that joined a running fit out. Warns of
-    workers whose CPUs give other bits.
+    Raises VersionMismatchError, listing what differs; late: warns instead, and leaves workers that joined a running fit out, unless none
+    is left then. Warns of workers whose CPUs give other bits.
     """
     known = _known.setdefault(client, Known())
     with known.lock:
         known.workers &= set(workers)  # nobody should wait for answers of dead workers
-        new = sorted(set(workers) - known.workers - known.unusable)
+        new = sorted(set(workers) - known.workers - known.unusable.keys())
         if new:
             for some_new in [[worker] for worker in new] if late else [new]:
                 try:
@@ -70,9 +70,12 @@ def usable_workers(client: Client, workers: Sequence[str], *, late: bool = False
                 except VersionMismatchError as error:
                     if not late:
                         raise
-                    known.unusable |= set(some_new)
+                    known.unusable |= dict.fromkeys(some_new, str(error))
                     warnings.warn(f"a worker that joined cannot be used: {error}", stacklevel=2)
-    return [worker for worker in workers if worker not in known.unusable]
+    usable = [worker for worker in workers if worker not in known.unusable]
+    if workers and not usable:
+        raise VersionMismatchError(f"no worker is left that can be used: {known.unusable[workers[0]]}")
+    return usable
 
 
 def _compare(client: Client, known: Known, new: list[str]) -> None:

@@ -145,6 +145,7 @@ class Resident:
 
     def set_threads(self, threads: Sequence[str]) -> bool:
         """Take over the threads that there are now; pieces of those that are gone go to whoever has least. Whether anything changed."""
+        assert threads, "rows are on some worker"
         if sorted(threads) == sorted(self.workers):
             return False
         waiting: dict[str, list[list[int]]] = defaultdict(list)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import pickle
 import threading
 import time
@@ -19,6 +21,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from pipeline import Dataset, LogisticRegression, OutOfMemoryError, Ridge
 from pipeline.execution import sending
 from pipeline.execution.base import Executor, Pending
+from pipeline.execution.calls import Calls
 from pipeline.execution.cluster import ClusterExecutor
 from pipeline.execution.pump import Pump
 from pipeline.execution.threads import ThreadExecutor
@@ -158,6 +161,35 @@ def test_rows_that_a_task_does_not_find_any_more_are_no_error(client: Client, mo
 def slow(group: Group, broadcast: Any) -> int:
     time.sleep(0.5)  # tasks that run go on for a while, whoever has given them up
     return 1
+
+
+@pytest.mark.timeout(60)
+def test_nobody_complains_of_calls_that_were_given_up(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = lazy()
+    data = Dataset.from_dask(X, y)
+    executor = ClusterExecutor(client)
+    reduction = Reduction("slow", of_group(slow), lambda left, right: left + right, lambda broadcast, n_columns: 0)
+    for _ in range(2):
+        assert executor.map_reduce(data.rows, CHECK, data.n_partitions).weight_sum == N_ROWS
+    monkeypatch.setattr(sending, "CALLED_ROUND", 100.0)
+    begun: list[Calls] = []
+    monkeypatch.setattr(sending, "Calls", lambda *arguments: begun.append(Calls(*arguments)) or begun[-1])
+    pending = executor.submit(data.rows, reduction, None)
+    assert begun.pop()
+    time.sleep(0.1)
+    pending.cancel()
+    del pending
+    time.sleep(0.5)
+    client.sync(collected)
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+async def collected() -> None:
+    """Have the loop's own thread collect what nobody asks for any more."""
+    await asyncio.sleep(0.1)
+    gc.collect()
 
 
 @pytest.mark.timeout(60)

@@ -69,6 +69,16 @@ def test_a_job_file_with_everything_survives_being_written() -> None:
     assert read.estimator.build().get_params()["class_weight"] == {0: 1.0, 1: 2.5}
 
 
+def test_none_in_a_job_file() -> None:
+    """TOML has no null."""
+    read = job(estimator={"name": "SGDClassifier", "solver": "async", "staleness": "none", "tol": "None"})
+    found = read.estimator.build().get_params()
+    assert (found["staleness"], found["tol"], found["solver"]) == (None, None, "async")
+    assert Job.read(tomllib.loads(read.toml()), "") == read
+    with pytest.raises(ConfigError, match="max_iter"):
+        job(estimator={"name": "SGDClassifier", "max_iter": "none"})
+
+
 values = st.recursive(
     st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans(),
     lambda inner: (

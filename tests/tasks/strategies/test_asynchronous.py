@@ -194,6 +194,14 @@ def test_an_altered_record_is_refused() -> None:
                 Course(Asynchronous(strategy(), replace(overlap, arrivals=altered)))
 
 
+def test_arrivals_are_taken_once_and_for_all() -> None:
+    """Also those of what can be gone through only once."""
+    assert Overlap(order="as-they-come", arrivals=(n for n in (2, 0, 1))).arrivals == (2, 0, 1)  # type: ignore[arg-type]
+    for wrong in ((n for n in (2, -5)), [0, True], "01", 3.5):
+        with pytest.raises(TypeError, match=r"arrivals must be the numbers of subtrees, in their order, got (-5|True|'01'|3.5)$"):
+            Overlap(order="as-they-come", arrivals=wrong)  # type: ignore[arg-type]
+
+
 def test_a_subtree_that_answers_less_often_takes_larger_steps() -> None:
     """⌈u / T⌉ / u_t times, where u_t of u updates were its own, at most 4."""
     overlap = Overlap(None, "as-they-come", damped=True)

@@ -316,6 +316,7 @@ def test_versions_that_differ() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:a worker that joined cannot be used")
 def test_a_worker_with_other_packages(tmp_path: Path, bare_python: Path) -> None:
     """Really another version: a distribution of that name comes before the installed one on the worker's path."""
     fake = tmp_path / "fake" / "numba-0.1.dist-info"
@@ -325,8 +326,12 @@ def test_a_worker_with_other_packages(tmp_path: Path, bare_python: Path) -> None
         client.wait_for_workers(1, timeout=30)
         client.run(lambda folder: sys.path.insert(0, folder), str(tmp_path / "fake"))
         client.run(lambda: importlib.import_module("distributed.versions")._version_cached.cache_clear())
+        workers = list(client.scheduler_info()["workers"])
         with pytest.raises(VersionMismatchError, match=r"numba .* here, 0\.1 on tcp://.*\ninstall the same versions on both"):
-            usable_workers(client, list(client.scheduler_info()["workers"]))
+            usable_workers(client, workers)
+        for _ in range(2):  # one that joins a fit whose other workers have died
+            with pytest.raises(VersionMismatchError, match=r"no worker is left that can be used: .*\n.*numba .* here, 0\.1 on tcp://"):
+                usable_workers(client, workers, late=True)
 
 
 HIDE = """
