@@ -32,8 +32,10 @@ def begin(client: Client, graph: dict[Any, Any], keys: list[Any], **where: Any) 
     """Begin the tasks of a graph, and return the futures of these keys. where: Dask's workers= and allow_other_workers=.
 
     The graph gets a random name. Dask's own name for it comes from all its nodes, and takes longer to make than small tasks take to run.
+    Tasks of earlier graphs come first: of graphs that Dask takes for one, workers run the latest first, and the earliest, perhaps, never.
     """
-    futures: list[Future[Any]] = client.get(LLGExpr(graph, _determ_token=uuid.uuid4().hex), keys, sync=False, **where)
+    expression = LLGExpr(graph, _determ_token=uuid.uuid4().hex)
+    futures: list[Future[Any]] = client.get(expression, keys, sync=False, fifo_timeout=0, **where)
     return futures
 
 

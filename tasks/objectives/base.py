@@ -108,6 +108,15 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class WeighsRows(Protocol):
+    """A further oracle: how much rows weigh, without a pass over them."""
+
+    def weight_sum(self, group: Group) -> float:
+        """The weight of the group's rows, that of `Sums`, but for rounding; partition by partition along the fixed tree."""
+        ...
+
+
+@runtime_checkable
 class HessianSums(Protocol):
     """A further oracle: the matrix of second derivatives."""
 

@@ -101,7 +101,7 @@ class LinearObjective:
         return by_class if group.sample_weight is None else by_class * group.sample_weight
 
     def weight_sum(self, group: Group) -> float:
-        """The sum of the row weights, which Hessian-vector passes do not form; once per group, not once per round."""
+        """The sum of the row weights, which Hessian-vector passes do not form; once per group, not once per round. See `WeighsRows`."""
         by_class = () if self.class_weight is None or self.one_vs_rest else tuple(self.class_weight.tolist())
         return float(group.derived(("weight sum", self._labels, by_class), lambda g: add_weights(self.weight(g), g.offsets)))
 

@@ -20,7 +20,7 @@ from tasks.machine import buffers
 from tasks.machine.namespaces import namespace_of
 from tasks.objectives.activations import ACTIVATIONS, Activation, Name
 from tasks.objectives.base import Layout, Sums, add_sums
-from tasks.objectives.encoding import encoded_target
+from tasks.objectives.encoding import add_weights, encoded_target
 from tasks.objectives.losses import Loss
 from tasks.reductions.tree import Tree
 from tasks.rows.draws import generator
@@ -115,6 +115,10 @@ class NetworkObjective:
 
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging fit shows in its loss
             return _sum(partition, list(pairwise(group.offsets.tolist())))
+
+    def weight_sum(self, group: Group) -> float:
+        """See `WeighsRows`."""
+        return add_weights(group.sample_weight, group.offsets)
 
     def predict(self, parameters: Array, X: Design) -> Array:
         """Raw predictions (rows, n_outputs) for parameters (n,); computed, and returned, in float32 where both are, else in float64."""

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from tasks.objectives.base import GramSums, HessianSums, HessianVectorSums, Objective, Scored, Sums, add_sums
+from tasks.objectives.base import GramSums, HessianSums, HessianVectorSums, Objective, Scored, Sums, WeighsRows, add_sums
 from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
@@ -77,6 +77,13 @@ class OracleSpec(NamedTuple):
 def gradient(group: Group, broadcast: Broadcast) -> Sums:
     """Losses and gradients."""
     return require_sums(broadcast.objective, broadcast.objective.loss_and_gradient(group, broadcast.parameters), broadcast.parameters)
+
+
+def weight(group: Group, broadcast: Broadcast) -> Sums:
+    """The weight of the rows, and no losses; of objectives that do not say it by itself, by a pass."""
+    objective, k = broadcast.objective, len(broadcast.parameters)
+    found = np.full(k, objective.weight_sum(group)) if isinstance(objective, WeighsRows) else gradient(group, broadcast).weight_sum
+    return Sums(np.zeros(k), found, np.zeros((k, 0)))
 
 
 def gradient_difference(group: Group, broadcast: Broadcast) -> Sums:
@@ -236,6 +243,12 @@ def places(request: Request, parts: Parts, model: int, objective: Objective, pen
     return found._replace(places=(parts.places[:, model], parts.weights[:, model]))
 
 
+def weighed(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
+    """The weight alone; nothing is said of the value."""
+    layout = objective.layout
+    return Evaluation(0.0, np.zeros_like(request.parameters), None, layout.size - layout.n_coef, float(sums.weight_sum[model]))
+
+
 def divided(request: Request, sums: Sums) -> Sums:
     """The sums with the weight that they are divided by."""
     return sums if request.weight is None else sums._replace(weight_sum=np.full_like(sums.weight_sum, request.weight))
@@ -312,6 +325,7 @@ ORACLES: Final[dict[str, OracleSpec]] = {
     "gradient_difference": OracleSpec(
         Objective, reduction("gradient-difference", gradient_difference, ahead=next_batch), difference, by_columns=True
     ),
+    "weight": OracleSpec(Objective, reduction("weight", weight, n_bytes=score_bytes), weighed, compiled=False, by_columns=True),
     "hessian": OracleSpec(HessianSums, reduction("hessian", hessian, n_bytes=matrix_bytes), at_parameters),
     "local_hessian": OracleSpec(HessianSums, reduction("local-hessian", local_models, n_bytes=matrix_bytes), at_parameters, penalised=True),
     "gram": OracleSpec(GramSums, reduction("gram", gram, n_bytes=gram_bytes), gram_at_parameters),

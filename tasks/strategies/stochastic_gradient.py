@@ -41,7 +41,7 @@ class Epoch(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """The parameters (n,) of the last full pass, the gradient (n,) there, and the weight of all training rows."""
+    """The weight of all training rows, and of SVRG the parameters (n,) of its last full pass and the gradient (n,) there."""
 
     parameters: Array
     gradient: Array
@@ -164,7 +164,8 @@ class StochasticGradient:
     @property
     def oracles(self) -> tuple[str, ...]:
         gradients = "gradient_difference" if self.variance_reduction else "loss_and_gradient"
-        return (gradients, "score") if self.early_stopping else (gradients,)
+        needed = {gradients: True, "weight": self._weighted and not self.variance_reduction, "score": self.early_stopping}
+        return tuple(name for name, wanted in needed.items() if wanted)
 
     def init(self, parameters: Array) -> StochasticGradientState:
         start = np.array(parameters)
@@ -198,7 +199,8 @@ class StochasticGradient:
 
     def request(self, state: StochasticGradientState) -> Request:
         if self._wants_anchor(state):
-            return Request("loss_and_gradient", state.parameters, batch=self._batch(state, TRAINING))
+            oracle = "loss_and_gradient" if self.variance_reduction else "weight"
+            return Request(oracle, state.parameters, batch=self._batch(state, TRAINING))
         if state.epoch.rounds == self.sampling.rounds_an_epoch:
             return Request("score", self._candidate(state), batch=self._batch(state, HELD_OUT))
         batch, anchor = self._training_batch(state), state.anchor

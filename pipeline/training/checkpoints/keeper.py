@@ -89,8 +89,6 @@ class Checkpoint:
                 raise TypeError(f"{name} must be True or False, got {vars(self)[name]!r}")
         if self.every_rounds is not None:
             check_counts(every_rounds=self.every_rounds)
-        if isinstance(self.every_rounds, bool) or isinstance(self.every_seconds, bool):
-            raise TypeError("every_rounds and every_seconds must be numbers or None, got a boolean")
         if self.every_seconds is not None and not as_number(self.every_seconds) > 0:
             raise ValueError(f"every_seconds must be a number above 0 or None, got {self.every_seconds!r}")
 

@@ -164,6 +164,24 @@ def slow(group: Group, broadcast: Any) -> int:
 
 
 @pytest.mark.timeout(60)
+def test_rounds_that_wait_for_a_worker_are_done_in_the_order_in_which_they_were_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = arrays()
+    data = Dataset.from_arrays(X, y, n_partitions=1)
+    monkeypatch.setattr(sending, "CALLED_ROUND", -1.0)
+    reduction = Reduction("slow", of_group(slow), lambda left, right: left + right, lambda broadcast, n_columns: 0)
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as client:
+        executor = ClusterExecutor(client)
+        assert executor.map_reduce(data.rows, reduction, None) == 1
+        under_way = {number: executor.submit(data.rows, reduction, None) for number in range(4)}
+        order = []
+        while under_way:
+            numbers = sorted(under_way, reverse=True)
+            order.append(numbers[executor.first_done(data.rows, [under_way[number] for number in numbers])])
+            assert under_way.pop(order[-1]).result() == 1
+    assert order == [0, 1, 2, 3]
+
+
+@pytest.mark.timeout(60)
 def test_nobody_complains_of_calls_that_were_given_up(
     client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from tasks.reductions.reduction import Reduction, Stage, reduce_groups
 from tasks.reductions.stages.marks import marked
 from tasks.rounds.fitting import Fit
 from tasks.rounds.oracles import ORACLES, Broadcast, reduction_of
-from tasks.rows.batches import HELD_OUT, Batch, Sampling, select, split
+from tasks.rows.batches import HELD_OUT, TRAINING, Batch, Sampling, select, split
 from tasks.rows.partition import Group
 from tasks.strategies.base import Request, Strategy
 from tasks.strategies.gradient_descent import GradientDescent
@@ -237,6 +237,37 @@ def test_models_of_one_fit_count_rows_differently(n_partitions: int) -> None:
         expected = train(ThreadExecutor(1), rest, alone, alone.init(np.zeros((1, OBJECTIVE.layout.size))))
         np.testing.assert_array_equal(together.parameters[m], expected.parameters[0])
     assert len(np.unique(together.parameters, axis=0)) == k
+
+
+NETWORK = NetworkObjective(LOSSES["squared"], (3, 4, 2), dtype="float64")
+CLASSES = LinearObjective(LOSSES["logistic"], 3, 1, True, np.arange(2), class_weight=np.array([0.3, 1.7]))
+
+
+WEIGHED = {"linear": OBJECTIVE, "network": NETWORK, "class weights": CLASSES, "own": Folded(OBJECTIVE, 2)}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+@pytest.mark.parametrize("fraction", [0.0, 0.4])
+def test_the_weight_of_all_rows_is_that_of_a_gradient(name: str, fraction: float) -> None:
+    """Also where a part of the rows is held out; and where none is, however groups are cut."""
+    objective: Any = WEIGHED[name]
+    y = (Y[:, 0] > 5).astype(np.int64) if objective is CLASSES else Y
+    sampling, k = Sampling(1, 2, validation_fraction=fraction, n_turns=2), 2 if name == "own" else 1
+    whole = Group(X, y, WEIGHT, np.array([0, 25, 60]), 0)
+    cut = [Group(X[a:b], y[a:b], WEIGHT[a:b], np.array([0, b - a]), number) for number, (a, b) in enumerate(((0, 25), (25, 60)))]
+    fit, weights = Fit(objective, (L2(),) * k, Steps(1)), []
+    for groups in ([whole], cut):
+        sums = []
+        for oracle in ("weight", "loss_and_gradient"):
+            request = Request(oracle, np.zeros(objective.layout.size), batch=Batch(sampling, 0, TRAINING))
+            this = fit.round_of(dict.fromkeys(range(k), request), 0)
+            found = [reduce_groups([(number, group)], 2, this.reduction, this.broadcast) for number, group in enumerate(groups)]
+            nodes = {node: partial for each in found for node, partial in each.items()}
+            sums.append(sum(partial.weight_sum for partial in nodes.values()))
+        np.testing.assert_allclose(sums[0], sums[1], rtol=1e-14)
+        weights.append(sums[0])
+    if not fraction:
+        np.testing.assert_array_equal(*weights)
 
 
 def test_scores_of_regression_are_those_of_the_rows_held_out() -> None:
