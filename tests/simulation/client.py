@@ -114,8 +114,16 @@ class Client:
         return {key: tasks[key].nbytes for key in keys}
 
     def get(
-        self, graph: LLGExpr, keys: Sequence[Any], *, workers: Sequence[str] = (), allow_other_workers: bool = False, sync: bool
+        self,
+        graph: LLGExpr,
+        keys: Sequence[Any],
+        *,
+        workers: Sequence[str] = (),
+        allow_other_workers: bool = False,
+        sync: bool,
+        fifo_timeout: float = 60.0,
     ) -> list[Future]:
+        assert fifo_timeout == 0, "a worker here does first what came first"
         return self._begin(graph.operand("dsk"), keys, workers[0] if workers else None)
 
     def submit(self, function: Callable[[], Any], *, key: str) -> Future:
