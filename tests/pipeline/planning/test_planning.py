@@ -243,11 +243,11 @@ NOBODY_WAITS: dict[str, tuple[dict[str, Any], int, int, int, int]] = {
     "local-sgd that remembers": ({**MLP, "solver": "local-sgd"}, 1, 388, 404, 2 * 388),
     "admm": ({"name": "LogisticRegression", "solver": "admm"}, 1, 88 * 17, 102, 0),
     "compression": ({**SGD, "compression": "top-k"}, 1, 10, 10, 2 * 88),
-    "compressed async": ({**MLP, "solver": "async", "compression": "float16"}, 5, 388, 404, 2 * 388),
+    "compressed async": ({**MLP, "solver": "async", "compression": "float16"}, 5, 198, 198, 2 * 388),
 }
-"""An estimator, rounds under way at a time, bytes to a thread and back in the largest round, and those that a subtree remembers: 11 float64
-or 97 float32 parameters, and in sums loss and weight beside the gradient; or a dual and a place of each of 16 subtrees; or one number,
-where it is, and how many there are."""
+"""An estimator, rounds under way at a time, bytes to a thread and back in most rounds, and those that a subtree remembers: 11 float64 or
+97 float32 parameters, and in sums loss and weight beside the gradient; or a dual and a place of each of 16 subtrees; or one number, where
+it is, and how many there are; or 97 numbers of 16 bits and a scale."""
 
 ALIKE = ("async", "local-sgd", "compression")
 """Of which others are further cases."""
