@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from distributed import Client, LocalCluster
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -179,16 +180,18 @@ def line(ending: Ending) -> tuple[Cell, ...]:
 def drawn(endings: Sequence[Ending]) -> bytes:
     """How far above the goal fits are against seconds, and against bytes, of each model with each set of workers, as a PNG."""
     kinds = list(dict.fromkeys((ending.contest.name, ending.workers) for ending in endings))
-    figure = Figure(figsize=(10, 3 * len(kinds)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(10, 3 * len(kinds) + 1), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
+    colours, handles = {way.name: colormaps["tab20"](number) for number, way in enumerate(WAYS)}, {}
     for (name, workers), pair in zip(kinds, figure.subplots(len(kinds), 2, sharey="row"), strict=True):
         for ending in (each for each in endings if (each.contest.name, each.workers) == (name, workers)):
             above = [max(value / ending.contest.goal - 1.0, 1e-3) for _, _, value in ending.curve]
             for axes, which, unit in zip(pair, (0, 1), (1.0, 1e6), strict=True):
-                axes.loglog([max(point[which], 1e-3 * unit) / unit for point in ending.curve], above, label=ending.way.name, linewidth=1)
+                at = [max(point[which], 1e-3 * unit) / unit for point in ending.curve]
+                (handles[ending.way.name],) = axes.loglog(at, above, color=colours[ending.way.name], linewidth=1)
         pair[0].set(title=f"{name}, {workers}", ylabel="above the goal", xlabel="seconds")
         pair[1].set(xlabel="MB")
-    pair[1].legend(fontsize="x-small")
+    figure.legend(list(handles.values()), list(handles), fontsize="small", loc="outside lower center", ncols=3)
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
