@@ -111,7 +111,7 @@ class Sent:
 
     @property
     def _n_subtrees(self) -> int:
-        """Those that the round is about."""
+        """The number of subtrees that the round is about."""
         return -(-len(self.groups or range(self.resident.n_groups)) >> self.reduction.level(self.broadcast))
 
     def _by_calls(self) -> Way:
