@@ -225,11 +225,8 @@ def strategy(contest: Contest, way: Way, dataset: Dataset) -> Strategy:
     if way.consensus:
         return ADMM(subtrees(dataset), tol=1e-6, max_iter=FOR_EVER)
     schema, n_groups = dataset.schema, dataset.source.n_groups
+    batches = contest.batches(schema, n_groups, take_turns=way.overlap is not None, apart=way.local is not None)
     missed = 0
-    if way.local is not None:
-        batches = contest.batches(schema, n_groups, apart=True)
-    else:
-        batches = contest.batches(schema, n_groups, take_turns=way.overlap is not None)
     if way.overlap is not None:
         others = batches.sampling.n_turns - 1
         missed = others if way.overlap.staleness is None else min(others, way.overlap.staleness)

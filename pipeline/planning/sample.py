@@ -81,13 +81,8 @@ class Sample:
         known = source.partition_rows
         each = np.full(source.n_partitions, sampled.mean()) if known is None else np.asarray(known) * share
         rows: Int64 = np.round(each).astype(np.int64)
-        rows[[first + i for first, n in self._sampled_runs for i in range(n)]] = sampled
+        rows[[group.first_partition + i for group in self.groups for i in range(len(group.offsets) - 1)]] = sampled
         return rows
-
-    @property
-    def _sampled_runs(self) -> list[tuple[int, int]]:
-        """The first partition of each sampled group, and how many it has."""
-        return [(group.first_partition, len(group.offsets) - 1) for group in self.groups]
 
     def schema(self, executor: Executor) -> Schema:
         """The schema of the whole dataset, as far as the sample tells: with the rows of each class scaled up. Raises ValueError for the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -10,7 +11,7 @@ from tasks.arguments import check_counts
 from tasks.objectives.base import Layout
 from tasks.objectives.evaluation import Evaluation
 from tasks.reductions.blocks import BLOCK
-from tasks.reductions.stages.codecs import CODECS, Blockwise, Codec, EightBit, Payload, RandomK, Shapes, TopK
+from tasks.reductions.stages.codecs import CODECS, Blockwise, Codec, Payload, RandomK, Shapes, TopK
 from tasks.reductions.stages.compression import Coding, Packet, can_encode
 from tasks.rows.batches import Sampling
 from tasks.strategies.asynchronous import Asynchronous
@@ -71,15 +72,17 @@ def check_compressible(local: LocalUpdates) -> None:
 def check_sliceable(compression: Compression) -> None:
     """Raises ValueError where slices of a vector, which parameter servers have, cannot be made small by themselves."""
     for codec in (compression.up, compression.down):
-        if isinstance(codec, EightBit) and BLOCK % codec.block:
-            raise ValueError(
-                f"parameter servers have slices of the vectors, of whole blocks of {BLOCK} numbers, and block={codec.block} does not divide"
-                f" that; take a power of two of at most {BLOCK}"
-            )
-        if codec is not None and not isinstance(codec, Blockwise):
+        if codec is None:
+            continue
+        if not isinstance(codec, Blockwise):
             raise ValueError(
                 f"parameter servers have slices of the vectors, and {codec} needs whole ones; take compression='int8', 'float16' or"
                 " 'bfloat16', or rounds that go through the client, solver='async'"
+            )
+        if BLOCK % (block := codec.scaled(sys.maxsize)):
+            raise ValueError(
+                f"parameter servers have slices of the vectors, of whole blocks of {BLOCK} numbers, and block={block} does not divide that;"
+                f" take a power of two of at most {BLOCK}"
             )
 
 

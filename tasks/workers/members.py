@@ -106,6 +106,7 @@ class Members:
                 together.create_task(self._meet(own, rank))
 
     async def _meet(self, own: ServingParticipant, rank: int) -> None:
+        """Have a connection to one of them."""
         comm = await self._say(rank, {"op": MEETING, "reply": False, "name": own.plan.name})
         await comm.read()
         own.outgoing[rank] = Wire(self.transport.stream(comm))
