@@ -102,6 +102,28 @@ def test_a_worker_that_joins_gets_rows(two_workers: tuple[LocalCluster, Client],
 @pytest.mark.usefixtures("rounds_from_here", "alike")
 @pytest.mark.parametrize("kind", ["numpy", "dask"])
 @pytest.mark.long
+def test_rows_that_dask_took_elsewhere_come_back(
+    two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task is given to the worker that is free, rows go with it, and Dask drops those that are there twice from the other one."""
+    monkeypatch.setattr(following, "FOLLOW_EVERY", 0.0)
+    _, client = two_workers
+    dataset = make(kind)
+    LogisticRegression(tol=1e-2).fit(dataset)
+    resident = dataset.source.resident[client.id]
+    first, other = sorted(pieces(dataset, client))
+    move(client, [(future.key, first, other) for future in resident.futures])
+    assert set(client.who_has(resident.futures).values()) == {(other,)}
+    model = LogisticRegression(solver="gradient-descent", tol=1e-8).fit(dataset)
+    shares = pieces(dataset, client).values()
+    assert len(shares) == 2
+    assert max(shares) <= min(shares) + 2
+    assert model.parameters_sha256_ == here(kind, LogisticRegression(solver="gradient-descent", tol=1e-8))
+
+
+@pytest.mark.usefixtures("rounds_from_here", "alike")
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+@pytest.mark.long
 def test_a_worker_that_retires_hands_over(two_workers: tuple[LocalCluster, Client], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "FOLLOW_EVERY", 0.0)
     cluster, client = two_workers

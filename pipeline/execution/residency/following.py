@@ -118,7 +118,9 @@ class Follower:
             misplaced = []
             if not resident.located and not any(future.status == "error" for future in resident.futures):
                 holders = self.client.who_has(resident.futures)
+                before = resident.assigned
                 resident.adopt_holders(holders)
+                resident.uneven |= resident.assigned != before and not all(resident.assigned)
                 misplaced = resident.misplaced(holders)
             slow = resident.speeds.lost > LOST and resident.speeds.known(resident.workers)
             ours = resident.moving = bool(misplaced) or (resident.located and (changed or slow))

@@ -40,7 +40,8 @@ class Resident:
 
     level: subtrees of 2^level groups are one thread's, whatever pieces they consist of: the largest of `levels`, which are those that
     running fits need. located: whether every piece is known to be where it is assigned, so that workers can be called; uneven: whether
-    subtrees that nobody needs any more have left some threads with more than others; last_round: its seconds; last_whole: whether it was
+    some threads have more than others for no reason: subtrees that nobody needs any more, or pieces that Dask took along to the worker of a
+    task, which leave a thread with nothing, and so without a speed; last_round: its seconds; last_whole: whether it was
     about all rows; follow_at: when to look up the threads that there are; moving: whether some fit moves pieces just now. lock: for
     whoever changes what is assigned, while others' rounds go on.
     """
