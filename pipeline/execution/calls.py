@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from distributed import Client
 
 from pipeline.cluster.asking import forget_frames
@@ -21,18 +23,39 @@ from tasks.workers.calls import OPERATION
 PATIENCE: Final = 2.0
 """Seconds for all answers of a round; whoever takes longer, or cannot be reached from here, gets a task."""
 MAX_FAILURES: Final = 2
+AGAIN: Final = 10.0
+"""Seconds without calls after so many failures in a row; after each further one twice as many."""
 
-_failures: WeakKeyDictionary[Client, int] = WeakKeyDictionary()  # in a row; behind a gateway, every call fails
+
+class Lost(NamedTuple):
+    """The calls that were lost in a row: behind a gateway all are, beside workers that die those of a while. until: no call before that."""
+
+    failures: int = 0
+    until: float = -np.inf
+
+
+_lost: WeakKeyDictionary[Client, Lost] = WeakKeyDictionary()
 
 
 def can_call(client: Client) -> bool:
-    """Whether calls have a chance: the user has not ruled them out, and they have not failed again and again."""
-    return client.direct_to_workers is not False and _failures.get(client, 0) < MAX_FAILURES
+    """Whether calls have a chance: the user has not ruled them out, and they have not just failed again and again."""
+    return client.direct_to_workers is not False and time.monotonic() >= _lost.get(client, Lost()).until
 
 
-def count_call(client: Client, *, lost: bool) -> None:
-    """Take note of a call that somebody answered, or that was lost."""
-    _failures[client] = _failures.get(client, 0) + 1 if lost else 0
+def failures(client: Client) -> int:
+    """How many calls in a row have been lost."""
+    return _lost.get(client, Lost()).failures
+
+
+def count_call(client: Client, lost_after: int | None = None) -> None:
+    """Take note of a call that somebody answered; or that was lost, after so many failures by the time it began: those that were under way
+    together count as one."""
+    before = failures(client)
+    if lost_after is None:
+        _lost[client] = Lost()
+    elif lost_after >= before:
+        further = before + 1 - MAX_FAILURES
+        _lost[client] = Lost(before + 1, time.monotonic() + AGAIN * 2.0**further if further >= 0 else -np.inf)
 
 
 class Calls:
@@ -43,6 +66,7 @@ class Calls:
         self.work = work
         self.more = {"subset": subset, "n_groups": n_groups, "packed": packed}
         self.traffic = Traffic(len(packed) * len(work))
+        self._failures = failures(client)
         self._answers: asyncio.Task[list[Any]] | None = None
         self._loop.add_callback(self._start)
 
@@ -84,7 +108,8 @@ class Calls:
         except BaseException:
             self.cancel()
             raise
-        count_call(self.client, lost=any(isinstance(answer, OSError) for answer in answers))  # TimeoutError and CommClosedError are
+        lost = any(isinstance(answer, OSError) for answer in answers)  # TimeoutError and CommClosedError are
+        count_call(self.client, self._failures if lost else None)
         if not all(isinstance(answer, bytes) for answer in answers):
             return None
         self.traffic = Traffic(self.traffic.sent, sum(map(len, answers)))

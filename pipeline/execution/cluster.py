@@ -19,7 +19,6 @@ from pipeline.execution.attempts import ClusterRound
 from pipeline.execution.base import Advance, Executor, Pending
 from pipeline.execution.mapping import map_on_cluster
 from pipeline.execution.residency.following import Follower
-from pipeline.execution.residency.resident import Work
 from pipeline.execution.sending import Sender
 from pipeline.execution.sessions import SessionRows, Sessions
 from pipeline.execution.threads import ThreadExecutor
@@ -121,10 +120,10 @@ class ClusterExecutor(Executor):
                 work, n_sums, level = resident.work, resident.n_sums, resident.level
             share = this.row_step if fit.served and resident.last_whole else 1.0  # it may have compiled, too
             short = resident.located and resident.last_round / share <= SESSION_ROUND
-            if not short or too_large(fit, this, work, rows.n_columns, n_sums):
+            pieces = SessionRows(work, rows.subset, resident.n_groups, rows.n_columns, level, rows.content)
+            if not short or too_large(fit, this, pieces, n_sums):
                 return None
             try:
-                pieces = SessionRows(work, rows.subset, resident.n_groups, rows.n_columns, level, rows.content)
                 done = self.sessions.advance(pieces, fit, states, limit, self.sender.send_modules)
             except TimeoutError as error:
                 forget_frames(error)
@@ -143,8 +142,9 @@ class ClusterExecutor(Executor):
         return Advance(done.states, done.reports)
 
 
-def too_large(fit: Fit, this: Round, work: Sequence[Work], n_columns: int, n_sums: int) -> bool:
+def too_large(fit: Fit, this: Round, rows: SessionRows, n_sums: int) -> bool:
     """Whether a round moves more than participants should: of servers each sends and receives a slice."""
+    n_workers = len({each.worker for each in rows.work})
     if fit.served:
-        return 2 * array_bytes(tuple(this.broadcast)) / len({each.worker for each in work}) > ROUND_BYTES
-    return round_too_large(this, n_columns, n_sums / len(work))
+        return 2 * array_bytes(tuple(this.broadcast)) / n_workers > ROUND_BYTES
+    return round_too_large(this, rows.n_columns, rows.n_groups, n_workers, n_sums / len(rows.work))

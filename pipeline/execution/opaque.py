@@ -33,6 +33,7 @@ def begin(client: Client, graph: dict[Any, Any], keys: list[Any], **where: Any) 
 
     The graph gets a random name. Dask's own name for it comes from all its nodes, and takes longer to make than small tasks take to run.
     Tasks of earlier graphs come first: of graphs that Dask takes for one, workers run the latest first, and the earliest, perhaps, never.
+    Inside a task it takes all graphs for one with that task's, whatever is asked.
     """
     expression = LLGExpr(graph, _determ_token=uuid.uuid4().hex)
     futures: list[Future[Any]] = client.get(expression, keys, sync=False, fifo_timeout=0, **where)

@@ -103,16 +103,11 @@ class Sent:
         self.broadcast = broadcast
         with resident.lock:
             self.work, n_sums, self.groups = resident.share(reduction.numbers(broadcast, resident.n_groups))
-        n_sums = n_sums if reduction.adds_up else self._n_subtrees
+        n_sums = n_sums if reduction.adds_up else reduction.n_subtrees(broadcast, resident.n_groups)
         self.n_bytes = reduction.n_bytes(broadcast, rows.n_columns) * n_sums
         called = sender.by_calls(resident, bytes_of(broadcast) * len(self.work) + self.n_bytes)
         self._way: Way = self._by_calls() if called else self._by_tasks()
         self._results: Sequence[NodeSums] | None = None
-
-    @property
-    def _n_subtrees(self) -> int:
-        """The number of subtrees that the round is about."""
-        return -(-len(self.groups or range(self.resident.n_groups)) >> self.reduction.level(self.broadcast))
 
     def _by_calls(self) -> Way:
         packed, needs = dumps((self.reduction, self.broadcast))
@@ -149,6 +144,9 @@ class Sent:
             self._take()
         with single_blas_thread():
             sums = merging(self.reduction, self.resident.n_groups)(self._results)
+        if not self.reduction.reads:
+            self.resident.last_round = self.resident.last_round or np.inf  # the next one is the first, as far as anybody knows
+            return sums
         seconds = time.monotonic() - self.began
         if self.groups is not None and np.isfinite(self.resident.last_round):  # others are under way: the slowest of the last ones counts
             seconds = max(seconds, 0.95 * self.resident.last_round)

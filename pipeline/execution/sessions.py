@@ -16,7 +16,7 @@ from distributed.protocol.serialize import ToPickle
 
 from pipeline.cluster.asking import forget_frames
 from pipeline.cluster.code.modules import dumps
-from pipeline.execution.calls import can_call, count_call
+from pipeline.execution.calls import can_call, count_call, failures
 from pipeline.execution.residency.resident import Work
 from tasks.rounds.fitting import Fit
 from tasks.workers.messages import Link, Message, packed, unpacked
@@ -143,13 +143,13 @@ class Sessions:
             self.close()
             self._wait = 1 << min(self._failures, 10)
             self._failures += 1
-            count_call(self.client, lost=isinstance(error, TimeoutError))
+            count_call(self.client, failures(self.client) if isinstance(error, TimeoutError) else None)
             forget_frames(error)
             if isinstance(error, TimeoutError) or not isinstance(error, Exception):
                 raise
             return None
         self._failures = 0
-        count_call(self.client, lost=False)
+        count_call(self.client)
         self.rounds += len(done.reports)
         if done.reports:
             self.messages_per_round, self.hops_per_round, self.traffic = done.messages, done.hops, done.traffic

@@ -88,8 +88,8 @@ class Estimator(Section):
     def build(self) -> GradientModel:
         """The estimator, not fitted. TOML has no null: where a parameter may be None, "none" is. Its keys are strings: those of
         class_weight that read as numbers or booleans become them."""
-        may_be = ESTIMATORS[self.name]._parameter_constraints
-        absent = {key for key, value in self.parameters.items() if str(value).lower() == "none" and None in may_be.get(key, ())}
+        constraints = ESTIMATORS[self.name]._parameter_constraints
+        absent = {key for key, value in self.parameters.items() if str(value).lower() == "none" and may_be_none(constraints.get(key, ()))}
         parameters = {key: None if key in absent else value for key, value in self.parameters.items()}
         if isinstance(weights := parameters.get("class_weight"), Mapping):
             parameters["class_weight"] = {plain_value(label): weight for label, weight in weights.items()}
@@ -179,6 +179,11 @@ class Job:
     def toml(self) -> str:
         """The job as a job file."""
         return to_toml(self.table())
+
+
+def may_be_none(constraints: Any) -> bool:
+    """Whether a parameter may be None, by scikit-learn's constraints of it: a list, or a word for a well-known one."""
+    return constraints == "random_state" if isinstance(constraints, str) else None in constraints or "random_state" in constraints
 
 
 def bundled_jobs() -> list[str]:

@@ -48,8 +48,8 @@ class Plan:
     n_rows: known, or, when rows_known is false, estimated from the probed partitions; n_train_rows: estimated, unless all was probed.
     memory: of the worker that needs most. sent_bytes, returned_bytes: numbers to and from one worker thread in a round of the kind of
     which there are most, cluster_bytes: to and from all. round_seconds: mean over the rounds of a fit. n_rounds: those of a fit of the
-    probed rows, which is an estimate, and too low where rounds_known is false, for that fit was cut off. n_subtrees: of groups that draw
-    batches together, on one thread; elsewhere, groups. total_seconds: loading, checking and fitting; core_hours: of all jobs meanwhile.
+    probed rows, which is an estimate, and too low where rounds_known is false, for that fit was cut off. n_subtrees: of groups that one
+    thread has together; elsewhere, groups. total_seconds: loading, checking and fitting; core_hours: of all jobs meanwhile.
     scales_to: from that many jobs on, twice as many make a round less than a fifth shorter; scaling_limit: why.
     """
 

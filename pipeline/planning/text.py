@@ -10,7 +10,7 @@ def plan_text(plan: Plan) -> str:
     rows = "known" if plan.rows_known else f"estimated from {plan.probed_partitions} of {plan.n_partitions} partitions"
     kinds = ", ".join(f"{kind.count} x {kind.what} {duration(kind.seconds)}" for kind in plan.kinds)
     rounds = "as on the probed rows" if plan.rounds_known else "or more: the fit of the probed rows did not come to its end"
-    subtrees = f", in {plan.n_subtrees} subtree{'s' * (plan.n_subtrees > 1)} of batches" if plan.n_subtrees < plan.n_groups else ""
+    subtrees = f", in {plan.n_subtrees} subtree{'s' * (plan.n_subtrees > 1)}" if plan.n_subtrees < plan.n_groups else ""
     usual = " (of the kind of which there are most)" if len(plan.kinds) > 1 else ""
     idle = max(0, plan.jobs - plan.n_subtrees)
     lines = {

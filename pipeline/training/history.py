@@ -61,7 +61,10 @@ class Row(RowOfAll, total=False):
 
 def share_read(row: Row, held_out: float = 0.0) -> float:
     """Which share of all rows a round read. held_out: the share that scores read, and nothing else."""
-    return held_out if ORACLES[row["oracle"]].subset == "held out" else (1.0 - held_out) / row["row_step"]
+    oracle = ORACLES[row["oracle"]]
+    if not oracle.reduction.reads:
+        return 0.0
+    return held_out if oracle.subset == "held out" else (1.0 - held_out) / row["row_step"]
 
 
 class Rounds(list[Row]):

@@ -55,6 +55,7 @@ class Reduction(NamedTuple):
     finish   (sums, broadcast) -> sums, the last step, once, at the root: what a stage puts on in `map` it takes off here
     stays    whether maps remember something beside the rows, and so are for the workers that have them, not for holders of copies
     adds_up  whether sums of two are as large as those of one; others are combined in the client
+    reads    whether it goes through the rows, so that what it takes says something of the rounds to come
     mends    whether it is sent again where rows are lost, and minds whether they have changed; otherwise there may be no sums
     """
 
@@ -68,6 +69,7 @@ class Reduction(NamedTuple):
     finish: Callable[[Any, Any], Any] = as_they_are
     stays: bool = False
     adds_up: bool = True
+    reads: bool = True
     mends: bool = True
 
     def whole(self, nodes: Mapping[Node, Any], n_groups: int, broadcast: Any) -> Any:
@@ -81,6 +83,10 @@ class Reduction(NamedTuple):
         """The numbers of the groups whose sums are wanted."""
         subtree, level = self.subtree(broadcast), self.level(broadcast)
         return range(n_groups) if subtree is None else range(subtree << level, min((subtree + 1) << level, n_groups))
+
+    def n_subtrees(self, broadcast: Any, n_groups: int) -> int:
+        """The number of the subtrees whose sums are wanted."""
+        return -(-len(self.numbers(broadcast, n_groups)) >> self.level(broadcast))
 
 
 Stage = Callable[[Reduction], Reduction]

@@ -74,17 +74,19 @@ def remember(groups: Sequence[Group], fit: str, part: str, version: int, values:
     """Have this subtree remember values, besides those of the version before. A round that comes late, when memory has been put back since,
     or another attempt has long been followed by others, changes nothing. Fits that were cut off leave something behind: what the oldest
     of many have left goes."""
-    first = groups[0].first_partition
+    group = groups[0]
     with _writing:
-        late = attempt(groups, fit) != of_attempt
-        held = groups[0].memory.pop(fit, ())
-        if not late and not any(memory.version > version for memory in held if memory.part == part):
-            others = [memory for memory in held if memory.part != part or memory.version == version - 1]
-            held = (Memory(part, version, values, first), *others)
-        if held:
-            groups[0].memory[fit] = held
-        for other in list(groups[0].memory)[:-FITS]:
-            groups[0].memory.pop(other, None)
+        held = group.memory.get(fit, ())
+        if attempt(groups, fit) != of_attempt or any(memory.version > version for memory in held if memory.part == part):
+            return
+        others = [memory for memory in held if memory.part != part or memory.version == version - 1]
+        _keep(group, fit, (Memory(part, version, values, group.first_partition), *others))
+
+
+def _keep(group: Group, fit: str, held: tuple[Memory, ...]) -> None:
+    """Have a group remember this of a fit, or forget the fit: nothing is changed that others may be reading, for they have no lock."""
+    others = [(other, memories) for other, memories in group.memory.items() if other != fit]
+    group.memory = dict([*others, (fit, held)][-FITS:] if held else others)
 
 
 def _read(groups: Sequence[Group], question: Memories) -> tuple[tuple[Memory, ...], ...]:
@@ -97,12 +99,13 @@ def _restore(groups: Sequence[Group], question: Memories) -> tuple[()]:
     with _writing:
         noted = Memory(PUT_BACK, attempt(groups, question.fit) + 1, (), first)
         restored = tuple(memory for memory in question.restored if memory.first_partition == first)
-        groups[0].memory[question.fit] = (noted, *restored)
+        _keep(groups[0], question.fit, (noted, *restored))
     return ()
 
 
 def _forget(groups: Sequence[Group], question: Memories) -> tuple[()]:
-    groups[0].memory.pop(question.fit, None)
+    with _writing:
+        _keep(groups[0], question.fit, ())
     return ()
 
 

@@ -159,8 +159,8 @@ class Fit:
 
     @property
     def adds_up(self) -> bool:
-        """Whether what subtrees return is added up on its way. Compressed gradients are not, nor are places that are to agree."""
-        return self.coding is None and self.agreeing is None
+        """Whether what subtrees return in its rounds is added up on its way."""
+        return self.coding is None and all(ORACLES[name].reduction.adds_up for name in self.strategy.oracles)
 
     @cached_property
     def served(self) -> bool:
@@ -203,7 +203,9 @@ class Fit:
         spec = ORACLES[first.oracle]
         penalties = tuple(self.penalties[model] for model in requests) if spec.penalised else ()
         along = stacked(directions) if directions else None
-        if spec.by_columns:
+        if spec.without is not None and isinstance(self.objective, spec.without):
+            parameters = parameters[:, :0]
+        elif spec.by_columns:
             by_columns = self.objective.layout.by_columns
             parameters, along = by_columns(parameters), None if along is None else by_columns(along)
         broadcast = Broadcast(

@@ -59,6 +59,7 @@ class OracleSpec(NamedTuple):
     subset     which rows it is about: those that are trained on, or those that a batch's sampling holds out
     penalised  whether workers need the penalties
     compiled   whether what it asks of linear models is compiled on first use
+    without    objectives that need no parameters for it
     by_columns whether workers get parameters and direction as coefficients of the user's columns (`Layout.by_columns`)
     """
 
@@ -69,6 +70,7 @@ class OracleSpec(NamedTuple):
     penalised: bool = False
     compiled: bool = True
     by_columns: bool = False
+    without: type | None = None
 
 
 # -- on the workers ------------------------------------------------------------------------------------------------------------------
@@ -325,7 +327,14 @@ ORACLES: Final[dict[str, OracleSpec]] = {
     "gradient_difference": OracleSpec(
         Objective, reduction("gradient-difference", gradient_difference, ahead=next_batch), difference, by_columns=True
     ),
-    "weight": OracleSpec(Objective, reduction("weight", weight, n_bytes=score_bytes), weighed, compiled=False, by_columns=True),
+    "weight": OracleSpec(
+        Objective,
+        reduction("weight", weight, n_bytes=score_bytes, reads=False),
+        weighed,
+        compiled=False,
+        by_columns=True,
+        without=WeighsRows,
+    ),
     "hessian": OracleSpec(HessianSums, reduction("hessian", hessian, n_bytes=matrix_bytes), at_parameters),
     "local_hessian": OracleSpec(HessianSums, reduction("local-hessian", local_models, n_bytes=matrix_bytes), at_parameters, penalised=True),
     "gram": OracleSpec(GramSums, reduction("gram", gram, n_bytes=gram_bytes), gram_at_parameters),

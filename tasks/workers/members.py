@@ -37,11 +37,17 @@ async def take_part(dask_worker: Any, transport: Transport, comm: Any, plan: byt
             await (members.lead() if rank == 0 else members.follow())
         finally:
             members.leave()
-    except Exception as error:
-        if not isinstance(error, OSError):
-            logger.debug("a session ends", exc_info=True)
+    except Exception as error:  # noqa: BLE001  the end of a session, whatever it is
+        note_end(error)
     finally:
         comm.abort()
+
+
+def note_end(error: Exception) -> None:
+    """Log what ended a session here, unless it is what always does: a connection that is closed."""
+    others = error.split(OSError)[1] if isinstance(error, ExceptionGroup) else None if isinstance(error, OSError) else error
+    if others is not None:
+        logger.debug("a session ends", exc_info=others)
 
 
 async def meet(dask_worker: Any, transport: Transport, comm: Any, name: str) -> None:
@@ -54,9 +60,8 @@ async def meet(dask_worker: Any, transport: Transport, comm: Any, name: str) -> 
         wire = Wire(transport.stream(comm))
         found.incoming.append(wire)
         await transport.in_own_thread(partial(found.listen, wire))
-    except Exception as error:
-        if not isinstance(error, OSError):
-            logger.debug("a session ends", exc_info=True)
+    except Exception as error:  # noqa: BLE001  the end of a session, whatever it is
+        note_end(error)
     finally:
         comm.abort()
 

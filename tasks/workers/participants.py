@@ -2,7 +2,7 @@
 
 The participants of a *session* are the workers that hold the rows. Participant 0, the root, runs the loop of `tasks.rounds.fitting.Fit`;
 the input of a round goes down a binomial tree over the participants, in which the parent of r is r & (r - 1), and the partial sums come up;
-those that are compressed do not become fewer on the way, and go to the root at once.
+those that do not add up (compressed ones, places that are to agree) do not become fewer on the way, and go to the root at once.
 Sums are merged by their nodes in the fixed tree of `tasks.reductions.tree`, so the bits are those of every other way of running
 rounds.
 
@@ -141,9 +141,13 @@ def children(rank: int, n: int) -> list[int]:
     return [rank + step for step in reversed(steps) if rank + step < n]
 
 
-def round_too_large(this: Round, n_columns: int, n_sums: float) -> bool:
-    """Whether a round moves more than participants should. n_sums: that one of them returns."""
-    return this.reduction.n_bytes(this.broadcast, n_columns) * n_sums + array_bytes(tuple(this.broadcast)) > ROUND_BYTES
+def round_too_large(this: Round, n_columns: int, n_groups: int, n_workers: int, n_sums: float) -> bool:
+    """Whether a round moves more than participants should. n_sums: that one of them returns, where sums add up. Where they do not, the root
+    hears of each subtree, and tells each worker."""
+    n_messages = 1
+    if not this.reduction.adds_up:
+        n_sums, n_messages = this.reduction.n_subtrees(this.broadcast, n_groups), n_workers
+    return this.reduction.n_bytes(this.broadcast, n_columns) * n_sums + array_bytes(tuple(this.broadcast)) * n_messages > ROUND_BYTES
 
 
 class Participant:
@@ -196,7 +200,7 @@ class Participant:
 
     def advance(self, order: Order, states: list[Any]) -> Done:
         """Some rounds, led from here."""
-        fit = self.plan.fit
+        plan, fit = self.plan, self.plan.fit
         start = time.perf_counter()
         ends = [0.0]
         reports: list[Report] = []
@@ -205,14 +209,14 @@ class Participant:
         with single_blas_thread():
             while len(ends) <= order.n_rounds and ends[-1] < order.seconds and not self.ended:
                 this = fit.ask(states, fit.candidates(states)[0]) if fit.under_way(states) else None
-                if this is None or round_too_large(this, self.plan.n_columns, 1 + len(last.nodes)):
+                if this is None or round_too_large(this, plan.n_columns, plan.n_groups, len(plan.duties), 1 + len(last.nodes)):
                     break
-                if this.reduction.level(this.broadcast) > self.plan.level:
+                if this.reduction.level(this.broadcast) > plan.level:
                     break
                 last = self._round(packed(tuple(this.broadcast)[1:]), this.broadcast, tell)
-                if self.plan.content not in (None, last.content):
+                if plan.content not in (None, last.content):
                     raise OtherRowsError
-                whole = this.reduction.whole(last.nodes, self.plan.n_groups, this.broadcast)
+                whole = this.reduction.whole(last.nodes, plan.n_groups, this.broadcast)
                 states = fit.update(states, this, whole)
                 ends.append(time.perf_counter() - start)
                 tell = partial(lambda *of_round: reports.append(fit.report(*of_round)), this, whole, states, ends[-1], 0, last.traffic)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -19,7 +20,7 @@ from distributed import Client, LocalCluster, wait
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from pipeline import Dataset, LogisticRegression, OutOfMemoryError, Ridge
-from pipeline.execution import sending
+from pipeline.execution import calls, sending
 from pipeline.execution.base import Executor, Pending
 from pipeline.execution.calls import Calls
 from pipeline.execution.cluster import ClusterExecutor
@@ -179,6 +180,75 @@ def test_rounds_that_wait_for_a_worker_are_done_in_the_order_in_which_they_were_
             order.append(numbers[executor.first_done(data.rows, [under_way[number] for number in numbers])])
             assert under_way.pop(order[-1]).result() == 1
     assert order == [0, 1, 2, 3]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.long
+def test_calls_that_were_lost_together_are_one_failure(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds under way compile, or take long, all at once: after them calls go on."""
+    monkeypatch.setattr(calls, "PATIENCE", 0.2)
+    X, y = arrays()
+    data = Dataset.from_arrays(X, y, n_partitions=2)
+    reduction = Reduction("slow", of_group(slow), lambda left, right: left + right, lambda broadcast, n_columns: 0)
+    executor = ClusterExecutor(client)
+    assert executor.map_reduce(data.rows, reduction._replace(reads=False), None) == 2
+    assert calls.failures(client) == 0
+    resident = data.source.resident[client.id]
+    resident.last_round, resident.located = 0.0, True
+    under_way = [executor.submit(data.rows, reduction, None) for _ in range(4)]
+    assert [pending.result() for pending in under_way] == [2] * 4
+    assert calls.failures(client) == 1
+    assert calls.can_call(client)
+
+
+def test_calls_are_tried_again_after_a_while(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that died come back; behind a gateway calls are tried more and more seldom."""
+    now = 100.0
+    monkeypatch.setattr(calls, "time", SimpleNamespace(monotonic=lambda: now))
+    waited = []
+    for _ in range(calls.MAX_FAILURES + 2):
+        assert calls.can_call(client)
+        calls.count_call(client, calls.failures(client))
+        began = now
+        while not calls.can_call(client):
+            now += 1.0
+        waited.append(now - began)
+    assert waited == [0.0] * (calls.MAX_FAILURES - 1) + [calls.AGAIN * factor for factor in (1, 2, 4)]
+    calls.count_call(client)
+    assert calls.failures(client) == 0
+    assert calls.can_call(client)
+
+
+def test_sums_that_do_not_add_up_are_of_each_subtree(client: Client) -> None:
+    """How large a round is decides on which way it goes, and how far it is added up on the cluster."""
+    X, y = arrays()
+    data = Dataset.from_arrays(X, y, partition_rows=[100] * 6)
+    adding = Reduction("one", of_group(lambda group, broadcast: 1), lambda left, right: left + right, lambda broadcast, n_columns: 1000)
+    executor = ClusterExecutor(client)
+    assert executor.map_reduce(data.rows, adding, None) == 6
+    resident = data.source.resident[client.id]
+    found = []
+    for reduction in (adding, adding._replace(adds_up=False), adding._replace(adds_up=False, subtree=lambda broadcast: 3)):
+        sent = sending.Sent(executor.sender, resident, data.rows, reduction, None)
+        found.append(sent.n_bytes // 1000)
+        sent.cancel()
+    assert found == [resident.n_sums, 6, 1]
+    assert resident.n_sums < 6
+
+
+def test_the_first_round_of_a_fit_is_not_known_to_be_short(client: Client) -> None:
+    """A round that goes through no rows says nothing of the next ones, which may compile."""
+    X, y = arrays()
+    data = Dataset.from_dask(da.from_array(X, chunks=(SIZES, -1)), da.from_array(y, chunks=(SIZES,)))
+    reduction = Reduction("one", of_group(lambda group, broadcast: 1), lambda left, right: left + right, lambda broadcast, n_columns: 0)
+    executor = ClusterExecutor(client)
+    assert executor.map_reduce(data.rows, reduction._replace(reads=False), None) == len(SIZES)
+    resident = data.source.resident[client.id]
+    assert resident.last_round == np.inf
+    executor.map_reduce(data.rows, reduction, None)
+    assert np.isfinite(known := resident.last_round)
+    executor.map_reduce(data.rows, reduction._replace(reads=False), None)
+    assert resident.last_round == known
 
 
 @pytest.mark.timeout(60)

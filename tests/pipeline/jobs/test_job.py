@@ -77,6 +77,9 @@ def test_none_in_a_job_file() -> None:
     assert Job.read(tomllib.loads(read.toml()), "") == read
     with pytest.raises(ConfigError, match="max_iter"):
         job(estimator={"name": "SGDClassifier", "max_iter": "none"})
+    assert job(estimator={"name": "Ridge", "random_state": "none"}).estimator.build().random_state is None
+    with pytest.raises(ConfigError, match="penalty"):  # what scikit-learn does not check the type of
+        job(estimator={"name": "LogisticRegression", "penalty": "none"})
 
 
 values = st.recursive(

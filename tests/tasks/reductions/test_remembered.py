@@ -53,6 +53,19 @@ def test_a_round_of_before_memory_was_put_back_changes_nothing(groups: list[Grou
     assert read(groups) == ()
 
 
+def test_whoever_reads_meanwhile_misses_nothing(groups: list[Group]) -> None:
+    """A round writes while rows are on the move, and while others ask."""
+    restore(groups)
+    remember(groups, "fit", PART, 1, "first", 1)
+    held = groups[0].memory
+    seen = {name: list(memories) for name, memories in held.items()}
+    remember(groups, "fit", PART, 2, "second", 1)
+    restore(groups, Memory(PART, 1, "again", 7))
+    FORGET.map(groups, Memories("fit", 0))
+    assert {name: list(memories) for name, memories in held.items()} == seen  # what was read before is whole
+    assert groups[0].memory == {}
+
+
 def test_only_what_is_of_a_fit_is_copied_and_forgotten(groups: list[Group]) -> None:
     restore(groups, Memory(PART, 1, "of here", 7), Memory(PART, 1, "of elsewhere", 8))
     now = attempt(groups, "fit")
