@@ -16,8 +16,10 @@ from pipeline.cluster.workers import WorkersUnavailableError
 from pipeline.data import dataset as dataset_module
 from pipeline.data.dataset import Dataset
 from pipeline.execution import remembering
+from pipeline.execution.attempts import MAX_DEATHS
 from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
+from pipeline.execution.residency.failures import WorkersKilledError
 from pipeline.execution.threads import ThreadExecutor
 from pipeline.sources.errors import SourceChangedError
 from pipeline.training.loop import Result, train
@@ -81,8 +83,8 @@ def undisturbed(problem: Problem, arrivals: tuple[int, ...]) -> str:
 
 
 class Outcome(NamedTuple):
-    """error: what the fit ended with because nobody was left, or because the rows were others; rounds: of sessions; fits: that ended;
-    n_out_of_turn: of these, how many took results in another order than that of asking."""
+    """error: what the fit ended with because nobody was left, too many had died in a round with the same rows, or the rows were others;
+    rounds: of sessions; fits: that ended; n_out_of_turn: of these, how many took results in another order than that of asking."""
 
     error: Exception | None
     rounds: int
@@ -103,6 +105,9 @@ def survive(problem: Problem, schedule: Schedule) -> Outcome:
         except WorkersUnavailableError as nobody:
             assert not any(worker.runs() for worker in world.scheduler.workers.values()), "somebody was left"
             error = nobody
+        except WorkersKilledError as killed:
+            assert world.happened["workers gone"] > MAX_DEATHS, "few were gone"
+            error = killed
         except SourceChangedError as changed:
             assert world.rows_changed, "the rows were the same"
             error = changed

@@ -183,6 +183,7 @@ class Scheduler:
 
     def remove(self, worker: Worker) -> None:
         if self.workers.pop(worker.address, None) is not None:
+            self.world.happened["workers gone"] += 1
             for entry in self.tasks.values():
                 if worker in entry.who_has:
                     entry.who_has.remove(worker)
