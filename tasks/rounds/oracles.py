@@ -59,8 +59,8 @@ class OracleSpec(NamedTuple):
     subset     which rows it is about: those that are trained on, or those that a batch's sampling holds out
     penalised  whether workers need the penalties
     compiled   whether what it asks of linear models is compiled on first use
-    without    objectives that need no parameters for it
     by_columns whether workers get parameters and direction as coefficients of the user's columns (`Layout.by_columns`)
+    without    objectives that need no parameters for it
     """
 
     needs: type

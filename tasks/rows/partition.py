@@ -54,7 +54,7 @@ class Group:
     draw          counters that key random numbers of this batch (seed, epoch, round, first partition), empty outside of mini-batches
     quarantined   (partition, why) of those that are left out, and have no rows here
     from_client   whether the rows came from the client's memory: nobody reads them again, so nobody compares what is read
-    memory        what fits remember here, which moves with the group: see `tasks.reductions.remembered`
+    memory        what fits remember here, which moves with the group, and is only ever replaced: see `tasks.reductions.remembered`
     """
 
     X: Design
@@ -114,7 +114,7 @@ class Group:
         return self.X, self.y, self.sample_weight, self.offsets, tuple(self._derived.values()), tuple(self.memory.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_derived": {}, "memory": dict(self.memory)}  # a copy: others may add to it meanwhile
+        return {**self.__dict__, "_derived": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name in ("X", "y", "sample_weight", "offsets"):
