@@ -31,8 +31,8 @@ from tasks.loading.mapping import PartitionMap, map_load
 from tasks.loading.shards import ShardLoad
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.memory import mapped
-from tasks.reductions.reduction import Prepare, Reduction, subtrees
-from tasks.reductions.tree import Tree
+from tasks.reductions.reduction import Prepare, Reduction
+from tasks.reductions.tree import Node, Tree
 from tasks.rows.digests import partition_digests, shard_digest
 from tasks.rows.partition import Group, Shard
 
@@ -69,7 +69,7 @@ class ThreadExecutor(Executor):
         groups = shard.groups(rows.subset)
         if rows.content not in (None, shard_digest(shard, rows.subset)):
             rows.require_contents(np.concatenate(list(map(partition_digests, groups))))
-        run = SubtreeQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast)
+        run = SubtreeQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast, self.n_threads)
         if reduction.subtree(broadcast) is None:
             n_helpers = min(self.n_threads, -(-len(groups) >> reduction.level(broadcast))) - 1
             return ThreadRound(run, [helpers(n_helpers) for _ in range(n_helpers)], self._prepare)
@@ -101,8 +101,7 @@ class ThreadExecutor(Executor):
         prepare = run.reduction.ahead(run.broadcast)
         if prepare is not None and n_helpers:
             self._last = threading.Event()
-            level = run.reduction.level(run.broadcast)
-            helpers(n_helpers).submit(prepare_subtrees, run.groups, level, prepare, self._last)
+            helpers(n_helpers).submit(prepare_subtrees, run.parts, prepare, self._last)
 
     def _resident(self, rows: Rows) -> Shard:
         source = rows.source
@@ -146,9 +145,10 @@ class ThreadRound(Pending):
         settle(self.helping)
 
 
-def prepare_subtrees(groups: Sequence[Group], level: int, prepare: Prepare, enough: threading.Event) -> None:
-    """What can be done for the next round while the parameters move, until that round is there."""
-    for _, subtree in subtrees(enumerate(groups), len(groups), level):
+def prepare_subtrees(parts: Sequence[tuple[Node, list[Group]]], prepare: Prepare, enough: threading.Event) -> None:
+    """What can be done for the next round while the parameters move, until that round is there: the last parts first, for it begins with
+    the others."""
+    for _, subtree in reversed(parts):
         if enough.is_set():
             return
         prepare(subtree)
@@ -157,10 +157,11 @@ def prepare_subtrees(groups: Sequence[Group], level: int, prepare: Prepare, enou
 class SubtreeQueue:
     """Subtrees of groups that several threads take one by one, and the tree that their sums go into."""
 
-    def __init__(self, groups: tuple[Group, ...], tree: Tree, reduction: Reduction, broadcast: Any) -> None:
+    def __init__(self, groups: tuple[Group, ...], tree: Tree, reduction: Reduction, broadcast: Any, n_threads: int) -> None:
         self.groups = groups
-        wanted = ((number, groups[number]) for number in reduction.numbers(broadcast, len(groups)))
-        self.waiting = subtrees(wanted, len(groups), reduction.level(broadcast))
+        wanted = [(number, groups[number]) for number in reduction.numbers(broadcast, len(groups))]
+        self.parts = list(reduction.parts(wanted, len(groups), broadcast, n_threads))
+        self.waiting = iter(self.parts)
         self.tree = tree
         self.reduction = reduction
         self.broadcast = broadcast

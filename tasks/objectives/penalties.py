@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -71,7 +71,7 @@ class L2:
         return [half_squares(part(self.strength, of), flat[of]) for of in blocks(len(flat))]
 
     def gradient(self, coef: Array) -> Array:
-        return np.multiply(np.asarray(self.strength, dtype=coef.dtype), coef, out=buffers.empty(coef.shape, coef.dtype))
+        return scaled(self.strength, coef)
 
     def curvature(self, coef: Array) -> Array:
         return np.broadcast_to(np.asarray(self.strength, dtype=coef.dtype), coef.shape)
@@ -106,18 +106,19 @@ class ElasticNet:
     def values(self, coef: Array) -> list[float]:
         """The value's part of each block of coefficients."""
         flat = np.require(coef.ravel(), requirements=("C", "A"))
-        return [
-            half_squares(part(self.l2, of), flat[of]) + float(np.sum(np.asarray(part(self.l1, of)) * np.abs(flat[of])))
-            for of in blocks(len(flat))
-        ]
+        smooth = [half_squares(part(self.l2, of), flat[of]) for of in blocks(len(flat))]
+        if not self.kinks:
+            return smooth
+        kinks = [float(np.sum(np.asarray(part(self.l1, of)) * np.abs(flat[of]))) for of in blocks(len(flat))]
+        return list(map(add, smooth, kinks))
 
     def gradient(self, coef: Array) -> Array:
-        return L2(self.l2).gradient(coef)
+        return scaled(self.l2, coef)
 
     def curvature(self, coef: Array) -> Array:
         return L2(self.l2).curvature(coef)
 
-    @property
+    @cached_property
     def kinks(self) -> bool:
         return bool(np.any(self.l1))
 
@@ -129,6 +130,11 @@ class ElasticNet:
 def part(strength: float | Float64, of: slice) -> float | Float64:
     """The strength of a block: one number, or one for each coefficient."""
     return np.asarray(strength)[of] if np.ndim(strength) else strength
+
+
+def scaled(strength: float | Float64, coef: Array) -> Array:
+    """The product, in the dtype of coef."""
+    return np.multiply(np.asarray(strength, dtype=coef.dtype), coef, out=buffers.empty(coef.shape, coef.dtype))
 
 
 def half_squares(strength: float | Float64, coef: Array) -> float:

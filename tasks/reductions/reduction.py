@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -52,6 +53,8 @@ class Reduction(NamedTuple):
     level    (broadcast) -> subtrees are of 2^level groups, which one worker thread has together
     subtree  (broadcast) -> the number of the only subtree whose sums are wanted, or None for all of them
     ahead    (broadcast) -> what can be prepared for each subtree's next round while sums are on their way, or None
+    joint    (broadcast, bytes of a group) -> `map` takes neighbouring subtrees at once, of up to 2^joint groups, and adds up their
+             sums along the tree; None: it takes one by one
     finish   (sums, broadcast) -> sums, the last step, once, at the root: what a stage puts on in `map` it takes off here
     stays    whether maps remember something beside the rows, and so are for the workers that have them, not for holders of copies
     adds_up  whether sums of two are as large as those of one; others are combined in the client
@@ -66,6 +69,7 @@ class Reduction(NamedTuple):
     level: Callable[[Any], int] = single_groups
     subtree: Callable[[Any], int | None] = all_subtrees
     ahead: Callable[[Any], Prepare | None] = nothing_ahead
+    joint: Callable[[Any, float], int] | None = None
     finish: Callable[[Any, Any], Any] = as_they_are
     stays: bool = False
     adds_up: bool = True
@@ -87,6 +91,16 @@ class Reduction(NamedTuple):
     def n_subtrees(self, broadcast: Any, n_groups: int) -> int:
         """The number of the subtrees whose sums are wanted."""
         return -(-len(self.numbers(broadcast, n_groups)) >> self.level(broadcast))
+
+    def parts(
+        self, groups: Sequence[tuple[int, Group]], n_groups: int, broadcast: Any, n_threads: int = 1
+    ) -> Iterator[tuple[Node, list[Group]]]:
+        """The numbered groups, ascending, as `map` takes them: few calls, but enough for so many threads."""
+        level = self.level(broadcast)
+        most = self.joint(broadcast, sys.getsizeof(groups[0][1])) if self.joint is not None and groups else level
+        while most > level and -(-len(groups) >> most) < n_threads:
+            most -= 1
+        return subtrees(groups, n_groups, level, most)
 
 
 Stage = Callable[[Reduction], Reduction]
@@ -111,18 +125,24 @@ def _map_group(function: Callable[[Group, Any], Any], groups: Sequence[Group], b
     return function(group, broadcast)
 
 
-def subtrees(groups: Iterable[tuple[int, Group]], n_groups: int, level: int) -> Iterator[tuple[Node, list[Group]]]:
-    """The numbered groups, ascending, as whole subtrees of 2^level."""
-    for index, members in itertools.groupby(groups, key=lambda numbered: numbered[0] >> level):
-        subtree = [group for _, group in members]
-        assert len(subtree) == min(1 << level, n_groups - (index << level)), "a subtree is on one worker thread"
-        yield (level, index), subtree
+def subtrees(
+    groups: Iterable[tuple[int, Group]], n_groups: int, level: int, joint: int | None = None
+) -> Iterator[tuple[Node, list[Group]]]:
+    """The numbered groups, ascending, as whole subtrees of 2^level; of up to 2^joint, as far as they are there."""
+    most = level if joint is None else max(level, joint)
+    for index, numbered in itertools.groupby(groups, key=lambda numbered: numbered[0] >> most):
+        members = list(numbered)
+        if len(members) == min(1 << most, n_groups - (index << most)):
+            yield (most, index), [group for _, group in members]
+        else:
+            assert most > level, "a subtree is on one worker thread"
+            yield from subtrees(members, n_groups, level, most - 1)
 
 
 def reduce_groups(groups: Iterable[tuple[int, Group]], n_groups: int, reduction: Reduction, broadcast: Any) -> dict[Node, Any]:
     """Map those of the numbered groups, ascending, whose sums are wanted, and add them up as far as they are whole subtrees."""
     tree, wanted = Tree(n_groups, reduction.combine), reduction.numbers(broadcast, n_groups)
-    for node, subtree in subtrees((numbered for numbered in groups if numbered[0] in wanted), n_groups, reduction.level(broadcast)):
+    for node, subtree in reduction.parts([numbered for numbered in groups if numbered[0] in wanted], n_groups, broadcast):
         tree.add(node, mapped(reduction.name, reduction.map, subtree, broadcast))
     return tree.nodes
 
@@ -170,7 +190,7 @@ def prepare_shards(shards: Sequence[Shard], subset: int, n_groups: int, reductio
     """What can be done for the next round before its input is there."""
     prepare = reduction.ahead(broadcast)
     if prepare is not None:
-        for _, subtree in subtrees(in_order(shards, subset), n_groups, reduction.level(broadcast)):
+        for _, subtree in reduction.parts(list(in_order(shards, subset)), n_groups, broadcast):
             prepare(subtree)
 
 

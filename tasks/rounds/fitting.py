@@ -309,4 +309,4 @@ def stacked(vectors: Sequence[Array]) -> Array:
 def round_bytes(broadcast: Broadcast, sums: Any) -> int:
     """Bytes of numbers that one worker receives and returns in a round; about those of compressed ones."""
     returned = array_bytes(tuple(sums)) if broadcast.coding is None else reduction_of(broadcast).n_bytes(broadcast, 0)
-    return array_bytes(tuple(broadcast)) + returned
+    return array_bytes((broadcast.parameters, broadcast.direction, broadcast.local, broadcast.packet)) + returned

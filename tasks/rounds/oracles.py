@@ -11,6 +11,7 @@ import numpy as np
 
 from tasks.objectives.base import GramSums, HessianSums, HessianVectorSums, Objective, Scored, Sums, WeighsRows, add_sums
 from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product
+from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
 from tasks.reductions.reduction import Prepare, Reduction
@@ -25,6 +26,8 @@ from tasks.rows.draws import sample
 from tasks.rows.partition import Group
 from tasks.strategies.base import Consensus, LocalSteps, Request
 from tasks.typing import Array
+
+TOGETHER_BYTES: Final = 2 << 20
 
 
 class Broadcast(NamedTuple):
@@ -313,6 +316,17 @@ def subtree_level(broadcast: Broadcast) -> int:
     return 0 if broadcast.batch is None else broadcast.batch.level
 
 
+def batches_together(broadcast: Broadcast, n_bytes: float) -> int:
+    """The level of the groups whose batches make one pass: few calls, and rows that are still in the cache when they are passed over. Not
+    for objectives that draw numbers of their own for each subtree, or are the user's and add up as they like."""
+    level, batch = subtree_level(broadcast), broadcast.batch
+    if batch is None or batch.number < 0 or type(broadcast.objective) is not LinearObjective:
+        return level
+    while n_bytes * (2 << level) <= TOGETHER_BYTES * batch.sampling.n_rounds:
+        level += 1
+    return level
+
+
 def reduction(name: str, compute: Callable[[Group, Broadcast], Any], **options: Any) -> Reduction:
     """A reduction over the rows that a round is about; options: what differs from sums that are vectors."""
     return Reduction(
@@ -323,7 +337,9 @@ def reduction(name: str, compute: Callable[[Group, Broadcast], Any], **options: 
 
 
 ORACLES: Final[dict[str, OracleSpec]] = {
-    "loss_and_gradient": OracleSpec(Objective, reduction("gradient", gradient, ahead=next_batch), at_parameters, by_columns=True),
+    "loss_and_gradient": OracleSpec(
+        Objective, reduction("gradient", gradient, ahead=next_batch, joint=batches_together), at_parameters, by_columns=True
+    ),
     "gradient_difference": OracleSpec(
         Objective, reduction("gradient-difference", gradient_difference, ahead=next_batch), difference, by_columns=True
     ),

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from tasks.kernels.array_api import to_numpy
-from tasks.machine import buffers
-from tasks.machine.namespaces import device_of, namespace_of
+from tasks.machine.namespaces import namespace_of
 from tasks.rows.draws import generator, spread
+from tasks.rows.gathering import gather
 from tasks.rows.partition import Group
 from tasks.rows.shares import INDEPENDENT, rounded
-from tasks.typing import Float64, Int64
+from tasks.typing import Array, Float64, Int64
 
 ROWS_A_SUBTREE: Final = 256
 """The rows of a batch that a subtree should have: with fewer, the gradient's own memory costs more than the rows."""
@@ -96,22 +96,18 @@ class Order(NamedTuple):
     weight: Float64 | None
     offset: float
 
-    @property
-    def arrays(self) -> tuple[Any, ...]:
-        return self.rows, self.weight
-
 
 class Draws(NamedTuple):
-    """The draws of the groups of a subtree in an epoch. share (g,): rows a round of each group, not whole numbers; offset, size (g,)."""
+    """The draws of g groups in an epoch, round after round, in a round group after group. rows (n,): their numbers within their groups;
+    weight (n,): theirs in the sums, or None for ones; cuts (n_rounds, g + 1): where those of each group begin, and the last ones end."""
 
-    orders: tuple[Order, ...]
-    share: Float64
-    offset: Float64
-    size: Int64
+    rows: Int64
+    weight: Float64 | None
+    cuts: Int64
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        return self.orders, self.share, self.offset, self.size
+        return tuple(self)
 
 
 def subtree_level(n_groups: int, n_bytes: float, batch_size: int, rows_a_subtree: int = ROWS_A_SUBTREE, most: int = MOST_SUBTREES) -> int:
@@ -140,7 +136,7 @@ def turns(sampling: Sampling) -> tuple[int, ...]:
 
 
 def select(groups: Sequence[Group], batch: Batch) -> Group:
-    """The rows of a batch that these groups, one subtree, have."""
+    """The rows of a batch that these groups have: whole subtrees, each a partition of what they draw."""
     if batch.number < 0:
         (group,) = groups
         rows = training_rows if batch.number == TRAINING else held_out_rows
@@ -160,33 +156,44 @@ def draw_ahead(groups: Sequence[Group], batch: Batch) -> None:
 
 
 def drawn_rows(groups: Sequence[Group], batch: Batch) -> Group:
-    """The rows that a subtree draws in a round, gathered."""
+    """The rows that whole subtrees draw in a round, gathered."""
     sampling, first = batch.sampling, groups[0]
     draws: Draws = first.keep_last_two("draws", (sampling, batch.epoch, len(groups)), lambda _: draws_of(groups, batch))
-    cuts = zip(draws.orders, bound(draws, batch, 0), bound(draws, batch, 1), strict=True)
-    drawn = [(group, order, slice(a, b)) for group, (order, a, b) in zip(groups, cuts, strict=True) if a < b]
-    drawn = drawn or [(first, draws.orders[0], slice(0, 0))]
-    owners, rows = [group for group, _, _ in drawn], [order.rows[cut] for _, order, cut in drawn]
-    weights = [order.weight[cut] for _, order, cut in drawn if order.weight is not None]
-    y = None if first.y is None else np.concatenate([group.y[own] for group, own in zip(owners, rows, strict=True)])  # type: ignore[index]
-    offsets = np.array([0, sum(map(len, rows))], dtype=np.int64)
-    draw = (sampling.seed, batch.epoch, batch.number, first.first_partition)
-    return Group(gather(owners, rows), y, np.concatenate(weights) if weights else None, offsets, first.first_partition, draw)
+    cuts = draws.cuts[batch.number]
+    here, bounds = slice(cuts[0], cuts[-1]), cuts - cuts[0]
+    weight = None if draws.weight is None else draws.weight[here]
+    X, y = gather(groups, draws.rows[here], bounds)
+    offsets = np.append(bounds[: -1 : 1 << sampling.level], bounds[-1])
+    return Group(X, y, weight, offsets, first.first_partition, (sampling.seed, batch.epoch, batch.number, first.first_partition))
 
 
 def draws_of(groups: Sequence[Group], batch: Batch) -> Draws:
-    """The draws of all rounds of an epoch, so that one round is but a slice of each group's rows."""
-    orders = tuple(order_of(group, batch.sampling, batch.epoch) for group in groups)
+    """The draws of all rounds of an epoch, so that one round is but a slice of them."""
+    orders = [order_of(group, batch.sampling, batch.epoch) for group in groups]
+    before = rows_before(orders, batch.sampling.n_rounds)
+    ends = np.concatenate([[0], np.cumsum(np.diff(before, axis=0))])
+    cuts = ends[np.arange(0, len(ends) - 1, len(orders))[:, None] + np.arange(len(orders) + 1)]
+    rows, weight = by_round([order.rows for order in orders], before), None
+    if any(order.weight is not None for order in orders):
+        weight = by_round([np.ones(len(order.rows)) if order.weight is None else order.weight for order in orders], before)
+    return Draws(rows, weight, cuts)
+
+
+def rows_before(orders: Sequence[Order], n_rounds: int) -> Int64:
+    """How many rows of each group came before each round, and before the end, (n_rounds + 1, g): then all, whatever rounding does."""
     size = np.array([len(order.rows) for order in orders])
-    return Draws(orders, size / batch.sampling.n_rounds, np.array([order.offset for order in orders]), size)
+    share, offset = size / n_rounds, np.array([order.offset for order in orders])
+    return np.concatenate([(share * np.arange(n_rounds)[:, None] + offset).astype(np.int64), size[None]])
 
 
-def bound(draws: Draws, batch: Batch, further: int) -> list[int]:
-    """The number of rows of each group that came before a round, or one further; all before the end, whatever rounding did."""
-    number = batch.number + further
-    if number == batch.sampling.n_rounds:
-        return list(draws.size.tolist())
-    return list((draws.share * number + draws.offset).astype(np.int64).tolist())
+def by_round(orders: Sequence[Array], before: Int64) -> Array:
+    """What is in the order of each group, (n,) in all, in the order of rounds."""
+    out = np.empty(before[-1].sum(), orders[0].dtype)
+    stops = before.sum(axis=1).tolist()
+    for number, (start, stop) in enumerate(pairwise(stops)):
+        cuts = zip(orders, before[number].tolist(), before[number + 1].tolist(), strict=True)
+        np.concatenate([order[first:last] for order, first, last in cuts], out=out[start:stop])
+    return out
 
 
 def order_of(group: Group, sampling: Sampling, epoch: int) -> Order:
@@ -273,46 +280,9 @@ def held_out_rows(group: Group, sampling: Sampling) -> Group:
 
     def taken(whole: Group) -> Group:
         _, rows = split(whole, sampling)
-        y = None if whole.y is None else whole.y[rows]
         weight = None if whole.sample_weight is None else whole.sample_weight[rows]
-        return Group(gather([whole], [rows]), y, weight, np.array([0, len(rows)], dtype=np.int64), whole.first_partition)
+        bounds = np.array([0, len(rows)], dtype=np.int64)
+        return Group(*gather([whole], rows, bounds), weight, bounds, whole.first_partition)
 
     found: Group = taken(group) if key is None else group.keep_last_two("held out", key, taken)
     return found
-
-
-def gather(groups: Sequence[Group], rows: Sequence[Int64]) -> Any:
-    """The given rows of each group, one below the other."""
-    X: Any = groups[0].X
-    if isinstance(X, sp.csr_array):
-        return gather_sparse([group.X for group in groups], rows)
-    if not isinstance(X, np.ndarray):
-        xp = namespace_of(X)
-        return xp.concat(
-            [xp.take(g.X, xp.asarray(own, device=device_of(g.X)), axis=0) for g, own in zip(groups, rows, strict=True)], axis=0
-        )
-    bounds = running_sums([len(own) for own in rows])
-    out = buffers.empty((bounds[-1], X.shape[1]), X.dtype)
-    for group, own, (start, stop) in zip(groups, rows, pairwise(bounds), strict=True):
-        np.asarray(group.X).take(own, axis=0, out=out[start:stop], mode="clip")  # any other mode copies once more
-    return out
-
-
-def gather_sparse(pieces: Sequence[Any], rows: Sequence[Int64]) -> Any:
-    """The given rows of each CSR matrix: scipy's indexing and stacking take several times as long for few rows."""
-    starts = np.concatenate([X.indptr[own] for X, own in zip(pieces, rows, strict=True)]).astype(np.int64)
-    stops = np.concatenate([X.indptr[own + 1] for X, own in zip(pieces, rows, strict=True)]).astype(np.int64)
-    indptr = np.concatenate([[0], np.cumsum(stops - starts)])
-    entries = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], stops - starts)
-    data = np.empty(len(entries), pieces[0].data.dtype)
-    indices = np.empty(len(entries), np.result_type(*{X.indices.dtype for X in pieces}))
-    bounds = indptr[running_sums([len(own) for own in rows])].tolist()
-    for X, (start, stop) in zip(pieces, pairwise(bounds), strict=True):
-        X.data.take(entries[start:stop], out=data[start:stop], mode="clip")
-        X.indices.take(entries[start:stop], out=indices[start:stop], mode="clip")
-    return sp.csr_array((data, indices, indptr), shape=(len(starts), pieces[0].shape[1]))
-
-
-def running_sums(lengths: Sequence[int]) -> list[int]:
-    """The running sums of lengths, from 0."""
-    return list(accumulate(lengths, initial=0))

@@ -90,6 +90,7 @@ def compressed(coding: Coding, reduction: Reduction) -> Reduction:
         combine=partial(_combine, reduction.combine),
         n_bytes=partial(_bytes, coding),
         finish=partial(_finish, coding, reduction),
+        joint=None,
         adds_up=False,
     )
 

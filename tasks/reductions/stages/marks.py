@@ -32,7 +32,7 @@ class Marked(NamedTuple):
 def marked(reduction: Reduction) -> Reduction:
     """The same reduction with marks, a stage. Subtrees are marked before anything is added to them, so it does not matter who adds."""
     return reduction._replace(
-        map=partial(_map, reduction.map), combine=partial(_combine, reduction.combine), finish=partial(_finish, reduction)
+        map=partial(_map, reduction.map), combine=partial(_combine, reduction.combine), finish=partial(_finish, reduction), joint=None
     )
 
 

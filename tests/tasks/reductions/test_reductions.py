@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.reductions.reduction import NodeSums, merge_sums
+from tasks.reductions.reduction import NodeSums, merge_sums, subtrees
 from tasks.reductions.tree import Tree
 
 
@@ -73,3 +73,16 @@ def test_float_sums_differ_from_left_to_right_but_not_by_shard() -> None:
 
     assert total([0, 1000]) == total([0, 1, 500, 501, 1000]) == total([0, 333, 334, 900, 1000])
     assert total([0, 1000]) != float(np.cumsum(values)[-1])
+
+
+@given(st.integers(1, 70), st.integers(0, 3), st.integers(0, 6), st.sets(st.integers(0, 69), max_size=40))
+def test_parts_are_the_largest_whole_subtrees(n: int, level: int, joint: int, missing: set[int]) -> None:
+    """Of whole subtrees of 2^level, what is there is cut into as few parts of at most 2^joint as the tree has nodes for."""
+    there = [number for number in range(n) if number >> level not in missing]
+    parts = dict(subtrees(((number, number) for number in there), n, level, joint))  # type: ignore[misc, arg-type]
+    assert [number for part in parts.values() for number in part] == there
+    for (height, index), part in parts.items():
+        assert part == list(range(index << height, min((index + 1) << height, n)))
+        assert level <= height <= max(level, joint)
+        above = list(range(index >> 1 << height + 1, min(((index >> 1) + 1) << height + 1, n)))
+        assert height == max(level, joint) or above == part or not set(above) <= set(there)

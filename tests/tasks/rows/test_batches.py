@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
-from tasks.reductions.reduction import subtrees
-from tasks.rows import batches
+from tasks.reductions.reduction import NodeSums, merge_sums, reduce_groups, subtrees
+from tasks.rounds.oracles import Broadcast, reduction_of
+from tasks.rows import batches, gathering
 from tasks.rows.batches import HELD_OUT, ROWS_A_SUBTREE, SUBTREE_BYTES, TRAINING, Batch, Sampling, draw_ahead, select, subtree_level, turns
 from tasks.rows.partition import Group
 
@@ -195,7 +196,7 @@ def test_nothing_is_kept_of_rows_where_none_are_held_out() -> None:
     (group,) = numbered([100])
     assert len(held_out([group], Sampling(0, 4))) == group.derived_nbytes == 0
     drawn([group], Sampling(0, 4))
-    assert group.derived_nbytes == 100 * 8 + 3 * 8  # the order of this epoch, and of its one group share, offset and size
+    assert group.derived_nbytes == 100 * 8 + 4 * 2 * 8  # the order of this epoch, and of each of its rounds, where it begins and ends
 
 
 def test_arrays_that_are_kept_count_once() -> None:
@@ -205,7 +206,7 @@ def test_arrays_that_are_kept_count_once() -> None:
     sampling = Sampling(0, 4, shuffle=False, validation_fraction=0.5)
     drawn([group], sampling)
     before = group.derived_nbytes
-    assert before == 5 * 8 + 100 * 8 + 3 * 8  # in order, training rows are the order
+    assert before == 5 * 8 + 100 * 8 + 50 * 8 + 4 * 2 * 8  # the split, the order of the 50, and where rounds begin and end
     select([group], Batch(sampling, 0, TRAINING))
     assert group.derived_nbytes == before + 100 * 8  # the weight: X and y are the group's own
     select([group], Batch(sampling, 0, HELD_OUT))
@@ -257,7 +258,9 @@ def dense(X: Any) -> Any:
     "convert", [np.float32, sp.csr_array, as_csr64, array_api_strict.asarray], ids=["dense", "csr", "csr64", "array api"]
 )
 @pytest.mark.parametrize("weighted", [False, True])
-def test_rows_targets_and_weights_belong_together(convert: Any, weighted: bool) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_rows_targets_and_weights_belong_together(convert: Any, weighted: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "WORTH_COMPILING", 0 if compiled else 1 << 40)
     groups = numbered([20, 0, 13, 1], weighted, convert)
     everything = np.concatenate([dense(group.X) for group in groups])
     for number in range(30):
@@ -274,14 +277,48 @@ def test_rows_targets_and_weights_belong_together(convert: Any, weighted: bool) 
             assert batch.sample_weight is None
 
 
-def test_targets_of_any_kind() -> None:
-    for y in (np.array(list("abcdef")), np.arange(12.0).reshape(6, 2), None):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_targets_of_any_kind(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "WORTH_COMPILING", 0 if compiled else 1 << 40)
+    for y in (np.array(list("abcdef")), np.array(list("abcdef"), object), np.arange(12.0).reshape(6, 2), np.arange(6) > 2, None):
         X = np.arange(6.0)[:, None]
         batch = select([Group(X, y, None, np.array([0, 6]), 0)], Batch(Sampling(0, 2), 0, 0))
         if y is None:
             assert batch.y is None
         else:
             np.testing.assert_array_equal(batch.y, y[batch.X[:, 0].astype(int)])  # type: ignore[index, union-attr, arg-type]
+
+
+def test_arrays_of_unlike_dtypes_are_gathered() -> None:
+    X = np.arange(4.0)[:, None]
+    y = [np.array(["a", "bb", "c", "d"]), np.array(["long", "e", "f", "g"])]
+    groups = [Group(X + 4 * i, y[i], None, np.array([0, 4]), i) for i in range(2)]
+    found = [select(groups, Batch(Sampling(0, 2, level=1), 0, number)) for number in range(2)]
+    assert sorted(label for batch in found for label in batch.y) == sorted(np.concatenate(y))  # type: ignore[union-attr]
+    for batch in found:
+        np.testing.assert_array_equal(batch.y, np.concatenate(y)[batch.X[:, 0].astype(int)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("convert", [np.float32, sp.csr_array], ids=["dense", "csr"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_subtrees_that_are_passed_over_at_once_have_the_sums_of_each(convert: Any, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, whatever is joined: on threads, and on a worker that has but some groups."""
+    monkeypatch.setattr(gathering, "WORTH_COMPILING", 0 if compiled else 1 << 40)
+    groups = numbered([20, 0, 13, 1, 40, 7, 9], True, convert)
+    objective = LinearObjective(LOSSES["squared"], 3, 1, True)
+    at = np.array([[0.3, -1.7, 0.1, 2.0]])
+    for number in range(3):
+        broadcast = Broadcast(objective, "loss_and_gradient", at, None, 1, batch=Batch(Sampling(5, 3), 1, number))
+        joint = reduction_of(broadcast)
+        alone = joint._replace(joint=None)
+        held = list(enumerate(groups))[1:]
+        (whole,) = reduce_groups(enumerate(groups), 7, alone, broadcast).values()
+        assert sum(1 for _ in joint.parts(held, 7, broadcast)) == 3
+        assert sum(1 for _ in joint.parts(list(enumerate(groups)), 7, broadcast, n_threads=2)) == 2
+        parts = reduce_groups(held, 7, joint, broadcast) | reduce_groups([(0, groups[0])], 7, joint, broadcast)
+        (found,) = merge_sums([NodeSums(parts, {})], 7, joint.combine).nodes.values()
+        for left, right in zip(whole[:3], found[:3], strict=True):
+            np.testing.assert_array_equal(left, right)
 
 
 def test_rows_drawn_ahead_are_those_of_the_next_round() -> None:
