@@ -1,28 +1,19 @@
 """Dense blocks of rows: predictions from them and weighted sums of them, while the block is in cache.
 
-With one model the loops are ours and convert float32 in registers; with several, and for Hessians, BLAS works on the block, which
-for float32 is converted into `scratch` first. The order of all sums depends on shapes alone, never on an address.
+float32 is converted in registers. The order of all sums depends on shapes alone, never on an address.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-import numpy as np
-from numba import types
-from numba.extending import overload
+from typing import Final
 
 from tasks.kernels.compiling import compiled, compiled_leaf
+from tasks.kernels.edges import load_some
 from tasks.kernels.lanes import LANES, fma, load, load_part, splat, store_part, total
+from tasks.kernels.several import add_outputs_of_rows, dot_outputs
 from tasks.typing import Array, Float64
 
 WIDTH: Final = 4 * LANES  # four vectors at a time hide the latency of fma
-
-
-@compiled_leaf
-def load_some(array: Array, index: int, n: int) -> Any:
-    """Load eight elements, or the first n by a mask, which is slower."""
-    return load(array, index) if n >= LANES else load_part(array, index, n)
 
 
 @compiled_leaf
@@ -49,8 +40,8 @@ def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, 
 def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -> None:
     """Add up sums += Σ_i factor[i] X[start + i], row after row."""
     p = X.shape[1]
-    for low in range(0, p, WIDTH):  # four vectors of sums stay in registers while we go down the rows
-        n = p - low
+    for low in range(0, len(sums), WIDTH):  # four vectors of sums stay in registers while we go down the rows
+        n = len(sums) - low
         s0, s1 = load_part(sums, low, n), load_part(sums, low + 8, n - 8)
         s2, s3 = load_part(sums, low + 16, n - 16), load_part(sums, low + 24, n - 24)
         for i in range(count):
@@ -89,24 +80,6 @@ def dense_take(X: Array, start: int, count: int, block: Float64) -> None:
             block[i, j] = X[start + i, j]
 
 
-def float64_block(X: Array, start: int, count: int, scratch: Float64, fill: bool) -> Any:
-    """Rows of X as float64 (count, p): themselves, or the copy that `fill` has put into scratch."""
-
-
-@overload(float64_block, strict=False)
-def _float64_block(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> Any:
-    def themselves(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> Any:
-        return X[start : start + count]
-
-    def copy(X: Any, start: Any, count: Any, scratch: Any, fill: Any) -> Any:
-        block = scratch[: count * X.shape[1]].reshape(count, X.shape[1])
-        if fill:
-            dense_take(X, start, count, block)
-        return block
-
-    return themselves if X.dtype == types.float64 else copy
-
-
 @compiled
 def dense_block_rows(X: Array, m: int) -> int:
     """Rows of a block: it stays in cache between its two uses."""
@@ -116,40 +89,24 @@ def dense_block_rows(X: Array, m: int) -> int:
 
 @compiled
 def dense_scratch_size(X: Array, m: int, rows: int) -> int:
-    """Elements that the float64 copy of a block takes, for BLAS."""
-    return rows * X.shape[1] if m > 1 and X.itemsize == 4 else 0
+    """Zero."""
+    return 0
 
 
-@compiled
+@compiled_leaf
 def dense_predict(X: Array, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> None:
     """Compute raw (m, count) flat = coef @ X[start : start + count].T + intercept."""
-    m = len(coef)
-    if m == 1:
+    if len(coef) == 1:
         dot_rows(X, start, count, coef, intercept[0], raw)
-        return
-    out = raw[: m * count].reshape(m, count)
-    np.dot(coef, float64_block(X, start, count, scratch, True).T, out)
-    for a in range(m):
-        for i in range(count):
-            out[a, i] += intercept[a]
+    else:
+        dot_outputs(X, start, count, coef, intercept, raw)
 
 
 @compiled_leaf
 def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
-    """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count]; scratch holds the block since `dense_predict`."""
-    p = X.shape[1]
-    m = len(product) // max(1, p)
-    if m <= 1:
+    """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count]."""
+    m = len(factor) // max(1, count)
+    if m == 1:
         add_rows(X, start, count, factor, sums)
-        return
-    add_product(X, start, count, factor, sums, scratch, product.reshape(m, p))
-
-
-@compiled
-def add_product(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
-    """Add up as `dense_add`, by BLAS, through product (m, p)."""
-    m, p = product.shape
-    np.dot(factor[: m * count].reshape(m, count), float64_block(X, start, count, scratch, False), product)
-    for a in range(m):
-        for j in range(p):
-            sums[a * p + j] += product[a, j]
+    else:
+        add_outputs_of_rows(X, start, count, factor, sums, m)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tasks.kernels.compiling import compiled, compiled_leaf
+from tasks.kernels.edges import load_some as load_part
+from tasks.kernels.edges import store_some as store_part
 from tasks.kernels.lanes import (
     LANES,
     exponent,
     fma,
-    load_part,
     shifted_power_of_two,
     splat,
-    store_part,
     where_equal,
     where_less,
 )

@@ -115,6 +115,19 @@ def load(context: Any, array: Any, index: Any) -> Any:
 
 
 @_operation
+def fetch(context: Any, array: Any, index: Any) -> Any:
+    """fetch(array, index): have the memory there come to the second cache; of an address without memory, nothing comes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector, _ = _vector_of(array)
+        address, integer = _address(context, builder, array, args[0], args[1], vector), ir.IntType(32)
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, integer(0), integer(2), integer(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
+@_operation
 def load_part(context: Any, array: Any, index: Any, count: Any) -> Any:
     """load_part(array, index, count): like `load`, but only the first `count` elements are touched, none if
     count <= 0; 0.0 in the other lanes."""
@@ -175,6 +188,40 @@ def total(context: Any, value: Any) -> Any:
         return builder.extract_element(value, ir.IntType(32)(0))
 
     return types.float64(lanes), codegen
+
+
+def _shuffled(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
+    """The lanes with these numbers, those of `right` from eight on."""
+    return builder.shuffle_vector(left, right, ir.Constant(_i32, lanes))
+
+
+@_operation
+def totals(context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
+    """totals(a, ..., h): the total of each, in its lane; each added up as by `total`."""
+    steps = (
+        ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+        ([0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]),
+        ([0, 2, 4, 6, 8, 10, 12, 14], [1, 3, 5, 7, 9, 11, 13, 15]),
+    )
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values = list(args)
+        for low, high in steps:
+            pairs = zip(values[::2], values[1::2], strict=True)
+            values = [builder.fadd(_shuffled(builder, *pair, low), _shuffled(builder, *pair, high)) for pair in pairs]
+        return values[0]
+
+    return lanes(*(lanes,) * 8), codegen
+
+
+@_operation
+def upper_half(context: Any, value: Any) -> Any:
+    """upper_half(value): lanes 4 to 7, twice."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _shuffled(builder, args[0], args[0], [4, 5, 6, 7, 4, 5, 6, 7])
+
+    return lanes(lanes), codegen
 
 
 @_operation

@@ -16,8 +16,9 @@ from numba.extending import overload
 
 from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
 from tasks.kernels.csr import Csr
-from tasks.kernels.dense import load_some, sum_of
-from tasks.kernels.lanes import LANES, fma, larger, splat, store, store_part
+from tasks.kernels.dense import sum_of
+from tasks.kernels.edges import load_some, store_some
+from tasks.kernels.lanes import LANES, fma, larger, splat
 from tasks.kernels.tree import new_stack
 from tasks.typing import Array, Float64, Int64
 
@@ -130,15 +131,6 @@ def _add_rows(
         store_some(sums, low, s, n)
         store_some(squares, low, q, n)
         store_some(largest, low, most, n)
-
-
-@compiled_leaf
-def store_some(array: Float64, index: int, value: Any, n: int) -> None:
-    """Store eight elements, or the first n: the reverse of `load_some`."""
-    if n >= LANES:
-        store(array, index, value)
-    else:
-        store_part(array, index, value, n)
 
 
 @compiled_leaf

@@ -439,6 +439,22 @@ def test_array_api_is_numpy(case: tuple[Loss, int, int]) -> None:
         np.testing.assert_array_equal(found[4], found[4].transpose(0, 2, 1))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_output_has_the_bits_of_any_tile(dtype: Any) -> None:
+    """Outputs are computed in tiles of rows and outputs: where a row or an output lies in them shows in no bit."""
+    random = np.random.default_rng(3)
+    X, coef, intercept = random.normal(size=(700, 45)).astype(dtype), random.normal(size=(7, 45)), random.normal(size=7)
+    found = kernels.raw_prediction(X, coef, intercept)
+    np.testing.assert_allclose(found, X.astype(float) @ coef.T + intercept, rtol=1e-12, atol=1e-12)
+    y, offsets = random.normal(size=(700, 7)), np.array([0, 700])
+    _, _, sums, _ = kernels.loss_and_gradient(SQUARED, X, y, None, offsets, coef, intercept, 1)
+    np.testing.assert_allclose(sums, (found - y).T @ X.astype(float), rtol=1e-10, atol=1e-10)
+    for outputs in ([0, 1], [6, 2, 3], [5, 4, 3, 2, 1]):
+        np.testing.assert_array_equal(kernels.raw_prediction(X[3:], coef[outputs], intercept[outputs]), found[3:, outputs])
+        _, _, own, _ = kernels.loss_and_gradient(SQUARED, X, y[:, outputs], None, offsets, coef[outputs], intercept[outputs], 1)
+        np.testing.assert_array_equal(own, sums[outputs])
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "few", "array api"])
 @pytest.mark.parametrize("case", [(LOGISTIC, 3, 1), (LOGISTIC, 3, 2), (HINGE, 3, 1), (MODIFIED_HUBER, 4, 2)], ids=str)
 def test_outputs_are_problems_of_their_own(case: tuple[Loss, int, int], kind: str) -> None:
