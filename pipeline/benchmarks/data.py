@@ -12,6 +12,8 @@ from dask.delayed import delayed
 
 from tasks.typing import Array, Float64, Int64
 
+WARM_UP_ROWS: Final = 20_000
+"""Enough to warm a solver up on: with fewer numbers ours compile nothing."""
 SPREAD: Final = 0.6
 """The spread of a cluster, where the centres of clusters have unit variance in each dimension."""
 
@@ -169,6 +171,6 @@ class Clusters:
         return X, (cluster % self.n_classes).astype(np.int64)
 
 
-def head(X: Any, y: Array, n_rows: int = 5000) -> tuple[Any, Array]:
-    """The first rows: enough to warm a solver up on."""
-    return X[:n_rows], y[:n_rows]
+def head(X: Any, y: Array) -> tuple[Any, Array]:
+    """The first rows, to warm a solver up on."""
+    return X[:WARM_UP_ROWS], y[:WARM_UP_ROWS]

@@ -16,7 +16,7 @@ from pipeline import SGDClassifier
 from pipeline.benchmarks.child import ChildRacer, stored
 from pipeline.benchmarks.cluster import DASK_ML, N_WORKERS, ClusterRacer, persisted, worker_pids, workers
 from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN, Contender, Solution, installed
-from pipeline.benchmarks.data import Problem
+from pipeline.benchmarks.data import WARM_UP_ROWS, Problem
 from pipeline.benchmarks.objective import Judge
 from pipeline.benchmarks.race import Racer, Standing, contest
 from pipeline.benchmarks.report import Cell, Report, Table, Target
@@ -29,7 +29,6 @@ ALPHA: Final = 1e-4
 TOL: Final = 1e-3
 """The default tol of both libraries."""
 SVRG_TOL: Final = 1e-8
-WARM_UP_ROWS: Final = 5000
 MAX_RATIO: Final = 0.25
 MAX_PROCESS: Final = 0.5
 MAX_EPOCH: Final = 0.05
