@@ -1,4 +1,4 @@
-"""`python -m pipeline bench NAME`: this library, scikit-learn and dask-ml side by side in one run."""
+"""`python -m pipeline bench NAME`: this library, scikit-learn and others side by side in one run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ class Case(NamedTuple):
 CASES: Final = {
     "logistic-28": Case("logistic regression, 1,000,000 x 28, in process and on two workers", "fits", "logistic_28"),
     "logistic-200": Case("logistic regression, 300,000 x 200, in process and on two workers", "fits", "logistic_200"),
+    "logistic-15": Case("logistic regression, 8,000,000 x 15, in process", "fits", "logistic_15"),
     "multinomial": Case("multinomial regression, 200,000 x 100, 10 classes, in process", "fits", "multinomial"),
+    "sparse-logistic": Case("logistic regression on CSR, 400,000 x 2000, in process, and one pass over it", "sparse", "sparse_logistic"),
+    "least-squares": Case(
+        "Ridge and LinearRegression, 1,000,000 x 28 and 300,000 x 200, in process and on two workers", "least_squares", "least_squares"
+    ),
     "sgd": Case("log loss by stochastic gradient descent, 1,000,000 x 28, in process and on two workers", "sgd", "sgd"),
     "epoch": Case("an epoch of a multi-layer perceptron, 100,000 x 784, in process and on two workers", "epoch", "epoch"),
     "overhead": Case("one round over the same rows in 16, 128 and 1024 partitions", "rounds", "overhead"),
@@ -47,7 +52,8 @@ CASES: Final = {
     "compression": Case("the loss of fits, and the bytes that they sent and received, whole and compressed", "compression", "compression"),
     "papers": Case("the shapes of published results, in process", "papers.case", "papers"),
     "checkpoint": Case("rounds after which a large state is offered to a checkpoint, beside rounds without", "checkpoints", "checkpoint"),
-    "bandwidth": Case("one gradient pass as share of the memory's read bandwidth", "rounds", "bandwidth"),
+    "bandwidth": Case("one gradient pass as share of the memory's read bandwidth, in process and on two workers", "bandwidth", "bandwidth"),
+    "threads": Case("fits of all estimators on one thread and on all, on one worker and on two", "scaling", "scaling"),
     "startup": Case("imports, the command line and a first training in fresh processes", "startup", "startup"),
     "soak": Case("many fits on one cluster whose workers are killed at random: what hangs, and what grows", "soak", "soak"),
     "plan": Case("what plans of three jobs predict, beside what two workers take", "planning", "plan"),
@@ -80,7 +86,7 @@ def run(name: str | None, arguments: list[str]) -> int:
     """Run a case, print its tables and store them; without a name list the cases. Returns the exit status."""
     if name is None or name not in CASES:
         for known, (title, _, _) in CASES.items():
-            print(f"{known:14}{title}")
+            print(f"{known:17}{title}")
         if name is not None:
             print(f"\nThere is no benchmark {name!r}; use one of the above.")
         return 0 if name is None else 2

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from pipeline.benchmarks.contenders import Contender, Solution
 from pipeline.benchmarks.data import head
@@ -29,17 +30,21 @@ Answer = Callable[[Any], Any]
 
 
 @contextmanager
-def stored(X: Array, y: Array) -> Iterator[Path]:
-    """A folder with the rows, from which each contender's process reads its own copy."""
+def stored(X: Any, y: Array) -> Iterator[Path]:
+    """A folder with the rows, NumPy's or CSR, from which each contender's process reads its own copy."""
     with TemporaryDirectory(prefix="dask-descent-bench-") as name:
-        np.save(Path(name) / "X.npy", X)
+        if isinstance(X, sp.csr_array):
+            sp.save_npz(Path(name) / "X.npz", X, compressed=False)
+        else:
+            np.save(Path(name) / "X.npy", X)
         np.save(Path(name) / "y.npy", y)
         yield Path(name)
 
 
-def load(folder: Path) -> tuple[Array, Array]:
+def load(folder: Path) -> tuple[Any, Array]:
     """The rows that `stored` has written."""
-    return np.load(folder / "X.npy"), np.load(folder / "y.npy")
+    dense = folder / "X.npy"
+    return np.load(dense) if dense.exists() else sp.load_npz(folder / "X.npz"), np.load(folder / "y.npy")
 
 
 def serve(connection: Connection, make: Callable[[], Answer]) -> None:
@@ -126,7 +131,7 @@ def warmed_up(contender: Contender, folder: Path) -> Callable[[float], Solution]
 class ChildRacer:
     """A racer that runs a contender in its own process."""
 
-    place = "NumPy, one process"
+    place = "one process"
 
     def __init__(self, contender: Contender, folder: Path) -> None:
         self.contender = contender

@@ -17,7 +17,7 @@ import numpy as np
 from distributed import Client, LocalCluster, wait
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from pipeline.benchmarks.contenders import MAX_ITER, Contender, Solution
+from pipeline.benchmarks.contenders import MAX_ITER, Contender, Solution, installed
 from pipeline.benchmarks.data import Problem
 from pipeline.benchmarks.race import Fit
 from pipeline.benchmarks.rss import PeakMemory
@@ -27,10 +27,10 @@ N_WORKERS = 2
 
 
 @contextmanager
-def workers() -> Iterator[tuple[Client, LocalCluster]]:
+def workers(n_workers: int = N_WORKERS) -> Iterator[tuple[Client, LocalCluster]]:
     """A fresh cluster and the client that everyone uses."""
     with (
-        LocalCluster(n_workers=N_WORKERS, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         yield client, cluster
@@ -70,6 +70,10 @@ class DaskML:
     library: str = DASK_ML
     rho: float = 1.0
     max_iter: int = MAX_ITER
+
+    @property
+    def missing(self) -> bool:
+        return not installed("dask_ml")
 
     @property
     def solver(self) -> str:

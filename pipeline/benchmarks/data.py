@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import dask.array as da
 import numpy as np
+import scipy.sparse as sp
 from dask.delayed import delayed
 
 from tasks.typing import Array, Float64, Int64
 
+WARM_UP_ROWS: Final = 20_000
+"""Enough to warm a solver up on: with fewer numbers ours compile nothing."""
 SPREAD: Final = 0.6
 """The spread of a cluster, where the centres of clusters have unit variance in each dimension."""
 
@@ -35,6 +38,7 @@ class Problem:
     n_partitions: int = 4
     C: float = 1.0
     seed: int = 20
+    y_dtype: ClassVar[type] = np.int64
 
     @property
     def nbytes(self) -> int:
@@ -59,20 +63,27 @@ class Problem:
         coef = 2.0 / np.sqrt(p) * rng.standard_normal((outputs, p)) / scale
         return Truth(mixing, coef, 0.5 * rng.standard_normal(outputs))
 
-    def partition(self, index: int) -> tuple[Float64, Int64]:
+    def partition(self, index: int) -> tuple[Any, Array]:
         """X (rows, p) C-ordered and y (rows,) of one partition."""
         truth = self.truth()
         rng = np.random.default_rng([self.seed, 1 + index])
-        rows = self.bounds[index + 1] - self.bounds[index]
-        X = rng.standard_normal((rows, self.n_columns)) @ truth.mixing
-        raw = X @ truth.coef.T + truth.intercept
-        if self.n_classes == 2:
-            return X, (raw[:, 0] + rng.logistic(size=rows) > 0).astype(np.int64)
-        return X, np.argmax(raw + rng.gumbel(size=raw.shape), axis=1).astype(np.int64)
+        X = self.columns(self.bounds[index + 1] - self.bounds[index], truth, rng)
+        return X, self.targets(X @ truth.coef.T + truth.intercept, rng)
 
-    def arrays(self) -> tuple[Float64, Int64]:
+    def columns(self, n_rows: int, truth: Truth, rng: np.random.Generator) -> Any:
+        """X (n_rows, p)."""
+        return rng.standard_normal((n_rows, self.n_columns)) @ truth.mixing
+
+    def targets(self, raw: Float64, rng: np.random.Generator) -> Array:
+        """y for raw predictions (rows, c): codes of classes."""
+        if self.n_classes == 2:
+            return (raw[:, 0] + rng.logistic(size=len(raw)) > 0).astype(np.int64)
+        return np.argmax(raw + rng.gumbel(size=raw.shape), axis=1).astype(np.int64)
+
+    def arrays(self) -> tuple[Any, Array]:
         """All partitions one below the other, in this process."""
-        X, y = np.empty((self.n_rows, self.n_columns)), np.empty(self.n_rows, np.int64)
+        X = np.empty((self.n_rows, self.n_columns))
+        y: Array = np.empty(self.n_rows, self.y_dtype)
         for i, (start, stop) in enumerate(zip(self.bounds[:-1], self.bounds[1:], strict=True)):
             X[start:stop], y[start:stop] = self.partition(i)
         return X, y
@@ -82,8 +93,51 @@ class Problem:
         pairs = [delayed(self.partition, pure=True)(i) for i in range(self.n_partitions)]
         sizes = [int(n) for n in np.diff(self.bounds)]
         X = [da.from_delayed(pair[0], (n, self.n_columns), np.float64) for pair, n in zip(pairs, sizes, strict=True)]
-        y = [da.from_delayed(pair[1], (n,), np.int64) for pair, n in zip(pairs, sizes, strict=True)]
+        y = [da.from_delayed(pair[1], (n,), self.y_dtype) for pair, n in zip(pairs, sizes, strict=True)]
         return da.concatenate(X), da.concatenate(y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression(Problem):
+    """A table of numbers: y is the raw prediction and normal noise of variance 1. C is 1 / alpha of ridge regression, inf for none."""
+
+    y_dtype: ClassVar[type] = np.float64
+
+    @property
+    def name(self) -> str:
+        return f"{self.n_rows:,} x {self.n_columns} float64, alpha={1 / self.C:g}"
+
+    def targets(self, raw: Float64, rng: np.random.Generator) -> Array:
+        return raw[:, 0] + rng.standard_normal(len(raw))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparse(Problem):
+    """A classification table in CSR: each row has normal numbers in so many columns, which are drawn; the few that come twice are added
+    up. n_filled: of a row."""
+
+    n_filled: int = 20
+
+    @property
+    def name(self) -> str:
+        return super().name.replace("float64", f"float64 CSR, {self.n_filled / self.n_columns:.2g} filled")
+
+    def truth(self) -> Truth:
+        rng = np.random.default_rng([self.seed, 0])
+        outputs = 1 if self.n_classes == 2 else self.n_classes
+        coef = 2.0 / np.sqrt(self.n_filled) * rng.standard_normal((outputs, self.n_columns))
+        return Truth(np.empty((0, 0)), coef, 0.5 * rng.standard_normal(outputs))
+
+    def columns(self, n_rows: int, truth: Truth, rng: np.random.Generator) -> Any:
+        filled = rng.integers(0, self.n_columns, (n_rows, self.n_filled), dtype=np.int32)
+        starts = np.arange(0, filled.size + 1, self.n_filled, dtype=np.int32)
+        X = sp.csr_array((rng.standard_normal(filled.size), filled.ravel(), starts), shape=(n_rows, self.n_columns))
+        X.sum_duplicates()
+        return X
+
+    def arrays(self) -> tuple[Any, Array]:
+        parts = [self.partition(i) for i in range(self.n_partitions)]
+        return sp.vstack([X for X, _ in parts], format="csr"), np.concatenate([y for _, y in parts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +171,6 @@ class Clusters:
         return X, (cluster % self.n_classes).astype(np.int64)
 
 
-def head(X: Array, y: Array, n_rows: int = 5000) -> tuple[Array, Array]:
-    """The first rows: enough to warm a solver up on."""
-    return X[:n_rows], y[:n_rows]
+def head(X: Any, y: Array) -> tuple[Any, Array]:
+    """The first rows, to warm a solver up on."""
+    return X[:WARM_UP_ROWS], y[:WARM_UP_ROWS]

@@ -14,6 +14,7 @@ from pipeline.benchmarks.child import Child, load, stored
 from pipeline.benchmarks.cluster import N_WORKERS, time_limit, worker_pids, workers
 from pipeline.benchmarks.contenders import SCIKIT_LEARN
 from pipeline.benchmarks.data import Clusters
+from pipeline.benchmarks.race import MISSING
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.rss import PeakMemory
 from pipeline.benchmarks.settings import Settings
@@ -179,7 +180,7 @@ def epoch(report: Report, settings: Settings) -> None:
 
 def started(trainer: Trainer, folder: Path, n_test: int) -> Standing:
     """The standing of a trainer with a process of its own, if its library is there."""
-    return Standing(trainer, None, remark="not installed") if trainer.missing else Standing(trainer, OwnProcess(trainer, folder, n_test))
+    return Standing(trainer, None, remark=MISSING) if trainer.missing else Standing(trainer, OwnProcess(trainer, folder, n_test))
 
 
 def epoch_table(title: str, standings: Sequence[Standing]) -> Table:

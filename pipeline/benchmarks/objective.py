@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 
 from pipeline.benchmarks.data import Problem
 from tasks.typing import Array, Float64
@@ -15,18 +16,20 @@ GAP = 1e-8
 BLOCK_ROWS = 65_536
 
 
-def objective(X: Array, y: Array, coef: Float64, intercept: Float64, C: float) -> float:
+def objective(X: Any, y: Array, coef: Float64, intercept: Float64, C: float) -> float:
     """The objective Σ_i loss(y_i, coef @ x_i + intercept) + |coef|² / (2 C), float64, blocks of rows added without rounding.
 
-    coef (c, p), intercept (c,): c = 1 is the logistic loss of y in {0, 1}, otherwise the softmax cross-entropy of codes y.
+    coef (c, p), intercept (c,): half the squared error of y in float64; of codes y, c = 1 is the logistic loss of {0, 1}, more the softmax
+    cross-entropy.
     """
     losses = []
-    for start in range(0, len(X), BLOCK_ROWS):
+    for start in range(0, X.shape[0], BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
         raw = X[rows] @ coef.T + intercept
         if len(coef) == 1:
             raw = raw[:, 0]
-            losses.append(float(np.sum(np.logaddexp(0.0, raw) - y[rows] * raw)))
+            squared = np.issubdtype(y.dtype, np.floating)
+            losses.append(float(np.sum((y[rows] - raw) ** 2 / 2 if squared else np.logaddexp(0.0, raw) - y[rows] * raw)))
         else:
             top = raw.max(axis=1)
             log_sum = top + np.log(np.exp(raw - top[:, None]).sum(axis=1))
@@ -36,9 +39,10 @@ def objective(X: Array, y: Array, coef: Float64, intercept: Float64, C: float) -
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """The judge of a contest, with the rows and the reference optimum: what scikit-learn's newton-cholesky reaches with tol=1e-12."""
+    """The judge of a contest, with the rows and the reference optimum: what scikit-learn's newton-cholesky reaches with tol=1e-12; of least
+    squares, what its singular value decomposition does."""
 
-    X: Array
+    X: Any
     y: Array
     C: float
     optimum: float
@@ -48,9 +52,13 @@ class Judge:
         return cls.of_rows(*problem.arrays(), problem.C)
 
     @classmethod
-    def of_rows(cls, X: Array, y: Array, C: float) -> Judge:
-        model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y)
-        return cls(X, y, C, objective(X, y, model.coef_, model.intercept_, C))
+    def of_rows(cls, X: Any, y: Array, C: float) -> Judge:
+        if not np.issubdtype(y.dtype, np.floating):
+            model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-12, max_iter=1000)
+        else:
+            model = LinearRegression() if math.isinf(C) else Ridge(alpha=1 / C, solver="svd")
+        model.fit(X, y)
+        return cls(X, y, C, objective(X, y, np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_), C))
 
     def gap(self, coef: Float64, intercept: Float64) -> float:
         """The gap (objective - optimum) / optimum; slightly negative when a contender ends below the reference."""

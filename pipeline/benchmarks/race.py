@@ -15,6 +15,7 @@ from pipeline.benchmarks.report import Cell, Table
 LADDER: Final = tuple(10.0**-k for k in range(2, 13))
 SLOW, VERY_SLOW = 3.0, 15.0
 NEARLY: Final = 1.1
+MISSING: Final = "not installed"
 
 
 class Fit(NamedTuple):
@@ -78,6 +79,23 @@ def race(racers: Sequence[Racer], judge: Judge, repeats: int, limit: float) -> l
     return standings
 
 
+def contest(racers: Sequence[Racer], judge: Judge, tol: float, repeats: int, limit: float) -> list[Standing]:
+    """One fit of each at this tolerance that measures memory, then timed ones in turn. Everyone has warmed up on a few rows."""
+    standings = [Standing(racer) for racer in racers]
+    for standing in standings:
+        if standing.racer.contender.missing:
+            standing.remark = MISSING
+            continue
+        try:
+            standing.fit = standing.racer.measured_fit(tol, limit)
+        except (TimeoutError, RuntimeError) as error:
+            standing.remark = str(error).strip().splitlines()[-1]
+            continue
+        standing.tol, standing.gap = tol, judge.gap(standing.fit.solution.coef, standing.fit.solution.intercept)
+    take_turns(standings, repeats, limit)
+    return standings
+
+
 def measure(standing: Standing, limit: float) -> None:
     """A fit at the tolerance that was found, of which memory is measured."""
     assert standing.tol is not None
@@ -106,6 +124,9 @@ def turns(standing: Standing, repeats: int) -> int:
 def search(racer: Racer, judge: Judge, limit: float) -> Standing:
     """The loosest tolerance of the ladder at which the solver's objective is close enough to the reference."""
     standing = Standing(racer)
+    if racer.contender.missing:
+        standing.remark = MISSING
+        return standing
     deadline = time.monotonic() + limit
     for tol in LADDER:
         try:
@@ -148,14 +169,20 @@ def search_best(racer: Racer, judge: Judge, limit: float) -> Standing:
 
 def best(standings: Sequence[Standing], library: str) -> Standing | None:
     """The fastest of a library among those that reached the objective."""
-    timed = [standing for standing in standings if standing.racer.contender.library == library and standing.seconds]
+    there = [standing for standing in standings if standing.racer.contender.library == library]
+    timed = [standing for standing in there if standing.reached and standing.seconds]
     return min(timed, key=lambda standing: standing.median or 0.0, default=None)
 
 
 def speedup(standings: Sequence[Standing], peer: str) -> float | None:
     """Median of the peer's best solver over the median of ours, the first of the standings."""
-    theirs, ours = best(standings, peer), standings[0].median
-    return None if theirs is None or theirs.median is None or ours is None else theirs.median / ours
+    theirs, ours = best(standings, peer), standings[0]
+    return over(theirs, ours) if theirs is not None and ours.reached else None
+
+
+def over(one: Standing, other: Standing) -> float | None:
+    """The ratio of median times, None where one was not measured."""
+    return None if one.median is None or other.median is None else one.median / other.median
 
 
 def race_table(title: str, standings: Sequence[Standing]) -> Table:

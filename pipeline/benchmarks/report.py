@@ -15,7 +15,10 @@ from dask.system import cpu_count
 
 from tasks import DISTRIBUTION
 
-PACKAGES: Final = (DISTRIBUTION, "numpy", "scipy", "numba", "scikit-learn", "dask", "distributed", "dask-ml", "dask-glm", "torch")
+PACKAGES: Final = (
+    DISTRIBUTION, "numpy", "scipy", "numba", "scikit-learn", "dask", "distributed", "dask-ml", "dask-glm", "scikit-learn-intelex", "glum",
+    "skglm", "torch",
+)  # fmt: skip
 Cell = str | float | int | None
 
 

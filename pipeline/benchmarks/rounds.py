@@ -1,31 +1,26 @@
-"""Cases about one round: what it costs beside the arithmetic, and how near the arithmetic comes to the memory's speed."""
+"""The case about one round: what it costs beside the arithmetic."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import Any, Final, NamedTuple
 
 import dask
 import numpy as np
-from numba import njit
-from sklearn._loss import HalfBinomialLoss
-from sklearn.linear_model._linear_loss import LinearModelLoss
 
 from pipeline.benchmarks.cluster import DASK_ML, persisted, workers
-from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN
+from pipeline.benchmarks.contenders import OURS
 from pipeline.benchmarks.data import Problem
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.settings import Settings
 from pipeline.data.dataset import Dataset
 from pipeline.execution.base import Executor
-from pipeline.execution.threads import ThreadExecutor, default_threads
+from pipeline.execution.threads import ThreadExecutor
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LogisticLoss
 from tasks.rounds.oracles import Broadcast, reduction_of
-from tasks.typing import Array, Float64
 
 MAX_GROWTH: Final = 1.3
 
@@ -118,54 +113,3 @@ def dask_glm_round(X: Any, y: Any) -> Callable[[], Any]:
             return dask.compute(Logistic.pointwise_loss(beta, X, y), Logistic.pointwise_gradient(beta, X, y))
 
     return run
-
-
-@njit(nogil=True, fastmath=True)
-def add_up(values: Any) -> float:
-    """The sum of a flat array: about the least work that reads all of it."""
-    total = 0.0
-    for i in range(values.size):
-        total += values[i]
-    return total
-
-
-def read_all(X: Array, pool: ThreadPoolExecutor, n_threads: int) -> Callable[[], Any]:
-    """A function that reads X once, a part for each thread."""
-    parts = np.array_split(X.reshape(-1), n_threads)
-    return lambda: sum(pool.map(add_up, parts))
-
-
-def scikit_learn_pass(X: Array, y: Float64, n_threads: int) -> Callable[[], Any]:
-    """One loss and gradient of scikit-learn's own."""
-    loss = LinearModelLoss(base_loss=HalfBinomialLoss(), fit_intercept=True)
-    coef = np.full(X.shape[1] + 1, 0.01)
-    return lambda: loss.loss_gradient(coef, X, y, l2_reg_strength=1e-6, n_threads=n_threads)
-
-
-def bandwidth(report: Report, settings: Settings) -> None:
-    """One gradient pass beside the fastest read of the same bytes."""
-    shapes = ((20_000, 28), (5_000, 200)) if settings.quick else ((2_000_000, 28), (300_000, 200))
-    n_threads = default_threads()
-    rows: list[tuple[Cell, ...]] = []
-    with ThreadPoolExecutor(n_threads) as pool:
-        for n_rows, n_columns in shapes:
-            problem = Problem(n_rows=n_rows, n_columns=n_columns)
-            X, y = problem.arrays()
-            timed = [
-                Timed(("numba sum: the limit",), read_all(X, pool, n_threads)),
-                Timed((f"{OURS} gradient",), gradient_round(ThreadExecutor(), Dataset.from_arrays(X, y))),
-                Timed((f"{SCIKIT_LEARN} gradient",), scikit_learn_pass(X, y.astype(np.float64), n_threads)),
-            ]
-            rows += bandwidth_rows(problem, timed, in_turn(timed, 3 * settings.repeats), X.nbytes)
-    columns = ("rows", "what", "median ms", "GB/s", "share of the limit")
-    report.tables.append(Table(f"One pass over the rows, {n_threads} threads", columns, rows))
-    report.notes.append("The limit is the same memory read by a sum on all threads, in the same run; shares are ratios of medians.")
-
-
-def bandwidth_rows(problem: Problem, timed: Sequence[Timed], seconds: Sequence[Sequence[float]], nbytes: int) -> list[tuple[Cell, ...]]:
-    """Rates, and shares of the first, which is the limit."""
-    limit = median(seconds[0])
-    return [
-        (problem.name, *one.name, 1e3 * median(found), nbytes / median(found) / 1e9, limit / median(found))
-        for one, found in zip(timed, seconds, strict=True)
-    ]

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -15,7 +14,7 @@ from sklearn import neural_network
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline import MLPClassifier
-from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN
+from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN, installed
 from pipeline.data.dataset import Dataset
 from pipeline.execution.base import Executor
 from pipeline.execution.cluster import ClusterExecutor
@@ -152,7 +151,7 @@ class PyTorch:
 
     @property
     def missing(self) -> bool:
-        return find_spec("torch") is None
+        return not installed("torch")
 
     def prepare(self, rows: Rows) -> Train:
         import torch  # the bench-torch extra

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.metrics import log_loss
 
 from pipeline import benchmarks
@@ -20,19 +22,22 @@ from pipeline.benchmarks import checkpoints
 from pipeline.benchmarks.admm import sooner
 from pipeline.benchmarks.child import ChildRacer, stored
 from pipeline.benchmarks.cluster import DASK_ML, DaskML, time_limit, with_ones
-from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN, Contender, Ours, ScikitLearn, Solution, in_process
-from pipeline.benchmarks.data import Clusters, Problem
+from pipeline.benchmarks.contenders import INTEL, OURS, SCIKIT_LEARN, Contender, Ours, ScikitLearn, Solution
+from pipeline.benchmarks.data import Clusters, Problem, Regression, Sparse
 from pipeline.benchmarks.epoch import Standing as EpochStanding
 from pipeline.benchmarks.epoch import take_turns
 from pipeline.benchmarks.epoch import targets as epoch_targets
+from pipeline.benchmarks.least_squares import targets as least_squares_targets
 from pipeline.benchmarks.objective import GAP, Judge, objective
-from pipeline.benchmarks.race import Fit, Standing, race, race_table, search, search_best, speedup
+from pipeline.benchmarks.peers import Glum, Skglm, in_process
+from pipeline.benchmarks.race import Fit, Standing, contest, race, race_table, search, search_best, speedup
 from pipeline.benchmarks.race import take_turns as take_racer_turns
 from pipeline.benchmarks.report import Report, Table, Target, markdown_table
 from pipeline.benchmarks.rounds import Timed, growth_target
 from pipeline.benchmarks.rss import PeakMemory
+from pipeline.benchmarks.scaling import Scaled, works
 from pipeline.benchmarks.settings import Settings
-from pipeline.benchmarks.sgd import ALPHA, Incremental, contest, sgd_table
+from pipeline.benchmarks.sgd import ALPHA, Incremental, sgd_table
 from pipeline.benchmarks.sgd import Ours as OurSGD
 from pipeline.benchmarks.sgd import ScikitLearn as TheirSGD
 from pipeline.benchmarks.sgd import targets as sgd_targets
@@ -57,6 +62,8 @@ from pipeline.training.checkpoints.keeper import Keeper
 
 BINARY = Problem(n_rows=2_000, n_columns=5, n_partitions=3)
 MULTI = Problem(n_rows=2_000, n_columns=5, n_classes=4, n_partitions=3)
+CSR = Sparse(n_rows=2_000, n_columns=20, n_filled=4, n_partitions=3)
+RIDGE = Regression(n_rows=2_000, n_columns=5, n_partitions=3)
 
 
 def test_a_partition_is_the_same_wherever_it_is_made() -> None:
@@ -71,12 +78,33 @@ def test_a_partition_is_the_same_wherever_it_is_made() -> None:
     assert set(MULTI.arrays()[1]) == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("problem", [BINARY, MULTI], ids=["binary", "multinomial"])
+def test_csr_rows_are_the_same_wherever_they_are_made() -> None:
+    X, y = CSR.arrays()
+    start, stop = CSR.bounds[1:3]
+    lazy_X, lazy_y = CSR.dask_arrays()
+    for made_X, made_y in (CSR.partition(1), (lazy_X.blocks[1].compute(), lazy_y.blocks[1].compute())):
+        assert (made_X != X[start:stop]).nnz == 0
+        assert np.array_equal(made_y, y[start:stop])
+    assert X.has_canonical_format and 3.5 * CSR.n_rows < X.nnz <= 4 * CSR.n_rows
+    assert 0.2 < y.mean() < 0.8
+
+
+@pytest.mark.parametrize("problem", [BINARY, MULTI, CSR], ids=["binary", "multinomial", "CSR"])
 def test_the_objective_is_that_of_scikit_learn(problem: Problem) -> None:
     X, y = problem.arrays()
     model = LogisticRegression(C=0.1, tol=1e-3).fit(X, y)
     expected = log_loss(y, model.predict_proba(X), normalize=False) + np.sum(model.coef_**2) / (2 * 0.1)
     assert objective(X, y, model.coef_, model.intercept_, 0.1) == pytest.approx(expected, rel=1e-12)
+
+
+def test_least_squares_have_ridges_objective() -> None:
+    """Half of |y - X coef - intercept|² + alpha |coef|², whose gradient is zero at scikit-learn's solution; C is 1 / alpha."""
+    X, y = RIDGE.arrays()
+    model = Ridge(alpha=10.0).fit(X, y)
+    expected = (np.sum((y - model.predict(X)) ** 2) + 10.0 * np.sum(model.coef_**2)) / 2
+    assert objective(X, y, model.coef_[None], np.array([model.intercept_]), 0.1) == pytest.approx(expected, rel=1e-12)
+    assert Judge.of_rows(X, y, 0.1).optimum == pytest.approx(expected, rel=1e-12)
+    assert Judge.of_rows(X, y, math.inf).optimum < expected
 
 
 @pytest.mark.parametrize("problem", [BINARY, MULTI], ids=["binary", "multinomial"])
@@ -204,10 +232,71 @@ def test_a_solver_that_does_not_arrive_has_its_own_best() -> None:
 
 
 def test_all_solvers_of_scikit_learn_take_part() -> None:
-    assert [c.solver for c in in_process(BINARY, ours=["auto"], quick=False) if c.library == SCIKIT_LEARN] == [
+    assert [c.solver for c in in_process(BINARY, ours=["auto"], few=False) if c.library == SCIKIT_LEARN] == [
         "lbfgs", "newton-cholesky", "newton-cg", "sag", "saga", "liblinear",
     ]  # fmt: skip
-    assert "liblinear" not in [c.solver for c in in_process(MULTI, ours=["auto", "lbfgs"], quick=False)]
+    assert "liblinear" not in [c.solver for c in in_process(MULTI, ours=["auto", "lbfgs"], few=False)]
+    assert {c.library for c in in_process(BINARY, ours=["auto"], few=False)} == {OURS, SCIKIT_LEARN, INTEL, "glum", "skglm"}
+    assert {c.library for c in in_process(MULTI, ours=["auto"], few=False)} == {OURS, SCIKIT_LEARN, INTEL}
+    assert INTEL not in [c.library for c in in_process(CSR, ours=["auto"], few=False)]
+
+
+@pytest.mark.parametrize(
+    ("contender", "problem"),
+    [
+        *[(make(problem), problem) for problem in (BINARY, CSR) for make in (lambda p: Glum(p, "irls-ls"), lambda p: Glum(p, "lbfgs"))],
+        pytest.param(Skglm(BINARY), BINARY, marks=pytest.mark.long),  # compiles
+        *[(ScikitLearn(problem, "lbfgs", INTEL), problem) for problem in (BINARY, MULTI)],
+        *[
+            (contender, problem)
+            for problem in (RIDGE, replace(RIDGE, C=math.inf))
+            for contender in in_process(problem, ours=["auto"], few=True)
+        ],
+    ],
+    ids=lambda each: f"{each.library} {each.solver}" if not isinstance(each, Problem) else each.name,
+)
+def test_peers_minimise_the_same(contender: Contender, problem: Problem) -> None:
+    if contender.missing:
+        pytest.skip("not installed")
+    judge = Judge.of(problem)
+    solution = contender.fit(judge.X, judge.y, 1e-8)
+    assert abs(judge.gap(solution.coef, solution.intercept)) < 1e-12
+
+
+def test_a_library_that_is_not_installed_is_shown_as_such() -> None:
+    judge = Identity(np.zeros((1, 1)), np.zeros(1), 1.0, 1.0)
+    for missing in (DaskML(BINARY, "newton"), Glum(BINARY, "lbfgs"), Skglm(BINARY), ScikitLearn(BINARY, "lbfgs", INTEL)):
+        racers = [Ladder(Ours(BINARY), judge, 0.1), Ladder(replaced_by_nothing(missing), judge, 0.1)]
+        for standings in (race(racers, judge, 2, 5.0), contest(racers, judge, 1e-4, 2, 5.0)):
+            assert [standing.remark for standing in standings] == ["", "not installed"]
+            assert speedup(standings, missing.library) is None
+            assert race_table("t", standings).rows[1][1] == missing.library
+
+
+def replaced_by_nothing(contender: Contender) -> Contender:
+    """The contender where its library is not installed."""
+    return type("Missing", (), {"library": contender.library, "solver": contender.solver, "missing": True})()
+
+
+def test_everyone_at_one_tolerance() -> None:
+    """Ladder's gap is its tolerance over 1e4; a fit above the gap is shown, and enters no ratio."""
+    judge = Identity(np.zeros((1, 1)), np.zeros(1), 1.0, 1.0)
+    racers = [Ladder(Ours(BINARY), judge, 0.1), Ladder(ScikitLearn(BINARY, "lbfgs"), judge, 0.4), Ladder(Glum(BINARY, "lbfgs"), judge, 9.0)]
+    near, far = contest(racers[:2], judge, 1e-4, 3, 5.0), contest(racers[:2], judge, 1e-3, 3, 5.0)
+    assert [standing.tol for standing in near] == [1e-4, 1e-4] and [len(standing.seconds) for standing in far] == [3, 3]
+    assert speedup(near, SCIKIT_LEARN) == pytest.approx(4.0) and speedup(far, SCIKIT_LEARN) is None
+
+
+def test_targets_of_least_squares_and_of_threads() -> None:
+    judge = Identity(np.zeros((1, 1)), np.zeros(1), 1.0, 1.0)
+    racers = [Ladder(Ours(RIDGE), judge, 0.2), Ladder(ScikitLearn(RIDGE, "auto", INTEL), judge, 0.4), Ladder(Ours(RIDGE), judge, 0.3)]
+    standings = [Standing(racer, 1e-4, 0.0, Fit(racer.seconds, Solution(np.zeros((1, 1)), np.zeros(1), None))) for racer in racers]
+    take_racer_turns(standings, 2, 5.0)
+    assert [target.value for target in least_squares_targets("t", standings)] == pytest.approx([0.5, 1.5])
+    scaled = Scaled(1.0, 0.5, 3.0, 1.0)
+    assert (scaled.by_threads, scaled.by_workers) == (2.0, 3.0)
+    names = [work.name for work in works(quick=False)]
+    assert len(set(names)) == len(names) == 11
 
 
 @pytest.mark.parametrize("method", ["newton", "lbfgs"])
@@ -346,14 +435,15 @@ def test_a_fit_above_the_objective_of_scikit_learn_enters_no_ratio() -> None:
     racers = [Fixed(TheirSGD(), ChildRacer.place, 1e-3, 2.0), Fixed(OurSGD(), ChildRacer.place, 1e-3, 1.0)]
     racers += [Fixed(OurSGD(), arrays, 1e-4, 0.4), Fixed(OurSGD(), dataset, 2e-3, 0.3), Fixed(OurSGD("svrg"), dataset, 1e-8, 1.0)]
     racers += [Fixed(OurSGD("one epoch"), arrays, 9e-4, 0.2), Fixed(OurSGD("one epoch"), dataset, 3e-3, 0.1)]
-    standings = contest(racers, judge, 2, 5.0)
+    racers += [Fixed(OurSGD("one epoch"), ChildRacer.place, 1e-3, 0.3), Fixed(OurSGD(n_threads=1), ChildRacer.place, 1e-3, 1.5)]
+    standings = contest(racers, judge, 1e-3, 2, 5.0)
     found = {target.promise: target.value for target in sgd_targets(standings)}
-    assert list(found.values()) == pytest.approx([1.0, 0.1, 1.0001 / 1.001, None, 1.002 / 1.001, 1e-8])
+    assert list(found.values()) == pytest.approx([0.5, 0.15, 1.0, 0.1, 1.0001 / 1.001, None, 1.002 / 1.001, 1e-8])
     reached = sgd_table("t", standings, 1.0)
     there = [row[reached.columns.index("at scikit-learn's")] == "reached" for row in reached.rows]
-    assert there == [True, True, True, False, True, True, False]
+    assert there == [True, True, True, False, True, True, False, True, True]
     times = [row[reached.columns.index("times scikit-learn's")] for row in reached.rows]
-    assert times == pytest.approx([1.0, 0.5, 0.2, None, 0.5, 0.1, None])
+    assert times == pytest.approx([1.0, 0.5, 0.2, None, 0.5, 0.1, None, 0.15, 0.75])
 
 
 def test_passes_count_a_sample_as_its_share() -> None:
@@ -421,12 +511,16 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     "name",
     [
-        "bandwidth",
         "overhead",
+        pytest.param("bandwidth", marks=pytest.mark.long),
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (
                 "multinomial",
+                "logistic-15",
+                "least-squares",
+                "sparse-logistic",
+                "threads",
                 "memory",
                 "plan",
                 "epoch",
