@@ -18,7 +18,7 @@ from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
 from tasks.kernels.csr import Csr
 from tasks.kernels.dense import sum_of
 from tasks.kernels.edges import load_some, store_some
-from tasks.kernels.lanes import LANES, fma, larger, splat
+from tasks.kernels.lanes import LANES, fetch, fma, larger, splat
 from tasks.kernels.tree import new_stack
 from tasks.typing import Array, Float64, Int64
 
@@ -122,6 +122,7 @@ def _add_rows(
         n = p - low
         o, s, q, most = load_some(origin, low, n), load_some(sums, low, n), load_some(squares, low, n), load_some(largest, low, n)
         for i in range(start, start + count):
+            fetch(X, (i + count) * p + low)
             x = load_some(X, i * p + low, n) if p > 1 else splat(np.float64(X[i, 0]))  # a single one goes faster without a mask
             d = x - o
             wd = splat(weight[i]) * d if len(weight) else d
