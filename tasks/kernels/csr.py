@@ -20,6 +20,8 @@ PIECE: Final = 64
 """Rows that go through scratch memory together, at most."""
 SCRATCH: Final = 2048
 """Their stored values, at most: they stay in the first cache. A row of more goes by itself, without scratch memory."""
+WIDE: Final = 1 << 15
+"""Columns that do not fit into the first two caches."""
 SHORT: Final = 4 * LANES
 """Stored values of a row that are taken without asking how many they are."""
 
@@ -65,6 +67,8 @@ def predict_rows(
         if last - first > SCRATCH:
             raw[low - start] = dot_long(data, indices, first, last, coef) + intercept
         else:
+            if len(coef) > WIDE:
+                bring(indices, first, last, coef)
             multiply(data, indices, first, last, coef, scratch, ahead)
             for i in range(low, high):
                 at = first_of(indptr, i)
@@ -144,11 +148,20 @@ def add_rows_times(
             for j in range(first, last):
                 sums[np.uint64(indices[np.uint64(j)])] += factor[low - start] * data[np.uint64(j)]
         else:
+            if len(sums) > WIDE:
+                bring(indices, first, last, sums)
             for i in range(low, high):
                 at = first_of(indptr, i)
                 scale(data, at, first_of(indptr, i + 1) - at, factor[np.uint64(i - start)], scratch, at - first)
             scatter(indices, first, last, scratch, sums)
         low = high
+
+
+@compiled_leaf
+def bring(indices: Array, first: int, last: int, values: Float64) -> None:
+    """Have memory bring values[indices[j]] for j in first .. last - 1."""
+    for j in range(first, last):
+        prefetch(values, np.int64(indices[np.uint64(j)]))
 
 
 @compiled_leaf

@@ -14,11 +14,14 @@ from tasks.typing import Float64
 
 @compiled
 def new_stack(n_leaves: int, size: int) -> Float64:
-    """Room for every subtree that is open at once, (about log2(n_leaves) + 1, size), of one leaf or more."""
+    """Room for every subtree that is open at once, (about log2(n_leaves) + 1, size)."""
     levels = 1
     while (1 << levels) - 1 < n_leaves:
         levels += 1
-    return np.empty((levels, size))
+    stack = np.empty((levels, size))
+    if n_leaves == 0:  # there is nothing that would be cleared
+        stack[0] = 0.0
+    return stack
 
 
 @compiled_leaf
