@@ -152,7 +152,7 @@ def gather(context: Any, array: Any, indices: Any, index: Any) -> Any:
 
 @_operation
 def add_at(context: Any, array: Any, indices: Any, index: Any, value: Any) -> Any:
-    """add_at(array, indices, index, value): add the lanes to elements indices[index .. index + 7], none negative, of a float64 array, one lane
+    """add_at(array, indices, index, value): add the lanes to elements indices[index .. index + 7], none negative, of a float64 array, one
     after the other."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:

@@ -187,8 +187,8 @@ def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node:
 def _measure_csr(
     data: Array, indices: Array, indptr: Array, start: int, stop: int, weight: Float64, origin: Float64, stored: Float64, node: Float64
 ) -> None:
-    """Add the stored values to node as `_measure_dense` does, and their weights to `stored`, unless that is empty. Where a column's is zero,
-    its origin is yet to be found: its value."""
+    """Add the stored values to node as `_measure_dense` does, and their weights to `stored` (p,), or (0,) where origins are known. A column
+    without weight so far has its origin in the value that comes next."""
     p = len(node) // 3
     sums, squares, largest = node[1 : 1 + p], node[1 + p : 1 + 2 * p], node[1 + 2 * p :]
     for i in range(start, stop):

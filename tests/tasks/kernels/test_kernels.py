@@ -301,7 +301,7 @@ def test_bits_of_the_tree(case: tuple[Loss, int, int], n_partitions: int, kind: 
 @pytest.mark.parametrize("integer", [np.int32, pytest.param(np.int64, marks=pytest.mark.long)])
 @pytest.mark.parametrize("p", [6000, 70_000])  # within caches, and beyond
 def test_csr_rows_of_any_length(p: int, integer: Any) -> None:
-    """Against SciPy's products, and to the bits of each row by itself: rows that fit into scratch memory together, in part, alone, or not."""
+    """Against SciPy's products, and to the bits of each row by itself: rows that fit into scratch memory together, alone, or not."""
     rng = np.random.default_rng(p)
     lengths = rng.permutation([*range(70), 2047, 2048, 2049, 5000, *[1] * 200, *[0] * 90, *[500] * 9])
     n, ends = len(lengths), np.cumsum(lengths)
