@@ -20,10 +20,10 @@ PIECE: Final = 64
 """Rows that go through scratch memory together, at most."""
 SCRATCH: Final = 2048
 """Their stored values, at most: they stay in the first cache. A row of more goes by itself, without scratch memory."""
-WIDE: Final = 1 << 15
-"""Columns that do not fit into the first two caches."""
 SHORT: Final = 4 * LANES
 """Stored values of a row that are taken without asking how many they are."""
+WIDE: Final = 1 << 15
+"""What belongs to more columns lies in no near cache, and is brought before it is used."""
 
 
 @compiled
@@ -79,7 +79,7 @@ def predict_rows(
 @compiled_leaf
 def first_of(indptr: Array, row: int) -> int:
     """The position of the first stored value of a row."""
-    return np.int64(indptr[np.uint64(row)])  # unsigned, in all hot loops: numba looks at the sign of other indices
+    return int(indptr[np.uint64(row)])  # unsigned, in all hot loops: numba looks at the sign of other indices
 
 
 @compiled_leaf
@@ -161,7 +161,7 @@ def add_rows_times(
 def bring(indices: Array, first: int, last: int, values: Float64) -> None:
     """Have memory bring values[indices[j]] for j in first .. last - 1."""
     for j in range(first, last):
-        prefetch(values, np.int64(indices[np.uint64(j)]))
+        prefetch(values, indices[np.uint64(j)])
 
 
 @compiled_leaf
