@@ -47,7 +47,7 @@ def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64) -> Float64:
         top += 1
     for level in range(top - 1, 0, -1):
         merge_spreads(stack[level - 1], stack[level])
-    total: Float64 = stack[0].copy()
+    total: Float64 = stack.reshape(stack.size) if len(stack) == 1 else stack[0].copy()
     return total
 
 
@@ -168,7 +168,8 @@ def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node:
         node[0] += weight[i] if len(weight) else 1.0
     cancelled = False
     for j in range(p):
-        cancelled |= _finish_column(node, j, p, origin[j], stored[j])
+        if stored[j] != 0.0 or node[1 + p + j] != 0.0:  # few of many columns have values here
+            cancelled |= _finish_column(node, j, p, origin[j], stored[j])
     if cancelled:
         for j in range(p):
             origin[j] = node[1 + j]
@@ -178,7 +179,7 @@ def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node:
             _finish_column(node, j, p, origin[j], stored[j])
     for j in range(p):
         zeros, mean = node[0] - stored[j], node[1 + j]
-        if zeros > 0.0:
+        if zeros > 0.0 and stored[j] != 0.0:
             node[1 + j] = mean * (stored[j] / node[0])
             node[1 + p + j] += mean * mean * (stored[j] * (zeros / node[0]))
 
