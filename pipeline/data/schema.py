@@ -113,7 +113,7 @@ def column_names(columns: Sequence[str] | None, n_columns: int) -> list[str]:
 def make_schema(summary: Summary, columns: tuple[str, ...] | None, dtype: str, location: RowLocation) -> Schema:
     """The schema of a summary. Raises ValueError for the first thing that is wrong in it; location: where it is then."""
     n_columns = len(summary.spread.largest)
-    raise_faults(summary, column_names(columns, n_columns), location)
+    raise_faults(summary, columns, location)
     shape = None if summary.form is None else summary.form.target_shape
     text = summary.form is not None and summary.form.text
     kind: TargetKind
@@ -155,10 +155,11 @@ def fault_text(fault: Fault, names: Sequence[str], row: str) -> str:
     return f"Input {fault.where} contains {what}: {where}, {row}"
 
 
-def raise_faults(summary: Summary, names: Sequence[str], location: RowLocation) -> None:
+def raise_faults(summary: Summary, columns: Sequence[str] | None, location: RowLocation) -> None:
     """Raise ValueError for the first thing that is wrong."""
-    fault = summary.fault
+    fault, largest = summary.fault, summary.spread.largest
     if fault is not None:
+        names = column_names(columns, len(largest))
         row = f"row {fault.row} of partition {fault.partition} ({location(fault.partition, fault.row)})"
         cure = "weights must be finite and not negative" if fault.where == "sample_weight" else "drop or impute such rows"
         raise ValueError(f"{fault_text(fault, names, row)}; {cure}")
@@ -168,12 +169,13 @@ def raise_faults(summary: Summary, names: Sequence[str], location: RowLocation) 
         raise ValueError(f"Found array with 0 sample(s) in {n} partition(s){left_out} while a minimum of 1 is required")
     if summary.weight_sum == 0:
         raise ValueError("all sample_weight are zero; at least one row must count")
-    largest = {f"column {name!r} of X": value for name, value in zip(names, summary.spread.largest, strict=True)}
+    sizes = {"X": float(np.max(largest, initial=0.0)), "the sum of sample_weight": summary.weight_sum}
     if summary.target_spread is not None:
-        largest["y"] = float(np.max(summary.target_spread.largest, initial=0.0))
-    largest["the sum of sample_weight"] = summary.weight_sum
-    what, value = max(largest.items(), key=lambda item: item[1])
+        sizes["y"] = float(np.max(summary.target_spread.largest, initial=0.0))
+    what, value = max(sizes.items(), key=lambda item: item[1])
     if value > LARGEST_VALUE:
+        if what == "X":
+            what = f"column {column_names(columns, len(largest))[int(np.argmax(largest))]!r} of X"
         raise ValueError(f"{what} goes up to {value:.3g}, whose square overflows float64; scale it")
 
 

@@ -37,7 +37,7 @@ from pipeline.sources.locations import Locations, rows_between
 from tasks.loading.blocks import Split
 from tasks.loading.quarantine import Screen
 from tasks.loading.shards import GroupPlan, ShardLoad, group_subsets, load_shard, shard_of
-from tasks.rows.partition import Block, Group, Shard, join_shards, make_group, nbytes
+from tasks.rows.partition import Block, Group, Shard, join_shards, make_group, nbytes, row_slice
 from tasks.typing import Array, Design, Float64
 
 Persist = Callable[[dict[Any, Any], list[Any]], None]
@@ -216,7 +216,7 @@ class ArraySource(Source):
     def _slice(self, start: int, stop: int) -> Block:
         rows = slice(int(self.rows[start]), int(self.rows[stop]))
         y = None if self.y is None else self.y[rows]
-        return Block(self.X[rows], y, None if self.sample_weight is None else self.sample_weight[rows])
+        return Block(row_slice(self.X, rows.start, rows.stop), y, None if self.sample_weight is None else self.sample_weight[rows])
 
     def _block(self, partition: int) -> Block:
         return self._slice(partition, partition + 1)

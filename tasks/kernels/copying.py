@@ -57,8 +57,8 @@ def copy_bytes(context: Any, out: Any, at: Any, source: Any, size: Any) -> Any:
 
 
 @_operation
-def fetch(context: Any, address: Any) -> Any:
-    """fetch(address): have the memory there come to the cache; of an address without memory, nothing comes."""
+def prefetch_at(context: Any, address: Any) -> Any:
+    """prefetch_at(address): have the memory there come to the cache; of an address without memory, nothing comes."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         of = builder.inttoptr(args[0], _byte.as_pointer())
@@ -82,5 +82,5 @@ def copy_pass(addresses: Int64, bounds: Int64, starts: Int64, ends: Int64, width
                 first, size = address + starts[j] * width, (ends[j + 1] - ends[j]) * width
                 if size >= LINE:
                     for at in range(first, first + size, LINE):
-                        fetch(at)
+                        prefetch_at(at)
             copy_bytes(out, ends[i] * width, address + starts[i] * width, (ends[i + 1] - ends[i]) * width)

@@ -1,56 +1,187 @@
-"""CSR blocks of rows: X is the triple (data, indices, indptr) of a scipy.sparse.csr_array."""
+"""CSR blocks of rows: X is the triple (data, indices, indptr) of a scipy.sparse.csr_array.
+
+What goes over the stored values does so whatever rows they are of, eight at a time, through scratch memory: a loop that ends where its row
+does, each time after another number of values, is mispredicted by the CPU, which takes longer than the arithmetic of some ten values.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
+import numpy as np
+
 from tasks.kernels.compiling import compiled, compiled_leaf
+from tasks.kernels.lanes import LANES, add_at, fma, gather, load, load_part, prefetch, splat, store, total
 from tasks.typing import Array, Float64
 
 Csr = tuple[Array, Array, Array]
 
+PIECE: Final = 64
+"""Rows that go through scratch memory together, at most."""
+SCRATCH: Final = 2048
+"""Their stored values, at most: they stay in the first cache. A row of more goes by itself, without scratch memory."""
+SHORT: Final = 4 * LANES
+"""Stored values of a row that are taken without asking how many they are."""
+WIDE: Final = 1 << 15
+"""What belongs to more columns lies in no near cache, and is brought before it is used."""
+
 
 @compiled
 def csr_block_rows(X: Csr, m: int) -> int:
-    """The number of rows of a block."""
+    """The number of rows of a block: it stays in cache between its two uses."""
     return 256
 
 
 @compiled
 def csr_scratch_size(X: Csr, m: int, rows: int) -> int:
-    """The size of the scratch memory: zero, for nothing is converted."""
-    return 0
-
-
-@compiled
-def csr_predict(X: Csr, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> None:
-    """Compute raw (m, count) flat = coef @ X[start : start + count].T + intercept; four sums a row, which need not wait for one another."""
-    data, indices, indptr = X
-    for i in range(count):
-        first, last = indptr[start + i], indptr[start + i + 1]
-        whole = last - (last - first) % 4
-        for a in range(len(coef)):
-            s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
-            for j in range(first, whole, 4):
-                s0 += data[j] * coef[a, indices[j]]
-                s1 += data[j + 1] * coef[a, indices[j + 1]]
-                s2 += data[j + 2] * coef[a, indices[j + 2]]
-                s3 += data[j + 3] * coef[a, indices[j + 3]]
-            for j in range(whole, last):
-                s0 += data[j] * coef[a, indices[j]]
-            raw[a * count + i] = ((s0 + s1) + (s2 + s3)) + intercept[a]
+    """The size of the scratch memory. What is stored for the last row may reach beyond it by SHORT."""
+    return SCRATCH + SHORT
 
 
 @compiled_leaf
-def csr_add(X: Csr, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
+def csr_predict(X: Csr, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> None:
+    """Compute raw (m, count) flat = coef @ X[start : start + count].T + intercept."""
+    data, indices, indptr = X
+    for a in range(len(coef)):
+        predict_rows(data, indices, indptr, start, count, coef[a], intercept[a], raw[a * count : (a + 1) * count], scratch)
+
+
+@compiled_leaf
+def predict_rows(
+    data: Array,
+    indices: Array,
+    indptr: Array,
+    start: int,
+    count: int,
+    coef: Float64,
+    intercept: float,
+    raw: Float64,
+    scratch: Float64,
+) -> None:
+    """Compute raw (count,) = X[start : start + count] @ coef + intercept."""
+    low, end = start, start + count
+    ahead = first_of(indptr, end) - first_of(indptr, start)
+    while low < end:
+        high = piece_end(indptr, low, end)
+        first, last = first_of(indptr, low), first_of(indptr, high)
+        if last - first > SCRATCH:
+            raw[low - start] = dot_long(data, indices, first, last, coef) + intercept
+        else:
+            if len(coef) > WIDE:
+                bring(indices, first, last, coef)
+            multiply(data, indices, first, last, coef, scratch, ahead)
+            for i in range(low, high):
+                at = first_of(indptr, i)
+                raw[np.uint64(i - start)] = sum_part(scratch, at - first, first_of(indptr, i + 1) - at) + intercept
+        low = high
+
+
+@compiled_leaf
+def first_of(indptr: Array, row: int) -> int:
+    """The position of the first stored value of a row."""
+    return int(indptr[np.uint64(row)])  # unsigned, in all hot loops: numba looks at the sign of other indices
+
+
+@compiled_leaf
+def piece_end(indptr: Array, start: int, end: int) -> int:
+    """The end of the rows from `start` on whose stored values fit into scratch memory, or of one row that does not."""
+    stop = min(start + PIECE, end)
+    while stop > start + 1 and first_of(indptr, stop) - first_of(indptr, start) > SCRATCH:
+        stop = start + (stop - start) // 2
+    return stop
+
+
+@compiled_leaf
+def multiply(data: Array, indices: Array, first: int, last: int, coef: Float64, products: Float64, ahead: int) -> None:
+    """Compute products[j - first] = data[j] coef[indices[j]], and have memory bring what lies that far ahead."""
+    whole = last - (last - first) % LANES
+    for j in range(first, whole, LANES):
+        prefetch(data, j + ahead)
+        prefetch(indices, j + ahead)
+        store(products, j - first, load(data, j) * gather(coef, indices, j))
+    for j in range(whole, last):
+        products[np.uint64(j - first)] = data[np.uint64(j)] * coef[np.uint64(indices[np.uint64(j)])]
+
+
+@compiled_leaf
+def sum_part(values: Float64, at: int, n: int) -> float:
+    """The sum of values[at : at + n]."""
+    s0 = load_part(values, at, n) + load_part(values, at + 16, n - 16)
+    s1 = load_part(values, at + 8, n - 8) + load_part(values, at + 24, n - 24)
+    for j in range(SHORT, n, LANES):
+        s0 = s0 + load_part(values, at + j, n - j)
+    return total(s0 + s1)
+
+
+@compiled_leaf
+def dot_long(data: Array, indices: Array, first: int, last: int, coef: Float64) -> float:
+    """The sum of data[j] coef[indices[j]] over first .. last - 1."""
+    s, rest = splat(0.0), 0.0
+    whole = last - (last - first) % LANES
+    for j in range(first, whole, LANES):
+        s = fma(load(data, j), gather(coef, indices, j), s)
+    for j in range(whole, last):
+        rest += data[np.uint64(j)] * coef[np.uint64(indices[np.uint64(j)])]
+    return total(s) + rest
+
+
+@compiled_leaf
+def csr_add(X: Csr, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64) -> None:
     """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count], row after row."""
     data, indices, indptr = X
     m = len(factor) // count
     p = len(sums) // m
-    for i in range(count):
-        for a in range(m):
-            f = factor[a * count + i]
-            at = a * p
-            for j in range(indptr[start + i], indptr[start + i + 1]):
-                sums[at + indices[j]] += f * data[j]
+    for a in range(m):
+        add_rows_times(data, indices, indptr, start, count, factor[a * count : (a + 1) * count], sums[a * p : (a + 1) * p], scratch)
+
+
+@compiled_leaf
+def add_rows_times(
+    data: Array, indices: Array, indptr: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64
+) -> None:
+    """Add up sums (p,) += factor (count,) @ X[start : start + count]."""
+    low, end = start, start + count
+    while low < end:
+        high = piece_end(indptr, low, end)
+        first, last = first_of(indptr, low), first_of(indptr, high)
+        if last - first > SCRATCH:
+            for j in range(first, last):
+                sums[np.uint64(indices[np.uint64(j)])] += factor[low - start] * data[np.uint64(j)]
+        else:
+            if len(sums) > WIDE:
+                bring(indices, first, last, sums)
+            for i in range(low, high):
+                at = first_of(indptr, i)
+                scale(data, at, first_of(indptr, i + 1) - at, factor[np.uint64(i - start)], scratch, at - first)
+            scatter(indices, first, last, scratch, sums)
+        low = high
+
+
+@compiled_leaf
+def bring(indices: Array, first: int, last: int, values: Float64) -> None:
+    """Have memory bring values[indices[j]] for j in first .. last - 1."""
+    for j in range(first, last):
+        prefetch(values, indices[np.uint64(j)])
+
+
+@compiled_leaf
+def scale(data: Array, at: int, n: int, factor: float, scaled: Float64, to: int) -> None:
+    """Compute scaled[to : to + n] = factor data[at : at + n]; zeros follow, up to SHORT values together."""
+    f = splat(factor)
+    for j in range(0, SHORT, LANES):
+        store(scaled, to + j, f * load_part(data, at + j, n - j))
+    for j in range(SHORT, n, LANES):
+        store(scaled, to + j, f * load_part(data, at + j, n - j))
+
+
+@compiled_leaf
+def scatter(indices: Array, first: int, last: int, values: Float64, sums: Float64) -> None:
+    """Add up sums[indices[j]] += values[j - first], one after the other."""
+    whole = last - (last - first) % LANES
+    for j in range(first, whole, LANES):
+        add_at(sums, indices, j, load(values, j - first))
+    for j in range(whole, last):
+        sums[np.uint64(indices[np.uint64(j)])] += values[np.uint64(j - first)]
 
 
 @compiled

@@ -103,7 +103,7 @@ def dense_predict(X: Array, start: int, count: int, coef: Float64, intercept: Fl
 
 
 @compiled_leaf
-def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> None:
+def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64) -> None:
     """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count]."""
     m = len(factor) // max(1, count)
     if m == 1:

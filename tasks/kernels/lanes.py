@@ -84,6 +84,13 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
+def _addresses(context: Any, builder: Any, sig: Any, args: Any) -> list[Any]:
+    """The addresses of elements indices[index .. index + 7] of an array: args are (array, indices, index, ...)."""
+    data, indices = (context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 1))
+    positions = (builder.add(args[2], ir.IntType(64)(lane)) for lane in range(LANES))
+    return [builder.gep(data, [builder.sext(builder.load(builder.gep(indices, [at])), ir.IntType(64))]) for at in positions]
+
+
 def _mask(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(_i64, list(range(LANES))), _splat(builder, count))
 
@@ -115,19 +122,6 @@ def load(context: Any, array: Any, index: Any) -> Any:
 
 
 @_operation
-def fetch(context: Any, array: Any, index: Any) -> Any:
-    """fetch(array, index): have the memory there come to the second cache; of an address without memory, nothing comes."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector, _ = _vector_of(array)
-        address, integer = _address(context, builder, array, args[0], args[1], vector), ir.IntType(32)
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, integer(0), integer(2), integer(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), codegen
-
-
-@_operation
 def load_part(context: Any, array: Any, index: Any, count: Any) -> Any:
     """load_part(array, index, count): like `load`, but only the first `count` elements are touched, none if
     count <= 0; 0.0 in the other lanes."""
@@ -140,6 +134,48 @@ def load_part(context: Any, array: Any, index: Any, count: Any) -> Any:
         return _extend(builder, _call(builder, f"llvm.masked.load.{name}.p0", vector, parts))
 
     return lanes(array, types.int64, types.int64), codegen
+
+
+@_operation
+def gather(context: Any, array: Any, indices: Any, index: Any) -> Any:
+    """gather(array, indices, index): elements indices[index .. index + 7], none negative, of a float64 array, by eight loads: some CPUs are
+    slower with their one instruction for it."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value = ir.Constant(_f64, ir.Undefined)
+        for lane, address in enumerate(_addresses(context, builder, sig, args)):
+            value = builder.insert_element(value, builder.load(address), ir.IntType(32)(lane))
+        return value
+
+    return lanes(array, indices, types.int64), codegen
+
+
+@_operation
+def add_at(context: Any, array: Any, indices: Any, index: Any, value: Any) -> Any:
+    """add_at(array, indices, index, value): add the lanes to elements indices[index .. index + 7], none negative, of a float64 array, one
+    after the other."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        for lane, address in enumerate(_addresses(context, builder, sig, args)):
+            each = builder.extract_element(args[3], ir.IntType(32)(lane))
+            builder.store(builder.fadd(builder.load(address), each), address)
+        return context.get_dummy_value()
+
+    return types.void(array, indices, types.int64, lanes), codegen
+
+
+@_operation
+def prefetch(context: Any, array: Any, index: Any) -> Any:
+    """prefetch(array, index): bring the line of memory of array[index], which need not exist, near the CPU."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
+        address = builder.bitcast(place, ir.IntType(8).as_pointer())
+        to_read, second_level, data = (ir.IntType(32)(number) for number in (0, 2, 1))
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, to_read, second_level, data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
 
 
 @_operation

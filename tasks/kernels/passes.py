@@ -36,7 +36,7 @@ def predict_block(X: Any, start: int, count: int, coef: Float64, intercept: Floa
     """Compute raw (m, count) flat = the raw predictions of a block."""
 
 
-def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64, product: Float64) -> Any:
+def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64) -> Any:
     """Add up sums (m p,) += factor (m, count) flat @ block."""
 
 
@@ -63,9 +63,9 @@ def _predict_block(X: Any, start: Any, count: Any, coef: Any, intercept: Any, ra
 
 
 @overload(add_block, strict=False)
-def _add_block(X: Any, start: Any, count: Any, factor: Any, sums: Any, scratch: Any, product: Any) -> Any:
+def _add_block(X: Any, start: Any, count: Any, factor: Any, sums: Any, scratch: Any) -> Any:
     add = dense.dense_add if isinstance(X, types.Array) else csr.csr_add
-    return lambda X, start, count, factor, sums, scratch, product: add(X, start, count, factor, sums, scratch, product)
+    return lambda X, start, count, factor, sums, scratch: add(X, start, count, factor, sums, scratch)
 
 
 @overload(take_block, strict=False)
@@ -93,7 +93,7 @@ def gradient_pass(
     rows = block_rows(X, m)
     raw, residuals, losses = np.empty(m * rows), np.empty(m * rows), np.empty(k * rows)
     target, weights, no_curvature = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
-    scratch, product = np.empty(scratch_size(X, m, rows)), np.empty(m * p if m > 1 else 0)
+    scratch = np.empty(scratch_size(X, m, rows))
     stack, weighted = new_stack(len(offsets) - 1, k + 1 + m * p + m), len(weight) > 0
     top, start, stop = 0, 0, 0
     for j in range(len(offsets) - 1):
@@ -107,7 +107,7 @@ def gradient_pass(
                 predict_block(X, start, count, coef, intercept, raw, scratch)
                 pointwise(loss, parameters, raw, target, weights, positive_weight, count, k, m // k, residuals, no_curvature, losses)
             end = min(stop, offsets[j + 1])
-            add_gradient(X, start, at, end, losses, k, weights, weighted, residuals, m, stack, top, scratch, product)
+            add_gradient(X, start, at, end, losses, k, weights, weighted, residuals, m, stack, top, scratch)
             at = end
         top = push(stack, top, j)
     return collapse(stack, top)
@@ -128,31 +128,27 @@ def add_gradient(
     stack: Float64,
     top: int,
     scratch: Float64,
-    product: Float64,
 ) -> None:
     """Add to stack[top] the sums over the rows at .. end - 1 of a block that begins at `start`; each counts 1 unless weighted."""
     low, high, sums = at - start, end - start, stack[top]
     add_outputs(losses[k * low : k * high], k, sums[:k])
     sums[k] += sum_of(weights[low:high]) if weighted else high - low
-    add_products(X, start, at, end, residuals, m, sums[k + 1 :], scratch, product)
+    add_products(X, start, at, end, residuals, m, sums[k + 1 :], scratch)
 
 
 @compiled_leaf
-def add_products(
-    X: Any, start: int, at: int, end: int, factors: Float64, m: int, sums: Float64, scratch: Float64, product: Float64
-) -> None:
+def add_products(X: Any, start: int, at: int, end: int, factors: Float64, m: int, sums: Float64, scratch: Float64) -> None:
     """Add up sums += [factors (m, rows) @ X, sums of factors (m)] over the rows at .. end - 1 of a block that begins at `start`."""
     factor = factors[m * (at - start) : m * (end - start)]
     n = len(sums) - m
-    add_block(X, at, end - at, factor, sums[:n], scratch, product)
+    add_block(X, at, end - at, factor, sums[:n], scratch)
     add_outputs(factor, m, sums[n:])
 
 
 @compiled_leaf
 def block_end(offsets: Int64, j: int, start: int, rows: int, m: int) -> int:
     """The end of a block that starts in partition j: at most `rows` rows of it and, if the rest of it is less than that, of whole
-    partitions after it. Not with several outputs: BLAS may give a row other bits next to other rows, and residuals (m, count) of a part of
-    the rows lie apart.
+    partitions after it. Not with several outputs: residuals (m, count) of a part of the rows lie apart.
     """
     if m > 1 or offsets[j + 1] - start >= rows:
         return min(start + rows, offsets[j + 1])
@@ -190,7 +186,7 @@ def product_pass(
     rows = block_rows(X, m)
     raw, products, curvature, direction = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
     target, weights, no_losses = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
-    scratch, product = np.empty(scratch_size(X, m, rows)), np.empty(m * p if m > 1 else 0)
+    scratch = np.empty(scratch_size(X, m, rows))
     stack = new_stack(len(offsets) - 1, m * p + m)
     top, start, stop = 0, 0, 0
     for j in range(len(offsets) - 1):
@@ -207,7 +203,7 @@ def product_pass(
                 pointwise(loss, parameters, raw, target, weights, positive_weight, count, k, m // k, products, curvature, no_losses)
                 curvature_times(coupled, h, w, k, m // k, direction, products)
             end = min(stop, offsets[j + 1])
-            add_products(X, start, at, end, products, m, stack[top], scratch, product)
+            add_products(X, start, at, end, products, m, stack[top], scratch)
             at = end
         top = push(stack, top, j)
     return collapse(stack, top)
@@ -240,7 +236,7 @@ def hessian_pass(
     rows = gram_rows(p)
     raw, residual, curvature = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
     target, row_weight, losses = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(k * rows)
-    buffer, none, product = np.empty((rows, p)), np.empty(0), np.empty(m * p if m > 1 else 0)
+    buffer, none = np.empty((rows, p)), np.empty(0)
     first = k + 1 + m * p + m
     stack = new_stack(len(offsets) - 1, first + blocks * size * size)
     top = 0
@@ -257,7 +253,7 @@ def hessian_pass(
             pointwise(loss, parameters, raw, target, row_weight, positive_weight, count, k, c, residual, curvature, losses)
             add_outputs(losses[: k * count], k, sums[:k])
             sums[k] += sum_of(w)
-            dense_add(block, 0, count, r, sums[k + 1 : k + 1 + m * p], none, product)
+            dense_add(block, 0, count, r, sums[k + 1 : k + 1 + m * p], none)
             add_outputs(r, m, sums[k + 1 + m * p : first])
             for model in range(1 if constant else k):
                 H = sums[first + model * size * size : first + (model + 1) * size * size].reshape(size, size)

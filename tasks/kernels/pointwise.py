@@ -192,7 +192,7 @@ def curvature_pair(coupled: bool, curvature: Float64, weight: Float64, at: int, 
             pair[i] = p if a == b else 0.0
 
 
-@compiled
+@compiled_leaf
 def take_targets(codes: bool, y: Float64, weight: Float64, start: int, count: int, target: Float64, row_weight: Float64) -> None:
     """Targets (t, count) flat and weights (count,) of rows start:start + count; codes: y is class codes, as float64 bit patterns."""
     n_targets = y.shape[1]
@@ -200,12 +200,21 @@ def take_targets(codes: bool, y: Float64, weight: Float64, start: int, count: in
         whole = y.view(np.int64)
         for i in range(count):
             target[i] = whole[start + i, 0]
+    elif n_targets == 1:
+        copy_some(y, start, count, target)
     else:
         for i in range(count):
             for t in range(n_targets):
                 target[t * count + i] = y[start + i, t]
     if len(weight):
-        for i in range(count):
-            row_weight[i] = weight[start + i]
+        copy_some(weight, start, count, row_weight)
     else:
-        row_weight[:count] = 1.0
+        for i in range(0, count, LANES):
+            store_part(row_weight, i, splat(1.0), count - i)
+
+
+@compiled_leaf
+def copy_some(source: Float64, start: int, count: int, target: Float64) -> None:
+    """Copy target[:count] = source[start : start + count], counted over all axes."""
+    for i in range(0, count, LANES):
+        store_part(target, i, load_part(source, start + i, count - i), count - i)

@@ -12,7 +12,7 @@ from typing import Final
 
 from tasks.kernels.compiling import compiled_leaf
 from tasks.kernels.edges import load_some
-from tasks.kernels.lanes import LANES, fetch, fma, load_part, splat, store_part, totals, upper_half
+from tasks.kernels.lanes import LANES, fma, load_part, prefetch, splat, store_part, totals, upper_half
 from tasks.typing import Array, Float64
 
 ROWS: Final = 4
@@ -35,7 +35,7 @@ def dot_outputs(X: Array, start: int, count: int, coef: Float64, intercept: Floa
             t0, t1, t2, t3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
             for j in range(0, p, LANES):
                 n = p - j
-                fetch(X, following + j)
+                prefetch(X, following + j)
                 u, v = load_some(coef, a * p + j, n), load_some(coef, b * p + j, n)
                 r0, r1, r2, r3 = load_some(X, x0 + j, n), load_some(X, x1 + j, n), load_some(X, x2 + j, n), load_some(X, x3 + j, n)
                 s0, s1, s2, s3 = fma(r0, u, s0), fma(r1, u, s1), fma(r2, u, s2), fma(r3, u, s3)

@@ -15,10 +15,10 @@ from numba import types
 from numba.extending import overload
 
 from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
-from tasks.kernels.csr import Csr
+from tasks.kernels.csr import Csr, first_of
 from tasks.kernels.dense import sum_of
 from tasks.kernels.edges import load_some, store_some
-from tasks.kernels.lanes import LANES, fetch, fma, larger, splat
+from tasks.kernels.lanes import LANES, fma, larger, prefetch, splat
 from tasks.kernels.tree import new_stack
 from tasks.typing import Array, Float64, Int64
 
@@ -48,7 +48,7 @@ def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64) -> Float64:
         top += 1
     for level in range(top - 1, 0, -1):
         merge_spreads(stack[level - 1], stack[level])
-    total: Float64 = stack[0].copy()
+    total: Float64 = stack.reshape(stack.size) if len(stack) == 1 else stack[0].copy()
     return total
 
 
@@ -122,7 +122,7 @@ def _add_rows(
         n = p - low
         o, s, q, most = load_some(origin, low, n), load_some(sums, low, n), load_some(squares, low, n), load_some(largest, low, n)
         for i in range(start, start + count):
-            fetch(X, (i + count) * p + low)
+            prefetch(X, (i + count) * p + low)
             x = load_some(X, i * p + low, n) if p > 1 else splat(np.float64(X[i, 0]))  # a single one goes faster without a mask
             d = x - o
             wd = splat(weight[i]) * d if len(weight) else d
@@ -148,49 +148,52 @@ def _finish_column(node: Float64, j: int, p: int, origin: float, weight: float) 
     return left < CANCELLED * q
 
 
-@compiled
+@compiled_leaf
 def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> None:
     """The spread of a partition in CSR: stored values are measured from the first of their column that counts, then combined with the
     zeros."""
     data, indices, indptr = X
     origin, stored = scratch[:p], scratch[p : 2 * p]
-    stored[:] = 0.0
-    for i in range(start, stop):
-        w = weight[i] if len(weight) else 1.0
-        node[0] += w
-        for at in range(indptr[i], indptr[i + 1]):
-            j = indices[at]
-            if stored[j] == 0.0:
-                origin[j] = data[at]
-            stored[j] += w
-    _measure_csr(X, start, stop, weight, origin, node)
+    for j in range(p):
+        stored[j] = 0.0
+    _measure_csr(data, indices, indptr, start, stop, weight, origin, stored, node)
+    for i in range(start, stop):  # in the order of `stored`: without zeros the two are equal
+        node[0] += weight[i] if len(weight) else 1.0
     cancelled = False
     for j in range(p):
-        cancelled |= _finish_column(node, j, p, origin[j], stored[j])
+        if stored[j] != 0.0 or node[1 + p + j] != 0.0:  # few of many columns have values here
+            cancelled |= _finish_column(node, j, p, origin[j], stored[j])
     if cancelled:
         for j in range(p):
             origin[j] = node[1 + j]
-        _measure_csr(X, start, stop, weight, origin, node)
+            node[1 + j] = node[1 + p + j] = 0.0
+        _measure_csr(data, indices, indptr, start, stop, weight, origin, scratch[:0], node)
         for j in range(p):
             _finish_column(node, j, p, origin[j], stored[j])
     for j in range(p):
         zeros, mean = node[0] - stored[j], node[1 + j]
-        if zeros > 0.0:
+        if zeros > 0.0 and stored[j] != 0.0:
             node[1 + j] = mean * (stored[j] / node[0])
             node[1 + p + j] += mean * mean * (stored[j] * (zeros / node[0]))
 
 
-@compiled
-def _measure_csr(X: Csr, start: int, stop: int, weight: Float64, origin: Float64, node: Float64) -> None:
-    """Measure the stored values, as `_measure_dense` does."""
-    data, indices, indptr = X
+@compiled_leaf
+def _measure_csr(
+    data: Array, indices: Array, indptr: Array, start: int, stop: int, weight: Float64, origin: Float64, stored: Float64, node: Float64
+) -> None:
+    """Add the stored values to node as `_measure_dense` does, and their weights to `stored` (p,), or (0,) where origins are known. A column
+    without weight so far has its origin in the value that comes next."""
     p = len(node) // 3
-    node[1:] = 0.0
+    sums, squares, largest = node[1 : 1 + p], node[1 + p : 1 + 2 * p], node[1 + 2 * p :]
     for i in range(start, stop):
         w = weight[i] if len(weight) else 1.0
-        for at in range(indptr[i], indptr[i + 1]):
-            j, x = indices[at], np.float64(data[at])
+        for at in range(first_of(indptr, i), first_of(indptr, i + 1)):
+            j, x = np.uint64(indices[np.uint64(at)]), np.float64(data[np.uint64(at)])
+            if len(stored):
+                if stored[j] == 0.0:
+                    origin[j] = x
+                stored[j] += w
             d = x - origin[j]
-            node[1 + j] += w * d
-            node[1 + p + j] += w * d * d
-            node[1 + 2 * p + j] = max(node[1 + 2 * p + j], abs(x))
+            sums[j] += w * d
+            squares[j] += w * d * d
+            largest[j] = max(largest[j], abs(x))

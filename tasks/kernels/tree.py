@@ -19,7 +19,8 @@ def new_stack(n_leaves: int, size: int) -> Float64:
     while (1 << levels) - 1 < n_leaves:
         levels += 1
     stack = np.empty((levels, size))
-    stack[0] = 0.0
+    if n_leaves == 0:  # there is nothing that would be cleared
+        stack[0] = 0.0
     return stack
 
 
@@ -50,8 +51,8 @@ def clear(stack: Float64, top: int) -> None:
 
 @compiled
 def collapse(stack: Float64, top: int) -> Float64:
-    """The sum over all leaves, in memory of its own, after the last push returned `top`."""
+    """The sum over all leaves, in memory that holds nothing else, after the last push returned `top`."""
     for level in range(top - 1, 0, -1):
         _merge(stack, level)
-    total: Float64 = stack[0].copy()
+    total: Float64 = stack.reshape(stack.size) if len(stack) == 1 else stack[0].copy()
     return total

@@ -43,6 +43,16 @@ def normalise(X: Any) -> Any:
     return X
 
 
+def row_slice(X: Any, start: int, stop: int) -> Any:
+    """Rows start .. stop - 1 of an array or of CSR rows: a view, where indices are int32. SciPy makes these of others, and copies."""
+    if not isinstance(X, sp.csr_array) or X.indices.dtype != np.int32:
+        return X[start:stop]
+    first, last = X.indptr[start], X.indptr[stop]
+    rows = sp.csr_array((stop - start, X.shape[1]), dtype=X.dtype)
+    rows.data, rows.indices, rows.indptr = X.data[first:last], X.indices[first:last], X.indptr[start : stop + 1] - first
+    return rows
+
+
 @dataclass(eq=False)
 class Group:
     """Neighbouring partitions that form a whole subtree: the unit of work, of movement and of whatever a strategy remembers.
@@ -77,7 +87,7 @@ class Group:
         for partition, (start, stop) in enumerate(pairwise(self.offsets.tolist()), self.first_partition):
             y = None if self.y is None else self.y[start:stop]
             weight = None if self.sample_weight is None else self.sample_weight[start:stop]
-            yield Group(self.X[start:stop], y, weight, np.array([0, stop - start]), partition, self.draw)
+            yield Group(row_slice(self.X, start, stop), y, weight, np.array([0, stop - start]), partition, self.draw)
 
     def derived(self, key: Any, make: Callable[[Group], Any]) -> Any:
         """`make(self)`, computed once where the group lives (encoded labels, say); recomputed, never sent, when the group moves."""

@@ -298,6 +298,30 @@ def test_bits_of_the_tree(case: tuple[Loss, int, int], n_partitions: int, kind: 
             same_bits(actual, expected)
 
 
+@pytest.mark.parametrize("integer", [np.int32, pytest.param(np.int64, marks=pytest.mark.long)])
+@pytest.mark.parametrize("p", [6000, 70_000])  # within caches, and beyond
+def test_csr_rows_of_any_length(p: int, integer: Any) -> None:
+    """Against SciPy's products, and to the bits of each row by itself: rows that fit into scratch memory together, alone, or not."""
+    rng = np.random.default_rng(p)
+    lengths = rng.permutation([*range(70), 2047, 2048, 2049, 5000, *[1] * 200, *[0] * 90, *[500] * 9])
+    n, ends = len(lengths), np.cumsum(lengths)
+    columns = np.concatenate([np.sort(rng.choice(p, length, replace=False)) for length in lengths])
+    X = sp.csr_array((rng.normal(size=ends[-1]), columns.astype(integer), np.append(0, ends).astype(integer)), shape=(n, p))
+    assert X.indices.dtype == integer
+    coef, intercept, offsets = rng.normal(size=(1, p)), np.array([0.3]), np.array([0, 7, 260, n])
+    raw = kernels.raw_prediction(X, coef, intercept)
+    scale = abs(X) @ abs(coef[0]) + 1.0
+    np.testing.assert_allclose((raw[:, 0] - (X @ coef[0] + 0.3)) / scale, 0.0, atol=1e-14)
+    y = rng.normal(size=n)
+    _, _, gradient, _ = kernels.loss_and_gradient(SQUARED, X, y, None, offsets, coef, intercept, 1)
+    residual = X @ coef[0] + 0.3 - y
+    np.testing.assert_allclose((gradient[0] - X.T @ residual) / (abs(X.T) @ (abs(residual) + scale) + 1e-300), 0.0, atol=1e-14)
+    for i in rng.choice(n, 40, replace=False):
+        row = sp.csr_array((X.data[slice(*X.indptr[i : i + 2])], X.indices[slice(*X.indptr[i : i + 2])], [0, lengths[i]]), shape=(1, p))
+        row.indices, row.indptr = row.indices.astype(integer), row.indptr.astype(integer)
+        same_bits(kernels.raw_prediction(row, coef, intercept)[0], raw[i])
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_no_partitions_give_zeros(case: tuple[Loss, int, int]) -> None:
     q = make(*case, 4, [])
