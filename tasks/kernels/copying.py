@@ -17,8 +17,7 @@ from tasks.kernels.compiling import compiled_pass
 from tasks.typing import Array, Int64
 
 FURTHER: Final = 8
-"""Memory is asked for so many pieces before it is copied: rows drawn at random are in no cache, and no hardware foresees them. Of pieces
-that are less than a line, several are under way anyway."""
+"""Memory is asked for so many pieces before it is copied: rows drawn at random are in no cache, and no hardware foresees them."""
 LINE: Final = 64
 
 _byte = ir.IntType(8)
@@ -80,7 +79,6 @@ def copy_pass(addresses: Int64, bounds: Int64, starts: Int64, ends: Int64, width
             j = i + FURTHER
             if j < stop:
                 first, size = address + starts[j] * width, (ends[j + 1] - ends[j]) * width
-                if size >= LINE:
-                    for at in range(first, first + size, LINE):
-                        prefetch_at(at)
+                for at in range(first, first + size, LINE):
+                    prefetch_at(at)
             copy_bytes(out, ends[i] * width, address + starts[i] * width, (ends[i + 1] - ends[i]) * width)
