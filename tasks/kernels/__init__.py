@@ -12,7 +12,7 @@ positive_weight  float64 (c,), or None for ones: in output a, rows with y_ia = 1
 coef    float64 (m, p); intercept float64 (m,)
 
 All arithmetic is float64. Sums run over the fixed tree of partitions: the bits are those of each partition computed alone and added
-along the tree. BLAS (several models, Hessians) must run on one thread, because two give other bits.
+along the tree. BLAS (small data, bases) must run on one thread, because two give other bits.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ WIDTH: Final = 4 * LANES  # four vectors at a time hide the latency of fma
 
 @compiled_leaf
 def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, raw: Float64) -> None:
-    """Compute raw[i] = X[start + i] @ coef[0] + intercept; reads straight on, as memory likes it."""
-    p = X.shape[1]
+    """Compute raw[i] = X[start + i] @ coef[0] + intercept, by the columns that coef has; reads straight on, as memory likes it."""
+    p = coef.shape[1]
     wide, whole = p - p % WIDTH, p - p % LANES
     for i in range(count):
-        at = (start + i) * p
+        at = (start + i) * X.shape[1]
         s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         for j in range(0, wide, WIDTH):
             s0 = fma(load(X, at + j), load(coef, j), s0)
@@ -38,7 +38,7 @@ def dot_rows(X: Array, start: int, count: int, coef: Float64, intercept: float, 
 
 @compiled_leaf
 def add_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64) -> None:
-    """Add up sums += Σ_i factor[i] X[start + i], row after row."""
+    """Add up sums += Σ_i factor[i] X[start + i], row after row, by the columns that sums has."""
     p = X.shape[1]
     for low in range(0, len(sums), WIDTH):  # four vectors of sums stay in registers while we go down the rows
         n = len(sums) - low

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, Final
 
+import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -24,6 +25,7 @@ _f32 = ir.VectorType(ir.FloatType(), LANES)
 _i64 = ir.VectorType(ir.IntType(64), LANES)
 _i32 = ir.VectorType(ir.IntType(32), LANES)
 _i1 = ir.VectorType(ir.IntType(1), LANES)
+_index = ir.IntType(64)
 
 
 _operation: Callable[[Callable[..., Any]], Any] = intrinsic  # typed: the checker cannot see what numba makes of it
@@ -313,3 +315,77 @@ def exponent(context: Any, value: Any) -> Any:
         return builder.fsub(biased, _constant(_f64, 2.0**52 + 1023.0))
 
     return lanes(lanes), codegen
+
+
+TILE_ROWS: Final = 4
+TILE_VECTORS: Final = 3 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 1
+"""Vectors of a tile at most. With TILE_ROWS rows their sums fit the registers: 32 of eight float64, or 16 of four."""
+
+
+@_operation
+def add_tile(context: Any, left: Any, right: Any, gram: Any, i: Any, j: Any, vectors: Any) -> Any:
+    """add_tile(left, right, gram, i, j, vectors): gram[i : i + 4, j : j + 8 vectors] += left[:, i : i + 4].T @ right[:, j : j + 8 vectors],
+    each sum in the order of the rows, of at least one; what lies outside of gram (p, p) is not touched.
+
+    left and right are C-contiguous, padded as far as these columns go; vectors is at most TILE_VECTORS. How many there are does not show in
+    the bits.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        left, right, gram = (context.make_array(kind)(context, builder, value) for kind, value in zip(sig.args[:3], args[:3], strict=True))
+        i, j, vectors = args[3:]
+        done = builder.append_basic_block("tile.done")
+        switch = builder.switch(vectors, done)
+        for width in range(1, TILE_VECTORS + 1):
+            switch.add_case(width, builder.append_basic_block(f"tile.{width}"))
+            builder.position_at_end(switch.cases[-1][1])
+            _add_tile(builder, left, right, gram, i, j, width)
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(left, right, gram, i, j, vectors), codegen
+
+
+def _add_tile(builder: Any, left: Any, right: Any, gram: Any, i: Any, j: Any, width: int) -> None:
+    """What `add_tile` does with `width` vectors: a loop over the rows with all sums in registers, then one addition to gram."""
+    count, _ = cgutils.unpack_tuple(builder, left.shape)
+    size, _ = cgutils.unpack_tuple(builder, gram.shape)
+    (left_row, _), (right_row, _), (gram_row, _) = (cgutils.unpack_tuple(builder, array.strides) for array in (left, right, gram))
+
+    def at(array: Any, row: Any, row_bytes: Any, column: Any, kind: Any) -> Any:
+        start = cgutils.pointer_add(builder, array.data, builder.mul(row, row_bytes))
+        return builder.bitcast(builder.gep(start, [column]), kind.as_pointer())
+
+    for h in range(TILE_ROWS):  # they come from memory while the rows are gone through
+        for w in range(width):
+            place = at(gram, builder.add(i, _index(h)), gram_row, builder.add(j, _index(LANES * w)), ir.IntType(8))
+            _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *map(ir.IntType(32), (1, 3, 1))])
+    before, loop, after = builder.block, builder.append_basic_block("tile.rows"), builder.append_basic_block("tile.sums")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    row = builder.phi(_index)
+    sums = [[builder.phi(_f64) for _ in range(width)] for _ in range(TILE_ROWS)]
+    row.add_incoming(_index(0), before)
+    factors = at(left, row, left_row, i, ir.DoubleType())
+    values = at(right, row, right_row, j, _f64)
+    x = [builder.load(builder.gep(values, [_index(w)]), align=8) for w in range(width)]
+    for h, own in enumerate(sums):
+        factor = _splat(builder, builder.load(builder.gep(factors, [_index(h)])))
+        for w, phi in enumerate(own):
+            own[w] = _call(builder, "llvm.fma.v8f64", _f64, [factor, x[w], phi])
+            phi.add_incoming(_constant(_f64, 0.0), before)
+            phi.add_incoming(own[w], loop)
+    following = builder.add(row, _index(1))
+    row.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    builder.position_at_end(after)
+    for h, own in enumerate(sums):
+        place = builder.add(i, _index(h))
+        inside = builder.icmp_signed("<", place, size)
+        for w, total in enumerate(own):
+            column = builder.add(j, _index(LANES * w))
+            mask = _mask(builder, builder.select(inside, builder.sub(size, column), _index(0)))
+            address, alignment = at(gram, place, gram_row, column, _f64), ir.IntType(32)(8)
+            known = _call(builder, "llvm.masked.load.v8f64.p0", _f64, [address, alignment, mask, _constant(_f64, 0.0)])
+            _call(builder, "llvm.masked.store.v8f64.p0", ir.VoidType(), [builder.fadd(known, total), address, alignment, mask])

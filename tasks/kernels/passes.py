@@ -18,7 +18,7 @@ from numba.extending import overload
 from tasks.kernels import csr, dense
 from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
-from tasks.kernels.gram import add_gram, gram_rows, mirror
+from tasks.kernels.gram import GRAM_ROWS, add_gram, mirror, new_block, scale_rows
 from tasks.kernels.pointwise import curvature_pair, curvature_times, pointwise, take_targets
 from tasks.kernels.tree import clear, collapse, new_stack, push
 from tasks.typing import Float64, Int64
@@ -233,10 +233,12 @@ def hessian_pass(
     c = m // k
     blocks, outputs = (1, 1) if shared else (k, c)
     size = outputs * p + (outputs if fit_intercept else 0)
-    rows = gram_rows(p)
+    rows = GRAM_ROWS
     raw, residual, curvature = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
     target, row_weight, losses = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(k * rows)
-    buffer, none = np.empty((rows, p)), np.empty(0)
+    buffer, none, pair = new_block(p), np.empty(0), np.empty(rows)
+    unit = constant and len(weight) == 0
+    scaled = buffer if unit else new_block(p)
     first = k + 1 + m * p + m
     stack = new_stack(len(offsets) - 1, first + blocks * size * size)
     top = 0
@@ -257,7 +259,8 @@ def hessian_pass(
             add_outputs(r, m, sums[k + 1 + m * p : first])
             for model in range(1 if constant else k):
                 H = sums[first + model * size * size : first + (model + 1) * size * size].reshape(size, size)
-                add_hessian(coupled, constant, block, h, w, model * c * count, outputs, fit_intercept, H)
+                at = model * c * count
+                add_hessian(coupled, constant, unit, block, h, w, at, outputs, fit_intercept, H, scaled[:count], pair[:count])
         top = push(stack, top, j)
     sums = collapse(stack, top)
     hessians = sums[first:].reshape(blocks, size, size)
@@ -270,9 +273,9 @@ def hessian_pass(
 
 @compiled
 def standardise(block: Float64, shift: Float64, factor: Float64) -> None:
-    """Standardise the block (count, p) = factor (block - shift)."""
+    """Standardise the columns (p,) that shift has: block (count, at least p) = factor (block - shift)."""
     for i in range(len(block)):
-        for j in range(block.shape[1]):
+        for j in range(len(shift)):
             block[i, j] = (block[i, j] - shift[j]) * factor[j]
 
 
@@ -280,6 +283,7 @@ def standardise(block: Float64, shift: Float64, factor: Float64) -> None:
 def add_hessian(
     coupled: bool,
     constant: bool,
+    unit: bool,
     block: Float64,
     curvature: Float64,
     weight: Float64,
@@ -287,19 +291,24 @@ def add_hessian(
     c: int,
     fit_intercept: bool,
     H: Float64,
+    scaled: Float64,
+    pair: Float64,
 ) -> None:
     """Add one model's block to H: lower triangles of the coef blocks on and below the diagonal, and the intercept rows.
 
-    Where the curvature is constant only output 0, because all outputs have the same one and no output meets another.
+    Where the curvature is constant only output 0, because all outputs have the same one and no output meets another; unit: where it is 1
+    in all rows, which have no weights besides. scaled and pair are scratch memory for a block and its rows.
     """
-    count, p = block.shape
-    pair = np.empty(count)
+    count = len(block)
+    p = (len(H) - (c if fit_intercept else 0)) // c
     for a in range(1 if constant else c):
         for b in range(a + 1):
             if a != b and not coupled:
                 continue
             curvature_pair(coupled, curvature, weight, at, a, b, pair)
-            add_gram(block, pair, 1.0 if a == b else -1.0, H[a * p : (a + 1) * p, b * p : (b + 1) * p])
+            if not unit:
+                scale_rows(block, pair, scaled)
+            add_gram(scaled, block, H[a * p : (a + 1) * p, b * p : (b + 1) * p])
             if fit_intercept:
                 add_rows(block, 0, count, pair, H[c * p + a, b * p : (b + 1) * p])
                 if a != b:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-import scipy.linalg.cython_blas  # noqa: F401  the BLAS that numba calls: only a library that is loaded can be limited
+import scipy.linalg.cython_blas  # noqa: F401  SciPy's BLAS: only a library that is loaded can be limited
 import threadpoolctl
 from threadpoolctl import ThreadpoolController, threadpool_limits
 

@@ -13,10 +13,14 @@ import numpy as np
 from scipy import linalg
 
 from tasks.objectives.evaluation import Evaluation
-from tasks.strategies.newton import column, least_norm, lost_below, solve_newton
+from tasks.strategies.newton import column, least_norm, lost_below, smallest_eigenvalue, solve_newton
 from tasks.typing import Float64, Int64
 
 EPSILON: Final = float(np.finfo(np.float64).eps)
+ROUNDING_OF_SUMS: Final = 1000 * EPSILON
+"""As a share of the root of both sums of squares: more than comes of blocks of a few hundred rows whose sums add up along the tree."""
+LEAST_SHARE: Final = 1e-6
+"""Of a value: less than this, left by a step, has lost digits that are worth a look at the rows."""
 
 
 class Step(NamedTuple):
@@ -28,6 +32,15 @@ class Step(NamedTuple):
     gain: float
     noise: float
     lost: bool
+
+
+class After(NamedTuple):
+    """Where a step leads, by the sums that it was made from: the value and the gradient (n,) there, and what a further step would gain at
+    most, whatever rounding has done to the sums."""
+
+    value: float
+    gradient: Float64
+    gain: float
 
 
 class Basis(NamedTuple):
@@ -86,6 +99,43 @@ def solve_gram(evaluation: Evaluation, parameters: Float64, hidden: Float64) -> 
         gain = max(gain, float(np.max(np.sum(step * right, axis=0))))
         lost |= bool(np.any(np.abs(right - matrix @ step)[:p] > column(rounding, right)))
     return Step(outputs.flat(steps), gain, noise(outputs, parameters), lost)
+
+
+def after_step(evaluation: Evaluation, parameters: Float64, step: Float64) -> After:
+    """What the Gram matrix at `parameters` (n,) says of parameters - step."""
+    assert evaluation.hessian is not None
+    outputs = outputs_of(evaluation)
+    steps, rest = outputs.rows(step), outputs.rows(evaluation.gradient)
+    way, gain = np.abs(steps) + np.abs(outputs.rows(parameters)), 0.0
+    lowered = 0.5 * float(np.sum(steps * rest))
+    for ridge, own in outputs.alike:
+        matrix = penalised(evaluation.hessian, ridge)
+        rest[own] -= steps[own] @ matrix
+        gain = max(gain, gain_left(matrix, rest[own].T, way[own].T, evaluation.value))
+    lowered += 0.5 * float(np.sum(steps * rest))
+    value = evaluation.value - lowered
+    return After(value, outputs.flat(rest), gain if value > LEAST_SHARE * evaluation.value else np.inf)
+
+
+def gain_left(matrix: Float64, rest: Float64, way: Float64, value: float) -> float:
+    """What a further Newton step would gain, at most, of the output where that is most.
+
+    rest (q, t): the gradients that are left by the sums; way (q, t): how far parameters were from zero, and went; value: where they were.
+    In units of its column a sum is wrong by no more than ROUNDING_OF_SUMS of all that went into it. Infinite where the matrix (q, q) has a
+    condition number above 1 / √ε, about 7e7, when its diagonal is one.
+    """
+    used = np.diagonal(matrix) > 0
+    size = np.sqrt(np.diagonal(matrix)[used])
+    scaled = matrix[np.ix_(used, used)] / size[:, None] / size
+    try:
+        smallest = smallest_eigenvalue(scaled, linalg.cholesky(scaled, lower=True))
+    except linalg.LinAlgError:
+        return np.inf
+    if not smallest > np.sqrt(EPSILON) * len(size):
+        return np.inf
+    wrong = ROUNDING_OF_SUMS * (np.sqrt(2 * max(value, 0.0)) + size @ way[used])
+    gradients = np.abs(rest[used]) / size[:, None] + wrong
+    return float(np.max(np.sum(gradients * gradients, axis=0))) / smallest
 
 
 def penalised(gram: Float64, ridge: Float64) -> Float64:

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.arguments import check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
 from tasks.strategies.base import RUNNING, Iterate, Request, Status, finite, lost_in_rounding, not_finite_at_start, starting_point
-from tasks.strategies.factors import Basis, Step, basis_of, outputs_of, solve_gram, solve_in_basis
+from tasks.strategies.factors import Basis, Step, after_step, basis_of, outputs_of, solve_gram, solve_in_basis
 from tasks.typing import Float64
 
 
@@ -32,10 +32,11 @@ class QuadraticNewtonState(NamedTuple):
 class QuadraticNewton:
     """Newton's method for losses of constant curvature, whose outputs share one Hessian, the Gram matrix of the columns, but for penalties.
 
-    One step solves it, in the first round; the second one certifies that. Where it does not, the Gram matrix has lost digits: directions
-    of the columns that are small beside others are squared. Then sums are asked for in coordinates in which all directions that the rows
-    have are large (`tasks.strategies.factors`), and steps go on from there. So ranks are those that an orthogonal factor of the rows
-    would give. Of many solutions that of least norm in the user's units.
+    One step solves it, in the first round. Where the condition number of the Gram matrix bounds what rounding has done to it, the same sums
+    certify that step (`after_step` in `tasks.strategies.factors`). Else a second round does. Where it does not, the Gram matrix has lost
+    digits: directions of the columns that are small beside others are squared. Then sums are asked for in coordinates in which all
+    directions that the rows have are large (`basis_of`, there), and steps go on from there. So ranks are those that an orthogonal factor of
+    the rows would give. Of many solutions that of least norm in the user's units.
 
     Converged when a Newton step would lower the mean loss of no output by more than ½ tol², and where directions were taken for zero, the
     gradient along them is zero to rounding; or when a step would gain less than rounding does.
@@ -88,7 +89,21 @@ class QuadraticNewton:
                 return state._replace(status=status)
             if state.basis is None:
                 return self._in_basis(state, evaluation)
-        return state._replace(direction=-step.parameters, gain=step.gain if state.basis is not None else np.inf)
+        state = state._replace(direction=-step.parameters, gain=step.gain if state.basis is not None else np.inf)
+        return self._certified(state, evaluation) if first and not step.lost else state
+
+    def _certified(self, state: QuadraticNewtonState, evaluation: Evaluation) -> QuadraticNewtonState:
+        """The first step taken, where the sums that it was made from certify it."""
+        after = after_step(evaluation, state.iterate.parameters, -state.direction)
+        if not after.gain <= self.tol**2:
+            return state
+        point = state.iterate._replace(parameters=self._trial(state), value=after.value, gradient=after.gradient)
+        status = Status("converged", f"{self._would(after.gain)}, as the condition number of the Gram matrix bounds it")
+        moved = bool(np.any(state.direction))
+        return state._replace(iterate=point, direction=np.zeros_like(state.direction), iteration=state.iteration + moved, status=status)
+
+    def _would(self, gain: float) -> str:
+        return f"a Newton step would lower the mean loss by {0.5 * gain:.3g}, at most {0.5 * self.tol**2:.3g}"
 
     def _solved(self, state: QuadraticNewtonState, evaluation: Evaluation) -> Step:
         at = state.iterate.parameters
@@ -105,7 +120,7 @@ class QuadraticNewton:
     def _status(self, state: QuadraticNewtonState, step: Step) -> Status:
         refined = state.basis is None or state.gain < np.inf  # by a step, where there is a basis
         if refined and not step.lost and step.gain <= max(self.tol**2, step.noise):
-            return Status("converged", f"a Newton step would lower the mean loss by {0.5 * step.gain:.3g}, at most {0.5 * self.tol**2:.3g}")
+            return Status("converged", self._would(step.gain))
         if state.iteration >= self.max_iter:
             return Status("out of rounds", f"reached max_iter={self.max_iter} while Newton steps still gain; raise max_iter or tol")
         if refined and step.gain > 0.25 * state.gain:

@@ -417,16 +417,35 @@ def fit_quadratic(strategy: QuadraticNewton, objective: LinearObjective, group: 
     return state, asked
 
 
-def test_a_quadratic_takes_a_step_and_a_look() -> None:
+def test_a_quadratic_takes_a_step() -> None:
     random = np.random.default_rng(0)
     X, Y = random.normal(size=(60, 4)), random.normal(size=(60, 3))
     penalty = L2(np.repeat([0.1, 0.1, 2.0], 4))
-    state, asked = fit_quadratic(QuadraticNewton(), *columns(X, Y, 3), penalty)
-    assert (state.status.kind, asked, state.iteration) == ("converged", ["gram", "gram"], 1)
+    objective, group = columns(X, Y, 3)
+    state, asked = fit_quadratic(QuadraticNewton(), objective, group, penalty)
+    assert (state.status.kind, asked, state.iteration) == ("converged", ["gram"], 1)
+    at = state.iterate.parameters
+    there = evaluate(objective.gram(group, at[None]), 0, objective.layout, penalty, at, gram=True)
+    assert state.iterate.value == pytest.approx(there.value, rel=1e-12)
+    np.testing.assert_allclose(state.iterate.gradient, there.gradient, atol=1e-13)
     for target, strength in enumerate([0.1, 0.1, 2.0]):
         centred = X - X.mean(axis=0)
         wanted = np.linalg.solve(centred.T @ centred / 60 + strength * np.eye(4), centred.T @ Y[:, target] / 60)
         np.testing.assert_allclose(state.iterate.parameters[: 3 * 4].reshape(3, 4)[target], wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("why", ["tolerance", "residuals", "columns", "far from zero"])
+def test_a_quadratic_takes_a_look_where_sums_cannot_certify_its_step(why: str) -> None:
+    random = np.random.default_rng(0)
+    X, noise = random.normal(size=(200, 3)), random.normal(size=200)
+    if why == "columns":
+        X[:, 2] = X[:, 0] + 1e-7 * X[:, 1]  # the sums' own gradient says nothing along their difference
+    if why == "far from zero":
+        X += 1e9
+    y = X.sum(axis=1) + (1e-5 if why == "residuals" else 1.0) * noise
+    state, asked = fit_quadratic(QuadraticNewton(tol=0.0 if why == "tolerance" else 1e-6), *columns(X, y), L2(0.0))
+    assert state.status.kind in ("converged", "stalled"), state.status
+    assert asked[:2] == ["gram", "gram"]
 
 
 def test_a_quadratic_that_lost_digits_is_asked_for_in_a_basis() -> None:
