@@ -595,6 +595,27 @@ def test_a_kernel_refers_to_its_arguments_alone() -> None:
 # -- Gram matrices -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_number_of_a_gram_matrix_has_the_bits_of_any_tile(weighted: bool) -> None:
+    """Where its two columns lie in the tiles shows in no bit, nor does what lies beside them; nothing is written outside of the matrix."""
+    random = np.random.default_rng(5)
+    p, n = 131, 1000
+    X, y, weight = random.normal(size=(n, p)), random.normal(size=n), random.random(n) if weighted else None
+    shift, factor, offsets = random.normal(size=p), np.exp2(random.integers(-3, 4, p)), np.array([0, 3, 260, 260, n])
+
+    def gram(columns: Array) -> Float64:
+        given = np.ascontiguousarray(X[:, columns]), y, weight, offsets, np.zeros((1, len(columns))), np.zeros(1), 1
+        return kernels.hessian(SQUARED, *given, True, None, (shift[columns], factor[columns]), True)[4][0]
+
+    whole, z = gram(np.arange(p)), np.column_stack([(X - shift) * factor, np.ones(n)])
+    scale = np.sqrt(np.outer(np.diagonal(whole), np.diagonal(whole)))
+    np.testing.assert_allclose((whole - z.T @ (z if weight is None else weight[:, None] * z)) / scale, 0.0, atol=1e-14)
+    for count in (1, 3, 4, 7, 8, 9, 24, 25, 60, 130):
+        some = np.sort(random.choice(p, count, replace=False))
+        with_one = np.append(some, p)
+        np.testing.assert_array_equal(gram(some), whole[np.ix_(with_one, with_one)])
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "few", "array api"])
 @pytest.mark.parametrize(("k", "c"), [(1, 1), (1, 3), (2, 2)])
 def test_outputs_of_constant_curvature_share_a_block(k: int, c: int, kind: str) -> None:

@@ -17,8 +17,10 @@ from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_product
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.objectives.penalties import L2
+from tasks.objectives.standardisation import Standardisation
 from tasks.rows.partition import Group
 from tasks.strategies.base import Request, Strategy, rounding_level
+from tasks.strategies.factors import after_step, solve_gram
 from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.line_search import Point, acceptable
@@ -432,6 +434,31 @@ def test_a_quadratic_takes_a_step() -> None:
         centred = X - X.mean(axis=0)
         wanted = np.linalg.solve(centred.T @ centred / 60 + strength * np.eye(4), centred.T @ Y[:, target] / 60)
         np.testing.assert_allclose(state.iterate.parameters[: 3 * 4].reshape(3, 4)[target], wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("near", [1.0, 1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_what_sums_say_of_a_step_holds_where_it_leads(near: float, offset: float) -> None:
+    """By another pass over the rows: the gain that is left is within the bound that certifies a step, and value and gradient are right."""
+    random = np.random.default_rng(1)
+    X = random.normal(size=(5000, 6))
+    X[:, 3:] = X[:, :3] + near * X[:, 3:]
+    y = X @ random.normal(size=6) + random.normal(size=5000)
+    objective, group = columns(X + offset, y)
+    mean = Standardisation(np.full(6, offset), np.ones(6))
+    objective = dataclasses.replace(objective, standard=mean)
+
+    def at(parameters: Float64) -> Evaluation:
+        return evaluate(objective.gram(group, parameters[None]), 0, objective.layout, L2(0.0), parameters, gram=True)
+
+    start = random.normal(size=7)
+    first = at(start)
+    assert first.hessian is not None
+    step = solve_gram(first, start, np.zeros(6)).parameters
+    said, found = after_step(first, start, step), at(start - step)
+    assert said.value == pytest.approx(found.value, rel=1e-9)
+    np.testing.assert_allclose(said.gradient, found.gradient, atol=1e-10)
+    assert float(found.gradient @ np.linalg.solve(first.hessian, found.gradient)) <= said.gain < 1e-12
 
 
 @pytest.mark.parametrize("why", ["tolerance", "residuals", "columns", "far from zero"])
