@@ -166,18 +166,26 @@ def add_at(context: Any, array: Any, indices: Any, index: Any, value: Any) -> An
     return types.void(array, indices, types.int64, lanes), codegen
 
 
-@_operation
-def prefetch(context: Any, array: Any, index: Any) -> Any:
-    """prefetch(array, index): bring the line of memory of array[index], which need not exist, near the CPU."""
-
+def _prefetch(array: Any, locality: int) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
-        address = builder.bitcast(place, ir.IntType(8).as_pointer())
-        to_read, second_level, data = (ir.IntType(32)(number) for number in (0, 2, 1))
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, to_read, second_level, data])
+        to_read_data = (ir.IntType(32)(number) for number in (0, locality, 1))
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [builder.bitcast(place, ir.IntType(8).as_pointer()), *to_read_data])
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen
+
+
+@_operation
+def prefetch(context: Any, array: Any, index: Any) -> Any:
+    """prefetch(array, index): bring the line of memory of array[index], which need not exist, near the CPU."""
+    return _prefetch(array, 2)
+
+
+@_operation
+def prefetch_near(context: Any, array: Any, index: Any) -> Any:
+    """prefetch_near(array, index): the same into the nearest cache, for what is read very soon."""
+    return _prefetch(array, 3)
 
 
 @_operation

@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from tasks.kernels import csr, dense
+from tasks.kernels import csr, dense, fused
 from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
 from tasks.kernels.gram import GRAM_ROWS, add_gram, mirror, new_block, scale_rows
@@ -28,6 +28,10 @@ def block_rows(X: Any, m: int) -> Any:
     """The number of rows of a block."""
 
 
+def gradient_block_rows(X: Any, m: int) -> Any:
+    """The number of rows of a block that `add_and_predict` takes."""
+
+
 def scratch_size(X: Any, m: int, rows: int) -> Any:
     """Elements of the scratch memory that the two below share."""
 
@@ -38,6 +42,22 @@ def predict_block(X: Any, start: int, count: int, coef: Float64, intercept: Floa
 
 def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64) -> Any:
     """Add up sums (m p,) += factor (m, count) flat @ block."""
+
+
+def add_and_predict(
+    X: Any,
+    start: int,
+    n_added: int,
+    factor: Float64,
+    sums: Float64,
+    following: int,
+    n_read: int,
+    coef: Float64,
+    intercept: Float64,
+    raw: Float64,
+    scratch: Float64,
+) -> None:
+    """Do `add_block(X, start, n_added, factor, sums, scratch)` and `predict_block(X, following, n_read, coef, intercept, raw, scratch)`."""
 
 
 def take_block(X: Any, start: int, count: int, block: Float64) -> Any:
@@ -68,6 +88,31 @@ def _add_block(X: Any, start: Any, count: Any, factor: Any, sums: Any, scratch: 
     return lambda X, start, count, factor, sums, scratch: add(X, start, count, factor, sums, scratch)
 
 
+@overload(gradient_block_rows, strict=False)
+def _gradient_block_rows(X: Any, m: Any) -> Any:
+    if not isinstance(X, types.Array):
+        return lambda X, m: csr.csr_block_rows(X, m)
+    return lambda X, m: fused.fused_block_rows(X) if fused.worth_fusing(X, m) else dense.dense_block_rows(X, m)
+
+
+@overload(add_and_predict, strict=False)
+def _add_and_predict(
+    X: Any, start: Any, n_added: Any, factor: Any, sums: Any, following: Any, n_read: Any, coef: Any, intercept: Any, raw: Any, scratch: Any
+) -> Any:
+    def apart(X, start, n_added, factor, sums, following, n_read, coef, intercept, raw, scratch):  # type: ignore[no-untyped-def]
+        add_block(X, start, n_added, factor, sums, scratch)
+        predict_block(X, following, n_read, coef, intercept, raw, scratch)
+
+    def together(X, start, n_added, factor, sums, following, n_read, coef, intercept, raw, scratch):  # type: ignore[no-untyped-def]
+        if fused.worth_fusing(X, len(coef)):
+            fused.add_and_dot(X, start, n_added, factor, sums, following, n_read, coef, intercept[0], raw)
+        else:
+            add_block(X, start, n_added, factor, sums, scratch)
+            predict_block(X, following, n_read, coef, intercept, raw, scratch)
+
+    return together if isinstance(X, types.Array) else apart
+
+
 @overload(take_block, strict=False)
 def _take_block(X: Any, start: Any, count: Any, block: Any) -> Any:
     take = dense.dense_take if isinstance(X, types.Array) else csr.csr_take
@@ -88,26 +133,32 @@ def gradient_pass(
     intercept: Float64,
     k: int,
 ) -> Float64:
-    """Sums of loss, weight and gradient."""
+    """Sums of loss, weight and gradient. The raw predictions of a block are computed while the block before it is added up."""
     m, p = coef.shape
-    rows = block_rows(X, m)
+    rows = gradient_block_rows(X, m)
     raw, residuals, losses = np.empty(m * rows), np.empty(m * rows), np.empty(k * rows)
     target, weights, no_curvature = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
     scratch = np.empty(scratch_size(X, m, rows))
     stack, weighted = new_stack(len(offsets) - 1, k + 1 + m * p + m), len(weight) > 0
-    top, start, stop = 0, 0, 0
+    top, start, stop = 0, offsets[0], offsets[0]
+    following = block_end(offsets, 0, stop, rows, m)
+    predict_block(X, stop, following - stop, coef, intercept, raw, scratch)
     for j in range(len(offsets) - 1):
         clear(stack, top)
         at = offsets[j]
         while at < offsets[j + 1]:
+            n_read = 0
             if at >= stop:
-                start, stop = at, block_end(offsets, j, at, rows, m)
+                start, stop = stop, following
                 count = stop - start
                 take_targets(coupled, y, weight, start, count, target, weights)
-                predict_block(X, start, count, coef, intercept, raw, scratch)
                 pointwise(loss, parameters, raw, target, weights, positive_weight, count, k, m // k, residuals, no_curvature, losses)
+                following = block_end(offsets, j, stop, rows, m)
+                n_read = following - stop
             end = min(stop, offsets[j + 1])
-            add_gradient(X, start, at, end, losses, k, weights, weighted, residuals, m, stack, top, scratch)
+            add_gradient(
+                X, start, at, end, losses, k, weights, weighted, residuals, stack, top, stop, n_read, coef, intercept, raw, scratch
+            )
             at = end
         top = push(stack, top, j)
     return collapse(stack, top)
@@ -124,16 +175,23 @@ def add_gradient(
     weights: Float64,
     weighted: bool,
     residuals: Float64,
-    m: int,
     stack: Float64,
     top: int,
+    stop: int,
+    n_read: int,
+    coef: Float64,
+    intercept: Float64,
+    raw: Float64,
     scratch: Float64,
 ) -> None:
-    """Add to stack[top] the sums over the rows at .. end - 1 of a block that begins at `start`; each counts 1 unless weighted."""
-    low, high, sums = at - start, end - start, stack[top]
+    """Add to stack[top] the sums over the rows at .. end - 1 of a block that begins at `start`; each counts 1 unless weighted. Meanwhile
+    compute the raw predictions of the n_read rows from `stop` on."""
+    low, high, sums, m = at - start, end - start, stack[top], len(coef)
     add_outputs(losses[k * low : k * high], k, sums[:k])
     sums[k] += sum_of(weights[low:high]) if weighted else high - low
-    add_products(X, start, at, end, residuals, m, sums[k + 1 :], scratch)
+    factor, n = residuals[m * low : m * high], len(sums) - m
+    add_and_predict(X, at, end - at, factor, sums[k + 1 : n], stop, n_read, coef, intercept, raw, scratch)
+    add_outputs(factor, m, sums[n:])
 
 
 @compiled_leaf
@@ -147,9 +205,13 @@ def add_products(X: Any, start: int, at: int, end: int, factors: Float64, m: int
 
 @compiled_leaf
 def block_end(offsets: Int64, j: int, start: int, rows: int, m: int) -> int:
-    """The end of a block that starts in partition j: at most `rows` rows of it and, if the rest of it is less than that, of whole
-    partitions after it. Not with several outputs: residuals (m, count) of a part of the rows lie apart.
+    """The end of a block that starts in partition j or later: at most `rows` rows of it and, if the rest of it is less than that, of whole
+    partitions after it. Not with several outputs: residuals (m, count) of a part of the rows lie apart. `start` where no row is left.
     """
+    if start >= offsets[-1]:
+        return start
+    while offsets[j + 1] <= start:
+        j += 1
     if m > 1 or offsets[j + 1] - start >= rows:
         return min(start + rows, offsets[j + 1])
     while j + 2 < len(offsets) and offsets[j + 2] - start <= rows:

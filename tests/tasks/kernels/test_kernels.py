@@ -11,10 +11,11 @@ import array_api_strict
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from numba import njit
 from scipy.special import log_softmax, softmax
 
 from tasks import kernels
-from tasks.kernels import array_api, pointwise
+from tasks.kernels import array_api, dense, fused, pointwise
 from tasks.kernels import passes as loops
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.losses import (
@@ -477,6 +478,35 @@ def test_an_output_has_the_bits_of_any_tile(dtype: Any) -> None:
         np.testing.assert_array_equal(kernels.raw_prediction(X[3:], coef[outputs], intercept[outputs]), found[3:, outputs])
         _, _, own, _ = kernels.loss_and_gradient(SQUARED, X, y[:, outputs], None, offsets, coef[outputs], intercept[outputs], 1)
         np.testing.assert_array_equal(own, sums[outputs])
+
+
+@njit
+def side_by_side(X: Any, factor: Any, sums: Any, n_read: int, coef: Any, raw: Any) -> None:
+    fused.add_and_dot(X, 1, len(factor), factor, sums, 1 + len(factor), n_read, coef, 0.5, raw)
+
+
+@njit
+def one_by_one(X: Any, factor: Any, sums: Any, n_read: int, coef: Any, raw: Any) -> None:
+    dense.add_rows(X, 1, len(factor), factor, sums)
+    dense.dot_rows(X, 1 + len(factor), n_read, coef, 0.5, raw)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_blocks_side_by_side_have_the_bits_of_blocks_one_by_one(dtype: Any) -> None:
+    random = np.random.default_rng(4)
+    for p in (17, 24, 28, 32, 33, 40, 63, 64, 100, 257):
+        for n_added, n_read in ((0, 0), (0, 3), (1, 1), (8, 8), (56, 7), (9, 56)):
+            X = random.normal(size=(1 + n_added + n_read, p)).astype(dtype)
+            factor, coef = random.normal(size=n_added), random.normal(size=(1, p))
+            found = []
+            for add_up in (side_by_side, one_by_one):
+                sums, raw = np.linspace(-1.0, 1.0, p), np.full(n_read + 1, -7.0)
+                add_up(X, factor, sums, n_read, coef, raw)
+                found.append((sums, raw))
+            for one, other in zip(*found, strict=True):
+                same_bits(one, other)
+            np.testing.assert_allclose(found[0][0], np.linspace(-1.0, 1.0, p) + factor @ X[1 : 1 + n_added], atol=1e-12)
+            np.testing.assert_allclose(found[0][1], np.append(X[1 + n_added :] @ coef[0] + 0.5, -7.0), atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "few", "array api"])
