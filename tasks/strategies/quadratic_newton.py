@@ -108,12 +108,12 @@ class QuadraticNewton:
     def _solved(self, state: QuadraticNewtonState, evaluation: Evaluation) -> Step:
         at = state.iterate.parameters
         if state.basis is None or state.inverse is None:
-            return solve_gram(evaluation, at, self._hidden(evaluation))
-        return solve_in_basis(evaluation, at, Basis(state.basis, state.inverse), self._hidden(evaluation))
+            return solve_gram(evaluation, at, self._hidden(evaluation, at))
+        return solve_in_basis(evaluation, at, Basis(state.basis, state.inverse), self._hidden(evaluation, at))
 
-    def _hidden(self, evaluation: Evaluation) -> Float64:
+    def _hidden(self, evaluation: Evaluation, at: Float64) -> Float64:
         """The size of a direction, by column (p,), up to which it is rounding: of sums in the columns' units, and of the columns."""
-        p = outputs_of(evaluation).p
+        p = outputs_of(evaluation, at).p
         in_sums = np.full(p, 10 * p * float(np.finfo(np.float64).eps))
         return in_sums if self.rounding is None else in_sums + 10 * np.sqrt(p) * self.rounding
 
@@ -136,7 +136,7 @@ class QuadraticNewton:
 
     def _in_basis(self, state: QuadraticNewtonState, evaluation: Evaluation) -> QuadraticNewtonState:
         """Ask for the iterate again, by better coordinates."""
-        basis, inverse = basis_of(evaluation)
+        basis, inverse = basis_of(evaluation, state.iterate.parameters)
         return state._replace(direction=np.zeros_like(state.direction), basis=basis, inverse=inverse, gain=np.inf)
 
     def _trial(self, state: QuadraticNewtonState) -> Float64:
