@@ -16,8 +16,10 @@ from numba.extending import intrinsic
 from tasks.kernels.compiling import compiled_pass
 from tasks.typing import Array, Int64
 
-FURTHER: Final = 8
+FURTHER: Final = 24
 """Memory is asked for so many pieces before it is copied: rows drawn at random are in no cache, and no hardware foresees them."""
+FURTHER_BYTES: Final = 16384
+"""And so many bytes at most, of pieces of one element: they are to stay in the nearest cache until then."""
 LINE: Final = 64
 
 _byte = ir.IntType(8)
@@ -73,10 +75,11 @@ def prefetch_at(context: Any, address: Any) -> Any:
 @compiled_pass
 def copy_pass(addresses: Int64, bounds: Int64, starts: Int64, ends: Int64, width: int, out: Array) -> None:
     """What `copy_pieces` does; width: bytes of an element."""
+    further = max(1, min(FURTHER, FURTHER_BYTES // max(1, width)))
     for g in range(len(addresses)):
         address, stop = addresses[g], bounds[g + 1]
         for i in range(bounds[g], stop):
-            j = i + FURTHER
+            j = i + further
             if j < stop:
                 first, size = address + starts[j] * width, (ends[j + 1] - ends[j]) * width
                 for at in range(first, first + size, LINE):
