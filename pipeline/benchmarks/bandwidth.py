@@ -1,9 +1,10 @@
-"""The case about one pass over the rows: how near it comes to the memory's speed, and to itself on two workers."""
+"""The case about a fit's passes over the rows: how near they come to the memory's speed, and to themselves on two workers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any, Final
@@ -18,16 +19,22 @@ from pipeline.benchmarks.cluster import N_WORKERS, workers
 from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN
 from pipeline.benchmarks.data import Problem
 from pipeline.benchmarks.report import Cell, Report, Table, Target
-from pipeline.benchmarks.rounds import Timed, gradient_round, in_turn
+from pipeline.benchmarks.rounds import Timed, in_turn
 from pipeline.benchmarks.settings import Settings
 from pipeline.data.dataset import Dataset
-from pipeline.execution.threads import ThreadExecutor, default_threads
+from pipeline.execution.threads import default_threads
+from pipeline.training.minimise import minimise
+from tasks.objectives.linear import LinearObjective
+from tasks.objectives.losses import LogisticLoss
+from tasks.strategies.gradient_descent import GradientDescent
 from tasks.typing import Array
 
 SHARES: Final = {28: 0.60, 100: 0.75, 1000: 0.85}
 """Of the limit, at least, by the number of columns, in float64."""
 MAX_SINGLE: Final = 0.65
 MAX_CLUSTER: Final = 1.1
+FEW, MANY = 2, 22
+"""Passes of a measurement: the difference of both is the time of MANY - FEW of them, without what a fit does once."""
 DTYPES: Final = ("float64", "float32")
 LIMIT, HERE, THERE, PEER = "numba sum: the limit", f"{OURS} gradient", f"{OURS} gradient, {N_WORKERS} workers", f"{SCIKIT_LEARN} gradient"
 
@@ -41,17 +48,42 @@ def add_up(values: Any) -> float:
     return total
 
 
-def read_all(X: Array, pool: ThreadPoolExecutor, n_threads: int) -> Callable[[], Any]:
-    """A function that reads X once, a part for each thread."""
+Passes = Callable[[int], None]
+"""Goes through the rows so many times."""
+
+
+def read_all(X: Array, pool: ThreadPoolExecutor, n_threads: int) -> Passes:
+    """Read X, a part for each thread."""
     parts = np.array_split(X.reshape(-1), n_threads)
-    return lambda: sum(pool.map(add_up, parts))
+
+    def run(n_passes: int) -> None:
+        for _ in range(n_passes):
+            sum(pool.map(add_up, parts))
+
+    return run
 
 
-def scikit_learn_pass(X: Array, y: Array, n_threads: int) -> Callable[[], Any]:
-    """One loss and gradient of scikit-learn's own."""
+def scikit_learn_passes(X: Array, y: Array, n_threads: int) -> Passes:
+    """Losses and gradients of scikit-learn's own."""
     loss = LinearModelLoss(base_loss=HalfBinomialLoss(), fit_intercept=True)
     coef = np.full(X.shape[1] + 1, 0.01, dtype=X.dtype)
-    return lambda: loss.loss_gradient(coef, X, y, l2_reg_strength=1e-6, n_threads=n_threads)
+
+    def run(n_passes: int) -> None:
+        for _ in range(n_passes):
+            loss.loss_gradient(coef, X, y, l2_reg_strength=1e-6, n_threads=n_threads)
+
+    return run
+
+
+def fits(dataset: Dataset, scheduler: str | None) -> Passes:
+    """Fits by gradient descent, with steps too short to end early: a round is a pass."""
+    objective = LinearObjective(LogisticLoss(), dataset.n_columns, 1, fit_intercept=True, classes=dataset.schema.classes)
+
+    def run(n_passes: int) -> None:
+        with dask.config.set(scheduler=scheduler):
+            minimise(objective, dataset, GradientDescent(step_size=1e-3, tol=0.0, max_iter=n_passes), np.zeros(objective.layout.size))
+
+    return run
 
 
 Medians = dict[tuple[Cell, ...], float]
@@ -59,38 +91,39 @@ Medians = dict[tuple[Cell, ...], float]
 
 
 def bandwidth(report: Report, settings: Settings) -> None:
-    """Time a gradient pass beside the fastest read of the same bytes."""
+    """Time gradient passes beside the fastest read of the same bytes."""
     n_numbers = 500_000 if settings.quick else 56_000_000
     found: dict[int, Medians] = {}
     rows: list[tuple[Cell, ...]] = []
     with workers(), ThreadPoolExecutor(default_threads()) as pool:
         for n_columns in SHARES:
             X, y = Problem(n_rows=n_numbers // n_columns, n_columns=n_columns).arrays()
-            timed = [each for dtype in DTYPES for each in ways(X.astype(dtype, copy=False), y, pool)]
-            seconds = in_turn(timed, 3 * settings.repeats)
-            medians = found[n_columns] = {one.name: median(each) for one, each in zip(timed, seconds, strict=True)}
+            passes = {(dtype, what): way for dtype in DTYPES for what, way in ways(X.astype(dtype, copy=False), y, pool).items()}
+            timed = [Timed((*name, n), partial(way, n)) for name, way in passes.items() for n in (FEW, MANY)]
+            seconds = {one.name: median(each) for one, each in zip(timed, in_turn(timed, settings.repeats, warm_up=1), strict=True)}
+            medians = found[n_columns] = {name: (seconds[*name, MANY] - seconds[*name, FEW]) / (MANY - FEW) for name in passes}
             rows += pass_rows(X, medians)
     columns = ("rows", "what", "median ms", "GB/s", "share of the limit")
     report.tables.append(Table(f"One pass over the rows, {default_threads()} threads", columns, rows))
     report.targets += [target for n_columns, medians in found.items() for target in targets(n_columns, medians)]
     report.notes.append(
-        "The limit is the same memory read by a sum on all threads, in the same run; all with as many columns take turns, and shares are "
-        f"ratios of medians. {N_WORKERS} workers: one thread each, the rows resident."
+        f"A pass: a {MANY - FEW}th of what {MANY} passes take longer than {FEW}, ours those of fits by gradient descent. The limit is the "
+        "same memory read by a sum on all threads, in the same run; all with as many columns take turns, and times are of medians. "
+        f"{N_WORKERS} workers: one thread each, the rows resident."
     )
 
 
-def ways(X: Array, y: Array, pool: ThreadPoolExecutor) -> list[Timed]:
+def ways(X: Array, y: Array, pool: ThreadPoolExecutor) -> dict[str, Passes]:
     """The ways to go through these rows."""
-    dtype, n_threads = X.dtype.name, default_threads()
+    n_threads = default_threads()
     with dask.config.set(scheduler="threads"):
-        here = gradient_round(ThreadExecutor(), Dataset.from_arrays(X, y))
-    resident = Dataset.from_arrays(X, y)
-    return [
-        Timed((dtype, LIMIT), read_all(X, pool, n_threads)),
-        Timed((dtype, HERE), here),
-        Timed((dtype, THERE), gradient_round(resident.executor(), resident)),
-        Timed((dtype, PEER), scikit_learn_pass(X, y.astype(dtype), n_threads)),
-    ]
+        here = Dataset.from_arrays(X, y)
+    return {
+        LIMIT: read_all(X, pool, n_threads),
+        HERE: fits(here, "threads"),
+        THERE: fits(Dataset.from_arrays(X, y), None),
+        PEER: scikit_learn_passes(X, y.astype(X.dtype), n_threads),
+    }
 
 
 def pass_rows(X: Array, medians: Medians) -> list[tuple[Cell, ...]]:
