@@ -15,7 +15,7 @@ from numba import njit
 from scipy.special import log_softmax, softmax
 
 from tasks import kernels
-from tasks.kernels import array_api, dense, fused, pointwise
+from tasks.kernels import array_api, dense, fused, pointwise, several
 from tasks.kernels import passes as loops
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.losses import (
@@ -328,6 +328,19 @@ def test_no_partitions_give_zeros(case: tuple[Loss, int, int]) -> None:
     q = make(*case, 4, [])
     for result in passes(q, q.X, q.y, None, q.offsets):
         assert not any(np.any(part) for part in result)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("m", "p", "count", "n"), [(2, 100, 50, 120), (3, 5, 17, 60), (10, 28, 6, 20), (100, 3, 9, 18), (4, 9, 8, 14), (7, 5, 0, 9)])
+def test_the_next_block_is_asked_for_once(m: int, p: int, count: int, n: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For any number of outputs, line by line, and not what lies beyond the last row."""
+    asked: list[int] = []
+    for name in ("load_some", "store_part", "splat", "fma", "totals", "upper_half"):
+        monkeypatch.setattr(several, name, lambda *_: 0.0)
+    monkeypatch.setattr(several, "prefetch", lambda X, at: asked.append(at))
+    X = np.zeros((n, p), dtype)
+    several.dot_outputs.py_func(X, 2, count, np.zeros((m, p)), np.zeros(m), np.zeros(m * count))
+    assert asked == list(range((2 + count) * p, min(2 + 2 * count, n) * p, 64 // X.itemsize))
 
 
 @pytest.mark.parametrize("kind", ["float64", "csr64"])
