@@ -343,10 +343,11 @@ def test_the_next_block_is_asked_for_once(m: int, p: int, count: int, n: int, dt
     assert asked == list(range((2 + count) * p, min(2 + 2 * count, n) * p, 64 // X.itemsize))
 
 
+@pytest.mark.parametrize("case", [(LOGISTIC, 1, 1), (MULTINOMIAL, 3, 1), (LOGISTIC, 3, 2)], ids=str)
 @pytest.mark.parametrize("kind", ["float64", "csr64"])
-def test_narrow_is_wide(kind: str) -> None:
-    """float32 rows that hold the same numbers: the same bits for one model, where no BLAS is involved."""
-    q = make(LOGISTIC, 1, 1, 37, [300, 41])
+def test_narrow_is_wide(case: tuple[Loss, int, int], kind: str) -> None:
+    """float32 rows that hold the same numbers: the same bits."""
+    q = make(*case, 37, [300, 41])
     X = as_kind(q.X, kind)
     wide, narrow = passes(q, X, q.y, q.weight, q.offsets), passes(q, X.astype(np.float32), q.y, q.weight, q.offsets)
     for a, b in zip(wide, narrow, strict=True):
