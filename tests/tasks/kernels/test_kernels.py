@@ -331,7 +331,9 @@ def test_no_partitions_give_zeros(case: tuple[Loss, int, int]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("m", "p", "count", "n"), [(2, 100, 50, 120), (3, 5, 17, 60), (10, 28, 6, 20), (100, 3, 9, 18), (4, 9, 8, 14), (7, 5, 0, 9)])
+@pytest.mark.parametrize(
+    ("m", "p", "count", "n"), [(2, 100, 50, 120), (3, 5, 17, 60), (10, 28, 6, 20), (100, 3, 9, 18), (4, 9, 8, 14), (7, 5, 0, 9)]
+)
 def test_the_next_block_is_asked_for_once(m: int, p: int, count: int, n: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """For any number of outputs, line by line, and not what lies beyond the last row."""
     asked: list[int] = []
