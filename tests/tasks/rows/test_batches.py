@@ -289,6 +289,23 @@ def test_targets_of_any_kind(compiled: bool, monkeypatch: pytest.MonkeyPatch) ->
             np.testing.assert_array_equal(batch.y, y[batch.X[:, 0].astype(int)])  # type: ignore[index, union-attr, arg-type]
 
 
+@pytest.mark.parametrize("convert", [np.array, sp.csr_array], ids=["dense", "csr"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_groups_of_unlike_columns_are_an_error(convert: Any, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is copied, which would be other memory than that of the rows."""
+    monkeypatch.setattr(gathering, "WORTH_COMPILING", 0 if compiled else 1 << 40)
+    monkeypatch.setattr(gathering, "copying", None)
+    X, y = np.ones((4, 3)), [np.arange(4), np.arange(4.0)]  # of unlike dtypes, which are gathered
+    groups = [Group(convert(X[:, : 3 - i]), y[i], None, np.array([0, 4]), i) for i in range(2)]
+    for order in (groups, groups[::-1]):
+        with pytest.raises(ValueError, match=r"must match exactly|columns"):
+            gathering.gather(order, np.array([0, 3, 1]), np.array([0, 2, 3]))
+    empty = [groups[0], Group(convert(X[:0, :1]), y[1][:0], None, np.array([0, 0]), 1)]
+    monkeypatch.undo()
+    found, _ = gathering.gather(empty, np.array([0, 3]), np.array([0, 2, 2]))
+    assert found.shape == (2, 3)
+
+
 def test_arrays_of_unlike_dtypes_are_gathered() -> None:
     X = np.arange(4.0)[:, None]
     y = [np.array(["a", "bb", "c", "d"]), np.array(["long", "e", "f", "g"])]
