@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.reductions.reduction import NodeSums, merge_sums, reduce_groups, subtrees
+from tasks.rounds import oracles
 from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.rows import batches, gathering
 from tasks.rows.batches import HELD_OUT, ROWS_A_SUBTREE, SUBTREE_BYTES, TRAINING, Batch, Sampling, draw_ahead, select, subtree_level, turns
@@ -336,6 +337,18 @@ def test_subtrees_that_are_passed_over_at_once_have_the_sums_of_each(convert: An
         (found,) = merge_sums([NodeSums(parts, {})], 7, joint.combine).nodes.values()
         for left, right in zip(whole[:3], found[:3], strict=True):
             np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("empty", [0, 3, 7])
+def test_a_group_without_rows_does_not_say_how_many_are_joined(empty: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as of groups that all have rows, wherever the empty one is."""
+    monkeypatch.setattr(oracles, "TOGETHER_BYTES", 10_000)  # three groups of 100 rows
+    broadcast = Broadcast(LinearObjective(LOSSES["squared"], 3, 1, True), "loss_and_gradient", np.zeros((1, 4)), None, 1)
+    broadcast = broadcast._replace(batch=Batch(Sampling(0, 1), 0, 0))
+    sizes = [100 * (number != empty) for number in range(8)]
+    for groups in (numbered([100] * 8), numbered(sizes)):
+        parts = [group for _, group in reduction_of(broadcast).parts(list(enumerate(groups)), 8, broadcast)]
+        assert [len(part) for part in parts] == [2] * 4
 
 
 def test_rows_drawn_ahead_are_those_of_the_next_round() -> None:
