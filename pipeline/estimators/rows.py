@@ -152,7 +152,7 @@ def require_table(X: Any) -> None:
             raise ValueError("Found array with 0 feature(s) (X has no columns) while a minimum of 1 is required")
         feature_names(X.columns)
         require_numeric(X)
-    elif issparse(X) and len(X.shape) == 2:
+    elif issparse(X):
         require_places(X)
 
 

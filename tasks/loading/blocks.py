@@ -150,9 +150,12 @@ def _require_same_values(given: Any, rows: Any) -> None:
 
 
 def require_places(X: Any) -> None:
-    """Raise ValueError where a sparse matrix (n, p) has values at places that are not there: SciPy does not look at the indices that it is
-    given, and compiled code would read and write other memory."""
+    """Raise ValueError where a sparse matrix is not (n, p), or has values at places that are not there: SciPy does not look at the indices
+    that it is given, and compiled code would read and write other memory."""
+    if X.ndim != 2:
+        raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
     fault = None
+    places = list(zip(("row", "column"), X.coords, X.shape, strict=True)) if X.format == "coo" else []
     if X.format in ("csr", "csc", "bsr"):
         height, width = (n // size for n, size in zip(X.shape, getattr(X, "blocksize", (1, 1)), strict=True))
         n_lines, axis, size = (width, "row", height) if X.format == "csc" else (height, "column", width)
@@ -160,8 +163,6 @@ def require_places(X: Any) -> None:
         if len(ends) != n_lines + 1 or ends[0] != 0 or np.any(ends[1:] < ends[:-1]) or ends[-1] > min(len(X.indices), len(X.data)):
             fault = "its indptr does not ascend from 0 to the number of stored values"
         places = [(axis, X.indices, size)]
-    else:
-        places = list(zip(("row", "column"), X.coords, X.shape, strict=True)) if X.format == "coo" else []
     for axis, indices, size in places:
         if fault is None and len(indices) and (indices.min() < 0 or indices.max() >= size):
             wrong = indices.max() if indices.min() >= 0 else indices.min()
@@ -174,10 +175,8 @@ def require_places(X: Any) -> None:
 
 
 def _csr(X: Any, dtype: str) -> sp.csr_array:
-    if X.ndim != 2:
-        raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
-    require_real(X.dtype)
     require_places(X)
+    require_real(X.dtype)
     entries = X if X.format in ("csr", "csc") else X.tocoo()
     wide = entries.astype(dtype, copy=False)  # first: equal places are added up on the way to CSR, and narrow integers cannot hold the sums
     _require_same_values(entries.data, wide.data)
