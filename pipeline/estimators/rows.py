@@ -16,13 +16,14 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 from dask.delayed import delayed
+from scipy.sparse import issparse
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from pipeline.data.collections import NAMES, design_dtype, feature_names, parameter_dtype
 from pipeline.data.dataset import Dataset
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.estimators.predicted import Predicted
-from tasks.loading.blocks import as_weight, require_real
+from tasks.loading.blocks import as_weight, require_places, require_real
 from tasks.loading.mapping import PartitionMap
 from tasks.objectives.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_sums
 from tasks.reductions.tree import Tree
@@ -82,7 +83,7 @@ def dataset_of(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> Data
 
 def validated(estimator: Estimator, X: Any, y: Any) -> tuple[Any, Any]:
     """X and y in memory. Raises ValueError and TypeError as scikit-learn does."""
-    require_frame(X)
+    require_table(X)
     design: dict[str, Any] = {"accept_sparse": "csr", "dtype": design_dtype(X), "order": "C", "ensure_all_finite": False}
     X = validate_data(estimator, X, reset=not estimator._keeps_features, **design)
     y = estimator._check_target(y)
@@ -104,7 +105,7 @@ def predictions(estimator: Estimator, X: Any, kind: str) -> Any:
     if isinstance(X, da.Array):
         require_real(X.dtype, "X")
         return lazy_predictions(estimator, X, kind, partial(Dataset.from_dask, X.copy()))  # X[...] = ... changes X in place
-    require_frame(X)
+    require_table(X)
     model = estimator._model(parameter_dtype(X))
     X = validate_data(estimator, X, accept_sparse="csr", dtype=design_dtype(X), order="C", reset=False)
     estimator._check_features(X.shape[1], None)
@@ -143,13 +144,16 @@ def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> Sc
     return found
 
 
-def require_frame(X: Any) -> None:
-    """Raise ValueError or TypeError for a pandas frame without columns, or whose names or dtypes cannot be features."""
+def require_table(X: Any) -> None:
+    """Raise ValueError or TypeError for a pandas frame without columns, or whose names or dtypes cannot be features, and for a sparse
+    matrix of wrong indices."""
     if isinstance(X, pd.DataFrame):
         if not len(X.columns):
             raise ValueError("Found array with 0 feature(s) (X has no columns) while a minimum of 1 is required")
         feature_names(X.columns)
         require_numeric(X)
+    elif issparse(X):
+        require_places(X)
 
 
 def lives_in_partitions(X: Any) -> bool:

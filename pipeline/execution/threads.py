@@ -71,7 +71,7 @@ class ThreadExecutor(Executor):
             rows.require_contents(np.concatenate(list(map(partition_digests, groups))))
         run = SubtreeQueue(groups, Tree(len(groups), reduction.combine), reduction, broadcast, self.n_threads)
         if reduction.subtree(broadcast) is None:
-            n_helpers = min(self.n_threads, -(-len(groups) >> reduction.level(broadcast))) - 1
+            n_helpers = min(self.n_threads, len(run.parts)) - 1
             return ThreadRound(run, [helpers(n_helpers) for _ in range(n_helpers)], self._prepare)
         return ThreadRound(run, [helpers(self.n_threads - 1)] if self.n_threads > 1 else [], self._prepare)  # beside other rounds
 

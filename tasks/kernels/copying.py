@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -11,9 +11,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from tasks.kernels.compiling import compiled_pass
+from tasks.kernels.lanes import ask_for, operation
 from tasks.typing import Array, Int64
 
 FURTHER: Final = 24
@@ -23,7 +23,6 @@ FURTHER_BYTES: Final = 16384
 LINE: Final = 64
 
 _byte = ir.IntType(8)
-_operation: Callable[[Callable[..., Any]], Any] = intrinsic  # typed: the checker cannot see what numba makes of it
 
 
 def copy_pieces(addresses: Sequence[int], bounds: Int64, starts: Int64, ends: Int64, out: Array) -> None:
@@ -45,7 +44,7 @@ def _machine_code() -> Any:
     return copy_pass.compile((vector, vector, vector, vector, types.int64, types.Array(types.uint8, 1, "C")))
 
 
-@_operation
+@operation
 def copy_bytes(context: Any, out: Any, at: Any, source: Any, size: Any) -> Any:
     """copy_bytes(out, at, source, size): so many bytes from an address to out[at:]."""
 
@@ -57,16 +56,12 @@ def copy_bytes(context: Any, out: Any, at: Any, source: Any, size: Any) -> Any:
     return types.void(out, types.int64, types.int64, types.int64), codegen
 
 
-@_operation
+@operation
 def prefetch_at(context: Any, address: Any) -> Any:
     """prefetch_at(address): have the memory there come to the cache; of an address without memory, nothing comes."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        of = builder.inttoptr(args[0], _byte.as_pointer())
-        integer = ir.IntType(32)
-        function_type = ir.FunctionType(ir.VoidType(), [of.type, integer, integer, integer])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        builder.call(function, [of, integer(0), integer(3), integer(1)])  # to read, into all caches, of data
+        ask_for(builder, builder.inttoptr(args[0], _byte.as_pointer()), 3)
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

@@ -27,13 +27,13 @@ WIDE: Final = 1 << 15
 
 
 @compiled
-def csr_block_rows(X: Csr, m: int) -> int:
+def csr_block_rows(X: Csr) -> int:
     """The number of rows of a block: it stays in cache between its two uses."""
     return 256
 
 
 @compiled
-def csr_scratch_size(X: Csr, m: int, rows: int) -> int:
+def csr_scratch_size(X: Csr) -> int:
     """The size of the scratch memory. What is stored for the last row may reach beyond it by SHORT."""
     return SCRATCH + SHORT
 
@@ -127,7 +127,7 @@ def dot_long(data: Array, indices: Array, first: int, last: int, coef: Float64) 
 
 @compiled_leaf
 def csr_add(X: Csr, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64) -> None:
-    """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count], row after row."""
+    """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count], of at least one row, row after row."""
     data, indices, indptr = X
     m = len(factor) // count
     p = len(sums) // m

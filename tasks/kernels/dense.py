@@ -81,15 +81,15 @@ def dense_take(X: Array, start: int, count: int, block: Float64) -> None:
 
 
 @compiled
-def dense_block_rows(X: Array, m: int) -> int:
+def dense_block_rows(X: Array) -> int:
     """Rows of a block: it stays in cache between its two uses."""
     rows: int = max(16, min(512, 32768 // max(1, X.shape[1]) // LANES * LANES))
     return rows
 
 
 @compiled
-def dense_scratch_size(X: Array, m: int, rows: int) -> int:
-    """Zero."""
+def dense_scratch_size(X: Array) -> int:
+    """The size of the scratch memory: none is needed."""
     return 0
 
 
@@ -104,8 +104,8 @@ def dense_predict(X: Array, start: int, count: int, coef: Float64, intercept: Fl
 
 @compiled_leaf
 def dense_add(X: Array, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64) -> None:
-    """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count]."""
-    m = len(factor) // max(1, count)
+    """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count], of at least one row."""
+    m = len(factor) // count
     if m == 1:
         add_rows(X, start, count, factor, sums)
     else:

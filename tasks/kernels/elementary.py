@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tasks.kernels.compiling import compiled, compiled_leaf
-from tasks.kernels.edges import load_some as load_part
-from tasks.kernels.edges import store_some as store_part
+from tasks.kernels.edges import load_some, store_some
 from tasks.kernels.lanes import (
     LANES,
     exponent,
@@ -22,11 +21,11 @@ __all__ = [
     "LANES",
     "exp_nonpositive",
     "fma",
-    "load_part",
+    "load_some",
     "log1p_nonnegative",
     "put_loss",
     "splat",
-    "store_part",
+    "store_some",
     "two_pieces",
     "where_equal",
     "where_less",
@@ -86,7 +85,7 @@ def log1p_nonnegative(x: Any) -> Any:
 def put_loss(losses: Float64, add: bool, i: int, value: Any, count: int) -> None:
     """Put losses[i : i + count] = value, or += value, if losses are wanted."""
     if len(losses):
-        store_part(losses, i, load_part(losses, i, count) + value if add else value, count)
+        store_some(losses, i, load_some(losses, i, count) + value if add else value, count)
 
 
 @compiled_leaf

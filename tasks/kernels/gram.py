@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 
 from tasks.kernels.compiling import compiled
-from tasks.kernels.lanes import LANES, TILE_ROWS, TILE_VECTORS, add_tile
+from tasks.kernels.lanes import LANES
+from tasks.kernels.tiles import TILE_ROWS, TILE_VECTORS, add_tile
 from tasks.typing import Float64
 
 GRAM_ROWS: Final = 256

@@ -11,7 +11,6 @@ import operator
 from collections.abc import Callable
 from typing import Any, Final
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -20,15 +19,14 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES: Final = 8
 
-_f64 = ir.VectorType(ir.DoubleType(), LANES)
+F64 = ir.VectorType(ir.DoubleType(), LANES)
 _f32 = ir.VectorType(ir.FloatType(), LANES)
 _i64 = ir.VectorType(ir.IntType(64), LANES)
 _i32 = ir.VectorType(ir.IntType(32), LANES)
-_i1 = ir.VectorType(ir.IntType(1), LANES)
-_index = ir.IntType(64)
+INDEX = ir.IntType(64)
 
-
-_operation: Callable[[Callable[..., Any]], Any] = intrinsic  # typed: the checker cannot see what numba makes of it
+operation: Callable[[Callable[..., Any]], Any] = intrinsic
+"""Makes an operation of compiled code from a function that builds it; typed, for the checker cannot see what numba makes of it."""
 
 
 class Lanes(types.Type):
@@ -44,7 +42,7 @@ lanes: Final = Lanes()
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, _f64)
+        super().__init__(manager, numba_type, F64)
 
 
 def _register_operator(function: Callable[..., Any], instruction: str) -> None:
@@ -65,20 +63,28 @@ for _function, _instruction in {
     _register_operator(_function, _instruction)
 
 
-def _constant(vector: ir.VectorType, value: Any) -> Any:
+def constant(vector: ir.VectorType, value: Any) -> Any:
+    """A vector of that value in every lane, known now."""
     return ir.Constant(vector, [value] * LANES)
 
 
-def _splat(builder: Any, scalar: Any) -> Any:
+def in_every_lane(builder: Any, scalar: Any) -> Any:
+    """A vector of the scalar in every lane."""
     vector = ir.VectorType(scalar.type, LANES)
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.IntType(32)(0))
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_i32, [0] * LANES))
 
 
-def _call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
+def call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
+    """The result, of that type, of a function that LLVM knows by its name."""
     function_type = ir.FunctionType(result, [a.type for a in args])
     function = cgutils.get_or_insert_function(builder.module, function_type, name)
     return builder.call(function, args)
+
+
+def ask_for(builder: Any, place: Any, locality: int, to_write: bool = False) -> None:
+    """Have memory bring the line of an address (of bytes), into the nearest cache where locality is 3, into the second where it is 2."""
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *map(ir.IntType(32), (int(to_write), locality, 1))])
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
@@ -93,25 +99,26 @@ def _addresses(context: Any, builder: Any, sig: Any, args: Any) -> list[Any]:
     return [builder.gep(data, [builder.sext(builder.load(builder.gep(indices, [at])), ir.IntType(64))]) for at in positions]
 
 
-def _mask(builder: Any, count: Any) -> Any:
-    return builder.icmp_signed("<", ir.Constant(_i64, list(range(LANES))), _splat(builder, count))
+def first_lanes(builder: Any, count: Any) -> Any:
+    """A mask of the first `count` lanes, none if count <= 0."""
+    return builder.icmp_signed("<", ir.Constant(_i64, list(range(LANES))), in_every_lane(builder, count))
 
 
 def _vector_of(array: Any) -> tuple[Any, str]:
-    return (_f64, "v8f64") if array.dtype == types.float64 else (_f32, "v8f32")
+    return (F64, "v8f64") if array.dtype == types.float64 else (_f32, "v8f32")
 
 
 def _extend(builder: Any, vector: Any) -> Any:
-    return vector if vector.type == _f64 else builder.fpext(vector, _f64)
+    return vector if vector.type == F64 else builder.fpext(vector, F64)
 
 
-@_operation
+@operation
 def splat(context: Any, scalar: Any) -> Any:
     """splat(scalar): the scalar in every lane."""
-    return lanes(types.float64), lambda context, builder, sig, args: _splat(builder, args[0])
+    return lanes(types.float64), lambda context, builder, sig, args: in_every_lane(builder, args[0])
 
 
-@_operation
+@operation
 def load(context: Any, array: Any, index: Any) -> Any:
     """load(array, index): elements index .. index + 7 of a C-contiguous float32 or float64 array, counted over all its axes."""
 
@@ -123,7 +130,7 @@ def load(context: Any, array: Any, index: Any) -> Any:
     return lanes(array, types.int64), codegen
 
 
-@_operation
+@operation
 def load_part(context: Any, array: Any, index: Any, count: Any) -> Any:
     """load_part(array, index, count): like `load`, but only the first `count` elements are touched, none if
     count <= 0; 0.0 in the other lanes."""
@@ -132,19 +139,19 @@ def load_part(context: Any, array: Any, index: Any, count: Any) -> Any:
         vector, name = _vector_of(array)
         address = _address(context, builder, array, args[0], args[1], vector)
         alignment = ir.IntType(32)(array.dtype.bitwidth // 8)
-        parts = [address, alignment, _mask(builder, args[2]), _constant(vector, 0.0)]
-        return _extend(builder, _call(builder, f"llvm.masked.load.{name}.p0", vector, parts))
+        parts = [address, alignment, first_lanes(builder, args[2]), constant(vector, 0.0)]
+        return _extend(builder, call(builder, f"llvm.masked.load.{name}.p0", vector, parts))
 
     return lanes(array, types.int64, types.int64), codegen
 
 
-@_operation
+@operation
 def gather(context: Any, array: Any, indices: Any, index: Any) -> Any:
     """gather(array, indices, index): elements indices[index .. index + 7], none negative, of a float64 array, by eight loads: some CPUs are
     slower with their one instruction for it."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value = ir.Constant(_f64, ir.Undefined)
+        value = ir.Constant(F64, ir.Undefined)
         for lane, address in enumerate(_addresses(context, builder, sig, args)):
             value = builder.insert_element(value, builder.load(address), ir.IntType(32)(lane))
         return value
@@ -152,7 +159,7 @@ def gather(context: Any, array: Any, indices: Any, index: Any) -> Any:
     return lanes(array, indices, types.int64), codegen
 
 
-@_operation
+@operation
 def add_at(context: Any, array: Any, indices: Any, index: Any, value: Any) -> Any:
     """add_at(array, indices, index, value): add the lanes to elements indices[index .. index + 7], none negative, of a float64 array, one
     after the other."""
@@ -169,59 +176,58 @@ def add_at(context: Any, array: Any, indices: Any, index: Any, value: Any) -> An
 def _prefetch(array: Any, locality: int) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
-        to_read_data = (ir.IntType(32)(number) for number in (0, locality, 1))
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [builder.bitcast(place, ir.IntType(8).as_pointer()), *to_read_data])
+        ask_for(builder, builder.bitcast(place, ir.IntType(8).as_pointer()), locality)
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen
 
 
-@_operation
+@operation
 def prefetch(context: Any, array: Any, index: Any) -> Any:
     """prefetch(array, index): bring the line of memory of array[index], which need not exist, near the CPU."""
     return _prefetch(array, 2)
 
 
-@_operation
+@operation
 def prefetch_near(context: Any, array: Any, index: Any) -> Any:
     """prefetch_near(array, index): the same into the nearest cache, for what is read very soon."""
     return _prefetch(array, 3)
 
 
-@_operation
+@operation
 def store(context: Any, array: Any, index: Any, value: Any) -> Any:
     """store(array, index, value): the lanes to elements index .. index + 7 of a float64 array, faster than a masked store."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.store(args[2], _address(context, builder, array, args[0], args[1], _f64), align=8)
+        builder.store(args[2], _address(context, builder, array, args[0], args[1], F64), align=8)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, lanes), codegen
 
 
-@_operation
+@operation
 def store_part(context: Any, array: Any, index: Any, value: Any, count: Any) -> Any:
     """store_part(array, index, value, count): the first `count` lanes to elements index .. index + count - 1 of a float64 array."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address = _address(context, builder, array, args[0], args[1], _f64)
-        parts = [args[2], address, ir.IntType(32)(8), _mask(builder, args[3])]
-        _call(builder, "llvm.masked.store.v8f64.p0", ir.VoidType(), parts)
+        address = _address(context, builder, array, args[0], args[1], F64)
+        parts = [args[2], address, ir.IntType(32)(8), first_lanes(builder, args[3])]
+        call(builder, "llvm.masked.store.v8f64.p0", ir.VoidType(), parts)
 
     return types.void(array, types.int64, lanes, types.int64), codegen
 
 
-@_operation
+@operation
 def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     """fma(a, b, c) = a b + c, rounded once."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, "llvm.fma.v8f64", _f64, list(args))
+        return call(builder, "llvm.fma.v8f64", F64, list(args))
 
     return lanes(lanes, lanes, lanes), codegen
 
 
-@_operation
+@operation
 def total(context: Any, value: Any) -> Any:
     """total(value): the sum of the lanes, ((0+4)+(2+6)) + ((1+5)+(3+7))."""
 
@@ -241,7 +247,7 @@ def _shuffled(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(left, right, ir.Constant(_i32, lanes))
 
 
-@_operation
+@operation
 def totals(context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
     """totals(a, ..., h): the total of each, in its lane; each added up as by `total`."""
     steps = (
@@ -260,7 +266,7 @@ def totals(context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any,
     return lanes(*(lanes,) * 8), codegen
 
 
-@_operation
+@operation
 def upper_half(context: Any, value: Any) -> Any:
     """upper_half(value): lanes 4 to 7, twice."""
 
@@ -270,7 +276,7 @@ def upper_half(context: Any, value: Any) -> Any:
     return lanes(lanes), codegen
 
 
-@_operation
+@operation
 def where_less(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     """where_less(a, b, yes, no): `yes` in lanes with a < b, `no` elsewhere, also where a or b is NaN."""
 
@@ -280,18 +286,18 @@ def where_less(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     return lanes(lanes, lanes, lanes, lanes), codegen
 
 
-@_operation
+@operation
 def larger(context: Any, value: Any, most: Any) -> Any:
     """larger(value, most): |value| in lanes where that is more, `most` elsewhere, also where value is NaN."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        size = _call(builder, "llvm.fabs.v8f64", _f64, [args[0]])
+        size = call(builder, "llvm.fabs.v8f64", F64, [args[0]])
         return builder.select(builder.fcmp_ordered(">", size, args[1]), size, args[1])
 
     return lanes(lanes, lanes), codegen
 
 
-@_operation
+@operation
 def where_equal(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     """where_equal(a, b, yes, no): `yes` in lanes with a == b, `no` elsewhere."""
 
@@ -301,99 +307,25 @@ def where_equal(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     return lanes(lanes, lanes, lanes, lanes), codegen
 
 
-@_operation
+@operation
 def shifted_power_of_two(context: Any, value: Any) -> Any:
     """shifted_power_of_two(n + 1.5 2^52) = 2^n for whole n in -1022 .. 1023: n stands in the low mantissa bits."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.shl(builder.bitcast(args[0], _i64), _constant(_i64, 52))
-        return builder.bitcast(builder.add(bits, _constant(_i64, 1023 << 52)), _f64)
+        bits = builder.shl(builder.bitcast(args[0], _i64), constant(_i64, 52))
+        return builder.bitcast(builder.add(bits, constant(_i64, 1023 << 52)), F64)
 
     return lanes(lanes), codegen
 
 
-@_operation
+@operation
 def exponent(context: Any, value: Any) -> Any:
     """exponent(u): the whole number k for which u / 2^k lies in about [√½, √2), for positive normal u."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.add(builder.bitcast(args[0], _i64), _constant(_i64, (0x3FF00000 - 0x3FE6A09E) << 32))
-        bits = builder.lshr(bits, _constant(_i64, 52))
-        biased = builder.bitcast(builder.or_(bits, _constant(_i64, 0x433 << 52)), _f64)  # 2^52 + k + 1023
-        return builder.fsub(biased, _constant(_f64, 2.0**52 + 1023.0))
+        bits = builder.add(builder.bitcast(args[0], _i64), constant(_i64, (0x3FF00000 - 0x3FE6A09E) << 32))
+        bits = builder.lshr(bits, constant(_i64, 52))
+        biased = builder.bitcast(builder.or_(bits, constant(_i64, 0x433 << 52)), F64)  # 2^52 + k + 1023
+        return builder.fsub(biased, constant(F64, 2.0**52 + 1023.0))
 
     return lanes(lanes), codegen
-
-
-TILE_ROWS: Final = 4
-TILE_VECTORS: Final = 3 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 1
-"""Vectors of a tile at most. With TILE_ROWS rows their sums fit the registers: 32 of eight float64, or 16 of four."""
-
-
-@_operation
-def add_tile(context: Any, left: Any, right: Any, gram: Any, i: Any, j: Any, vectors: Any) -> Any:
-    """add_tile(left, right, gram, i, j, vectors): gram[i : i + 4, j : j + 8 vectors] += left[:, i : i + 4].T @ right[:, j : j + 8 vectors],
-    each sum in the order of the rows, of at least one; what lies outside of gram (p, p) is not touched.
-
-    left and right are C-contiguous, padded as far as these columns go; vectors is at most TILE_VECTORS. How many there are does not show in
-    the bits.
-    """
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        left, right, gram = (context.make_array(kind)(context, builder, value) for kind, value in zip(sig.args[:3], args[:3], strict=True))
-        i, j, vectors = args[3:]
-        done = builder.append_basic_block("tile.done")
-        switch = builder.switch(vectors, done)
-        for width in range(1, TILE_VECTORS + 1):
-            switch.add_case(width, builder.append_basic_block(f"tile.{width}"))
-            builder.position_at_end(switch.cases[-1][1])
-            _add_tile(builder, left, right, gram, i, j, width)
-            builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    return types.void(left, right, gram, i, j, vectors), codegen
-
-
-def _add_tile(builder: Any, left: Any, right: Any, gram: Any, i: Any, j: Any, width: int) -> None:
-    """What `add_tile` does with `width` vectors: a loop over the rows with all sums in registers, then one addition to gram."""
-    count, _ = cgutils.unpack_tuple(builder, left.shape)
-    size, _ = cgutils.unpack_tuple(builder, gram.shape)
-    (left_row, _), (right_row, _), (gram_row, _) = (cgutils.unpack_tuple(builder, array.strides) for array in (left, right, gram))
-
-    def at(array: Any, row: Any, row_bytes: Any, column: Any, kind: Any) -> Any:
-        start = cgutils.pointer_add(builder, array.data, builder.mul(row, row_bytes))
-        return builder.bitcast(builder.gep(start, [column]), kind.as_pointer())
-
-    for h in range(TILE_ROWS):  # they come from memory while the rows are gone through
-        for w in range(width):
-            place = at(gram, builder.add(i, _index(h)), gram_row, builder.add(j, _index(LANES * w)), ir.IntType(8))
-            _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *map(ir.IntType(32), (1, 3, 1))])
-    before, loop, after = builder.block, builder.append_basic_block("tile.rows"), builder.append_basic_block("tile.sums")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    row = builder.phi(_index)
-    sums = [[builder.phi(_f64) for _ in range(width)] for _ in range(TILE_ROWS)]
-    row.add_incoming(_index(0), before)
-    factors = at(left, row, left_row, i, ir.DoubleType())
-    values = at(right, row, right_row, j, _f64)
-    x = [builder.load(builder.gep(values, [_index(w)]), align=8) for w in range(width)]
-    for h, own in enumerate(sums):
-        factor = _splat(builder, builder.load(builder.gep(factors, [_index(h)])))
-        for w, phi in enumerate(own):
-            own[w] = _call(builder, "llvm.fma.v8f64", _f64, [factor, x[w], phi])
-            phi.add_incoming(_constant(_f64, 0.0), before)
-            phi.add_incoming(own[w], loop)
-    following = builder.add(row, _index(1))
-    row.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
-    builder.position_at_end(after)
-    for h, own in enumerate(sums):
-        place = builder.add(i, _index(h))
-        inside = builder.icmp_signed("<", place, size)
-        for w, total in enumerate(own):
-            column = builder.add(j, _index(LANES * w))
-            mask = _mask(builder, builder.select(inside, builder.sub(size, column), _index(0)))
-            address, alignment = at(gram, place, gram_row, column, _f64), ir.IntType(32)(8)
-            known = _call(builder, "llvm.masked.load.v8f64.p0", _f64, [address, alignment, mask, _constant(_f64, 0.0)])
-            _call(builder, "llvm.masked.store.v8f64.p0", ir.VoidType(), [builder.fadd(known, total), address, alignment, mask])

@@ -24,7 +24,7 @@ from tasks.kernels.tree import clear, collapse, new_stack, push
 from tasks.typing import Float64, Int64
 
 
-def block_rows(X: Any, m: int) -> Any:
+def block_rows(X: Any) -> Any:
     """The number of rows of a block."""
 
 
@@ -32,7 +32,7 @@ def gradient_block_rows(X: Any, m: int) -> Any:
     """The number of rows of a block that `add_and_predict` takes."""
 
 
-def scratch_size(X: Any, m: int, rows: int) -> Any:
+def scratch_size(X: Any) -> Any:
     """Elements of the scratch memory that the two below share."""
 
 
@@ -41,7 +41,7 @@ def predict_block(X: Any, start: int, count: int, coef: Float64, intercept: Floa
 
 
 def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64) -> Any:
-    """Add up sums (m p,) += factor (m, count) flat @ block."""
+    """Add up sums (m p,) += factor (m, count) flat @ block, of at least one row."""
 
 
 def add_and_predict(
@@ -65,15 +65,15 @@ def take_block(X: Any, start: int, count: int, block: Float64) -> Any:
 
 
 @overload(block_rows, strict=False)
-def _block_rows(X: Any, m: Any) -> Any:
+def _block_rows(X: Any) -> Any:
     rows = dense.dense_block_rows if isinstance(X, types.Array) else csr.csr_block_rows
-    return lambda X, m: rows(X, m)
+    return lambda X: rows(X)
 
 
 @overload(scratch_size, strict=False)
-def _scratch_size(X: Any, m: Any, rows: Any) -> Any:
+def _scratch_size(X: Any) -> Any:
     size = dense.dense_scratch_size if isinstance(X, types.Array) else csr.csr_scratch_size
-    return lambda X, m, rows: size(X, m, rows)
+    return lambda X: size(X)
 
 
 @overload(predict_block, strict=False)
@@ -91,8 +91,8 @@ def _add_block(X: Any, start: Any, count: Any, factor: Any, sums: Any, scratch: 
 @overload(gradient_block_rows, strict=False)
 def _gradient_block_rows(X: Any, m: Any) -> Any:
     if not isinstance(X, types.Array):
-        return lambda X, m: csr.csr_block_rows(X, m)
-    return lambda X, m: fused.fused_block_rows(X) if fused.worth_fusing(X, m) else dense.dense_block_rows(X, m)
+        return lambda X, m: csr.csr_block_rows(X)
+    return lambda X, m: fused.fused_block_rows(X) if fused.worth_fusing(X, m) else dense.dense_block_rows(X)
 
 
 @overload(add_and_predict, strict=False)
@@ -138,7 +138,7 @@ def gradient_pass(
     rows = gradient_block_rows(X, m)
     raw, residuals, losses = np.empty(m * rows), np.empty(m * rows), np.empty(k * rows)
     target, weights, no_curvature = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
-    scratch = np.empty(scratch_size(X, m, rows))
+    scratch = np.empty(scratch_size(X))
     stack, weighted = new_stack(len(offsets) - 1, k + 1 + m * p + m), len(weight) > 0
     top, start, stop = 0, offsets[0], offsets[0]
     following = block_end(offsets, 0, stop, rows, m)
@@ -245,10 +245,10 @@ def product_pass(
 ) -> Float64:
     """Sums of Hessian-vector products: [coef (m p), intercept (m)]."""
     m, p = coef.shape
-    rows = block_rows(X, m)
+    rows = block_rows(X)
     raw, products, curvature, direction = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
     target, weights, no_losses = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
-    scratch = np.empty(scratch_size(X, m, rows))
+    scratch = np.empty(scratch_size(X))
     stack = new_stack(len(offsets) - 1, m * p + m)
     top, start, stop = 0, 0, 0
     for j in range(len(offsets) - 1):
@@ -398,8 +398,8 @@ def repeat_first_output(hessians: Float64, p: int, c: int) -> None:
 def predict_pass(X: Any, n: int, coef: Float64, intercept: Float64) -> Float64:
     """Raw predictions (n, m)."""
     m = len(coef)
-    rows = block_rows(X, m)
-    raw, scratch = np.empty(m * rows), np.empty(scratch_size(X, m, rows))
+    rows = block_rows(X)
+    raw, scratch = np.empty(m * rows), np.empty(scratch_size(X))
     out = np.empty((n, m))
     for start in range(0, n, rows):
         count = min(rows, n - start)

@@ -17,11 +17,12 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 from numba.core.compiler_lock import global_compiler_lock
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import models, overload, register_model
 
 from tasks.kernels import elementary
 from tasks.kernels.compiling import PART, compiled, compiled_leaf, inlined
-from tasks.kernels.elementary import LANES, load_part, put_loss, splat, store_part, where_equal
+from tasks.kernels.elementary import LANES, load_some, put_loss, splat, store_some, where_equal
+from tasks.kernels.lanes import operation
 from tasks.typing import Float64
 
 _KERNELS: Final[dict[str, Callable[..., Any]]] = {}
@@ -56,14 +57,14 @@ def _model_block(loss: Any, *arguments: Any) -> Any:
             at = (model * c + a) * count
             for i in range(0, count, LANES):
                 n = min(LANES, count - i)
-                w, y = load_part(weight, i, n), load_part(target, a * count + i, n)
+                w, y = load_some(weight, i, n), load_some(target, a * count + i, n)
                 if len(positive_weight):
                     w = where_equal(y, splat(1.0), w * splat(positive_weight[a]), w)
-                value, slope, second = kernel(elementary, parameters, w, y, load_part(raw, at + i, n))
+                value, slope, second = kernel(elementary, parameters, w, y, load_some(raw, at + i, n))
                 put_loss(losses, a > 0, model * count + i, value, n)
-                store_part(residual, at + i, slope, n)
+                store_some(residual, at + i, slope, n)
                 if len(curvature):
-                    store_part(curvature, at + i, second, n)
+                    store_some(curvature, at + i, second, n)
 
     return (lambda loss, *arguments: kernel(elementary, *arguments)) if loss.coupled else apart
 
@@ -119,10 +120,7 @@ def address_of(kernel: Callable[..., Any], coupled: bool) -> int:
     return address
 
 
-_operation: Callable[[Callable[..., Any]], Any] = intrinsic  # typed: the checker cannot see what numba makes of it
-
-
-@_operation
+@operation
 def pointwise(
     context: Any,
     address: Any,
@@ -210,11 +208,11 @@ def take_targets(codes: bool, y: Float64, weight: Float64, start: int, count: in
         copy_some(weight, start, count, row_weight)
     else:
         for i in range(0, count, LANES):
-            store_part(row_weight, i, splat(1.0), count - i)
+            store_some(row_weight, i, splat(1.0), count - i)
 
 
 @compiled_leaf
 def copy_some(source: Float64, start: int, count: int, target: Float64) -> None:
     """Copy target[:count] = source[start : start + count], counted over all axes."""
     for i in range(0, count, LANES):
-        store_part(target, i, load_part(source, start + i, count - i), count - i)
+        store_some(target, i, load_some(source, start + i, count - i), count - i)

@@ -17,15 +17,20 @@ from tasks.typing import Array, Float64
 
 ROWS: Final = 4
 OUTPUTS: Final = 4
+LINE: Final = 64
+"""Bytes that memory brings at once."""
 
 
 @compiled_leaf
 def dot_outputs(X: Array, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64) -> None:
     """Compute raw (m, count) flat = coef (m, p) @ X[start : start + count].T + intercept, by the first p columns: four rows by two
-    outputs at a time. What lies beyond the last row, or output, is that one once more."""
+    outputs at a time. What lies beyond the last row, or output, is that one once more. Meanwhile memory is asked for as many rows that
+    follow, as far as X has them: for each line once, some with each tile."""
     m, p = coef.shape
-    width = X.shape[1]
+    width, line = X.shape[1], LINE // X.itemsize
     following = (start + count) * width
+    n_lines = -(-min(count, len(X) - start - count) * width // line)
+    n_tiles, due = (m + 1) // 2 * ((count + ROWS - 1) // ROWS), 0
     for a in range(0, m, 2):
         b = min(a + 1, m - 1)
         for i in range(0, count, ROWS):
@@ -33,14 +38,16 @@ def dot_outputs(X: Array, start: int, count: int, coef: Float64, intercept: Floa
             x2, x3 = (start + min(i + 2, count - 1)) * width, (start + min(i + 3, count - 1)) * width
             s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
             t0, t1, t2, t3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+            due += n_lines
+            while due >= n_tiles:
+                prefetch(X, following)
+                following, due = following + line, due - n_tiles
             for j in range(0, p, LANES):
                 n = p - j
-                prefetch(X, following + j)
                 u, v = load_some(coef, a * p + j, n), load_some(coef, b * p + j, n)
                 r0, r1, r2, r3 = load_some(X, x0 + j, n), load_some(X, x1 + j, n), load_some(X, x2 + j, n), load_some(X, x3 + j, n)
                 s0, s1, s2, s3 = fma(r0, u, s0), fma(r1, u, s1), fma(r2, u, s2), fma(r3, u, s3)
                 t0, t1, t2, t3 = fma(r0, v, t0), fma(r1, v, t1), fma(r2, v, t2), fma(r3, v, t3)
-            following += width
             found, n = totals(s0, s1, s2, s3, t0, t1, t2, t3), min(ROWS, count - i)
             store_part(raw, a * count + i, found + splat(intercept[a]), n)
             store_part(raw, b * count + i, (upper_half(found) if b > a else found) + splat(intercept[b]), n)

@@ -149,9 +149,33 @@ def _require_same_values(given: Any, rows: Any) -> None:
         )
 
 
-def _csr(X: Any, dtype: str) -> sp.csr_array:
+def require_places(X: Any) -> None:
+    """Raise ValueError where a sparse matrix is not (n, p), or has values at places that are not there: SciPy does not look at the indices
+    that it is given, and compiled code would read and write other memory."""
     if X.ndim != 2:
         raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D")
+    fault = None
+    places = list(zip(("row", "column"), X.coords, X.shape, strict=True)) if X.format == "coo" else []
+    if X.format in ("csr", "csc", "bsr"):
+        height, width = (n // size for n, size in zip(X.shape, getattr(X, "blocksize", (1, 1)), strict=True))
+        n_lines, axis, size = (width, "row", height) if X.format == "csc" else (height, "column", width)
+        ends = X.indptr
+        if len(ends) != n_lines + 1 or ends[0] != 0 or np.any(ends[1:] < ends[:-1]) or ends[-1] > min(len(X.indices), len(X.data)):
+            fault = "its indptr does not ascend from 0 to the number of stored values"
+        places = [(axis, X.indices, size)]
+    for axis, indices, size in places:
+        if fault is None and len(indices) and (indices.min() < 0 or indices.max() >= size):
+            wrong = indices.max() if indices.min() >= 0 else indices.min()
+            fault = f"a value is in {axis} {wrong}, and there are {size}, counted from 0"
+    if fault is not None:
+        raise ValueError(
+            f"X is a sparse matrix ({X.format}) of wrong indices: {fault}; make it anew from right ones, as"
+            " scipy.sparse.coo_array((values, (rows, columns)), shape=...) does, which looks at them"
+        )
+
+
+def _csr(X: Any, dtype: str) -> sp.csr_array:
+    require_places(X)
     require_real(X.dtype)
     entries = X if X.format in ("csr", "csc") else X.tocoo()
     wide = entries.astype(dtype, copy=False)  # first: equal places are added up on the way to CSR, and narrow integers cannot hold the sums

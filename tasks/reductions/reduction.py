@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from tasks.reductions.memory import mapped
 from tasks.reductions.tree import Node, Tree, result_of
 from tasks.rows.digests import MODULUS, shard_digest
 from tasks.rows.partition import Group, Shard, join_groups
+
+MEASURED: Final = 8
+"""Groups that are measured each round, at most."""
 
 Prepare = Callable[[Sequence[Group]], None]
 
@@ -53,7 +56,7 @@ class Reduction(NamedTuple):
     level    (broadcast) -> subtrees are of 2^level groups, which one worker thread has together
     subtree  (broadcast) -> the number of the only subtree whose sums are wanted, or None for all of them
     ahead    (broadcast) -> what can be prepared for each subtree's next round while sums are on their way, or None
-    joint    (broadcast, bytes of a group) -> `map` takes neighbouring subtrees at once, of up to 2^joint groups, and adds up their
+    joint    (broadcast, mean bytes of a group) -> `map` takes neighbouring subtrees at once, of up to 2^joint groups, and adds up their
              sums along the tree; None: it takes one by one
     finish   (sums, broadcast) -> sums, the last step, once, at the root: what a stage puts on in `map` it takes off here
     stays    whether maps remember something beside the rows, and so are for the workers that have them, not for holders of copies
@@ -97,7 +100,7 @@ class Reduction(NamedTuple):
     ) -> Iterator[tuple[Node, list[Group]]]:
         """The numbered groups, ascending, as `map` takes them: few calls, but enough for so many threads."""
         level = self.level(broadcast)
-        most = self.joint(broadcast, sys.getsizeof(groups[0][1])) if self.joint is not None and groups else level
+        most = self.joint(broadcast, bytes_of_one(groups)) if self.joint is not None and groups else level
         while most > level and -(-len(groups) >> most) < n_threads:
             most -= 1
         return subtrees(groups, n_groups, level, most)
@@ -123,6 +126,12 @@ def of_group(function: Callable[[Group, Any], Any]) -> Callable[[Sequence[Group]
 def _map_group(function: Callable[[Group, Any], Any], groups: Sequence[Group], broadcast: Any) -> Any:
     (group,) = groups
     return function(group, broadcast)
+
+
+def bytes_of_one(groups: Sequence[tuple[int, Group]]) -> float:
+    """The mean bytes of some of the numbered groups, here and there among them: any single one may have no rows."""
+    some = groups[:: -(-len(groups) // MEASURED)]
+    return sum(group.derived("bytes", sys.getsizeof) for _, group in some) / len(some)
 
 
 def subtrees(

@@ -27,18 +27,21 @@ WORTH_COMPILING: Final = 2 << 20
 
 
 class Piece:
-    """An array of a group, and where its memory begins; plain: whether it is bytes in the order of rows, and nothing else."""
+    """An array of a group, and where its memory begins; form: dtype and shape of a row of what is bytes in the order of rows, and nothing
+    else, or None."""
 
-    __slots__ = ("address", "array", "plain")
+    __slots__ = ("address", "array", "form")
 
     def __init__(self, name: str, group: Group) -> None:
         self.array: Any = attrgetter(name)(group)
-        self.plain = isinstance(self.array, np.ndarray) and self.array.flags.c_contiguous and not self.array.dtype.hasobject
-        self.address = self.array.ctypes.data if self.plain else 0
+        plain = isinstance(self.array, np.ndarray) and self.array.flags.c_contiguous and not self.array.dtype.hasobject
+        self.form = (self.array.dtype, self.array.shape[1:]) if plain else None
+        self.address = self.array.ctypes.data if plain else 0
 
 
 def gather(groups: Sequence[Group], rows: Int64, bounds: Int64) -> tuple[Any, Array | None]:
-    """X and y of the rows `rows[bounds[g] : bounds[g + 1]]` of each group, one below the other. Groups without rows may be of any kind."""
+    """X and y of the rows `rows[bounds[g] : bounds[g + 1]]` of each group, one below the other. Groups without rows may be of any kind.
+    Raises ValueError for others of unlike columns."""
     used = np.flatnonzero(np.diff(bounds)).tolist() or [0]
     owners, bounds = [groups[g] for g in used], bounds[[*used, used[-1] + 1]]
     n_bytes = sum(nbytes(group.X) for group in owners if isinstance(group.X, np.ndarray | sp.csr_array))
@@ -46,6 +49,8 @@ def gather(groups: Sequence[Group], rows: Int64, bounds: Int64) -> tuple[Any, Ar
     y = take("y", rows, ends) if all(group.y is not None for group in owners) else None
     if not isinstance(owners[0].X, sp.csr_array):
         return take("X", rows, ends), y
+    if any(group.X.shape[1] != owners[0].X.shape[1] for group in owners):
+        raise ValueError("X has other numbers of columns in some groups than in others")
     pairs = take("X.indptr", rows, 2 * ends).reshape(-1, 2).astype(np.int64, copy=False)  # scipy's indexing takes several times as long
     starts, indptr = np.ascontiguousarray(pairs[:, 0]), np.concatenate([[0], np.cumsum(pairs[:, 1] - pairs[:, 0])])
     parts = take("X.data", starts, indptr), take("X.indices", starts, indptr), indptr
@@ -56,8 +61,8 @@ def taken(groups: Sequence[Group], bounds: Int64, compiled: bool, name: str, sta
     """Elements starts[i] .. of the array of that name, as elements ends[i] : ends[i + 1], for all i in bounds[g] : bounds[g + 1] of group
     g. Arrays may be of any namespace, and of several dtypes."""
     pieces = [group.derived((Piece, name), partial(Piece, name)) for group in groups]
-    first = pieces[0].array
-    if compiled and all(piece.plain and piece.array.dtype == first.dtype for piece in pieces):
+    first, form = pieces[0].array, pieces[0].form
+    if compiled and form is not None and all(piece.form == form for piece in pieces):
         out = buffers.empty((int(ends[-1]), *first.shape[1:]), first.dtype)
         copying.copy_pieces([piece.address for piece in pieces], bounds, starts, ends, out)
         return out

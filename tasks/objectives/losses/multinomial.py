@@ -62,29 +62,29 @@ class MultinomialLoss(Loss):
         at, zero = model * c * count, v.splat(0.0)
         for i in range(0, count, v.LANES):
             n = min(v.LANES, count - i)
-            w = v.load_part(weight, i, n)
-            y = v.load_part(target, i, n)
-            top = v.load_part(raw, at + i, n)
+            w = v.load_some(weight, i, n)
+            y = v.load_some(target, i, n)
+            top = v.load_some(raw, at + i, n)
             best, chosen, check = zero, zero, zero
             for a in range(c):
-                z, code = v.load_part(raw, at + a * count + i, n), v.splat(float(a))
+                z, code = v.load_some(raw, at + a * count + i, n), v.splat(float(a))
                 best = v.where_less(top, z, code, best)
                 top = v.where_less(top, z, z, top)
                 chosen = v.where_equal(y, code, z, chosen)
                 check = v.fma(z, zero, check)
             rest = check  # the sum of the exponentials without the largest, which is 1: a tiny loss keeps its digits
             for a in range(c):
-                e = v.exp_nonpositive(v.load_part(raw, at + a * count + i, n) - top)
+                e = v.exp_nonpositive(v.load_some(raw, at + a * count + i, n) - top)
                 rest = rest + v.where_equal(best, v.splat(float(a)), zero, e)
-                v.store_part(residual, at + a * count + i, e, n)
+                v.store_some(residual, at + a * count + i, e, n)
             v.put_loss(losses, False, model * count + i, w * ((top - chosen) + v.log1p_nonnegative(rest)), n)
             reciprocal = v.splat(1.0) / (v.splat(1.0) + rest)
             for a in range(c):
-                mean = v.load_part(residual, at + a * count + i, n) * reciprocal
+                mean = v.load_some(residual, at + a * count + i, n) * reciprocal
                 if len(probability):
-                    v.store_part(probability, at + a * count + i, mean, n)
+                    v.store_some(probability, at + a * count + i, mean, n)
                 indicator = v.where_equal(y, v.splat(float(a)), v.splat(1.0), zero)
-                v.store_part(residual, at + a * count + i, w * (mean - indicator), n)
+                v.store_some(residual, at + a * count + i, w * (mean - indicator), n)
 
     def mean(self, raw: Float64) -> Float64:
         return np.asarray(self.curvature(np, None, raw))

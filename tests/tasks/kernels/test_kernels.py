@@ -15,7 +15,7 @@ from numba import njit
 from scipy.special import log_softmax, softmax
 
 from tasks import kernels
-from tasks.kernels import array_api, dense, fused, pointwise
+from tasks.kernels import array_api, dense, fused, pointwise, several
 from tasks.kernels import passes as loops
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.losses import (
@@ -330,10 +330,26 @@ def test_no_partitions_give_zeros(case: tuple[Loss, int, int]) -> None:
         assert not any(np.any(part) for part in result)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("m", "p", "count", "n"), [(2, 100, 50, 120), (3, 5, 17, 60), (10, 28, 6, 20), (100, 3, 9, 18), (4, 9, 8, 14), (7, 5, 0, 9)]
+)
+def test_the_next_block_is_asked_for_once(m: int, p: int, count: int, n: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For any number of outputs, line by line, and not what lies beyond the last row."""
+    asked: list[int] = []
+    for name in ("load_some", "store_part", "splat", "fma", "totals", "upper_half"):
+        monkeypatch.setattr(several, name, lambda *_: 0.0)
+    monkeypatch.setattr(several, "prefetch", lambda X, at: asked.append(at))
+    X = np.zeros((n, p), dtype)
+    several.dot_outputs.py_func(X, 2, count, np.zeros((m, p)), np.zeros(m), np.zeros(m * count))
+    assert asked == list(range((2 + count) * p, min(2 + 2 * count, n) * p, 64 // X.itemsize))
+
+
+@pytest.mark.parametrize("case", [(LOGISTIC, 1, 1), (MULTINOMIAL, 3, 1), (LOGISTIC, 3, 2)], ids=str)
 @pytest.mark.parametrize("kind", ["float64", "csr64"])
-def test_narrow_is_wide(kind: str) -> None:
-    """float32 rows that hold the same numbers: the same bits for one model, where no BLAS is involved."""
-    q = make(LOGISTIC, 1, 1, 37, [300, 41])
+def test_narrow_is_wide(case: tuple[Loss, int, int], kind: str) -> None:
+    """float32 rows that hold the same numbers: the same bits."""
+    q = make(*case, 37, [300, 41])
     X = as_kind(q.X, kind)
     wide, narrow = passes(q, X, q.y, q.weight, q.offsets), passes(q, X.astype(np.float32), q.y, q.weight, q.offsets)
     for a, b in zip(wide, narrow, strict=True):

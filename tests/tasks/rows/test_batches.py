@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.losses import LOSSES
 from tasks.reductions.reduction import NodeSums, merge_sums, reduce_groups, subtrees
+from tasks.rounds import oracles
 from tasks.rounds.oracles import Broadcast, reduction_of
 from tasks.rows import batches, gathering
 from tasks.rows.batches import HELD_OUT, ROWS_A_SUBTREE, SUBTREE_BYTES, TRAINING, Batch, Sampling, draw_ahead, select, subtree_level, turns
@@ -289,6 +290,23 @@ def test_targets_of_any_kind(compiled: bool, monkeypatch: pytest.MonkeyPatch) ->
             np.testing.assert_array_equal(batch.y, y[batch.X[:, 0].astype(int)])  # type: ignore[index, union-attr, arg-type]
 
 
+@pytest.mark.parametrize("convert", [np.array, sp.csr_array], ids=["dense", "csr"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_groups_of_unlike_columns_are_an_error(convert: Any, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is copied, which would be other memory than that of the rows."""
+    monkeypatch.setattr(gathering, "WORTH_COMPILING", 0 if compiled else 1 << 40)
+    monkeypatch.setattr(gathering, "copying", None)
+    X, y = np.ones((4, 3)), [np.arange(4), np.arange(4.0)]  # of unlike dtypes, which are gathered
+    groups = [Group(convert(X[:, : 3 - i]), y[i], None, np.array([0, 4]), i) for i in range(2)]
+    for order in (groups, groups[::-1]):
+        with pytest.raises(ValueError, match=r"must match exactly|columns"):
+            gathering.gather(order, np.array([0, 3, 1]), np.array([0, 2, 3]))
+    empty = [groups[0], Group(convert(X[:0, :1]), y[1][:0], None, np.array([0, 0]), 1)]
+    monkeypatch.undo()
+    found, _ = gathering.gather(empty, np.array([0, 3]), np.array([0, 2, 2]))
+    assert found.shape == (2, 3)
+
+
 def test_arrays_of_unlike_dtypes_are_gathered() -> None:
     X = np.arange(4.0)[:, None]
     y = [np.array(["a", "bb", "c", "d"]), np.array(["long", "e", "f", "g"])]
@@ -319,6 +337,18 @@ def test_subtrees_that_are_passed_over_at_once_have_the_sums_of_each(convert: An
         (found,) = merge_sums([NodeSums(parts, {})], 7, joint.combine).nodes.values()
         for left, right in zip(whole[:3], found[:3], strict=True):
             np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("empty", [0, 3, 7])
+def test_a_group_without_rows_does_not_say_how_many_are_joined(empty: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as of groups that all have rows, wherever the empty one is."""
+    monkeypatch.setattr(oracles, "TOGETHER_BYTES", 10_000)  # three groups of 100 rows
+    broadcast = Broadcast(LinearObjective(LOSSES["squared"], 3, 1, True), "loss_and_gradient", np.zeros((1, 4)), None, 1)
+    broadcast = broadcast._replace(batch=Batch(Sampling(0, 1), 0, 0))
+    sizes = [100 * (number != empty) for number in range(8)]
+    for groups in (numbered([100] * 8), numbered(sizes)):
+        parts = [group for _, group in reduction_of(broadcast).parts(list(enumerate(groups)), 8, broadcast)]
+        assert [len(part) for part in parts] == [2] * 4
 
 
 def test_rows_drawn_ahead_are_those_of_the_next_round() -> None:
