@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -12,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import dask
 import numpy as np
 from distributed import Client
+from numba import njit
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline import LinearRegression, LogisticRegression, MLPClassifier, MLPRegressor, Ridge, SGDClassifier, SGDRegressor
@@ -33,7 +35,11 @@ NOTES: Final = [
     f"Linear models have their defaults; of ten classes they make {MANY_CLASSES['max_iter']} iterations at most, and by SGD "
     + f"{EPOCHS['max_iter']} epochs; networks have {NETWORK['hidden_layer_sizes'][0]} hidden units and make one epoch in batches of "
     + f"{NETWORK['batch_size']}.",
+    "Arithmetic: a loop that needs no memory and no Python, in turn with the fits: what the cores at hand have to give at that time. "
+    + "Two that share a physical core give less than twice as much.",
 ]
+STEPS: Final = 500_000_000
+"""Of the loop: about a tenth of a second."""
 
 
 class Work(NamedTuple):
@@ -52,12 +58,14 @@ class Work(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """Median seconds of a fit: in process on one thread and on all, on one worker and on two."""
+    """Median seconds of a fit: in process on one thread and on all, on one worker and on two; of arithmetic on one thread and on all."""
 
     thread: float
     threads: float
     worker: float
     workers: float
+    core: float
+    cores: float
 
     @property
     def by_threads(self) -> float:
@@ -66,6 +74,10 @@ class Scaled(NamedTuple):
     @property
     def by_workers(self) -> float:
         return self.worker / self.workers
+
+    @property
+    def by_cores(self) -> float:
+        return self.core / self.cores
 
 
 def works(quick: bool) -> list[Work]:
@@ -89,15 +101,17 @@ def works(quick: bool) -> list[Work]:
 def scaling(report: Report, settings: Settings) -> None:
     """Time each fit on one thread and on all, on one worker and on two, in turn."""
     found: dict[str, Scaled] = {}
-    with workers(1) as (one, _), workers() as (more, _):
-        for work in works(settings.quick):
-            found[work.name] = scaled(work, one, more, settings.repeats)
     n_threads = default_threads()
+    with workers(1) as (one, _), workers() as (more, _), ThreadPoolExecutor(n_threads) as pool:
+        for work in works(settings.quick):
+            found[work.name] = scaled(work, one, more, pool, settings.repeats)
     columns = (
         "fit", "1 thread, s", f"{n_threads} threads, s", "by threads", "1 worker, s", f"{N_WORKERS} workers, s", "by workers",
+        "arithmetic by threads",
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = [
-        (name, each.thread, each.threads, each.by_threads, each.worker, each.workers, each.by_workers) for name, each in found.items()
+        (name, each.thread, each.threads, each.by_threads, each.worker, each.workers, each.by_workers, each.by_cores)
+        for name, each in found.items()
     ]
     report.tables.append(Table("Whole fits, and how many times as fast more are", columns, rows))
     for name, each in found.items():
@@ -108,7 +122,7 @@ def scaling(report: Report, settings: Settings) -> None:
     report.notes += NOTES
 
 
-def scaled(work: Work, one: Client, more: Client, repeats: int) -> Scaled:
+def scaled(work: Work, one: Client, more: Client, pool: ThreadPoolExecutor, repeats: int) -> Scaled:
     """A fit everywhere."""
     X, y = work.problem.arrays()
     here = (X.astype(work.dtype, copy=False), y)
@@ -116,8 +130,24 @@ def scaled(work: Work, one: Client, more: Client, repeats: int) -> Scaled:
         Timed(("1 thread",), partial(fit, work, *here, scheduler="threads", num_workers=1)),
         Timed(("threads",), partial(fit, work, *here, scheduler="threads")),
         *[Timed((f"{client}",), partial(fit, work, *held(client, work), scheduler=client)) for client in (one, more)],
+        *[Timed((f"arithmetic {n}",), partial(compute, pool, n)) for n in (1, default_threads())],
     ]
     return Scaled(*map(median, in_turn(timed, repeats, warm_up=1)))
+
+
+@njit(nogil=True)
+def arithmetic(n: int) -> float:
+    """n additions and multiplications, in eight chains."""
+    a, b, c, d, e, f, g, h = 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8
+    for _ in range(n // 8):
+        a, b, c, d = a * 0.999 + 0.1, b * 0.999 + 0.1, c * 0.999 + 0.1, d * 0.999 + 0.1
+        e, f, g, h = e * 0.999 + 0.1, f * 0.999 + 0.1, g * 0.999 + 0.1, h * 0.999 + 0.1
+    return a + b + c + d + e + f + g + h
+
+
+def compute(pool: ThreadPoolExecutor, n_threads: int) -> None:
+    """STEPS of arithmetic, shared by so many threads."""
+    sum(pool.map(arithmetic, [STEPS // n_threads] * n_threads))
 
 
 def held(client: Client, work: Work) -> Sequence[Any]:
