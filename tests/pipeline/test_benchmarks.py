@@ -293,8 +293,8 @@ def test_targets_of_least_squares_and_of_threads() -> None:
     standings = [Standing(racer, 1e-4, 0.0, Fit(racer.seconds, Solution(np.zeros((1, 1)), np.zeros(1), None))) for racer in racers]
     take_racer_turns(standings, 2, 5.0)
     assert [target.value for target in least_squares_targets("t", standings)] == pytest.approx([0.5, 1.5])
-    scaled = Scaled(1.0, 0.5, 3.0, 1.0)
-    assert (scaled.by_threads, scaled.by_workers) == (2.0, 3.0)
+    scaled = Scaled(1.0, 0.5, 3.0, 1.0, 2.0, 1.25)
+    assert (scaled.by_threads, scaled.by_workers, scaled.by_cores) == (2.0, 3.0, 1.6)
     names = [work.name for work in works(quick=False)]
     assert len(set(names)) == len(names) == 11
 
