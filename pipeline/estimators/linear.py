@@ -90,7 +90,7 @@ class LinearModel(GradientModel):
         assert isinstance(penalty, L2)
         shared = objective.n_outputs if objective.loss.constant_curvature else 1
         subtrees = subtrees_of(group_starts(len(schema.partition_rows), n_groups))
-        problem = Problem(objective.loss, objective.layout.size // shared, schema.n_rows, subtrees)
+        problem = Problem(objective.loss, objective.layout.size // shared, objective.n_outputs // shared, schema.n_rows, subtrees)
         standard = self._standardisation(schema, objective, penalty, takes_common_units(self.solver, problem))
         strategy, choice = choose(self.solver, problem, self._precision(schema, standard, objective), self.max_iter)
         return SetUp(replace(objective, standard=standard), standard.penalty(penalty, objective.n_outputs), strategy, choice)

@@ -13,6 +13,7 @@ from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
 from tasks.strategies.newton_cg import NewtonCG
 from tasks.strategies.quadratic_newton import QuadraticNewton
+from tasks.strategies.sampled_lbfgs import SampledLBFGS
 from tasks.strategies.sampled_newton import SampledNewton
 from tasks.typing import Float64
 
@@ -21,6 +22,8 @@ MAX_HESSIAN: Final = 2000
 MAX_LEAST_SQUARES_HESSIAN: Final = 3500  # one Hessian is all that least squares needs
 MAX_HESSIAN_WORK: Final = 2e8
 SAMPLE_ROWS_PER_PARAMETER: Final = 50
+MOST_ROW_STEP: Final = 20
+FEW_OUTPUTS: Final = 3  # of more, the parts of a Hessian where two of them meet cost more than they are worth
 LEAST_ROW_STEP: Final = 4  # the sample is a copy: not of more than a quarter of the rows
 
 
@@ -36,13 +39,19 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What decides: the loss, parameters of one Hessian (of one model, or of one of its outputs where all have the same), rows, and the
-    subtrees of groups that may go their own ways."""
+    """What decides: the loss, parameters of one Hessian (of one model, or of one of its outputs where all have the same) and the outputs
+    that these are of, rows, and the subtrees of groups that may go their own ways."""
 
     loss: Loss
     n_parameters: int
+    n_outputs: int
     n_rows: int
     subtrees: Subtrees
+
+    @property
+    def of_an_output(self) -> int:
+        """The parameters of one output."""
+        return self.n_parameters // self.n_outputs
 
 
 class Precision(NamedTuple):
@@ -60,7 +69,7 @@ class Precision(NamedTuple):
     rounding: Float64
 
 
-SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton", "admm")
+SOLVERS: Final = ("auto", "gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton", "sampled-lbfgs", "admm")
 OF_MINI_BATCHES: Final = ("async", "parameter-server", "local-sgd")
 SCIKIT_LEARN_NAMES: Final = {"newton-cholesky": "newton", "cholesky": "newton", "svd": "newton"}
 
@@ -111,10 +120,14 @@ def automatic(problem: Problem) -> tuple[str, str]:
         if n <= MAX_LEAST_SQUARES_HESSIAN:
             return "newton", f"{problem.loss.name} loss and {n} parameters: one Hessian solves it"
         return "newton-cg", f"{problem.loss.name} loss and {n} parameters: conjugate gradients"
-    if rows >= LEAST_ROW_STEP * SAMPLE_ROWS_PER_PARAMETER * n and n <= MAX_HESSIAN // 2:
+    enough = LEAST_ROW_STEP * SAMPLE_ROWS_PER_PARAMETER
+    if problem.n_outputs <= FEW_OUTPUTS and rows >= enough * n and n <= MAX_HESSIAN // 2:
         return "sampled-newton", f"{rows} rows are many for {n} parameters: a sample's Hessian leaves few full passes"
     if n <= MAX_HESSIAN // 2 and rows * n * n <= MAX_HESSIAN_WORK:
         return "newton", f"{rows} rows and {n} parameters: a Hessian is cheap and saves rounds"
+    q = problem.of_an_output
+    if problem.n_outputs > 1 and rows >= enough * q and q <= MAX_HESSIAN // 2:
+        return "sampled-lbfgs", f"{rows} rows are many for {q} parameters an output: Hessians of a sample leave few full passes"
     return "lbfgs", f"{n} parameters, {rows} rows: gradients alone"
 
 
@@ -130,13 +143,23 @@ def make(name: str, problem: Problem, precision: Precision, max_iter: int | None
     if name == "newton-cg":
         return NewtonCG(tol=tol, max_iter=max_iter or 100, shares=precision.shares)
     if name == "sampled-newton":
-        row_step = min(20, problem.n_rows // (SAMPLE_ROWS_PER_PARAMETER * problem.n_parameters))
-        row_step = row_step if row_step >= LEAST_ROW_STEP else 1
-        sample_rows = max(1, problem.n_rows // row_step)
+        row_step, sample_rows = sample_of(problem.n_rows, problem.n_parameters)
         return SampledNewton(tol=tol, max_iter=max_iter or 100, row_step=row_step, sample_tol=0.5 * problem.n_parameters / sample_rows)
+    if name == "sampled-lbfgs":
+        row_step, sample_rows = sample_of(problem.n_rows, problem.of_an_output)
+        sample_tol = max(tol, 0.3 / sample_rows**0.5)  # about what the gradient of that many rows differs by from that of all
+        return SampledLBFGS(tol, max_iter or 1000, row_step, sample_tol, coupled=problem.loss.coupled)
     if name == "admm":
         return ADMM(problem.subtrees, tol=tol, max_iter=max_iter or 1000)
     assert name == "newton", f"{name} is in SOLVERS and has no strategy here"
     if problem.loss.constant_curvature:
         return QuadraticNewton(tol=precision.gain, max_iter=max_iter or 100, rounding=precision.rounding)
     return Newton(tol=tol, max_iter=max_iter or 100)
+
+
+def sample_of(n_rows: int, n_parameters: int) -> tuple[int, int]:
+    """The step from row to row of a sample that is large for so many parameters, and its size; all rows where they are not many times
+    as many."""
+    row_step = min(MOST_ROW_STEP, n_rows // (SAMPLE_ROWS_PER_PARAMETER * n_parameters))
+    row_step = row_step if row_step >= LEAST_ROW_STEP else 1
+    return row_step, max(1, n_rows // row_step)

@@ -45,7 +45,7 @@ class Calling(Observer):
         self._function = function
 
     def after(self, row: Row) -> bool:
-        return self._function(row)
+        return bool(self._function(row))
 
 
 class Record(Observer, ABC):

@@ -94,6 +94,7 @@ def hessian(
     positive_weight: Float64 | None = None,
     standard: tuple[Float64, Float64] | None = None,
     shared: bool = False,
+    apart: bool = False,
 ) -> tuple[Float64, float, Float64, Float64, Float64]:
     """The sums of loss_and_gradient, and hessian_sum (k, N, N), exactly symmetric; all of rows factor (x - shift), where standard is
     (shift (p,), factor (p,)).
@@ -101,10 +102,14 @@ def hessian(
     N = c (p + 1), or c p without intercept, in the order [coef of output 0 (p), coef of output 1, ..., intercepts (c)].
     shared, for losses of constant curvature: the one block that all outputs of all models have, (1, P, P), P = p + 1 or p, in the order
     [coef, intercept].
+    apart: the blocks of all outputs with themselves alone, (k, c, P, P), each in that order.
     """
     assert loss.constant_curvature or not shared
+    assert not (shared and apart)
     if not isinstance(X, np.ndarray | sp.csr_array):
-        return array_api.hessian(loss, X, y, weight, offsets, coef, intercept, n_models, fit_intercept, positive_weight, standard, shared)
+        return array_api.hessian(
+            loss, X, y, weight, offsets, coef, intercept, n_models, fit_intercept, positive_weight, standard, shared, apart
+        )
     rows, kind = _rows(X)
     shift, factor = (np.zeros(X.shape[1]), np.ones(X.shape[1])) if standard is None else standard
     sums = _compiled(passes.hessian_pass, kind)(
@@ -115,14 +120,15 @@ def hessian(
         n_models,
         loss.constant_curvature,
         shared,
+        apart,
         fit_intercept,
         np.ascontiguousarray(shift, np.float64),
         np.ascontiguousarray(factor, np.float64),
     )
     m, p = coef.shape
-    blocks, outputs = (1, 1) if shared else (n_models, m // n_models)
+    blocks, outputs = ((1,), 1) if shared else ((n_models, m // n_models), 1) if apart else ((n_models,), m // n_models)
     size = outputs * (p + 1 if fit_intercept else p)
-    return *_gradient_parts(sums, n_models, coef.shape), sums[n_models + 1 + m * p + m :].reshape(blocks, size, size)
+    return *_gradient_parts(sums, n_models, coef.shape), sums[n_models + 1 + m * p + m :].reshape(*blocks, size, size)
 
 
 def hessian_vector(
@@ -254,7 +260,7 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
     model = (integer, flag, vector, rows, matrix, vector, vector, offsets, matrix, vector, integer)
     arguments = {
         passes.gradient_pass: model,
-        passes.hessian_pass: (*model, flag, flag, flag, vector, vector),
+        passes.hessian_pass: (*model, flag, flag, flag, flag, vector, vector),
         passes.product_pass: (*model, matrix, vector),
         passes.predict_pass: (rows, integer, matrix, vector),
         spread.spread_pass: (rows, integer, vector, offsets),

@@ -7,6 +7,7 @@ X and y may live on a device; parameters come, and results go, as NumPy arrays. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ def hessian(
     positive_weight: Float64 | None = None,
     standard: tuple[Float64, Float64] | None = None,
     shared: bool = False,
+    apart: bool = False,
 ) -> tuple[Float64, float, Float64, Float64, Float64]:
     """Sums of the loss, its gradient and its Hessian, as tasks.kernels.hessian has them."""
     xp = namespace_of(X)
@@ -68,33 +70,45 @@ def hessian(
             return [*sums, _gram(xp, design, w)[None, None, None, :, :]]
         y, positive = _outputs(xp, loss, raw, target, positive_weight)
         curvature = _weighted(xp, w[:, None, None], loss.curvature(xp, y, raw) * positive + _unhidden(xp, raw))
-        of_pairs = _coupled_blocks if loss.coupled else _separate_blocks
-        return [*sums, xp.stack([of_pairs(xp, design, w, curvature[:, model, :]) for model in range(n_models)])]
+        of_model = partial(_own_blocks if apart else _coupled_blocks if loss.coupled else _separate_blocks, xp, design, w)
+        models = [curvature[:, model, :] for model in range(n_models)]
+        return [*sums, xp.stack([of_model(_against_others(xp, each, w) if apart and loss.coupled else each) for each in models])]
 
     loss_sum, weight_sum, coef_sum, intercept_sum, blocks = map(
         to_numpy, sums_along_tree(map(_apply(leaf), _leaves(xp, X, y, weight, offsets)))
     )
-    return loss_sum, float(weight_sum), coef_sum, intercept_sum, _by_parameters(blocks, X.shape[1])
+    return loss_sum, float(weight_sum), coef_sum, intercept_sum, blocks if apart else _by_parameters(blocks, X.shape[1])
+
+
+def _own_blocks(xp: Any, design: Any, w: Any, curvature: Any) -> Any:
+    """Σ_i h_ia z_i z_iᵀ of each output a, (c, P, P), from weighted curvature (n, c)."""
+    return xp.stack([_gram(xp, design, curvature[:, a]) for a in range(curvature.shape[1])])
+
+
+def _against_others(xp: Any, curvature: Any, w: Any) -> Any:
+    """w p_a (1 - p_a) of each output (n, c), from w p; 1 - p_a as the sum of the others, or it would lose the digits of a small one."""
+    share = curvature / xp.where(w == 0.0, xp.ones_like(w), w)[:, None]
+    c = curvature.shape[1]
+    others = [sum((share[:, b] for b in range(c) if b != a), xp.zeros_like(w)) for a in range(c)]
+    return curvature * xp.stack(others, axis=1)
 
 
 def _separate_blocks(xp: Any, design: Any, w: Any, curvature: Any) -> Any:
     """Σ_i h_ia z_i z_iᵀ of each output a, as blocks (c, c, P, P) of the Hessian of one model, from weighted curvature (n, c)."""
     c, size = curvature.shape[1], design.shape[1]
     zero = xp.zeros((size, size), dtype=xp.float64, device=device_of(design))
-    own = [_gram(xp, design, curvature[:, a]) for a in range(c)]
-    return xp.stack([xp.stack([own[a] if a == b else zero for b in range(c)]) for a in range(c)])
+    own = _own_blocks(xp, design, w, curvature)
+    return xp.stack([xp.stack([own[a, ...] if a == b else zero for b in range(c)]) for a in range(c)])
 
 
 def _coupled_blocks(xp: Any, design: Any, w: Any, curvature: Any) -> Any:
     """Σ_i w_i (δ_ab p_ia - p_ia p_ib) z_i z_iᵀ of each pair of outputs, as `_separate_blocks` has them, from w p (n, c)."""
     c = curvature.shape[1]
-    share = curvature / xp.where(w == 0.0, xp.ones_like(w), w)[:, None]
+    share, own = curvature / xp.where(w == 0.0, xp.ones_like(w), w)[:, None], _against_others(xp, curvature, w)
     blocks: list[list[Any]] = [[None] * c for _ in range(c)]
     for a in range(c):
-        rest = sum((share[:, b] for b in range(c) if b != a), xp.zeros_like(w))  # 1 - share would lose the digits of a small one
         for b in range(a + 1):
-            h = curvature[:, a] * (rest if a == b else -share[:, b])
-            blocks[a][b] = blocks[b][a] = _gram(xp, design, h)
+            blocks[a][b] = blocks[b][a] = _gram(xp, design, own[:, a] if a == b else -curvature[:, a] * share[:, b])
     return xp.stack([xp.stack(row) for row in blocks])
 
 

@@ -1,4 +1,4 @@
-"""Dense rows and one output: one block is added up from the nearest cache while the next one is read from memory.
+"""Dense rows and one output: one block is added up from the nearest caches while the next one is read from memory.
 
 One after the other, memory would rest while a block is added up. The hardware foresees rows that are read straight on, but not beside
 others: so each step asks for what lies AHEAD. The order of all sums is that of `dot_rows` and `add_rows`.
@@ -15,11 +15,12 @@ from tasks.kernels.lanes import LANES, fma, load, load_part, prefetch_near, spla
 from tasks.typing import Array, Float64
 
 BLOCK: Final = 1600
-"""Numbers of a block: it stays in the nearest cache, of 32 KB or more, beside what is brought ahead."""
+"""Numbers of a block, but 8 rows at least: it stays in the nearest cache, of about 48 KB, beside the next one and what is brought ahead;
+of more than 200 columns, in the second."""
 NARROWEST: Final = 17
 """Columns at least: with fewer the arithmetic takes longer than the reading, and blocks are better larger."""
-WIDEST: Final = 8192
-"""Bytes of a row at most: of wider ones too few fit."""
+WIDEST: Final = 1024
+"""Columns at most: of wider rows too few fit. Not bytes: what is summed together is the same for float32 and float64."""
 AHEAD: Final = 12288
 """Bytes from what is read to what is asked for."""
 
@@ -27,7 +28,7 @@ AHEAD: Final = 12288
 @compiled
 def worth_fusing(X: Array, m: int) -> bool:
     """Whether a block is added up while the next one is read."""
-    return m == 1 and X.shape[1] >= NARROWEST and X.shape[1] * X.itemsize <= WIDEST
+    return m == 1 and NARROWEST <= X.shape[1] <= WIDEST
 
 
 @compiled

@@ -286,14 +286,16 @@ def hessian_pass(
     k: int,
     constant: bool,
     shared: bool,
+    apart: bool,
     fit_intercept: bool,
     shift: Float64,
     factor: Float64,
 ) -> Float64:
-    """Sums of loss, weight, gradient and Hessian, of rows factor (x - shift); shared: of one output of one model, which all others have."""
+    """Sums of loss, weight, gradient and Hessian, of rows factor (x - shift); shared: of one output of one model, which all others have;
+    apart: of each output by itself."""
     m, p = coef.shape
     c = m // k
-    blocks, outputs = (1, 1) if shared else (k, c)
+    blocks, outputs = (1, 1) if shared else (m, 1) if apart else (k, c)
     size = outputs * p + (outputs if fit_intercept else 0)
     rows = GRAM_ROWS
     raw, residual, curvature = np.empty(m * rows), np.empty(m * rows), np.empty(m * rows)
@@ -319,15 +321,15 @@ def hessian_pass(
             sums[k] += sum_of(w)
             dense_add(block, 0, count, r, sums[k + 1 : k + 1 + m * p], none)
             add_outputs(r, m, sums[k + 1 + m * p : first])
-            for model in range(1 if constant else k):
+            for model in range(1 if constant else blocks):
                 H = sums[first + model * size * size : first + (model + 1) * size * size].reshape(size, size)
-                at = model * c * count
+                at = model * outputs * count
                 add_hessian(coupled, constant, unit, block, h, w, at, outputs, fit_intercept, H, scaled[:count], pair[:count])
         top = push(stack, top, j)
     sums = collapse(stack, top)
     hessians = sums[first:].reshape(blocks, size, size)
     if constant and not shared:
-        repeat_first_output(hessians, p, c)
+        repeat_first_output(hessians, p, outputs)
     for model in range(blocks):
         mirror(hessians[model], p, outputs)
     return sums

@@ -24,8 +24,8 @@ class Sums(NamedTuple):
     """Sums over some rows for k models: they add up along the tree.
 
     loss_sum (k,), weight_sum (k,), for models may count rows differently, gradient_sum (k, n) in the dtype of the parameters, hessian_sum
-    (k, n, n) or None. Of a Hessian-vector round, gradient_sum holds the products and loss_sum is zero. hessian_sum of a Gram round: see
-    `GramSums`.
+    (k, n, n) or None. Of a Hessian-vector round, gradient_sum holds the products and loss_sum is zero. Other shapes of hessian_sum: see
+    `GramSums` and `HessianBlockSums`.
     """
 
     loss_sum: Float64
@@ -122,6 +122,18 @@ class HessianSums(Protocol):
 
     def hessian(self, group: Group, parameters: Float64) -> Sums:
         """Sums of the loss, its gradient and its Hessian by the parameters (k, n) themselves, whatever the layout's `standard`."""
+        ...
+
+
+@runtime_checkable
+class HessianBlockSums(Protocol):
+    """A further oracle: each output's own second derivatives, as if outputs did not meet.
+
+    The parameters of an output are its p coefficients and perhaps an intercept: q numbers.
+    """
+
+    def hessian_blocks(self, group: Group, parameters: Float64) -> Sums:
+        """The sums of `hessian`, but for hessian_sum (k, c, q, q): the block of each output with itself."""
         ...
 
 

@@ -16,11 +16,12 @@ from tasks.typing import Array, Float64
 class Evaluation(NamedTuple):
     """The objective of one model at the parameters asked for, after the one division: mean loss plus penalty.
 
-    value, gradient (n,), hessian (n, n), or as `GramSums` says, or None, n_free: that many trailing parameters (the intercepts) are not
-    penalised; weight: of the rows together, 0 when there was none; noise: how far rounding in the raw predictions can move the value; units
-    (n - n_free,): factors by which the penalised parameters are multiplied to have the user's units, None where they have them; penalty: of
-    the first parameters, all but n_free, whose prox is for strategies that take kinks. places: where each of t subtrees would have the
-    parameters (t, n), and what its rows weigh (t,), where that was asked for; control (n,): the mean of the subtrees' control variates.
+    value, gradient (n,), hessian (n, n), or as `GramSums` or `HessianBlockSums` say, or None, n_free: that many trailing parameters (the
+    intercepts) are not penalised; weight: of the rows together, 0 when there was none; noise: how far rounding in the raw predictions can
+    move the value; units (n - n_free,): factors by which the penalised parameters are multiplied to have the user's units, None where
+    they have them; penalty: of the first parameters, all but n_free, whose prox is for strategies that take kinks. places: where each of
+    t subtrees would have the parameters (t, n), and what its rows weigh (t,), where that was asked for; control (n,): the mean of the
+    subtrees' control variates.
     """
 
     value: float
@@ -38,7 +39,8 @@ class Evaluation(NamedTuple):
 def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array, *, gram: bool = False) -> Evaluation:
     """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the sums, at parameters (n,).
 
-    gram: the Hessian is that of `GramSums`, (q, q) or (q, q + c), of the mean loss alone, without the penalty. Rows of no weight
+    gram: the Hessian is that of `GramSums`, (q, q) or (q, q + c), or of `HessianBlockSums`, (c, q, q), of the mean loss alone, without the
+    penalty. Rows of no weight
     at all (they can make up a sample) give NaN, never an exception.
     """
     weight = float(sums.weight_sum[model]) or np.nan

@@ -127,6 +127,9 @@ class LinearObjective:
     def hessian(self, group: Group, parameters: Float64) -> Sums:
         return self._hessian(group, parameters, shared=False)
 
+    def hessian_blocks(self, group: Group, parameters: Float64) -> Sums:
+        return self._hessian(group, parameters, shared=False, apart=True)
+
     def gram(self, group: Group, parameters: Float64) -> Sums:
         self._require_gram()
         return self._hessian(group, parameters, shared=True)
@@ -147,7 +150,7 @@ class LinearObjective:
         if not self.loss.constant_curvature:
             raise TypeError(f"the {self.loss.name} loss has no Gram matrix, because its curvature is not constant; use Newton")
 
-    def _hessian(self, group: Group, parameters: Float64, *, shared: bool) -> Sums:
+    def _hessian(self, group: Group, parameters: Float64, *, shared: bool, apart: bool = False) -> Sums:
         coef, intercept = self._stacked(*self.split(parameters))
         loss, weight, coef_sum, intercept_sum, hessian = self._passes.hessian(
             *self._rows(group),
@@ -158,6 +161,7 @@ class LinearObjective:
             self._positive_weight,
             self.standard,
             shared,
+            apart,
         )
         k = len(parameters)
         return Sums(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k), hessian)

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from tasks.objectives.base import HessianSums, HessianVectorSums, Objective
+from tasks.objectives.base import HessianBlockSums, HessianSums, HessianVectorSums, Objective
 from tasks.objectives.evaluation import Evaluation
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import L2, ElasticNet, Penalty
@@ -103,7 +103,7 @@ class Fit:
         if lacking:
             missing = [name for name in dict.fromkeys(chain.from_iterable(map(members, lacking))) if name not in dir(self.objective)]
             raise TypeError(f"{objective} is not compatible with {strategy}: it must implement {', '.join(missing)}")
-        curved = [name for name in self.strategy.oracles if ORACLES[name].needs in (HessianSums, HessianVectorSums)]
+        curved = [name for name in self.strategy.oracles if ORACLES[name].needs in (HessianSums, HessianBlockSums, HessianVectorSums)]
         if curved and isinstance(self.objective, LinearObjective) and not self.objective.loss.smooth:
             raise ValueError(
                 f"{strategy} cannot do the {self.objective.loss.name} loss: it has no curvature to go by (its second derivative is zero"

@@ -9,7 +9,17 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from tasks.objectives.base import GramSums, HessianSums, HessianVectorSums, Objective, Scored, Sums, WeighsRows, add_sums
+from tasks.objectives.base import (
+    GramSums,
+    HessianBlockSums,
+    HessianSums,
+    HessianVectorSums,
+    Objective,
+    Scored,
+    Sums,
+    WeighsRows,
+    add_sums,
+)
 from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import Penalty
@@ -102,6 +112,12 @@ def gradient_difference(group: Group, broadcast: Broadcast) -> Sums:
 def hessian(group: Group, broadcast: Broadcast) -> Sums:
     """Losses, gradients and Hessians."""
     found: Sums = broadcast.objective.hessian(group, broadcast.parameters)
+    return found
+
+
+def hessian_blocks(group: Group, broadcast: Broadcast) -> Sums:
+    """Losses, gradients and each output's own block of the Hessian."""
+    found: Sums = broadcast.objective.hessian_blocks(group, broadcast.parameters)
     return found
 
 
@@ -215,7 +231,7 @@ def at_parameters(request: Request, sums: Sums, model: int, objective: Objective
 
 
 def gram_at_parameters(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
-    """Value and gradient at the parameters asked for, and the Hessian of one output's mean loss."""
+    """Value and gradient at the parameters asked for, and the Hessian of one output's mean loss, or of each output's by itself."""
     return evaluate(divided(request, sums), model, objective.layout, penalty, request.parameters, gram=True)
 
 
@@ -295,6 +311,11 @@ def gram_bytes(broadcast: Broadcast, n_columns: int) -> int:
     return 8 * (n_columns + 1) ** 2
 
 
+def block_bytes(broadcast: Broadcast, n_columns: int) -> int:
+    """Bytes of sums that are a matrix of the columns for each output."""
+    return broadcast.parameters.nbytes * (n_columns + 1)
+
+
 def score_bytes(broadcast: Broadcast, n_columns: int) -> int:
     """Bytes of the sums of scores: few."""
     return 8 * len(broadcast.parameters)
@@ -352,6 +373,7 @@ ORACLES: Final[dict[str, OracleSpec]] = {
         without=WeighsRows,
     ),
     "hessian": OracleSpec(HessianSums, reduction("hessian", hessian, n_bytes=matrix_bytes), at_parameters),
+    "hessian_blocks": OracleSpec(HessianBlockSums, reduction("hessian-blocks", hessian_blocks, n_bytes=block_bytes), gram_at_parameters),
     "local_hessian": OracleSpec(HessianSums, reduction("local-hessian", local_models, n_bytes=matrix_bytes), at_parameters, penalised=True),
     "gram": OracleSpec(GramSums, reduction("gram", gram, n_bytes=gram_bytes), gram_at_parameters),
     "gram_in_basis": OracleSpec(

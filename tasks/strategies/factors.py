@@ -18,8 +18,8 @@ from tasks.typing import Float64, Int64
 
 EPSILON: Final = float(np.finfo(np.float64).eps)
 ROUNDING_OF_SUMS: Final = 1e6 * EPSILON
-"""As a share of the root of both sums of squares. Sums along the tree are far better, but within a partition row adds to row: the worst, of
-numbers that all round the same way, are wrong by a third of that for 10 million rows in one partition. Random ones are by 100 ε."""
+"""As a share of the root of both sums of squares. Sums along the tree are far better, but within a partition row adds to row: 10 million
+times the number 0.1 is wrong by a third of that, random numbers are by 100 ε."""
 LEAST_SHARE: Final = 1e-6
 """Of a value: less than this, left by a step, has lost digits that are worth a look at the rows."""
 
@@ -116,7 +116,7 @@ def after_step(evaluation: Evaluation, parameters: Float64, step: Float64) -> Af
     gradient = outputs.flat(rest - steps @ evaluation.hessian)
     gradient[coef] += penalty.gradient(there)
     rest, way, gains = outputs.rows(gradient), np.abs(steps) + np.abs(outputs.rows(parameters)), [0.0]
-    for ridge, own in outputs.alike:
+    for ridge, own in outputs_of(evaluation, parameters - step).alike:
         gains.append(gain_left(penalised(evaluation.hessian, ridge), rest[own].T, way[own].T, evaluation.value))
     return After(value, gradient, float(np.max(gains)) if value > LEAST_SHARE * evaluation.value else np.inf)
 

@@ -26,7 +26,7 @@ from tasks.typing import Float64
 
 class LBFGSState(NamedTuple):
     """steps, changes: differences (n,) of parameters and of gradients, oldest first; direction (n,);
-    inverse_hessian: (n, n), the starting matrix of the recursion, or None for a multiple of the identity."""
+    inverse_hessian: the starting matrix of the recursion, or None for a multiple of the identity; (n, n), or blocks: see `times`."""
 
     iterate: Iterate
     steps: tuple[Float64, ...]
@@ -36,6 +36,8 @@ class LBFGSState(NamedTuple):
     inverse_hessian: Float64 | None
     iteration: int
     status: Status
+    n_free: int = 0
+    common: Float64 | None = None
 
     @property
     def unevaluated(self) -> bool:
@@ -64,9 +66,11 @@ class LBFGS:
         check_tolerances(tol=self.tol)
         check_counts(max_iter=self.max_iter, memory=self.memory)
 
-    def init(self, parameters: Float64, inverse_hessian: Float64 | None = None) -> LBFGSState:
+    def init(
+        self, parameters: Float64, inverse_hessian: Float64 | None = None, n_free: int = 0, common: Float64 | None = None
+    ) -> LBFGSState:
         n = len(parameters)
-        return LBFGSState(starting_point(parameters), (), (), np.zeros(n), None, inverse_hessian, 0, RUNNING)
+        return LBFGSState(starting_point(parameters), (), (), np.zeros(n), None, inverse_hessian, 0, RUNNING, n_free, common)
 
     def request(self, state: LBFGSState) -> Request:
         if state.search is None:  # the start
@@ -130,9 +134,27 @@ class LBFGS:
             weights[i] = state.steps[i] @ q / curvature[i]
             q -= weights[i] * state.changes[i]
         if state.inverse_hessian is not None:
-            q = state.inverse_hessian @ q
+            q = times(state.inverse_hessian, q, state.n_free, state.common)
         elif curvature:
             q *= curvature[-1] / (state.changes[-1] @ state.changes[-1])
         for i in range(len(curvature)):
             q += (weights[i] - state.changes[i] @ q / curvature[i]) * state.steps[i]
         return q
+
+
+def times(matrix: Float64, vector: Float64, n_free: int, common: Float64 | None) -> Float64:
+    """matrix @ vector (n,), of a matrix (n, n), or of blocks (c, q, q), one for each output.
+
+    The parameters of an output are some of the first n - n_free and some of the n_free last ones. common (q,), where it is given, is the
+    factor of what outputs have in common, their mean: the blocks are for what is left of them, and of what the blocks make of that.
+    """
+    if matrix.ndim == 2:
+        return np.asarray(matrix @ vector)
+    c, n_coef = len(matrix), len(vector) - n_free
+    rows = np.concatenate([vector[:n_coef].reshape(c, -1), vector[n_coef:].reshape(c, -1)], axis=1)
+    mean = np.zeros(rows.shape[1]) if common is None else rows.mean(axis=0)
+    found = np.stack([block @ row for block, row in zip(matrix, rows - mean, strict=True)])
+    if common is not None:
+        found += common * mean - found.mean(axis=0)
+    p = n_coef // c
+    return np.concatenate([found[:, :p].ravel(), found[:, p:].ravel()])

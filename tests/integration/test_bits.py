@@ -20,7 +20,7 @@ from tasks.rounds.local_models import FEWEST_ROWS
 from tests.data import breast_cancer, diabetes, digits, uneven, weights
 from tests.rounds import AfterRounds
 
-BINARY = ("gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton", "admm")
+BINARY = ("gradient-descent", "nesterov", "lbfgs", "newton", "newton-cg", "sampled-newton", "sampled-lbfgs", "admm")
 PARTITIONS = (1, 7, 37, 1000)
 LARGE = 20 * FEWEST_ROWS
 
@@ -35,7 +35,7 @@ def fits() -> dict[str, str]:
             model = LogisticRegression(solver=solver, tol=1e-12, max_iter=3, class_weight="balanced")
             found[f"{solver} {n_partitions}"] = digest(model, Dataset.from_arrays(X, y, weights(len(X)), partition_rows=rows))
     X, y = digits()
-    for solver in ("lbfgs", "newton-cg"):
+    for solver in ("lbfgs", "newton-cg", "sampled-lbfgs"):
         model = LogisticRegression(solver=solver, tol=1e-12, max_iter=3)
         found[f"multinomial {solver}"] = digest(model, Dataset.from_arrays(X.astype(np.float32), y, partition_rows=uneven(len(X), 37)))
     X = np.random.default_rng(0).normal(size=(6 * LARGE, 5))

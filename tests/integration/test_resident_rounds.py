@@ -39,7 +39,7 @@ from tasks.workers.participants import Duty, Plan, children
 from tests.data import breast_cancer
 from tests.pipeline.cluster.bare import command_line_cluster, make_bare_python
 
-SOLVERS = ("gradient-descent", "lbfgs", "newton", "newton-cg", "sampled-newton")
+SOLVERS = ("gradient-descent", "lbfgs", "newton", "newton-cg", "sampled-newton", "sampled-lbfgs")
 LONG = 5000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
@@ -71,7 +72,10 @@ def test_logistic_regression_options(name: str, options: dict[str, Any]) -> None
     np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-6 * np.max(np.abs(theirs.coef_)))
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton", "newton-cg", "sampled-newton", "gradient-descent", "nesterov", "admm"])
+SOLVERS = ("lbfgs", "newton", "newton-cg", "sampled-newton", "sampled-lbfgs", "gradient-descent", "nesterov", "admm")
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_meets_scikit_learn(solver: str) -> None:
     X, y = breast_cancer()
     theirs = reference(None, 1.0, solver="newton-cholesky").fit(X, y)
@@ -79,6 +83,27 @@ def test_every_solver_meets_scikit_learn(solver: str) -> None:
     assert largest_relative(ours.coef_, theirs.coef_) < 1e-6
     assert ours.solver_.name == solver
     assert ours.status_.kind == "converged"
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("C", [1e-3, 1.0, math.inf])
+def test_many_classes_by_blocks_of_a_samples_hessian(C: float, fit_intercept: bool) -> None:
+    """The choice of "auto": less than a third of the passes of L-BFGS, and the optimum, where coefficients add up to zero over the classes."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(40_000, 12))
+    X[:, 6:] = 0.7 * X[:, :6] + 0.3 * X[:, 6:]
+    raw = 1.5 * random.normal(size=(6, 12)) @ X.T
+    X *= np.geomspace(0.01, 100.0, 12)
+    y = np.argmax(raw + random.gumbel(size=raw.shape), axis=0)
+    dataset = Dataset.from_arrays(X, y, n_partitions=7)
+    ours = LogisticRegression(C=C, fit_intercept=fit_intercept, tol=1e-8).fit(dataset)
+    plain = LogisticRegression(C=C, fit_intercept=fit_intercept, tol=1e-8, solver="lbfgs", max_iter=5000).fit(dataset)
+    assert ours.solver_.name == "sampled-lbfgs"
+    assert ours.status_.kind == plain.status_.kind == "converged"
+    assert largest_relative(ours.coef_, plain.coef_) < 1e-4
+    np.testing.assert_allclose(ours.coef_.sum(axis=0), 0.0, atol=1e-6 * np.max(np.abs(ours.coef_)))
+    full = [sum(row["row_step"] == 1 for row in model.history_) for model in (ours, plain)]
+    assert full[0] < full[1] / 3
 
 
 @pytest.mark.parametrize("weighted", [False, True])

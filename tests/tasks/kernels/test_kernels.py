@@ -345,11 +345,29 @@ def test_the_next_block_is_asked_for_once(m: int, p: int, count: int, n: int, dt
     assert asked == list(range((2 + count) * p, min(2 + 2 * count, n) * p, 64 // X.itemsize))
 
 
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("kind", [*KINDS, "few", "array api"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_blocks_apart_are_those_of_the_whole_hessian(case: tuple[Loss, int, int], kind: str, fit_intercept: bool) -> None:
+    _, c, k = case
+    q = make(*case, 5, [40, 0, 61])
+    X = as_kind(q.X, kind)
+    given = (q.loss, X, q.y, q.weight, q.offsets, q.coef, q.intercept, q.k, fit_intercept)
+    whole, apart = passes_for(kind).hessian(*given), passes_for(kind).hessian(*given, apart=True)
+    for one, other in zip(whole[:4], apart[:4], strict=True):
+        np.testing.assert_array_equal(one, other)
+    for model in range(k):
+        for a in range(c):
+            own = [*range(5 * a, 5 * a + 5), *([5 * c + a] if fit_intercept else [])]
+            np.testing.assert_array_equal(apart[4][model, a], whole[4][model][np.ix_(own, own)])
+
+
 @pytest.mark.parametrize("case", [(LOGISTIC, 1, 1), (MULTINOMIAL, 3, 1), (LOGISTIC, 3, 2)], ids=str)
 @pytest.mark.parametrize("kind", ["float64", "csr64"])
-def test_narrow_is_wide(case: tuple[Loss, int, int], kind: str) -> None:
+@pytest.mark.parametrize("p", [37, 1100])
+def test_narrow_is_wide(case: tuple[Loss, int, int], kind: str, p: int) -> None:
     """float32 rows that hold the same numbers: the same bits."""
-    q = make(*case, 37, [300, 41])
+    q = make(*case, p, [300, 41] if p < 100 else [70, 41])
     X = as_kind(q.X, kind)
     wide, narrow = passes(q, X, q.y, q.weight, q.offsets), passes(q, X.astype(np.float32), q.y, q.weight, q.offsets)
     for a, b in zip(wide, narrow, strict=True):

@@ -33,6 +33,7 @@ from tasks.strategies.gradient_descent import GradientDescent
 from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.newton import Newton
 from tasks.strategies.newton_cg import NewtonCG
+from tasks.strategies.sampled_lbfgs import SampledLBFGS
 from tasks.strategies.sampled_newton import SampledNewton
 from tasks.strategies.steps import Steps
 from tasks.strategies.stochastic_gradient import StochasticGradient
@@ -71,7 +72,7 @@ def test_strategies_must_ask_for_oracles_that_there_are() -> None:
         Fit(OBJECTIVE, (L2(),), Strange())
 
 
-SMOOTH: list[Strategy] = [GradientDescent(), GradientDescent(nesterov=True), LBFGS(), Newton(), NewtonCG(), SampledNewton()]
+SMOOTH: list[Strategy] = [GradientDescent(), GradientDescent(nesterov=True), LBFGS(), Newton(), NewtonCG(), SampledNewton(), SampledLBFGS()]
 
 
 @pytest.mark.parametrize("strategy", SMOOTH, ids=lambda strategy: type(strategy).__name__)
@@ -329,7 +330,7 @@ def test_models_that_are_done_ask_for_nothing() -> None:
     assert fit.ask(states) is None
 
 
-@pytest.mark.parametrize("strategy", [Newton(), NewtonCG(), SampledNewton()], ids=lambda strategy: type(strategy).__name__)
+@pytest.mark.parametrize("strategy", [Newton(), NewtonCG(), SampledNewton(), SampledLBFGS()], ids=lambda strategy: type(strategy).__name__)
 @pytest.mark.parametrize("name", ["hinge", "perceptron", "epsilon_insensitive"])
 def test_losses_without_curvature_are_for_strategies_that_need_none(strategy: Strategy, name: str) -> None:
     """Before any round: Newton's system would be that of the penalty alone."""

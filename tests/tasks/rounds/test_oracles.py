@@ -37,6 +37,9 @@ class Recorder:
     def hessian(self, group: Group, parameters: Any) -> Sums:
         return self.loss_and_gradient(group, parameters)
 
+    def hessian_blocks(self, group: Group, parameters: Any) -> Sums:
+        return self.loss_and_gradient(group, parameters)
+
     def gram(self, group: Group, parameters: Any) -> Sums:
         return self.loss_and_gradient(group, parameters)
 

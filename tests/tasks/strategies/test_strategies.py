@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import linalg
 from scipy.optimize import rosen, rosen_der, rosen_hess
 
 from tasks.objectives.base import add_sums
@@ -23,11 +24,12 @@ from tasks.rows.partition import Group
 from tasks.strategies.base import Request, Strategy, rounding_level
 from tasks.strategies.factors import after_step, solve_gram
 from tasks.strategies.gradient_descent import GradientDescent
-from tasks.strategies.lbfgs import LBFGS
+from tasks.strategies.lbfgs import LBFGS, times
 from tasks.strategies.line_search import Point, acceptable
 from tasks.strategies.newton import Newton, solve_least_norm, solve_newton
 from tasks.strategies.newton_cg import NewtonCG
 from tasks.strategies.quadratic_newton import QuadraticNewton
+from tasks.strategies.sampled_lbfgs import SampledLBFGS
 from tasks.strategies.sampled_newton import SampledNewton
 from tasks.typing import Array
 
@@ -56,6 +58,8 @@ def answer(function: Any, request: Request) -> Evaluation:
     value, gradient, hessian = function(request.parameters)
     if request.oracle == "hessian_vector":
         return Evaluation(np.nan, hessian @ request.direction, None, 0)
+    if request.oracle == "hessian_blocks":
+        return Evaluation(value, gradient, hessian[None], 0)
     return Evaluation(value, gradient, hessian if "hessian" in request.oracle else None, 0)
 
 
@@ -80,6 +84,7 @@ ALL = {
     "newton": Newton(tol=1e-10),
     "newton-cg": NewtonCG(tol=1e-10),
     "sampled-newton": SampledNewton(tol=1e-10),
+    "sampled-lbfgs": SampledLBFGS(tol=1e-10),
 }
 
 
@@ -89,6 +94,27 @@ def test_quadratic(strategy: Strategy) -> None:
     state, _ = run(strategy, quadratic, np.zeros(12))
     assert state.status.kind == "converged"
     np.testing.assert_allclose(state.iterate.parameters, quadratic.solution, atol=2e-9)
+
+
+@pytest.mark.parametrize("n_free", [0, 3])
+@pytest.mark.parametrize("common", [False, True])
+def test_blocks_times_a_vector_are_a_matrix_of_the_parameters(n_free: int, common: bool) -> None:
+    """The matrix that `times` stands for, built from its definition: symmetric, and of all outputs alike the factor alone."""
+    random = np.random.default_rng(2)
+    c, p = 3, 4
+    q = p + n_free // c
+    roots, factor = random.normal(size=(c, q, q)), random.random(q) if common else None
+    blocks = roots @ roots.transpose(0, 2, 1)
+    whole = np.column_stack([times(blocks, unit, n_free, factor) for unit in np.eye(c * q)])
+    np.testing.assert_allclose(whole, whole.T, atol=1e-12)
+    place = [[*range(a * p, (a + 1) * p), *range(c * p + a * (q - p), c * p + (a + 1) * (q - p))] for a in range(c)]
+    each = linalg.block_diag(*blocks)
+    if common:
+        mean = np.kron(np.full((c, c), 1 / c), np.eye(q))
+        rest = np.eye(c * q) - mean
+        each = rest @ each @ rest + mean @ np.diag(np.tile(factor, c))  # type: ignore[arg-type]
+    order = np.concatenate(place)
+    np.testing.assert_allclose(whole[np.ix_(order, order)], each, atol=1e-12)
 
 
 def test_newton_needs_one_step_for_a_quadratic() -> None:
@@ -230,15 +256,15 @@ def test_product_rounds_bring_the_weight_of_their_rows_however_groups_are_cut() 
 # -- hyperparameters -----------------------------------------------------------------------------------------------------------------
 
 
-FULL_PASSES = (GradientDescent, LBFGS, Newton, NewtonCG, QuadraticNewton, SampledNewton)
+FULL_PASSES = (GradientDescent, LBFGS, Newton, NewtonCG, QuadraticNewton, SampledNewton, SampledLBFGS)
 IMPOSSIBLE: list[tuple[type, str, Any]] = [
     *[(kind, "tol", tol) for kind in FULL_PASSES for tol in (-1e-9, np.nan, "small")],
     *[(kind, "max_iter", count) for kind in FULL_PASSES for count in (0, 2.5, None)],
-    *[(kind, "memory", count) for kind in (LBFGS, SampledNewton) for count in (0, -1)],
-    *[(kind, "row_step", count) for kind in (Newton, SampledNewton) for count in (0, 1.5)],
+    *[(kind, "memory", count) for kind in (LBFGS, SampledNewton, SampledLBFGS) for count in (0, -1)],
+    *[(kind, "row_step", count) for kind in (Newton, SampledNewton, SampledLBFGS) for count in (0, 1.5)],
     (Newton, "decrement_tol", np.nan),
     (NewtonCG, "max_products", 0),
-    (SampledNewton, "sample_tol", -1.0),
+    *[(kind, "sample_tol", -1.0) for kind in (SampledNewton, SampledLBFGS)],
     *[(GradientDescent, "step_size", step) for step in (0.0, -1.0, np.nan, np.inf, "fixed")],
 ]
 
@@ -300,7 +326,7 @@ def test_a_failed_search_is_no_convergence(strategy: Strategy, function: Any) ->
     assert state.status.kind != "converged", state.status
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "newton", "newton-cg", "sampled-newton"])
+@pytest.mark.parametrize("name", ["lbfgs", "newton", "newton-cg", "sampled-newton", "sampled-lbfgs"])
 def test_steps_of_any_size_are_found(name: str) -> None:
     state, _ = run(dataclasses.replace(ALL[name], tol=0.1), steep, np.zeros(12))
     assert state.status.kind == "converged", state.status
