@@ -63,11 +63,11 @@ class LogisticRegression(LogisticRegressionParameters, ProbabilisticClassifier, 
 
     The loss is log(1 + exp(raw)) - y raw for two classes (coef_ is (1, p)) and the symmetric softmax cross-entropy for more (coef_ is
     (n_classes, p)). C=inf fits without penalty. Parameters as `sklearn.linear_model.LogisticRegression`'s; solver: "auto", "lbfgs",
-    "newton" (= scikit-learn's "newton-cholesky"), "newton-cg", "sampled-newton", "sampled-lbfgs", "gradient-descent", "nesterov", "admm" or
-    a strategy. Solvers see the columns standardised, so that neither what they find nor when they end hangs on units (`tasks.objectives.standardisation`); the
-    penalty is on the user's coefficients. Inside, the objective is divided by C Σ s_i: converged when the largest |gradient| of that, by
-    the coefficients of the standardised columns, is at most tol, or when a Newton step would gain less than rounding does; max_iter
-    counts steps.
+    "newton" (= scikit-learn's "newton-cholesky"), "newton-cg", "sampled-newton", "sampled-lbfgs", "gradient-descent", "nesterov", "admm"
+    or a strategy. Solvers see the columns standardised, so that neither what they find nor when they end hangs on units
+    (`tasks.objectives.standardisation`); the penalty is on the user's coefficients. Inside, the objective is divided by C Σ s_i:
+    converged when the largest |gradient| of that, by the coefficients of the standardised columns, is at most tol, or when a Newton step
+    would gain less than rounding does; max_iter counts steps.
     """
 
     def _objective(self, schema: Schema) -> LinearObjective:

@@ -88,7 +88,7 @@ def test_every_solver_meets_scikit_learn(solver: str) -> None:
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("C", [1e-3, 1.0, math.inf])
 def test_many_classes_by_blocks_of_a_samples_hessian(C: float, fit_intercept: bool) -> None:
-    """The choice of "auto": less than a third of the passes of L-BFGS, and the optimum, where coefficients add up to zero over the classes."""
+    """The choice of "auto": less than a third of the passes of L-BFGS, and the optimum, whose coefficients add up to zero."""
     random = np.random.default_rng(0)
     X = random.normal(size=(40_000, 12))
     X[:, 6:] = 0.7 * X[:, :6] + 0.3 * X[:, 6:]
