@@ -60,12 +60,11 @@ class Outputs(NamedTuple):
 
     def rows(self, vector: Float64) -> Float64:
         """(n,) -> (c, q)."""
-        n_coef, c = self.ridge.size, len(self.ridge)
-        return np.concatenate([vector[:n_coef].reshape(c, self.p), vector[n_coef:].reshape(c, self.f)], axis=1)
+        return by_output(vector, self.ridge.size, len(self.ridge))
 
     def flat(self, rows: Float64) -> Float64:
         """(c, q) -> (n,)."""
-        return np.concatenate([rows[:, : self.p].ravel(), rows[:, self.p :].ravel()])
+        return by_parameter(rows, self.p)
 
     @property
     def alike(self) -> Iterator[tuple[Float64, Int64]]:
@@ -73,6 +72,16 @@ class Outputs(NamedTuple):
         ridges, which = np.unique(self.ridge, axis=0, return_inverse=True)
         for i, ridge in enumerate(ridges):
             yield ridge, np.flatnonzero(which.ravel() == i)
+
+
+def by_output(vector: Float64, n_coef: int, c: int) -> Float64:
+    """Parameters (n,) of c outputs, of which n_coef are coefficients -> those of each output (c, q), its coefficients first."""
+    return np.concatenate([vector[:n_coef].reshape(c, -1), vector[n_coef:].reshape(c, -1)], axis=1)
+
+
+def by_parameter(rows: Float64, p: int) -> Float64:
+    """The reverse of `by_output`, of p coefficients an output."""
+    return np.concatenate([rows[:, :p].ravel(), rows[:, p:].ravel()])
 
 
 def outputs_of(evaluation: Evaluation, parameters: Float64) -> Outputs:

@@ -21,6 +21,7 @@ from tasks.strategies.base import (
     starting_point,
     status_after,
 )
+from tasks.strategies.factors import by_output, by_parameter
 from tasks.typing import Float64
 
 
@@ -151,10 +152,9 @@ def times(matrix: Float64, vector: Float64, n_free: int, common: Float64 | None)
     if matrix.ndim == 2:
         return np.asarray(matrix @ vector)
     c, n_coef = len(matrix), len(vector) - n_free
-    rows = np.concatenate([vector[:n_coef].reshape(c, -1), vector[n_coef:].reshape(c, -1)], axis=1)
+    rows = by_output(vector, n_coef, c)
     mean = np.zeros(rows.shape[1]) if common is None else rows.mean(axis=0)
     found = np.stack([block @ row for block, row in zip(matrix, rows - mean, strict=True)])
     if common is not None:
         found += common * mean - found.mean(axis=0)
-    p = n_coef // c
-    return np.concatenate([found[:, :p].ravel(), found[:, p:].ravel()])
+    return by_parameter(found, n_coef // c)

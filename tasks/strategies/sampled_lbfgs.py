@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from scipy import linalg
 
 from tasks.arguments import check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
-from tasks.strategies.base import RUNNING, Iterate, Request, Status
+from tasks.strategies.base import Request
+from tasks.strategies.factors import by_output
 from tasks.strategies.lbfgs import LBFGS, LBFGSState
 from tasks.strategies.newton import inverse_newton
+from tasks.strategies.sampled import SampledState
 from tasks.typing import Float64
-
-
-class SampledLBFGSState(NamedTuple):
-    """sample: the state on the sample; full: the state on all rows, None while still on the sample."""
-
-    start: Float64
-    sample: LBFGSState
-    full: LBFGSState | None
-
-    @property
-    def iterate(self) -> Iterate:
-        """The sample's point, with its value on the sample, until the first evaluation on all rows."""
-        return self.sample.iterate if self.full is None or self.full.unevaluated else self.full.iterate
-
-    @property
-    def iteration(self) -> int:
-        return self.sample.iteration + (0 if self.full is None else self.full.iteration)
-
-    @property
-    def status(self) -> Status:
-        return RUNNING if self.full is None else self.full.status
 
 
 @dataclass(frozen=True)
@@ -76,18 +57,18 @@ class SampledLBFGS:
     def _on_all_rows(self) -> LBFGS:
         return LBFGS(tol=self.tol, max_iter=self.max_iter, memory=self.memory)
 
-    def init(self, parameters: Float64) -> SampledLBFGSState:
+    def init(self, parameters: Float64) -> SampledState[LBFGSState]:
         start = np.array(parameters, dtype=np.float64)
-        return SampledLBFGSState(start, self._on_sample.init(start), None)
+        return SampledState(start, self._on_sample.init(start), None)
 
-    def request(self, state: SampledLBFGSState) -> Request:
+    def request(self, state: SampledState[LBFGSState]) -> Request:
         if state.full is not None:
             return self._on_all_rows.request(state.full)
         if state.sample.status.kind == "running":
             return self._on_sample.request(state.sample)._replace(row_step=self.row_step)
         return Request("hessian_blocks", state.sample.iterate.parameters, row_step=self.row_step)
 
-    def update(self, state: SampledLBFGSState, evaluation: Evaluation) -> SampledLBFGSState:
+    def update(self, state: SampledState[LBFGSState], evaluation: Evaluation) -> SampledState[LBFGSState]:
         if state.full is not None:
             return state._replace(full=self._on_all_rows.update(state.full, evaluation))
         if state.sample.status.kind == "running":
@@ -102,8 +83,8 @@ class SampledLBFGS:
         assert evaluation.hessian is not None
         blocks, n_free = evaluation.hessian, evaluation.n_free
         c, q, _ = blocks.shape
-        ridge = np.zeros((c, q))
-        ridge[:, : q - n_free // c] = evaluation.penalty.curvature(point[: len(point) - n_free]).reshape(c, -1)
+        n_coef = len(point) - n_free
+        ridge = by_output(np.append(evaluation.penalty.curvature(point[:n_coef]), np.zeros(n_free)), n_coef, c)
         if not np.all(np.isfinite(blocks)):
             return self._on_all_rows.init(point)
         try:

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from scipy import linalg
 
 from tasks.arguments import check_counts, check_tolerances
 from tasks.objectives.evaluation import Evaluation
-from tasks.strategies.base import RUNNING, Iterate, Request, Status
+from tasks.strategies.base import Request
 from tasks.strategies.lbfgs import LBFGS, LBFGSState
 from tasks.strategies.newton import Newton, NewtonState, inverse_newton
+from tasks.strategies.sampled import SampledState
 from tasks.typing import Float64
-
-
-class SampledNewtonState(NamedTuple):
-    """sample: the state on the sample; full: the state on all rows, None while still on the sample."""
-
-    start: Float64
-    sample: NewtonState
-    full: LBFGSState | None
-
-    @property
-    def iterate(self) -> Iterate:
-        """The sample's point, with its value on the sample, until the first evaluation on all rows."""
-        return self.sample.iterate if self.full is None or self.full.unevaluated else self.full.iterate
-
-    @property
-    def iteration(self) -> int:
-        return self.sample.iteration + (0 if self.full is None else self.full.iteration)
-
-    @property
-    def status(self) -> Status:
-        return RUNNING if self.full is None else self.full.status
 
 
 @dataclass(frozen=True)
@@ -74,14 +54,14 @@ class SampledNewton:
     def _lbfgs(self) -> LBFGS:
         return LBFGS(tol=self.tol, max_iter=self.max_iter, memory=self.memory)
 
-    def init(self, parameters: Float64) -> SampledNewtonState:
+    def init(self, parameters: Float64) -> SampledState[NewtonState]:
         start = np.array(parameters, dtype=np.float64)
-        return SampledNewtonState(start, self._newton.init(start), None)
+        return SampledState(start, self._newton.init(start), None)
 
-    def request(self, state: SampledNewtonState) -> Request:
+    def request(self, state: SampledState[NewtonState]) -> Request:
         return self._newton.request(state.sample) if state.full is None else self._lbfgs.request(state.full)
 
-    def update(self, state: SampledNewtonState, evaluation: Evaluation) -> SampledNewtonState:
+    def update(self, state: SampledState[NewtonState], evaluation: Evaluation) -> SampledState[NewtonState]:
         if state.full is not None:
             return state._replace(full=self._lbfgs.update(state.full, evaluation))
         sample = self._newton.update(state.sample, evaluation)
@@ -89,7 +69,7 @@ class SampledNewton:
             return state._replace(sample=sample)
         return state._replace(sample=sample, full=self._on_all_rows(state, sample, evaluation))
 
-    def _on_all_rows(self, state: SampledNewtonState, sample: NewtonState, evaluation: Evaluation) -> LBFGSState:
+    def _on_all_rows(self, state: SampledState[NewtonState], sample: NewtonState, evaluation: Evaluation) -> LBFGSState:
         """The sample's last Newton step and Hessian; whatever is wrong with a sample, all rows can still be fitted from the start."""
         hessian = evaluation.hessian
         if sample.status.kind == "diverged" or hessian is None or not np.all(np.isfinite(hessian)):
