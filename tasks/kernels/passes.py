@@ -2,8 +2,8 @@
 
 The sums of a pass are one flat float64 vector
     [loss (k), weight (1), coef gradient (m p), intercept gradient (m), Hessian (k N N)]
-cut off after what the pass computes; `stack` holds one such vector for every open subtree. X is an array or a CSR triple; numba
-picks the block operations by its type. Blocks are cut from the start of each partition; a block of several small ones is computed
+cut off after what the pass computes; `stack` holds one such vector for every open subtree. X is an array or a CSR triple: see
+`tasks.kernels.blocks`. Blocks are cut from the start of each partition; a block of several small ones is computed
 at once where each row is computed by itself, but summed partition by partition. So bits do not depend on neighbours.
 """
 
@@ -12,111 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
-from tasks.kernels import csr, dense, fused
+from tasks.kernels.blocks import add_and_predict, add_block, block_rows, gradient_block_rows, predict_block, scratch_size, take_block
 from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
 from tasks.kernels.gram import GRAM_ROWS, add_gram, mirror, new_block, scale_rows
 from tasks.kernels.pointwise import curvature_pair, curvature_times, pointwise, take_targets
 from tasks.kernels.tree import clear, collapse, new_stack, push
 from tasks.typing import Float64, Int64
-
-
-def block_rows(X: Any) -> Any:
-    """The number of rows of a block."""
-
-
-def gradient_block_rows(X: Any, m: int) -> Any:
-    """The number of rows of a block that `add_and_predict` takes."""
-
-
-def scratch_size(X: Any) -> Any:
-    """Elements of the scratch memory that the two below share."""
-
-
-def predict_block(X: Any, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64, scratch: Float64) -> Any:
-    """Compute raw (m, count) flat = the raw predictions of a block."""
-
-
-def add_block(X: Any, start: int, count: int, factor: Float64, sums: Float64, scratch: Float64) -> Any:
-    """Add up sums (m p,) += factor (m, count) flat @ block, of at least one row."""
-
-
-def add_and_predict(
-    X: Any,
-    start: int,
-    n_added: int,
-    factor: Float64,
-    sums: Float64,
-    following: int,
-    n_read: int,
-    coef: Float64,
-    intercept: Float64,
-    raw: Float64,
-    scratch: Float64,
-) -> None:
-    """Do `add_block(X, start, n_added, factor, sums, scratch)` and `predict_block(X, following, n_read, coef, intercept, raw, scratch)`."""
-
-
-def take_block(X: Any, start: int, count: int, block: Float64) -> Any:
-    """Copy block (count, p) = X[start : start + count] as dense float64."""
-
-
-@overload(block_rows, strict=False)
-def _block_rows(X: Any) -> Any:
-    rows = dense.dense_block_rows if isinstance(X, types.Array) else csr.csr_block_rows
-    return lambda X: rows(X)
-
-
-@overload(scratch_size, strict=False)
-def _scratch_size(X: Any) -> Any:
-    size = dense.dense_scratch_size if isinstance(X, types.Array) else csr.csr_scratch_size
-    return lambda X: size(X)
-
-
-@overload(predict_block, strict=False)
-def _predict_block(X: Any, start: Any, count: Any, coef: Any, intercept: Any, raw: Any, scratch: Any) -> Any:
-    predict = dense.dense_predict if isinstance(X, types.Array) else csr.csr_predict
-    return lambda X, start, count, coef, intercept, raw, scratch: predict(X, start, count, coef, intercept, raw, scratch)
-
-
-@overload(add_block, strict=False)
-def _add_block(X: Any, start: Any, count: Any, factor: Any, sums: Any, scratch: Any) -> Any:
-    add = dense.dense_add if isinstance(X, types.Array) else csr.csr_add
-    return lambda X, start, count, factor, sums, scratch: add(X, start, count, factor, sums, scratch)
-
-
-@overload(gradient_block_rows, strict=False)
-def _gradient_block_rows(X: Any, m: Any) -> Any:
-    if not isinstance(X, types.Array):
-        return lambda X, m: csr.csr_block_rows(X)
-    return lambda X, m: fused.fused_block_rows(X) if fused.worth_fusing(X, m) else dense.dense_block_rows(X)
-
-
-@overload(add_and_predict, strict=False)
-def _add_and_predict(
-    X: Any, start: Any, n_added: Any, factor: Any, sums: Any, following: Any, n_read: Any, coef: Any, intercept: Any, raw: Any, scratch: Any
-) -> Any:
-    def apart(X, start, n_added, factor, sums, following, n_read, coef, intercept, raw, scratch):  # type: ignore[no-untyped-def]
-        add_block(X, start, n_added, factor, sums, scratch)
-        predict_block(X, following, n_read, coef, intercept, raw, scratch)
-
-    def together(X, start, n_added, factor, sums, following, n_read, coef, intercept, raw, scratch):  # type: ignore[no-untyped-def]
-        if fused.worth_fusing(X, len(coef)):
-            fused.add_and_dot(X, start, n_added, factor, sums, following, n_read, coef, intercept[0], raw)
-        else:
-            add_block(X, start, n_added, factor, sums, scratch)
-            predict_block(X, following, n_read, coef, intercept, raw, scratch)
-
-    return together if isinstance(X, types.Array) else apart
-
-
-@overload(take_block, strict=False)
-def _take_block(X: Any, start: Any, count: Any, block: Any) -> Any:
-    take = dense.dense_take if isinstance(X, types.Array) else csr.csr_take
-    return lambda X, start, count, block: take(X, start, count, block)
 
 
 @compiled_pass
