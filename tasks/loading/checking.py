@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
@@ -172,6 +173,8 @@ def _fault(group: Group, where: Literal["X", "y", "sample_weight"], row: int, co
     return Fault(group.first_partition + partition, row - int(group.offsets[partition]), where, column, value)
 
 
+PART: Final = 1 << 13
+"""Targets that are looked at together."""
 NO_CLASSES: Final = (None, np.zeros(0, np.int64), np.zeros(0))
 
 
@@ -179,35 +182,41 @@ def _classes(group: Group) -> tuple[Array | None, Int64, Float64]:
     if group.y is None or group.y.shape[1:] not in ((), (1,)):
         return NO_CLASSES
     y = group.y.reshape(-1)
-    if y.dtype.kind == "f" and not np.all(y == np.trunc(y)):
+    if y.dtype.kind == "f" and not all(np.all(part == np.trunc(part)) for part in _parts(y)):
         return NO_CLASSES
     if y.dtype.kind == "O":  # some targets are missing, which is a fault, or there are none at all
         return NO_CLASSES
-    values, codes = _encode(y)
-    rows = np.bincount(codes, minlength=len(values))
+    values, code = _encoding(y)
+    if len(values) > MAX_CLASSES + 1:  # more than a span gives: each of them is there
+        return NO_CLASSES
+    rows = sum((np.bincount(code(part), minlength=len(values)) for part in _parts(y)), np.zeros(len(values), np.int64))
     present = np.flatnonzero(rows)
     if len(present) > MAX_CLASSES:
         return NO_CLASSES
-    classes, rows = values[present], rows[present].astype(np.int64)
+    classes, rows = values[present], rows[present]
     if group.sample_weight is None:
         return classes, rows, rows.astype(np.float64)
     weight = group.sample_weight
-    sums = [np.bincount(codes[a:b], weights=weight[a:b], minlength=len(values)) for a, b in pairwise(group.offsets)]
+    sums = [np.bincount(code(y[a:b]), weights=weight[a:b], minlength=len(values)) for a, b in pairwise(group.offsets)]
     return classes, rows, tree_sum(sums, np.add)[present]
 
 
-def _encode(y: Array) -> tuple[Array, Int64]:
-    """Sorted values, every one of y among them, and the position of each row's; the rows are not sorted where values span little."""
+def _parts(y: Array) -> Iterator[Array]:
+    """y (n,) in parts that stay in cache."""
+    return (y[start : start + PART] for start in range(0, len(y), PART))
+
+
+def _encoding(y: Array) -> tuple[Array, Callable[[Array], Int64]]:
+    """Sorted values, every one of y among them, and what finds the position of each target; nothing is sorted where values span little."""
     if y.dtype.kind in "iuf" and y.dtype != np.uint64 and len(y):
         lowest = y.min()
         span = y.max().item() - lowest.item()
         if span <= MAX_CLASSES:
             wide = np.float64 if y.dtype.kind == "f" else np.int64  # wide enough for differences of narrow integers
             low = lowest.astype(wide)
-            are_codes = y.dtype == np.int64 and low == 0
-            codes = y if are_codes else np.subtract(y, low, dtype=wide).astype(np.int64, copy=False)
-            return (np.arange(int(span) + 1) + low).astype(y.dtype), codes
-    return np.unique(y, return_inverse=True)
+            return (np.arange(int(span) + 1) + low).astype(y.dtype), lambda part: np.subtract(part, low, dtype=wide).astype(np.int64)
+    values = np.unique(y)
+    return values, lambda part: np.searchsorted(values, part)
 
 
 def _weight_sum(group: Group) -> float:
