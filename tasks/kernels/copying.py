@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -25,17 +24,17 @@ LINE: Final = 64
 _byte = ir.IntType(8)
 
 
-def copy_pieces(addresses: Sequence[int], bounds: Int64, starts: Int64, ends: Int64, out: Array) -> None:
+def copy_pieces(addresses: Int64, bounds: Int64, starts: Int64, ends: Int64, out: Array) -> None:
     """Write elements starts[i] .. of array g into out[ends[i] : ends[i + 1]], for all i in bounds[g] : bounds[g + 1].
 
-    addresses (g,): of C-contiguous arrays of out's dtype and of its shape behind the first axis, along which elements are counted, without
-    Python objects, that the caller holds. bounds (g + 1,), starts (n,), ends (n + 1,) int64. It holds no GIL.
+    addresses (g,) int64: of C-contiguous arrays of out's dtype and of its shape behind the first axis, along which elements are counted,
+    without Python objects, that the caller holds. bounds (g + 1,), starts (n,), ends (n + 1,) int64. It holds no GIL.
     """
     assert len(bounds) == len(addresses) + 1
     assert len(ends) == len(starts) + 1 == bounds[-1] + 1
     assert ends[-1] <= len(out)
     width = out.dtype.itemsize * math.prod(out.shape[1:])
-    _machine_code()(np.array(addresses, np.int64), bounds, starts, ends, width, out.reshape(-1).view(np.uint8))
+    _machine_code()(addresses, bounds, starts, ends, width, out.reshape(-1).view(np.uint8))
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -26,47 +25,58 @@ WORTH_COMPILING: Final = 2 << 20
 """Bytes of the rows that are drawn from: with fewer, NumPy takes no longer than compiling does. It holds the GIL, so that threads wait."""
 
 
-class Piece:
-    """An array of a group, and where its memory begins; form: dtype and shape of a row of what is bytes in the order of rows, and nothing
-    else, or None."""
+class Pieces:
+    """The arrays of one name that groups have, of any namespace and of several dtypes. form: dtype and shape of an element where all are
+    alike, C-contiguous and without Python objects, else None; addresses: where their memory begins, then."""
 
-    __slots__ = ("address", "array", "form")
+    __slots__ = ("addresses", "arrays", "form")
 
-    def __init__(self, name: str, group: Group) -> None:
-        self.array: Any = attrgetter(name)(group)
-        plain = isinstance(self.array, np.ndarray) and self.array.flags.c_contiguous and not self.array.dtype.hasobject
-        self.form = (self.array.dtype, self.array.shape[1:]) if plain else None
-        self.address = self.array.ctypes.data if plain else 0
+    def __init__(self, name: str, groups: Sequence[Group]) -> None:
+        self.arrays: list[Any] = list(map(attrgetter(name), groups))
+        plain = all(isinstance(each, np.ndarray) and each.flags.c_contiguous and not each.dtype.hasobject for each in self.arrays)
+        forms = {(each.dtype, each.shape[1:]) for each in self.arrays} if plain else set()
+        self.form = forms.pop() if len(forms) == 1 else None
+        self.addresses = np.array([each.ctypes.data for each in self.arrays] if self.form else [], np.int64)
 
-
-def gather(groups: Sequence[Group], rows: Int64, bounds: Int64) -> tuple[Any, Array | None]:
-    """X and y of the rows `rows[bounds[g] : bounds[g + 1]]` of each group, one below the other. Groups without rows may be of any kind.
-    Raises ValueError for others of unlike columns."""
-    used = np.flatnonzero(np.diff(bounds)).tolist() or [0]
-    owners, bounds = [groups[g] for g in used], bounds[[*used, used[-1] + 1]]
-    n_bytes = sum(nbytes(group.X) for group in owners if isinstance(group.X, np.ndarray | sp.csr_array))
-    take, ends = partial(taken, owners, bounds, n_bytes >= WORTH_COMPILING), np.arange(len(rows) + 1)
-    y = take("y", rows, ends) if all(group.y is not None for group in owners) else None
-    if not isinstance(owners[0].X, sp.csr_array):
-        return take("X", rows, ends), y
-    if any(group.X.shape[1] != owners[0].X.shape[1] for group in owners):
-        raise ValueError("X has other numbers of columns in some groups than in others")
-    pairs = take("X.indptr", rows, 2 * ends).reshape(-1, 2).astype(np.int64, copy=False)  # scipy's indexing takes several times as long
-    starts, indptr = np.ascontiguousarray(pairs[:, 0]), np.concatenate([[0], np.cumsum(pairs[:, 1] - pairs[:, 0])])
-    parts = take("X.data", starts, indptr), take("X.indices", starts, indptr), indptr
-    return sp.csr_array(parts, shape=(len(rows), owners[0].X.shape[1])), y
+    def take(self, compiled: bool, bounds: Int64, starts: Int64, ends: Int64) -> Any:
+        """Elements starts[i] .. of array g, as elements ends[i] : ends[i + 1], for all i in bounds[g] : bounds[g + 1]."""
+        if compiled and self.form is not None:
+            dtype, shape = self.form
+            out = buffers.empty((int(ends[-1]), *shape), dtype)
+            copying.copy_pieces(self.addresses, bounds, starts, ends, out)
+            return out
+        elements = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], np.diff(ends))
+        xp, device = namespace_of(self.arrays[0]), device_of(self.arrays[0])
+        cuts = zip(self.arrays, pairwise(ends[bounds].tolist()), strict=True)
+        used = [(array, elements[a:b]) for array, (a, b) in cuts if a < b] or [(self.arrays[0], elements)]
+        found = [xp.take(array, xp.asarray(some, device=device), axis=0) for array, some in used]
+        return found[0] if len(found) == 1 else xp.concat(found, axis=0)
 
 
-def taken(groups: Sequence[Group], bounds: Int64, compiled: bool, name: str, starts: Int64, ends: Int64) -> Any:
-    """Elements starts[i] .. of the array of that name, as elements ends[i] : ends[i + 1], for all i in bounds[g] : bounds[g + 1] of group
-    g. Arrays may be of any namespace, and of several dtypes."""
-    pieces = [group.derived((Piece, name), partial(Piece, name)) for group in groups]
-    first, form = pieces[0].array, pieces[0].form
-    if compiled and form is not None and all(piece.form == form for piece in pieces):
-        out = buffers.empty((int(ends[-1]), *first.shape[1:]), first.dtype)
-        copying.copy_pieces([piece.address for piece in pieces], bounds, starts, ends, out)
-        return out
-    elements = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], np.diff(ends))
-    xp, device, cuts = namespace_of(first), device_of(first), pairwise(ends[bounds].tolist())
-    found = [xp.take(piece.array, xp.asarray(elements[a:b], device=device), axis=0) for piece, (a, b) in zip(pieces, cuts, strict=True)]
-    return found[0] if len(found) == 1 else xp.concat(found, axis=0)
+class Gatherer:
+    """Gathers rows of several groups, as often as it is asked: what there is to know of them is found out once. Groups without rows may be
+    of any kind. Raises ValueError for others of unlike columns."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        with_rows = [g for g, group in enumerate(groups) if group.n_rows] or [0]
+        owners = [groups[g] for g in with_rows]
+        self.cuts = None if len(owners) == len(groups) else [*with_rows, with_rows[-1] + 1]
+        self.n_columns = owners[0].X.shape[1]
+        self.sparse = isinstance(owners[0].X, sp.csr_array)
+        if self.sparse and any(group.X.shape[1] != self.n_columns for group in owners):
+            raise ValueError("X has other numbers of columns in some groups than in others")
+        self.compiled = sum(nbytes(each.X) for each in owners if isinstance(each.X, np.ndarray | sp.csr_array)) >= WORTH_COMPILING
+        self.X = [Pieces(name, owners) for name in (("X.indptr", "X.data", "X.indices") if self.sparse else ("X",))]
+        self.y = Pieces("y", owners) if all(group.y is not None for group in owners) else None
+
+    def take(self, rows: Int64, bounds: Int64) -> tuple[Any, Array | None]:
+        """X and y of the rows `rows[bounds[g] : bounds[g + 1]]` of each group, one below the other."""
+        bounds, ends = bounds if self.cuts is None else bounds[self.cuts], np.arange(len(rows) + 1)
+        y = None if self.y is None else self.y.take(self.compiled, bounds, rows, ends)
+        found = self.X[0].take(self.compiled, bounds, rows, 2 * ends if self.sparse else ends)
+        if not self.sparse:
+            return found, y
+        pairs = found.reshape(-1, 2).astype(np.int64, copy=False)  # scipy's indexing takes several times as long
+        starts, indptr = np.ascontiguousarray(pairs[:, 0]), np.concatenate([[0], np.cumsum(pairs[:, 1] - pairs[:, 0])])
+        data, indices = (pieces.take(self.compiled, bounds, starts, indptr) for pieces in self.X[1:])
+        return sp.csr_array((data, indices, indptr), shape=(len(rows), self.n_columns)), y

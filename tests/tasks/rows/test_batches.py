@@ -300,10 +300,10 @@ def test_groups_of_unlike_columns_are_an_error(convert: Any, compiled: bool, mon
     groups = [Group(convert(X[:, : 3 - i]), y[i], None, np.array([0, 4]), i) for i in range(2)]
     for order in (groups, groups[::-1]):
         with pytest.raises(ValueError, match=r"must match exactly|columns"):
-            gathering.gather(order, np.array([0, 3, 1]), np.array([0, 2, 3]))
+            gathering.Gatherer(order).take(np.array([0, 3, 1]), np.array([0, 2, 3]))
     empty = [groups[0], Group(convert(X[:0, :1]), y[1][:0], None, np.array([0, 0]), 1)]
     monkeypatch.undo()
-    found, _ = gathering.gather(empty, np.array([0, 3]), np.array([0, 2, 2]))
+    found, _ = gathering.Gatherer(empty).take(np.array([0, 3]), np.array([0, 2, 2]))
     assert found.shape == (2, 3)
 
 
