@@ -33,6 +33,8 @@ from tasks.typing import UInt64
 OnError: TypeAlias = Literal["raise", "quarantine"]
 PARTITION_BYTES = 4 << 20
 MAX_PARTITION_BYTES = 64 << 20
+SUMS_A_PARTITION = 2
+"""A partition has the bytes of so many gradients at least: adding up those of wide sparse rows would take longer than the rows do."""
 TEST_SIZE = 0.25
 
 
@@ -311,6 +313,8 @@ class Dataset:
         return self._quarantined(self.schema.quarantined)
 
     def _quarantined(self, quarantined: Sequence[tuple[int, Any]]) -> tuple[Quarantined, ...]:
+        if not quarantined:
+            return ()
         names = column_names(self.columns, self.n_columns)
 
         def reason(why: str | Fault) -> str:
@@ -429,8 +433,9 @@ def partition_sizes(block: Block, n_partitions: int | None, partition_rows: Sequ
             raise ValueError(f"partition_rows must be counts that add up to the {n_rows} rows of X, got a sum of {sum(partition_rows)}")
         return list(partition_rows)
     if n_partitions is None:
-        size = nbytes(block.X)
-        n_partitions = max(min(size // PARTITION_BYTES, 256), -(-size // MAX_PARTITION_BYTES), 1)
+        size, sums = nbytes(block.X), 8 * block.X.shape[1]
+        least, most = max(PARTITION_BYTES, SUMS_A_PARTITION * sums), max(MAX_PARTITION_BYTES, 2 * SUMS_A_PARTITION * sums)
+        n_partitions = max(min(size // least, 256), -(-size // most), 1)
         n_partitions = 1 << (n_partitions.bit_length() - 1)  # whole subtrees, of equal size
         n_partitions = min(n_partitions, max(n_rows, 1))
     collections.require_count(n_partitions)

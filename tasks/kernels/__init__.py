@@ -17,6 +17,7 @@ along the tree. BLAS (small data, bases) must run on one thread, because two giv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,15 +28,16 @@ from tasks.kernels import array_api
 from tasks.kernels.basis import gram_in_basis
 from tasks.kernels.loss import PointwiseLoss
 from tasks.lazy import Lazy
-from tasks.typing import Array, Float64, Int64
+from tasks.machine import buffers
+from tasks.typing import Array, Float64, Int64, UInt64
 
 if TYPE_CHECKING:
     import numba
 
-    from tasks.kernels import passes, pointwise, spread
+    from tasks.kernels import passes, pointwise, spread, tree
 else:
     numba, passes = Lazy("numba"), Lazy("tasks.kernels.passes")
-    pointwise, spread = Lazy("tasks.kernels.pointwise"), Lazy("tasks.kernels.spread")
+    pointwise, spread, tree = Lazy("tasks.kernels.pointwise"), Lazy("tasks.kernels.spread"), Lazy("tasks.kernels.tree")
 
 __all__ = [
     "PointwiseLoss",
@@ -49,6 +51,8 @@ __all__ = [
 ]
 
 _NO_WEIGHT: Final = np.empty(0)
+_NO_MARKS: Final = np.empty((64, 0), np.uint64)
+EVERY_PAGE: Final = np.uint64((1 << 64) - 1)
 FEW_NUMBERS: Final = 1 << 18
 FEW_PARTITIONS: Final = 64
 
@@ -74,11 +78,38 @@ def loss_and_gradient(
     intercept_gradient (m,)."""
     if not isinstance(X, np.ndarray | sp.csr_array):
         return array_api.loss_and_gradient(loss, X, y, weight, offsets, coef, intercept, n_models, positive_weight)
-    rows, kind = _rows(X)
-    sums = _compiled(passes.gradient_pass, kind)(
-        *_arithmetic(loss), rows, *_per_row(loss, X, y, weight, positive_weight, offsets), *_parameters(X, coef, intercept), n_models
-    )
-    return _gradient_parts(sums, n_models, coef.shape)
+    return gradient_of_groups(loss, [(X, y, weight, offsets)], coef, intercept, n_models, positive_weight)
+
+
+def gradient_of_groups(
+    loss: PointwiseLoss,
+    groups: Sequence[tuple[Any, Array, Float64 | None, Int64]],
+    coef: Float64,
+    intercept: Float64,
+    n_models: int,
+    positive_weight: Float64 | None = None,
+) -> tuple[Float64, float, Float64, Float64]:
+    """The sums of `loss_and_gradient` over a subtree of groups (X, y, weight, offsets), NumPy or CSR: the next one's partitions go on where
+    the tree of the last one's ends, so that wide sums are not formed for each group. Groups have equally many partitions, a power of two;
+    the last one may have fewer."""
+    m, p = coef.shape
+    n_partitions = [len(offsets) - 1 for *_, offsets in groups]
+    assert all(n == n_partitions[0] and n.bit_count() == 1 for n in n_partitions[:-1])
+    stack, marks = _stack(sum(n_partitions), n_models + 1 + m * p + m, [X for X, *_ in groups])
+    top = leaf = 0
+    for X, y, weight, offsets in groups:
+        rows, kind = _rows(X)
+        per_row = _per_row(loss, X, y, weight, positive_weight, offsets)
+        sums = stack, marks, top, leaf
+        top = _compiled(passes.gradient_pass, kind)(*_arithmetic(loss), rows, *per_row, *_parameters(X, coef, intercept), n_models, *sums)
+        leaf += len(offsets) - 1
+    if top > 1:
+        _compiled(passes.collapse_pass, ())(stack, marks, top)
+    total = stack[0]
+    if len(stack) > 1:  # in memory that holds nothing else
+        total = buffers.empty(total.shape, np.float64)
+        total[:] = stack[0]
+    return _gradient_parts(total, n_models, coef.shape)
 
 
 def hessian(
@@ -203,6 +234,17 @@ def _rows(X: Any) -> tuple[Any, tuple[str, ...]]:
     return (X.data, X.indices, X.indptr), (_name(X.data.dtype), _name(X.indices.dtype), _name(X.indptr.dtype))
 
 
+def _stack(n_leaves: int, size: int, rows: Sequence[Any]) -> tuple[Float64, UInt64]:
+    """Room for the sums of so many partitions that are open at once, (about log2(n_leaves) + 1, size), and its marks: see
+    `tasks.kernels.tree`."""
+    levels = max(1, n_leaves.bit_length())
+    stack = buffers.empty((levels, size), np.float64)
+    if n_leaves == 0:
+        stack[0] = 0.0
+    paged = n_leaves > 1 and size > tree.PAGED and all(isinstance(X, sp.csr_array) for X in rows)
+    return stack, np.full((levels, -(-size // tree.WORD)), EVERY_PAGE) if paged else _NO_MARKS[:levels]
+
+
 @cache
 def _name(dtype: np.dtype[Any]) -> str:
     return dtype.name  # slow to make, and asked for at every call
@@ -244,6 +286,18 @@ def _gradient_parts(sums: Float64, k: int, shape: tuple[int, ...]) -> tuple[Floa
     return sums[:k], float(sums[k]), sums[k + 1 : end].reshape(m, p), sums[end : end + m]
 
 
+def flat_gradient(coef: Float64, intercept: Float64, k: int) -> Float64:
+    """[coef (k, c p), intercept (k, c)] side by side, from gradients (m, p) and (m,). Those of one model, which passes leave so, are not
+    copied."""
+    base = coef.base
+    if k == 1 and isinstance(base, np.ndarray) and base is intercept.base and base.flags.c_contiguous:
+        whole, start = base.reshape(-1), (coef.ctypes.data - base.ctypes.data) // base.itemsize
+        if intercept.ctypes.data == coef.ctypes.data + coef.nbytes:
+            flat: Float64 = whole[start : start + coef.size + intercept.size]
+            return flat[None]
+    return np.concatenate([coef.reshape(k, -1), intercept.reshape(k, -1)], axis=1)
+
+
 @cache
 def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
     """The machine code of a pass for one kind of X, compiled or read from the cache on first use.
@@ -255,11 +309,13 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
         return numba.types.Array(getattr(numba.types, dtype), ndim, "C", readonly=True)
 
     rows = array(kind[0], 2) if len(kind) == 1 else numba.types.Tuple([array(dtype, 1) for dtype in kind])
+    stack, marks = numba.types.Array(numba.float64, 2, "C"), numba.types.Array(numba.uint64, 2, "C")
     integer, flag = numba.int64, numba.types.boolean
     vector, matrix, offsets = array("float64", 1), array("float64", 2), array("int64", 1)
     model = (integer, flag, vector, rows, matrix, vector, vector, offsets, matrix, vector, integer)
     arguments = {
-        passes.gradient_pass: model,
+        passes.gradient_pass: (*model, stack, marks, integer, integer),
+        passes.collapse_pass: (stack, marks, integer),
         passes.hessian_pass: (*model, flag, flag, flag, flag, vector, vector),
         passes.product_pass: (*model, matrix, vector),
         passes.predict_pass: (rows, integer, matrix, vector),

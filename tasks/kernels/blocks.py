@@ -9,7 +9,7 @@ from numba.extending import overload
 
 from tasks.kernels import csr, dense, fused
 from tasks.kernels.compiling import compiled_leaf
-from tasks.typing import Float64
+from tasks.typing import Float64, UInt64
 
 
 def block_rows(X: Any) -> Any:
@@ -46,6 +46,10 @@ def add_and_predict(
     scratch: Float64,
 ) -> None:
     """Do `add_block(X, start, n_added, factor, sums, scratch)` and `predict_block(X, following, n_read, coef, intercept, raw, scratch)`."""
+
+
+def mark_block(X: Any, start: int, stop: int, k: int, m: int, p: int, marks: UInt64) -> Any:
+    """Mark the pages, if there are any, of the sums [loss (k), weight (1), coef (m p), intercept (m)] of rows start .. stop - 1."""
 
 
 def take_block(X: Any, start: int, count: int, block: Float64) -> Any:
@@ -113,6 +117,13 @@ def _add_and_predict(
             one_after_the_other(X, start, n_added, factor, sums, following, n_read, coef, intercept, raw, scratch)
 
     return together if isinstance(X, types.Array) else one_after_the_other.py_func
+
+
+@overload(mark_block, strict=False)
+def _mark_block(X: Any, start: Any, stop: Any, k: Any, m: Any, p: Any, marks: Any) -> Any:
+    if isinstance(X, types.Array):  # its sums have none
+        return lambda X, start, stop, k, m, p, marks: None
+    return lambda X, start, stop, k, m, p, marks: csr.csr_mark(X, start, stop, k, m, p, marks)
 
 
 @overload(take_block, strict=False)

@@ -12,7 +12,8 @@ import numpy as np
 
 from tasks.kernels.compiling import compiled, compiled_leaf
 from tasks.kernels.lanes import LANES, add_at, fma, gather, load, load_part, prefetch, splat, store, total
-from tasks.typing import Array, Float64
+from tasks.kernels.tree import mark
+from tasks.typing import Array, Float64, UInt64
 
 Csr = tuple[Array, Array, Array]
 
@@ -182,6 +183,20 @@ def scatter(indices: Array, first: int, last: int, values: Float64, sums: Float6
         add_at(sums, indices, j, load(values, j - first))
     for j in range(whole, last):
         sums[np.uint64(indices[np.uint64(j)])] += values[np.uint64(j - first)]
+
+
+@compiled_leaf
+def csr_mark(X: Csr, start: int, stop: int, k: int, m: int, p: int, marks: UInt64) -> None:
+    """Mark the pages, if there are any, of the sums [loss (k), weight (1), coef (m p), intercept (m)] of rows start .. stop - 1."""
+    _, indices, indptr = X
+    if len(marks):
+        for number in range(k + 1):
+            mark(marks, number)
+        for a in range(m):
+            mark(marks, k + 1 + m * p + a)
+            first = k + 1 + a * p
+            for at in range(first_of(indptr, start), first_of(indptr, stop)):
+                mark(marks, first + np.int64(indices[np.uint64(at)]))
 
 
 @compiled

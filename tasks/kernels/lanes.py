@@ -319,6 +319,16 @@ def shifted_power_of_two(context: Any, value: Any) -> Any:
 
 
 @operation
+def lowest_bit(context: Any, word: Any) -> Any:
+    """lowest_bit(word): the place of the lowest bit that is set, of a word that is not 0."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), codegen
+
+
+@operation
 def exponent(context: Any, value: Any) -> Any:
     """exponent(u): the whole number k for which u / 2^k lies in about [√½, √2), for positive normal u."""
 

@@ -13,13 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from tasks.kernels.blocks import add_and_predict, add_block, block_rows, gradient_block_rows, predict_block, scratch_size, take_block
+from tasks.kernels.blocks import (
+    add_and_predict,
+    add_block,
+    block_rows,
+    gradient_block_rows,
+    mark_block,
+    predict_block,
+    scratch_size,
+    take_block,
+)
 from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
 from tasks.kernels.gram import GRAM_ROWS, add_gram, mirror, new_block, scale_rows
 from tasks.kernels.pointwise import curvature_pair, curvature_times, pointwise, take_targets
-from tasks.kernels.tree import clear, collapse, new_stack, push
-from tasks.typing import Float64, Int64
+from tasks.kernels.tree import clear, collapse, new_stack, no_marks, push, total_of
+from tasks.typing import Float64, Int64, UInt64
 
 
 @compiled_pass
@@ -35,19 +44,24 @@ def gradient_pass(
     coef: Float64,
     intercept: Float64,
     k: int,
-) -> Float64:
-    """Sums of loss, weight and gradient. The raw predictions of a block are computed while the block before it is added up."""
+    stack: Float64,
+    marks: UInt64,
+    top: int,
+    leaf: int,
+) -> int:
+    """Push the sums of loss, weight and gradient of partitions number `leaf` and on, where the push before returned `top`; returns what the
+    last of these did. The raw predictions of a block are computed while the block before it is added up."""
     m, p = coef.shape
     rows = gradient_block_rows(X, m)
     raw, residuals, losses = np.empty(m * rows), np.empty(m * rows), np.empty(k * rows)
     target, weights, no_curvature = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
     scratch = np.empty(scratch_size(X))
-    stack, weighted = new_stack(len(offsets) - 1, k + 1 + m * p + m), len(weight) > 0
-    top, start, stop = 0, offsets[0], offsets[0]
+    start, stop, weighted = offsets[0], offsets[0], len(weight) > 0
     following = block_end(offsets, 0, stop, rows, m)
     predict_block(X, stop, following - stop, coef, intercept, raw, scratch)
     for j in range(len(offsets) - 1):
-        clear(stack, top)
+        clear(stack, marks, top)
+        mark_block(X, offsets[j], offsets[j + 1], k, m, p, marks[top])
         at = offsets[j]
         while at < offsets[j + 1]:
             n_read = 0
@@ -63,8 +77,14 @@ def gradient_pass(
                 X, start, at, end, losses, k, weights, weighted, residuals, stack, top, stop, n_read, coef, intercept, raw, scratch
             )
             at = end
-        top = push(stack, top, j)
-    return collapse(stack, top)
+        top = push(stack, marks, top, leaf + j)
+    return top
+
+
+@compiled_pass
+def collapse_pass(stack: Float64, marks: UInt64, top: int) -> None:
+    """Make stack[0] the sum of all partitions."""
+    collapse(stack, marks, top)
 
 
 @compiled_leaf
@@ -153,9 +173,10 @@ def product_pass(
     target, weights, no_losses = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
     scratch = np.empty(scratch_size(X))
     stack = new_stack(len(offsets) - 1, m * p + m)
+    marks = no_marks(stack)
     top, start, stop = 0, 0, 0
     for j in range(len(offsets) - 1):
-        clear(stack, top)
+        clear(stack, marks, top)
         at = offsets[j]
         while at < offsets[j + 1]:
             if at >= stop:
@@ -170,8 +191,9 @@ def product_pass(
             end = min(stop, offsets[j + 1])
             add_products(X, start, at, end, products, m, stack[top], scratch)
             at = end
-        top = push(stack, top, j)
-    return collapse(stack, top)
+        top = push(stack, marks, top, j)
+    collapse(stack, marks, top)
+    return total_of(stack)
 
 
 @compiled_pass
@@ -208,6 +230,7 @@ def hessian_pass(
     scaled = buffer if unit else new_block(p)
     first = k + 1 + m * p + m
     stack = new_stack(len(offsets) - 1, first + blocks * size * size)
+    marks = no_marks(stack)
     top = 0
     for j in range(len(offsets) - 1):
         sums = stack[top]
@@ -228,8 +251,9 @@ def hessian_pass(
                 H = sums[first + model * size * size : first + (model + 1) * size * size].reshape(size, size)
                 at = model * outputs * count
                 add_hessian(coupled, constant, unit, block, h, w, at, outputs, fit_intercept, H, scaled[:count], pair[:count])
-        top = push(stack, top, j)
-    sums = collapse(stack, top)
+        top = push(stack, marks, top, j)
+    collapse(stack, marks, top)
+    sums = total_of(stack)
     hessians = sums[first:].reshape(blocks, size, size)
     if constant and not shared:
         repeat_first_output(hessians, p, outputs)

@@ -18,6 +18,7 @@ from tasks.rows.partition import Group, nbytes
 from tasks.rows.targets import NUMBERS, Form, form_of, require_same_form
 from tasks.typing import Array, Float64, Int64, UInt64
 
+KEPT: Final = "summary"
 MAX_CLASSES: Final = 10_000
 # Beyond this the square of a value, summed over rows, can leave float64.
 LARGEST_VALUE: Final = 1e140
@@ -58,9 +59,15 @@ class Summary(NamedTuple):
 
 
 def summary(group: Group, n_partitions: int) -> Summary:
-    """The summary of one group, made once where it lives. n_partitions: of the data that it is of."""
-    found: Summary = group.derived("summary", lambda whole: summarise(whole, n_partitions))
-    return found
+    """The summary of one group: the one that is kept there, which is handed out once, for that of wide rows is larger than they are, or a
+    new one. n_partitions: of the data that it is of."""
+    kept: Summary | None = group.pop(KEPT)
+    return summarise(group, n_partitions) if kept is None else kept
+
+
+def keep_summary(group: Group, n_partitions: int) -> None:
+    """Make the summary of one group while the rows are fresh, for whoever asks for it first."""
+    group.keep(KEPT, summarise(group, n_partitions))
 
 
 def summarise(group: Group, n_partitions: int | None = None) -> Summary:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tasks.loading.blocks import Split, assemble
-from tasks.loading.checking import summary
+from tasks.loading.checking import keep_summary
 from tasks.loading.quarantine import text_of
 from tasks.machine.threads import single_blas_thread
 from tasks.rows.partition import Block, Shard, make_group
@@ -118,5 +118,5 @@ def load_on_worker(load: ShardLoad, *values: Any) -> Shard:
     with single_blas_thread():
         shard = load.function(*load.arguments, list(zip(load.keys, values, strict=True)))
         for group in shard.all_groups:
-            summary(group, load.n_partitions)
+            keep_summary(group, load.n_partitions)
     return shard

@@ -6,6 +6,7 @@ An objective returns *sums* and weights; they are divided once, at the root (`ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -16,10 +17,11 @@ import scipy.sparse as sp
 
 from tasks import kernels
 from tasks.kernels import array_api
-from tasks.objectives.base import Layout, Sums
+from tasks.objectives.base import Layout, Sums, add_sums
 from tasks.objectives.encoding import add_weights, encode, encoded_target, float_target, one_hot
 from tasks.objectives.losses import Loss
 from tasks.objectives.standardisation import Standardisation
+from tasks.reductions.tree import tree_sum
 from tasks.rows.partition import Group
 from tasks.typing import Array, Design, Float64, Int64
 
@@ -117,12 +119,19 @@ class LinearObjective:
         return kernels if self.compiled else array_api
 
     def loss_and_gradient(self, group: Group, parameters: Float64) -> Sums:
-        coef, intercept = self._stacked(*self.split(parameters))
-        loss, weight, coef_sum, intercept_sum = self._passes.loss_and_gradient(
-            *self._rows(group), coef, intercept, len(parameters), self._positive_weight
-        )
-        k = len(parameters)
-        return Sums(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k))
+        k, stacked = len(parameters), self._stacked(*self.split(parameters))
+        return self._sums(k, *self._passes.loss_and_gradient(*self._rows(group), *stacked, k, self._positive_weight))
+
+    def loss_and_gradient_of(self, groups: Sequence[Group], parameters: Float64) -> Sums:
+        """The sums of groups that are a subtree of the fixed tree; of compiled passes without those of each group by itself."""
+        if not self.compiled or not all(isinstance(group.X, np.ndarray | sp.csr_array) for group in groups):
+            return tree_sum([self.loss_and_gradient(group, parameters) for group in groups], add_sums)
+        k, stacked = len(parameters), self._stacked(*self.split(parameters))
+        rows = [self._rows(group)[1:] for group in groups]
+        return self._sums(k, *kernels.gradient_of_groups(self.loss, rows, *stacked, k, self._positive_weight))
+
+    def _sums(self, k: int, loss: Float64, weight: float, coef: Float64, intercept: Float64) -> Sums:
+        return Sums(loss, np.full(k, weight), self._flat(coef, intercept, k))
 
     def hessian(self, group: Group, parameters: Float64) -> Sums:
         return self._hessian(group, parameters, shared=False)
@@ -152,7 +161,7 @@ class LinearObjective:
 
     def _hessian(self, group: Group, parameters: Float64, *, shared: bool, apart: bool = False) -> Sums:
         coef, intercept = self._stacked(*self.split(parameters))
-        loss, weight, coef_sum, intercept_sum, hessian = self._passes.hessian(
+        *sums, hessian = self._passes.hessian(
             *self._rows(group),
             coef,
             intercept,
@@ -163,8 +172,7 @@ class LinearObjective:
             shared,
             apart,
         )
-        k = len(parameters)
-        return Sums(loss, np.full(k, weight), self._flat(coef_sum, intercept_sum, k), hessian)
+        return self._sums(len(parameters), *sums)._replace(hessian_sum=hessian)
 
     def hessian_vector(self, group: Group, parameters: Float64, direction: Float64) -> Sums:
         k = len(parameters)
@@ -205,5 +213,4 @@ class LinearObjective:
         return coef.reshape(-1, self.n_columns), intercept.reshape(-1)
 
     def _flat(self, coef: Float64, intercept: Float64, k: int) -> Float64:
-        flat = coef.reshape(k, -1)
-        return np.concatenate([flat, intercept.reshape(k, -1)], axis=1) if self.fit_intercept else flat
+        return kernels.flat_gradient(coef, intercept, k) if self.fit_intercept else coef.reshape(k, -1)

@@ -38,6 +38,8 @@ from tasks.strategies.base import Consensus, LocalSteps, Request
 from tasks.typing import Array
 
 TOGETHER_BYTES: Final = 2 << 20
+SUMS_TOGETHER: Final = 2
+"""Rows that make one pass have the bytes of so many of its sums at least, if there are so many."""
 
 
 class Broadcast(NamedTuple):
@@ -92,6 +94,15 @@ class OracleSpec(NamedTuple):
 def gradient(group: Group, broadcast: Broadcast) -> Sums:
     """Losses and gradients."""
     return require_sums(broadcast.objective, broadcast.objective.loss_and_gradient(group, broadcast.parameters), broadcast.parameters)
+
+
+def gradients(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
+    """`gradient` on the rows that a round is about, of subtrees that make one pass: see `passed_together`."""
+    if len(groups) == 1 or drawn(broadcast.batch):
+        return on_rows(gradient, groups, broadcast)
+    rows, here = [chosen_rows([group], broadcast) for group in groups], aligned(broadcast)
+    found: Sums = here.objective.loss_and_gradient_of(rows, here.parameters)
+    return found
 
 
 def weight(group: Group, broadcast: Broadcast) -> Sums:
@@ -184,6 +195,11 @@ def scores(group: Group, broadcast: Broadcast) -> tuple[ScoreSums, ...]:
 def add_all_scores(left: Sequence[ScoreSums], right: Sequence[ScoreSums]) -> tuple[ScoreSums, ...]:
     """The scores' sums of each model over neighbouring rows."""
     return tuple(map(add_scores, left, right))
+
+
+def drawn(batch: Batch | None) -> bool:
+    """Whether a batch's rows are gathered from whole subtrees."""
+    return batch is not None and batch.number >= 0
 
 
 def on_rows(compute: Callable[[Group, Broadcast], Any], groups: Sequence[Group], broadcast: Broadcast) -> Any:
@@ -337,13 +353,19 @@ def subtree_level(broadcast: Broadcast) -> int:
     return 0 if broadcast.batch is None else broadcast.batch.level
 
 
-def batches_together(broadcast: Broadcast, n_bytes: float) -> int:
-    """The level of the groups whose batches make one pass: few calls, and rows that are still in the cache when they are passed over. Not
-    for objectives that draw numbers of their own for each subtree, or are the user's and add up as they like."""
+def passed_together(broadcast: Broadcast, n_bytes: float) -> int:
+    """The level of the groups that make one pass. Their batches: few calls, and rows that are still in the cache when they are passed over.
+    Whole groups: where sums have more bytes than their rows, forming and adding them would take longer than the rows. Not for objectives
+    that draw numbers of their own for each subtree, or are the user's and add up as they like."""
     level, batch = subtree_level(broadcast), broadcast.batch
-    if batch is None or batch.number < 0 or type(broadcast.objective) is not LinearObjective:
+    if type(broadcast.objective) is not LinearObjective:
         return level
-    while n_bytes * (2 << level) <= TOGETHER_BYTES * batch.sampling.n_rounds:
+    if batch is not None and drawn(batch):
+        while n_bytes * (2 << level) <= TOGETHER_BYTES * batch.sampling.n_rounds:
+            level += 1
+        return level
+    n_bytes = max(n_bytes, 1.0) / broadcast.row_step
+    while n_bytes * (1 << level) < SUMS_TOGETHER * broadcast.parameters.nbytes:
         level += 1
     return level
 
@@ -359,7 +381,10 @@ def reduction(name: str, compute: Callable[[Group, Broadcast], Any], **options: 
 
 ORACLES: Final[dict[str, OracleSpec]] = {
     "loss_and_gradient": OracleSpec(
-        Objective, reduction("gradient", gradient, ahead=next_batch, joint=batches_together), at_parameters, by_columns=True
+        Objective,
+        Reduction("gradient", gradients, add_sums, vector_bytes, subtree_level, only_subtree, next_batch, passed_together),
+        at_parameters,
+        by_columns=True,
     ),
     "gradient_difference": OracleSpec(
         Objective, reduction("gradient-difference", gradient_difference, ahead=next_batch), difference, by_columns=True

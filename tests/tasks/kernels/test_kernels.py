@@ -299,6 +299,30 @@ def test_bits_of_the_tree(case: tuple[Loss, int, int], n_partitions: int, kind: 
             same_bits(actual, expected)
 
 
+@pytest.mark.parametrize("c", [1, 3])
+def test_wide_sparse_sums_have_the_bits_of_the_tree(c: int) -> None:
+    """Most of them stay zero, and are not touched; wherever groups are cut."""
+    rng, p, sizes = np.random.default_rng(c), 40_003, [40, 0, 1, 300, 7, 0, 90, 2, 60, 5, 1]
+    coef, intercept = 0.3 * rng.normal(size=(c, p)), rng.normal(size=c)
+    columns = rng.choice([*range(9), *range(p - 9, p), *rng.integers(0, p, 99)], (sum(sizes), 12))
+    X = sp.csr_array((rng.normal(size=columns.size), columns.ravel(), np.arange(0, columns.size + 1, 12)), shape=(len(columns), p))
+    X.sum_duplicates()
+    y = rng.integers(0, c, len(columns)) if c > 1 else (rng.random(len(columns)) < 0.5).astype(np.float64)
+    loss = MULTINOMIAL if c > 1 else LOGISTIC
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+
+    def group(first: int, last: int) -> tuple[Any, Array, None, Array]:
+        start, stop = bounds[first], bounds[last]
+        return X[start:stop], y[start:stop], None, bounds[first : last + 1] - start
+
+    leaves = [[kernels.loss_and_gradient(loss, *group(i, i + 1), coef, intercept, 1)] for i in range(len(sizes))]
+    (expected,) = along_tree(leaves)
+    assert np.count_nonzero(expected[2]) < 150 * c
+    for size in (1, 2, 4, 16):
+        groups = [group(i, min(i + size, len(sizes))) for i in range(0, len(sizes), size)]
+        same_bits(kernels.gradient_of_groups(loss, groups, coef, intercept, 1), expected)
+
+
 @pytest.mark.parametrize("integer", [np.int32, pytest.param(np.int64, marks=pytest.mark.long)])
 @pytest.mark.parametrize("p", [6000, 70_000])  # within caches, and beyond
 def test_csr_rows_of_any_length(p: int, integer: Any) -> None:
