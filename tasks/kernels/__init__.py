@@ -287,14 +287,11 @@ def _gradient_parts(sums: Float64, k: int, shape: tuple[int, ...]) -> tuple[Floa
 
 
 def flat_gradient(coef: Float64, intercept: Float64, k: int) -> Float64:
-    """[coef (k, c p), intercept (k, c)] side by side, from gradients (m, p) and (m,). Those of one model, which passes leave so, are not
-    copied."""
-    base = coef.base
-    if k == 1 and isinstance(base, np.ndarray) and base is intercept.base and base.flags.c_contiguous:
-        whole, start = base.reshape(-1), (coef.ctypes.data - base.ctypes.data) // base.itemsize
-        if intercept.ctypes.data == coef.ctypes.data + coef.nbytes:
-            flat: Float64 = whole[start : start + coef.size + intercept.size]
-            return flat[None]
+    """[coef (k, c p), intercept (k, c)] side by side, from the gradients (m, p) and (m,) of a pass. Those of one model are not copied, if
+    they are the end of what it returned, as `_gradient_parts` leaves them."""
+    sums, n = coef.base, coef.size + intercept.size
+    if k == 1 and isinstance(sums, np.ndarray) and sums is intercept.base and sums.size == k + 1 + n:
+        return sums.reshape(1, -1)[:, k + 1 :]
     return np.concatenate([coef.reshape(k, -1), intercept.reshape(k, -1)], axis=1)
 
 
