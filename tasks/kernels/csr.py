@@ -6,12 +6,12 @@ does, each time after another number of values, is mispredicted by the CPU, whic
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from tasks.kernels.compiling import compiled, compiled_leaf
-from tasks.kernels.lanes import LANES, add_at, fma, gather, load, load_part, prefetch, splat, store, total
+from tasks.kernels.lanes import LANES, add_at, fma, gather, load, load_part, prefetch, splat, store, total, totals
 from tasks.kernels.tree import mark
 from tasks.typing import Array, Float64, UInt64
 
@@ -71,9 +71,21 @@ def predict_rows(
             if len(coef) > WIDE:
                 bring(indices, first, last, coef)
             multiply(data, indices, first, last, coef, scratch, ahead)
-            for i in range(low, high):
-                at = first_of(indptr, i)
-                raw[np.uint64(i - start)] = sum_part(scratch, at - first, first_of(indptr, i + 1) - at) + intercept
+            whole = high - (high - low) % LANES
+            for i in range(low, whole, LANES):
+                eight = totals(
+                    lanes_of_row(scratch, indptr, i, first),
+                    lanes_of_row(scratch, indptr, i + 1, first),
+                    lanes_of_row(scratch, indptr, i + 2, first),
+                    lanes_of_row(scratch, indptr, i + 3, first),
+                    lanes_of_row(scratch, indptr, i + 4, first),
+                    lanes_of_row(scratch, indptr, i + 5, first),
+                    lanes_of_row(scratch, indptr, i + 6, first),
+                    lanes_of_row(scratch, indptr, i + 7, first),
+                )
+                store(raw, i - start, eight + splat(intercept))
+            for i in range(whole, high):
+                raw[np.uint64(i - start)] = total(lanes_of_row(scratch, indptr, i, first)) + intercept
         low = high
 
 
@@ -105,13 +117,20 @@ def multiply(data: Array, indices: Array, first: int, last: int, coef: Float64, 
 
 
 @compiled_leaf
-def sum_part(values: Float64, at: int, n: int) -> float:
-    """The sum of values[at : at + n]."""
+def lanes_of_row(products: Float64, indptr: Array, row: int, first: int) -> Any:
+    """The sum of the products of a row, in lanes; products begin with that of stored value number `first`."""
+    at = first_of(indptr, row)
+    return lanes_of(products, at - first, first_of(indptr, row + 1) - at)
+
+
+@compiled_leaf
+def lanes_of(values: Float64, at: int, n: int) -> Any:
+    """The sum of values[at : at + n], in lanes."""
     s0 = load_part(values, at, n) + load_part(values, at + 16, n - 16)
     s1 = load_part(values, at + 8, n - 8) + load_part(values, at + 24, n - 24)
     for j in range(SHORT, n, LANES):
         s0 = s0 + load_part(values, at + j, n - j)
-    return total(s0 + s1)
+    return s0 + s1
 
 
 @compiled_leaf
