@@ -35,6 +35,7 @@ CASES: Final = {
     "logistic-15": Case("logistic regression, 8,000,000 x 15, in process", "fits", "logistic_15"),
     "multinomial": Case("multinomial regression, 200,000 x 100, 10 classes, in process", "fits", "multinomial"),
     "sparse-logistic": Case("logistic regression on CSR, 400,000 x 2000, in process, and one pass over it", "sparse", "sparse_logistic"),
+    "wide": Case("logistic regression on CSR, 100,000 x 1,000,000, in process, in few partitions and in many", "wide", "wide"),
     "least-squares": Case(
         "Ridge and LinearRegression, 1,000,000 x 28 and 300,000 x 200, in process and on two workers", "least_squares", "least_squares"
     ),

@@ -520,6 +520,7 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
                 "logistic-15",
                 "least-squares",
                 "sparse-logistic",
+                "wide",
                 "threads",
                 "memory",
                 "plan",

@@ -1,0 +1,82 @@
+"""The case about sparse rows of very many columns: rounds in few and in many partitions, and whole fits."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import partial
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression as PeerLogisticRegression
+
+from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN
+from pipeline.benchmarks.data import Sparse
+from pipeline.benchmarks.objective import objective
+from pipeline.benchmarks.report import Cell, Report, Table, Target
+from pipeline.benchmarks.rounds import Timed, gradient_round, in_turn
+from pipeline.benchmarks.rss import PeakMemory
+from pipeline.benchmarks.settings import Settings
+from pipeline.benchmarks.sparse import MIN_FIT, products
+from pipeline.data.dataset import Dataset
+from pipeline.estimators.logistic import LogisticRegression
+from pipeline.execution.threads import ThreadExecutor
+from tasks.typing import Array
+
+TOL: Final = 1e-4
+
+
+def wide(report: Report, settings: Settings) -> None:
+    """Time rounds beside SciPy's products, then fits beside scikit-learn's."""
+    problem = Sparse(n_rows=100_000, n_columns=1_000_000, n_filled=100)
+    if settings.quick:
+        problem = Sparse(n_rows=2_000, n_columns=50_000, n_filled=10)
+    X, y = problem.arrays()
+    report.tables += [rounds(problem, X, y, settings), fits(report, problem, X, y, settings)]
+    report.notes.append(
+        "A round is one loss and gradient, on all threads, in partitions of the size that this library chooses and in more; SciPy's products"
+        f" take one thread. Peak MiB is what resident memory grows during one. Fits have C=1 and tol={TOL:g}; the objective is evaluated by"
+        " one NumPy function."
+    )
+
+
+def rounds(problem: Sparse, X: Any, y: Array, settings: Settings) -> Table:
+    """Rounds over the same rows in more and more partitions, in turn."""
+    cuts = [Dataset.from_arrays(X, y), *(Dataset.from_arrays(X, y, n_partitions=n) for n in (64, 1024))]
+    timed = [Timed(("SciPy: X @ w and X.T @ r", None), products(X))]
+    timed += [Timed((f"{OURS} round", each.n_partitions), gradient_round(ThreadExecutor(), each)) for each in cuts]
+    seconds = in_turn(timed, settings.repeats)
+    found = zip(timed, seconds, strict=True)
+    rows = [(*one.name, 1e3 * median(each), 1e3 * min(each), growth(one)) for one, each in found]
+    return Table(f"{problem.name}: one round", ("what", "partitions", "median ms", "fastest ms", "peak MiB"), rows)
+
+
+def growth(timed: Timed) -> float:
+    """What resident memory grows during one run, in MiB."""
+    with PeakMemory([os.getpid()], interval=0.002) as memory:
+        timed.run()
+    return memory.growth / 2**20
+
+
+def fits(report: Report, problem: Sparse, X: Any, y: Array, settings: Settings) -> Table:
+    """Fits of this library and of scikit-learn, in turn."""
+    models: dict[str, Any] = {OURS: LogisticRegression(tol=TOL), SCIKIT_LEARN: PeerLogisticRegression(tol=TOL, max_iter=1000)}
+    timed = [Timed((name,), partial(model.fit, X, y)) for name, model in models.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        seconds = dict(zip(models, in_turn(timed, min(3, settings.repeats), warm_up=1), strict=True))
+    ours = median(seconds[OURS])
+    rows: list[tuple[Cell, ...]] = [
+        (name, median(seconds[name]), min(seconds[name]), median(seconds[name]) / ours, int(np.max(model.n_iter_)), value(X, y, model))
+        for name, model in models.items()
+    ]
+    wanted = Target("scikit-learn's time of a fit over ours", "at least", MIN_FIT, median(seconds[SCIKIT_LEARN]) / ours)
+    report.targets.append(wanted)
+    return Table(f"{problem.name}: fits", ("library", "median s", "fastest s", "times ours", "iterations", "objective"), rows)
+
+
+def value(X: Any, y: Array, model: Any) -> float:
+    """The objective at a fitted model."""
+    return objective(X, y, np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_), 1.0)
