@@ -36,7 +36,7 @@ def wide(report: Report, settings: Settings) -> None:
     X, y = problem.arrays()
     report.tables += [rounds(problem, X, y, settings), fits(report, problem, X, y, settings)]
     report.notes.append(
-        "A round is one loss and gradient, on all threads, in partitions of the size that this library chooses and in more; SciPy's products"
+        "A round is one loss and gradient, on all threads, in partitions of the size that we choose by default and in more; SciPy's products"
         f" take one thread. Peak MiB is what resident memory grows during one. Fits have C=1 and tol={TOL:g}; the objective is evaluated by"
         " one NumPy function."
     )
