@@ -19,13 +19,15 @@ from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.rounds import Timed, gradient_round, in_turn
 from pipeline.benchmarks.rss import PeakMemory
 from pipeline.benchmarks.settings import Settings
-from pipeline.benchmarks.sparse import MIN_FIT, products
+from pipeline.benchmarks.sparse import products
 from pipeline.data.dataset import Dataset
 from pipeline.estimators.logistic import LogisticRegression
 from pipeline.execution.threads import ThreadExecutor
 from tasks.typing import Array
 
 TOL: Final = 1e-4
+CUTS: Final = (64, 1024)
+MOST_GRADIENTS: Final = 32
 
 
 def wide(report: Report, settings: Settings) -> None:
@@ -34,22 +36,24 @@ def wide(report: Report, settings: Settings) -> None:
     if settings.quick:
         problem = Sparse(n_rows=2_000, n_columns=50_000, n_filled=10)
     X, y = problem.arrays()
-    report.tables += [rounds(problem, X, y, settings), fits(report, problem, X, y, settings)]
+    report.tables += [rounds(report, problem, X, y, settings), fits(problem, X, y, settings)]
     report.notes.append(
-        "A round is one loss and gradient, on all threads, in partitions of the size that we choose by default and in more; SciPy's products"
+        "A round is one loss and gradient, on all threads, in partitions of the size that we choose and in more; SciPy's products"
         f" take one thread. Peak MiB is what resident memory grows during one. Fits have C=1 and tol={TOL:g}; the objective is evaluated by"
         " one NumPy function."
     )
 
 
-def rounds(problem: Sparse, X: Any, y: Array, settings: Settings) -> Table:
+def rounds(report: Report, problem: Sparse, X: Any, y: Array, settings: Settings) -> Table:
     """Rounds over the same rows in more and more partitions, in turn."""
-    cuts = [Dataset.from_arrays(X, y), *(Dataset.from_arrays(X, y, n_partitions=n) for n in (64, 1024))]
+    cuts = [Dataset.from_arrays(X, y), *(Dataset.from_arrays(X, y, n_partitions=n) for n in CUTS)]
     timed = [Timed(("SciPy: X @ w and X.T @ r", None), products(X))]
     timed += [Timed((f"{OURS} round", each.n_partitions), gradient_round(ThreadExecutor(), each)) for each in cuts]
     seconds = in_turn(timed, settings.repeats)
     found = zip(timed, seconds, strict=True)
     rows = [(*one.name, 1e3 * median(each), 1e3 * min(each), growth(one)) for one, each in found]
+    gradients = float(rows[-1][-1]) * 2**20 / (8 * problem.n_columns)
+    report.targets.append(Target(f"memory that a round in {CUTS[-1]} partitions takes, in gradients", "at most", MOST_GRADIENTS, gradients))
     return Table(f"{problem.name}: one round", ("what", "partitions", "median ms", "fastest ms", "peak MiB"), rows)
 
 
@@ -60,7 +64,7 @@ def growth(timed: Timed) -> float:
     return memory.growth / 2**20
 
 
-def fits(report: Report, problem: Sparse, X: Any, y: Array, settings: Settings) -> Table:
+def fits(problem: Sparse, X: Any, y: Array, settings: Settings) -> Table:
     """Fits of this library and of scikit-learn, in turn."""
     models: dict[str, Any] = {OURS: LogisticRegression(tol=TOL), SCIKIT_LEARN: PeerLogisticRegression(tol=TOL, max_iter=1000)}
     timed = [Timed((name,), partial(model.fit, X, y)) for name, model in models.items()]
@@ -72,8 +76,6 @@ def fits(report: Report, problem: Sparse, X: Any, y: Array, settings: Settings) 
         (name, median(seconds[name]), min(seconds[name]), median(seconds[name]) / ours, int(np.max(model.n_iter_)), value(X, y, model))
         for name, model in models.items()
     ]
-    wanted = Target("scikit-learn's time of a fit over ours", "at least", MIN_FIT, median(seconds[SCIKIT_LEARN]) / ours)
-    report.targets.append(wanted)
     return Table(f"{problem.name}: fits", ("library", "median s", "fastest s", "times ours", "iterations", "objective"), rows)
 
 

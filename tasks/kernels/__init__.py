@@ -17,7 +17,7 @@ along the tree. BLAS (small data, bases) must run on one thread, because two giv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -208,9 +208,10 @@ def column_spread(X: Any, weight: Float64 | None, offsets: Int64) -> tuple[float
     assert len(weight) in (0, X.shape[0])
     assert offsets[-1] <= X.shape[0]
     p = X.shape[1]
-    node = _compiled(spread.spread_pass, kind)(rows, p, weight, np.ascontiguousarray(offsets, np.int64))
-    mean, scatter, largest = node[1:].reshape(3, p)
-    return float(node[0]), mean, scatter, largest_of(X) if np.isnan(largest).any() else largest
+    stack, scratch = _room(len(offsets) - 1, 1 + 3 * p, np.empty), np.empty(spread.FIELDS * p)
+    _compiled(spread.spread_pass, kind)(rows, p, weight, np.ascontiguousarray(offsets, np.int64), stack, scratch)
+    weight_sum, mean, scatter, largest = stack[0, 0], *stack[0, 1:].reshape(3, p).copy()
+    return float(weight_sum), mean, scatter, largest_of(X) if np.isnan(largest).any() else largest
 
 
 def largest_of(X: Any) -> Float64:
@@ -234,13 +235,19 @@ def _rows(X: Any) -> tuple[Any, tuple[str, ...]]:
     return (X.data, X.indices, X.indptr), (_name(X.data.dtype), _name(X.indices.dtype), _name(X.indptr.dtype))
 
 
+def _room(n_leaves: int, size: int, empty: Callable[..., Float64] = buffers.empty) -> Float64:
+    """Room for the sums of so many partitions that are open at once, (about log2(n_leaves) + 1, size). empty: makes it, by default from
+    memory that is used again in the next round."""
+    room = empty((max(1, n_leaves.bit_length()), size), np.float64)
+    if n_leaves == 0:  # there is nothing that would be cleared
+        room[0] = 0.0
+    return room
+
+
 def _stack(n_leaves: int, size: int, rows: Sequence[Any]) -> tuple[Float64, UInt64]:
-    """Room for the sums of so many partitions that are open at once, (about log2(n_leaves) + 1, size), and its marks: see
-    `tasks.kernels.tree`."""
-    levels = max(1, n_leaves.bit_length())
-    stack = buffers.empty((levels, size), np.float64)
-    if n_leaves == 0:
-        stack[0] = 0.0
+    """`_room`, and its marks: see `tasks.kernels.tree`."""
+    stack = _room(n_leaves, size)
+    levels = len(stack)
     paged = n_leaves > 1 and size > tree.PAGED and all(isinstance(X, sp.csr_array) for X in rows)
     return stack, np.full((levels, -(-size // tree.WORD)), EVERY_PAGE) if paged else _NO_MARKS[:levels]
 
@@ -316,6 +323,6 @@ def _compiled(kernel: Any, kind: tuple[str, ...]) -> Any:
         passes.hessian_pass: (*model, flag, flag, flag, flag, vector, vector),
         passes.product_pass: (*model, matrix, vector),
         passes.predict_pass: (rows, integer, matrix, vector),
-        spread.spread_pass: (rows, integer, vector, offsets),
+        spread.spread_pass: (rows, integer, vector, offsets, stack, numba.types.Array(numba.float64, 1, "C")),
     }
     return kernel.compile(arguments[kernel])

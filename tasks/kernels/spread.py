@@ -19,22 +19,24 @@ from tasks.kernels.csr import Csr, first_of
 from tasks.kernels.dense import sum_of
 from tasks.kernels.edges import load_some, store_some
 from tasks.kernels.lanes import LANES, fma, larger, prefetch, splat
-from tasks.kernels.tree import new_stack
 from tasks.typing import Array, Float64, Int64
 
 ROWS: Final = 8
 """Rows that are gone through together, at least: more of narrow ones, up to BLOCK numbers."""
 BLOCK: Final = 512
+STORED, ORIGIN, SUM, SQUARE, LARGEST = range(5)
+FIELDS: Final = 5
+"""Numbers of a column of CSR rows, side by side: weight of the stored values, the origin that they are measured from, and their sums."""
+AHEAD: Final = 64
+"""Stored values whose columns memory is asked for ahead."""
 CANCELLED: Final = 1e-3
 """The share of a sum of squares about an origin which, when it is all that is left about the mean, has lost digits."""
 
 
 @compiled_pass
-def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64) -> Float64:
-    """The node of all partitions; weight is empty for ones. Columns with a value that is not finite, or whose squares overflow, have NaN as
-    their largest."""
-    stack = new_stack(len(offsets) - 1, 1 + 3 * p)
-    scratch = np.empty(2 * p)
+def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64, stack: Float64, scratch: Float64) -> None:
+    """Make stack[0] the node of all partitions; weight is empty for ones. Columns with a value that is not finite, or whose squares
+    overflow, have NaN as their largest. stack: room for as many subtrees as are open at once; scratch (FIELDS p,)."""
     top = 0
     for j in range(len(offsets) - 1):
         stack[top] = 0.0
@@ -48,8 +50,6 @@ def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64) -> Float64:
         top += 1
     for level in range(top - 1, 0, -1):
         merge_spreads(stack[level - 1], stack[level])
-    total: Float64 = stack.reshape(stack.size) if len(stack) == 1 else stack[0].copy()
-    return total
 
 
 @compiled
@@ -153,47 +153,59 @@ def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node:
     """The spread of a partition in CSR: stored values are measured from the first of their column that counts, then combined with the
     zeros."""
     data, indices, indptr = X
-    origin, stored = scratch[:p], scratch[p : 2 * p]
-    for j in range(p):
-        stored[j] = 0.0
-    _measure_csr(data, indices, indptr, start, stop, weight, origin, stored, node)
-    for i in range(start, stop):  # in the order of `stored`: without zeros the two are equal
+    columns = scratch[: FIELDS * p]
+    for i in range(len(columns)):
+        columns[i] = 0.0
+    _measure_csr(data, indices, indptr, start, stop, weight, columns, True)
+    for i in range(start, stop):  # in the order of what is stored: without zeros the two are equal
         node[0] += weight[i] if len(weight) else 1.0
+    if _finish_csr(columns, p, node):
+        for j in range(p):
+            columns[FIELDS * j + ORIGIN] = node[1 + j]
+            columns[FIELDS * j + SUM] = columns[FIELDS * j + SQUARE] = 0.0
+        _measure_csr(data, indices, indptr, start, stop, weight, columns, False)
+        _finish_csr(columns, p, node)
+    for j in range(p):
+        stored = columns[FIELDS * j + STORED]
+        zeros, mean = node[0] - stored, node[1 + j]
+        if zeros > 0.0 and stored != 0.0:
+            node[1 + j] = mean * (stored / node[0])
+            node[1 + p + j] += mean * mean * (stored * (zeros / node[0]))
+
+
+@compiled_leaf
+def _finish_csr(columns: Float64, p: int, node: Float64) -> bool:
+    """Make node that of the stored values; say whether any column has lost digits."""
     cancelled = False
     for j in range(p):
-        if stored[j] != 0.0 or node[1 + p + j] != 0.0:  # few of many columns have values here
-            cancelled |= _finish_column(node, j, p, origin[j], stored[j])
-    if cancelled:
-        for j in range(p):
-            origin[j] = node[1 + j]
-            node[1 + j] = node[1 + p + j] = 0.0
-        _measure_csr(data, indices, indptr, start, stop, weight, origin, scratch[:0], node)
-        for j in range(p):
-            _finish_column(node, j, p, origin[j], stored[j])
-    for j in range(p):
-        zeros, mean = node[0] - stored[j], node[1 + j]
-        if zeros > 0.0 and stored[j] != 0.0:
-            node[1 + j] = mean * (stored[j] / node[0])
-            node[1 + p + j] += mean * mean * (stored[j] * (zeros / node[0]))
+        stored, origin = columns[FIELDS * j + STORED], columns[FIELDS * j + ORIGIN]
+        node[1 + j] = columns[FIELDS * j + SUM]
+        node[1 + p + j] = columns[FIELDS * j + SQUARE]
+        node[1 + 2 * p + j] = columns[FIELDS * j + LARGEST]
+        if stored != 0.0 or node[1 + p + j] != 0.0:  # few of many columns have values here
+            cancelled |= _finish_column(node, j, p, origin, stored)
+    return cancelled
 
 
 @compiled_leaf
 def _measure_csr(
-    data: Array, indices: Array, indptr: Array, start: int, stop: int, weight: Float64, origin: Float64, stored: Float64, node: Float64
+    data: Array, indices: Array, indptr: Array, start: int, stop: int, weight: Float64, columns: Float64, first: bool
 ) -> None:
-    """Add the stored values to node as `_measure_dense` does, and their weights to `stored` (p,), or (0,) where origins are known. A column
-    without weight so far has its origin in the value that comes next."""
-    p = len(node) // 3
-    sums, squares, largest = node[1 : 1 + p], node[1 + p : 1 + 2 * p], node[1 + 2 * p :]
+    """Add the stored values to their columns as `_measure_dense` does. first: and their weights, to STORED; a column without weight so far
+    has its origin in the value that comes next."""
+    last = first_of(indptr, stop)
     for i in range(start, stop):
         w = weight[i] if len(weight) else 1.0
         for at in range(first_of(indptr, i), first_of(indptr, i + 1)):
-            j, x = np.uint64(indices[np.uint64(at)]), np.float64(data[np.uint64(at)])
-            if len(stored):
-                if stored[j] == 0.0:
-                    origin[j] = x
-                stored[j] += w
-            d = x - origin[j]
-            sums[j] += w * d
-            squares[j] += w * d * d
-            largest[j] = max(largest[j], abs(x))
+            if at + AHEAD < last:
+                prefetch(columns, FIELDS * np.int64(indices[np.uint64(at + AHEAD)]))
+            j, x = np.uint64(FIELDS) * np.uint64(indices[np.uint64(at)]), np.float64(data[np.uint64(at)])
+            own = columns[j : j + np.uint64(FIELDS)]
+            if first:
+                if own[STORED] == 0.0:
+                    own[ORIGIN] = x
+                own[STORED] += w
+            d = x - own[ORIGIN]
+            own[SUM] += w * d
+            own[SQUARE] += w * d * d
+            own[LARGEST] = max(own[LARGEST], abs(x))
