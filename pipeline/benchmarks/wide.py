@@ -50,9 +50,9 @@ def rounds(report: Report, problem: Sparse, X: Any, y: Array, settings: Settings
     timed = [Timed(("SciPy: X @ w and X.T @ r", None), products(X))]
     timed += [Timed((f"{OURS} round", each.n_partitions), gradient_round(ThreadExecutor(), each)) for each in cuts]
     seconds = in_turn(timed, settings.repeats)
-    found = zip(timed, seconds, strict=True)
-    rows = [(*one.name, 1e3 * median(each), 1e3 * min(each), growth(one)) for one, each in found]
-    gradients = float(rows[-1][-1]) * 2**20 / (8 * problem.n_columns)
+    grown = [growth(one) for one in timed]
+    rows = [(*one.name, 1e3 * median(each), 1e3 * min(each), mib) for one, each, mib in zip(timed, seconds, grown, strict=True)]
+    gradients = grown[-1] * 2**20 / (8 * problem.n_columns)
     report.targets.append(Target(f"memory that a round in {CUTS[-1]} partitions takes, in gradients", "at most", MOST_GRADIENTS, gradients))
     return Table(f"{problem.name}: one round", ("what", "partitions", "median ms", "fastest ms", "peak MiB"), rows)
 
