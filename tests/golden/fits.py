@@ -40,8 +40,8 @@ Outcome = dict[str, Any]
 
 @cache
 def rows(kind: str) -> tuple[Any, Any]:
-    """X (n, p) and y, where kind is "numbers", "two targets", "two classes", "three classes", or one of them and "wide" or not, and "sparse"
-    or "float32"."""
+    """X (n, p) and y, where kind is "numbers", "two targets", "two classes", "three classes", or one of them and "wide" or not, and
+    "sparse" or "float32"."""
     random = np.random.default_rng(16)
     p = N_WIDE if " wide" in kind else N_COLUMNS
     size, mean = np.resize([1, 2, 0.5, 1, 3], p), np.resize([0, 1, 0, 0, 2], p)
