@@ -20,6 +20,7 @@ from tasks.typing import Float64
 # A Hessian of more parameters than this, or of more multiplications over all rows, costs more than the rounds it saves.
 MAX_HESSIAN: Final = 2000
 MAX_LEAST_SQUARES_HESSIAN: Final = 3500  # one Hessian is all that least squares needs
+MAX_BLOCK_NUMBERS: Final = MAX_LEAST_SQUARES_HESSIAN**2  # of all outputs' own Hessians together: 100 MB, several times over in a round
 MAX_HESSIAN_WORK: Final = 2e8
 SAMPLE_ROWS_PER_PARAMETER: Final = 50
 MOST_ROW_STEP: Final = 20
@@ -126,7 +127,8 @@ def automatic(problem: Problem) -> tuple[str, str]:
     if n <= MAX_HESSIAN // 2 and rows * n * n <= MAX_HESSIAN_WORK:
         return "newton", f"{rows} rows and {n} parameters: a Hessian is cheap and saves rounds"
     q = problem.of_an_output
-    if problem.n_outputs > 1 and rows >= enough * q and q <= MAX_HESSIAN // 2:
+    small = q <= MAX_HESSIAN // 2 and problem.n_outputs * q * q <= MAX_BLOCK_NUMBERS
+    if problem.n_outputs > 1 and rows >= enough * q and small:
         return "sampled-lbfgs", f"{rows} rows are many for {q} parameters an output: Hessians of a sample leave few full passes"
     return "lbfgs", f"{n} parameters, {rows} rows: gradients alone"
 

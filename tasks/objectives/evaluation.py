@@ -40,8 +40,7 @@ def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameter
     """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the sums, at parameters (n,).
 
     gram: the Hessian is that of `GramSums`, (q, q) or (q, q + c), or of `HessianBlockSums`, (c, q, q), of the mean loss alone, without the
-    penalty. Rows of no weight
-    at all (they can make up a sample) give NaN, never an exception.
+    penalty. Rows of no weight at all (they can make up a sample) give NaN, never an exception.
     """
     weight = float(sums.weight_sum[model]) or np.nan
     coef = parameters[: layout.n_coef]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from tasks.strategies.base import (
 )
 from tasks.strategies.factors import by_output, by_parameter
 from tasks.typing import Float64
+
+MOST_REFUSED: Final = 2
+"""Trials of a search with a given starting matrix. Where that is a good one, the first trial is taken, or now and then the second."""
 
 
 class LBFGSState(NamedTuple):
@@ -51,7 +54,8 @@ class LBFGS:
     """J. Nocedal, Updating quasi-Newton matrices with limited storage, Math. Comp. 35 (1980); Nocedal and Wright, algorithm 7.5.
 
     memory: pairs remembered. Converged when max |gradient| <= tol. Stalled when no step along the steepest descent lowers the objective
-    by more than rounding. Out of rounds after max_iter accepted steps.
+    by more than rounding. Out of rounds after max_iter accepted steps. A starting matrix that is given, of a sample's rows, say, is dropped
+    after MOST_REFUSED refused trials of one search: the sample lacks what all rows have.
 
     Raises ValueError for a count below 1, and for a tolerance that is negative or NaN.
     """
@@ -87,7 +91,7 @@ class LBFGS:
         search = line_search.advance(state.search, evaluation.value, float(evaluation.gradient @ state.direction))
         if search.outcome == "accepted":
             return self._next(self._accept(state, evaluation))
-        if search.outcome == "failed":
+        if search.outcome == "failed" or (state.inverse_hessian is not None and search.trials >= MOST_REFUSED):
             return self._search_failed(state)
         return state._replace(search=search)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from scipy import linalg
@@ -16,6 +16,9 @@ from tasks.strategies.lbfgs import LBFGS, LBFGSState
 from tasks.strategies.newton import inverse_newton
 from tasks.strategies.sampled import SampledState
 from tasks.typing import Float64
+
+LEAST_RIDGE: Final = 1e-8
+"""As a share of the losses' own curvature."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class SampledLBFGS:
         """L-BFGS from there, with the inverses of the outputs' own Hessians, penalties included; without, where these have none."""
         assert evaluation.hessian is not None
         blocks, n_free = evaluation.hessian, evaluation.n_free
-        c, q, _ = blocks.shape
+        c = len(blocks)
         n_coef = len(point) - n_free
         ridge = by_output(np.append(evaluation.penalty.curvature(point[:n_coef]), np.zeros(n_free)), n_coef, c)
         if not np.all(np.isfinite(blocks)):
@@ -91,6 +94,14 @@ class SampledLBFGS:
             inverses = np.stack([inverse_newton(block + np.diag(own)) for block, own in zip(blocks, ridge, strict=True)])
         except linalg.LinAlgError:
             return self._on_all_rows.init(point)
-        mean = ridge.mean(axis=0)
-        common = np.divide(1.0, mean, out=np.zeros(q), where=mean > 0) if self.coupled else None
-        return self._on_all_rows.init(point, inverses, n_free, common)
+        return self._on_all_rows.init(point, inverses, n_free, common_factor(blocks, ridge) if self.coupled else None)
+
+
+def common_factor(blocks: Float64, ridge: Float64) -> Float64:
+    """The factor (q,) of steps that all outputs take together: 1 over the penalty's curvature there, by ridge (c, q), or 0 without one.
+
+    All of the gradient there but the penalty's is rounding, and beside blocks (c, q, q) that are far larger the penalty would make a step
+    of it.
+    """
+    mean, least = ridge.mean(axis=0), LEAST_RIDGE * blocks.diagonal(axis1=1, axis2=2).mean(axis=0)
+    return np.divide(1.0, np.maximum(mean, least), out=np.zeros_like(mean), where=mean > 0)

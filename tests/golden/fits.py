@@ -31,6 +31,7 @@ from tests.rounds import AfterRounds
 
 N_ROWS: Final = 2600
 N_COLUMNS: Final = 5
+N_WIDE: Final = 28  # enough that a block is added up while the next one is read
 PARTITIONS: Final = (1, 7, 37)
 STOPPED_AFTER: Final = 4
 
@@ -39,16 +40,19 @@ Outcome = dict[str, Any]
 
 @cache
 def rows(kind: str) -> tuple[Any, Any]:
-    """X (n, p) and y, where kind is "numbers", "two targets", "two classes", "three classes", or one of them and "sparse" or "float32"."""
+    """X (n, p) and y, where kind is "numbers", "two targets", "two classes", "three classes", or one of them and "wide" or not, and
+    "sparse" or "float32"."""
     random = np.random.default_rng(16)
-    X = random.normal(size=(N_ROWS, N_COLUMNS)) * (random.random((N_ROWS, N_COLUMNS)) < 0.8) * [1, 2, 0.5, 1, 3] + [0, 1, 0, 0, 2]
-    raw = X @ random.normal(size=(N_COLUMNS, 3)) + random.normal(size=(N_ROWS, 3))
+    p = N_WIDE if " wide" in kind else N_COLUMNS
+    size, mean = np.resize([1, 2, 0.5, 1, 3], p), np.resize([0, 1, 0, 0, 2], p)
+    X = random.normal(size=(N_ROWS, p)) * (random.random((N_ROWS, p)) < 0.8) * size + mean
+    raw = X @ random.normal(size=(p, 3)) + random.normal(size=(N_ROWS, 3))
     y = {
         "numbers": raw[:, 0],
         "two targets": raw[:, :2],
         "two classes": np.where(raw[:, 0] > np.median(raw[:, 0]), "yes", "no"),
         "three classes": raw.argmax(axis=1),
-    }[kind.removesuffix(" sparse").removesuffix(" float32")]
+    }[kind.removesuffix(" sparse").removesuffix(" float32").removesuffix(" wide")]
     if kind.endswith("sparse"):
         return sp.csr_array(X * (random.random(X.shape) < 0.5)), y
     return X.astype(np.float32) if kind.endswith("float32") else X, y
@@ -79,6 +83,10 @@ def linear() -> Iterator[tuple[str, str, Any]]:
             yield f"LogisticRegression, {solver}, {kind}", kind, LogisticRegression(solver=solver, max_iter=12)
     yield "LogisticRegression, balanced", "three classes", LogisticRegression(class_weight="balanced", C=0.3)
     yield "LogisticRegression, float32", "two classes float32", LogisticRegression()
+    for kind in ("two classes wide", "two classes wide float32"):
+        yield f"LogisticRegression, lbfgs, {kind}", kind, LogisticRegression(solver="lbfgs", max_iter=8)
+    yield "LogisticRegression, sampled-lbfgs, wide", "three classes wide", LogisticRegression(solver="sampled-lbfgs", max_iter=8)
+    yield "Ridge, lbfgs, wide", "numbers wide", Ridge(alpha=2.0, solver="lbfgs", max_iter=8)
 
 
 def mini_batches() -> Iterator[tuple[str, str, Any]]:
@@ -88,6 +96,8 @@ def mini_batches() -> Iterator[tuple[str, str, Any]]:
             yield f"SGDClassifier, {loss}, {kind}", kind, SGDClassifier(loss=loss, **SHORT)
     for loss in ("squared_error", "huber", "epsilon_insensitive", "squared_epsilon_insensitive"):
         yield f"SGDRegressor, {loss}", "numbers", SGDRegressor(loss=loss, **SHORT)
+    yield "SGDClassifier, wide", "two classes wide", SGDClassifier("log_loss", **SHORT)
+    yield "SGDRegressor, wide", "numbers wide", SGDRegressor(**SHORT)
     for penalty in ("l1", "elasticnet", None):
         yield f"SGDClassifier, {penalty}", "two classes sparse", SGDClassifier(penalty=penalty, alpha=0.01, **SHORT)
     for optimizer in OPTIMIZERS:
