@@ -8,7 +8,7 @@ from numba import types
 from numba.extending import overload
 
 from tasks.kernels import csr, dense, fused
-from tasks.kernels.compiling import compiled_leaf
+from tasks.kernels.compiling import PART, compiled_leaf
 from tasks.typing import Float64, UInt64
 
 
@@ -56,25 +56,25 @@ def take_block(X: Any, start: int, count: int, block: Float64) -> Any:
     """Copy block (count, p) = X[start : start + count] as dense float64."""
 
 
-@overload(block_rows, strict=False)
+@overload(block_rows, jit_options=PART, strict=False)
 def _block_rows(X: Any) -> Any:
     rows = dense.dense_block_rows if isinstance(X, types.Array) else csr.csr_block_rows
     return lambda X: rows(X)
 
 
-@overload(scratch_size, strict=False)
+@overload(scratch_size, jit_options=PART, strict=False)
 def _scratch_size(X: Any) -> Any:
     size = dense.dense_scratch_size if isinstance(X, types.Array) else csr.csr_scratch_size
     return lambda X: size(X)
 
 
-@overload(predict_block, strict=False)
+@overload(predict_block, jit_options=PART, strict=False)
 def _predict_block(X: Any, start: Any, count: Any, coef: Any, intercept: Any, raw: Any, scratch: Any) -> Any:
     predict = dense.dense_predict if isinstance(X, types.Array) else csr.csr_predict
     return lambda X, start, count, coef, intercept, raw, scratch: predict(X, start, count, coef, intercept, raw, scratch)
 
 
-@overload(add_block, strict=False)
+@overload(add_block, jit_options=PART, strict=False)
 def _add_block(X: Any, start: Any, count: Any, factor: Any, sums: Any, scratch: Any) -> Any:
     add = dense.dense_add if isinstance(X, types.Array) else csr.csr_add
     return lambda X, start, count, factor, sums, scratch: add(X, start, count, factor, sums, scratch)
@@ -99,14 +99,14 @@ def one_after_the_other(
     predict_block(X, following, n_read, coef, intercept, raw, scratch)
 
 
-@overload(gradient_block_rows, strict=False)
+@overload(gradient_block_rows, jit_options=PART, strict=False)
 def _gradient_block_rows(X: Any, m: Any) -> Any:
     if not isinstance(X, types.Array):
         return lambda X, m: csr.csr_block_rows(X)
     return lambda X, m: fused.fused_block_rows(X) if fused.worth_fusing(X, m) else dense.dense_block_rows(X)
 
 
-@overload(add_and_predict, strict=False)
+@overload(add_and_predict, jit_options=PART, strict=False)
 def _add_and_predict(
     X: Any, start: Any, n_added: Any, factor: Any, sums: Any, following: Any, n_read: Any, coef: Any, intercept: Any, raw: Any, scratch: Any
 ) -> Any:
@@ -119,14 +119,14 @@ def _add_and_predict(
     return together if isinstance(X, types.Array) else one_after_the_other.py_func
 
 
-@overload(mark_block, strict=False)
+@overload(mark_block, jit_options=PART, strict=False)
 def _mark_block(X: Any, start: Any, stop: Any, k: Any, m: Any, p: Any, marks: Any) -> Any:
     if isinstance(X, types.Array):  # its sums have none
         return lambda X, start, stop, k, m, p, marks: None
     return lambda X, start, stop, k, m, p, marks: csr.csr_mark(X, start, stop, k, m, p, marks)
 
 
-@overload(take_block, strict=False)
+@overload(take_block, jit_options=PART, strict=False)
 def _take_block(X: Any, start: Any, count: Any, block: Any) -> Any:
     take = dense.dense_take if isinstance(X, types.Array) else csr.csr_take
     return lambda X, start, count, block: take(X, start, count, block)

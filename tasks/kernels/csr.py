@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tasks.kernels.compiling import compiled, compiled_leaf
+from tasks.kernels.compiling import compiled_leaf
 from tasks.kernels.lanes import LANES, add_at, fma, gather, load, load_part, prefetch, splat, store, total, totals
 from tasks.kernels.tree import mark
 from tasks.typing import Array, Float64, UInt64
@@ -27,13 +27,13 @@ WIDE: Final = 1 << 15
 """What belongs to more columns lies in no near cache, and is brought before it is used."""
 
 
-@compiled
+@compiled_leaf
 def csr_block_rows(X: Csr) -> int:
     """The number of rows of a block: it stays in cache between its two uses."""
     return 256
 
 
-@compiled
+@compiled_leaf
 def csr_scratch_size(X: Csr) -> int:
     """The size of the scratch memory. What is stored for the last row may reach beyond it by SHORT."""
     return SCRATCH + SHORT
@@ -218,7 +218,7 @@ def csr_mark(X: Csr, start: int, stop: int, k: int, m: int, p: int, marks: UInt6
                 mark(marks, first + np.int64(indices[np.uint64(at)]))
 
 
-@compiled
+@compiled_leaf
 def csr_take(X: Csr, start: int, count: int, block: Float64) -> None:
     """Copy block (count, p) = X[start : start + count] as dense float64."""
     data, indices, indptr = X

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tasks.kernels.compiling import compiled, compiled_leaf
+from tasks.kernels.compiling import compiled_leaf
 from tasks.kernels.edges import load_some
 from tasks.kernels.lanes import LANES, fma, load, load_part, splat, store_part, total
 from tasks.kernels.several import add_outputs_of_rows, dot_outputs
@@ -72,7 +72,7 @@ def sum_of(values: Float64) -> float:
     return total(s)
 
 
-@compiled
+@compiled_leaf
 def dense_take(X: Array, start: int, count: int, block: Float64) -> None:
     """Copy block (count, p) = X[start : start + count] as float64."""
     for i in range(count):
@@ -80,14 +80,14 @@ def dense_take(X: Array, start: int, count: int, block: Float64) -> None:
             block[i, j] = X[start + i, j]
 
 
-@compiled
+@compiled_leaf
 def dense_block_rows(X: Array) -> int:
     """Rows of a block: it stays in cache between its two uses."""
     rows: int = max(16, min(512, 32768 // max(1, X.shape[1]) // LANES * LANES))
     return rows
 
 
-@compiled
+@compiled_leaf
 def dense_scratch_size(X: Array) -> int:
     """The size of the scratch memory: none is needed."""
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tasks.kernels.compiling import compiled, compiled_leaf
+from tasks.kernels.compiling import compiled_apart, compiled_leaf
 from tasks.kernels.dense import WIDTH, add_rows, dot_rows
 from tasks.kernels.edges import load_some
 from tasks.kernels.lanes import LANES, fma, load, load_part, prefetch_near, splat, store_part, total
@@ -25,13 +25,13 @@ AHEAD: Final = 12288
 """Bytes from what is read to what is asked for."""
 
 
-@compiled
+@compiled_leaf
 def worth_fusing(X: Array, m: int) -> bool:
     """Whether a block is added up while the next one is read."""
     return m == 1 and NARROWEST <= X.shape[1] <= WIDEST
 
 
-@compiled
+@compiled_leaf
 def fused_block_rows(X: Array) -> int:
     """Rows of a block."""
     rows: int = max(LANES, BLOCK // X.shape[1] // LANES * LANES)
@@ -58,7 +58,7 @@ def add_and_dot(
     dot_rows(X, following + count, n_read - count, coef, intercept, raw[count:])
 
 
-@compiled_leaf
+@compiled_apart
 def add_while_read(
     X: Array, start: int, count: int, factor: Float64, sums: Float64, following: int, coef: Float64, intercept: float, raw: Float64
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from tasks.kernels.compiling import compiled
+from tasks.kernels.compiling import compiled, compiled_leaf
 from tasks.kernels.lanes import LANES
 from tasks.kernels.tiles import TILE_ROWS, TILE_VECTORS, add_tile
 from tasks.typing import Float64
@@ -16,7 +16,7 @@ GRAM_ROWS: Final = 256
 """Rows of a block: a strip of it lies in the fastest cache, while the others go by."""
 
 
-@compiled
+@compiled_leaf
 def gram_width(p: int) -> int:
     """Elements from a row of a block to the next: p in whole vectors, an odd number of them, or the rows of a strip would share places in
     the cache."""
@@ -32,7 +32,7 @@ def new_block(p: int) -> Float64:
     return memory[first : first + size].reshape(GRAM_ROWS, gram_width(p))
 
 
-@compiled
+@compiled_leaf
 def scale_rows(block: Float64, h: Float64, scaled: Float64) -> None:
     """Compute scaled (count, width) = h block."""
     for i in range(len(block)):
@@ -40,7 +40,7 @@ def scale_rows(block: Float64, h: Float64, scaled: Float64) -> None:
             scaled[i, j] = h[i] * block[i, j]
 
 
-@compiled
+@compiled_leaf
 def add_gram(scaled: Float64, block: Float64, gram: Float64) -> None:
     """Add to the lower half of gram (p, p) += scaled.T @ block, both (count, gram_width(p)), the first being the second times a factor of
     each row; gram may be a part of a larger matrix. What is above the diagonal means nothing."""
@@ -50,7 +50,7 @@ def add_gram(scaled: Float64, block: Float64, gram: Float64) -> None:
             add_tile(scaled, block, gram, i, j, min(TILE_VECTORS, (i - j) // LANES + 1))
 
 
-@compiled
+@compiled_leaf
 def mirror(H: Float64, p: int, c: int) -> None:
     """Make H exactly symmetric from what the passes fill: lower triangles of the coef blocks (a, b <= a), intercept rows."""
     for a in range(c):

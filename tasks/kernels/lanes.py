@@ -14,6 +14,7 @@ from typing import Any, Final
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -110,6 +111,16 @@ def _vector_of(array: Any) -> tuple[Any, str]:
 
 def _extend(builder: Any, vector: Any) -> Any:
     return vector if vector.type == F64 else builder.fpext(vector, F64)
+
+
+@operation
+def read_only(context: Any, array: Any) -> Any:
+    """read_only(array): the same array, typed as one that is only read, so that what is compiled for such arrays takes it."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return impl_ret_borrowed(context, builder, sig.return_type, args[0])
+
+    return array.copy(readonly=True)(array), codegen
 
 
 @operation

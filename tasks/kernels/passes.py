@@ -23,9 +23,10 @@ from tasks.kernels.blocks import (
     scratch_size,
     take_block,
 )
-from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
+from tasks.kernels.compiling import ZERO, compiled_leaf, compiled_pass
 from tasks.kernels.dense import add_rows, dense_add, dense_predict, sum_of
 from tasks.kernels.gram import GRAM_ROWS, add_gram, mirror, new_block, scale_rows
+from tasks.kernels.lanes import read_only
 from tasks.kernels.pointwise import curvature_pair, curvature_times, pointwise, take_targets
 from tasks.kernels.tree import clear, collapse, new_stack, no_marks, push, total_of
 from tasks.typing import Float64, Int64, UInt64
@@ -57,7 +58,7 @@ def gradient_pass(
     target, weights, no_curvature = np.empty(y.shape[1] * rows), np.empty(rows), np.empty(0)
     scratch = np.empty(scratch_size(X))
     start, stop, weighted = offsets[0], offsets[0], len(weight) > 0
-    following = block_end(offsets, 0, stop, rows, m)
+    following = block_end(offsets, ZERO, stop, rows, m)
     predict_block(X, stop, following - stop, coef, intercept, raw, scratch)
     for j in range(len(offsets) - 1):
         clear(stack, marks, top)
@@ -174,7 +175,7 @@ def product_pass(
     scratch = np.empty(scratch_size(X))
     stack = new_stack(len(offsets) - 1, m * p + m)
     marks = no_marks(stack)
-    top, start, stop = 0, 0, 0
+    top, start, stop = ZERO, ZERO, ZERO
     for j in range(len(offsets) - 1):
         clear(stack, marks, top)
         at = offsets[j]
@@ -231,7 +232,7 @@ def hessian_pass(
     first = k + 1 + m * p + m
     stack = new_stack(len(offsets) - 1, first + blocks * size * size)
     marks = no_marks(stack)
-    top = 0
+    top = ZERO
     for j in range(len(offsets) - 1):
         sums = stack[top]
         sums[:] = 0.0
@@ -241,11 +242,12 @@ def hessian_pass(
             take_targets(coupled, y, weight, start, count, target, w)
             take_block(X, start, count, block)
             standardise(block, shift, factor)
-            dense_predict(block, 0, count, coef, intercept, raw, none)
+            block = read_only(block)
+            dense_predict(block, ZERO, count, coef, intercept, raw, none)
             pointwise(loss, parameters, raw, target, row_weight, positive_weight, count, k, c, residual, curvature, losses)
             add_outputs(losses[: k * count], k, sums[:k])
             sums[k] += sum_of(w)
-            dense_add(block, 0, count, r, sums[k + 1 : k + 1 + m * p], none)
+            dense_add(block, ZERO, count, r, sums[k + 1 : k + 1 + m * p], none)
             add_outputs(r, m, sums[k + 1 + m * p : first])
             for model in range(1 if constant else blocks):
                 H = sums[first + model * size * size : first + (model + 1) * size * size].reshape(size, size)
@@ -262,7 +264,7 @@ def hessian_pass(
     return sums
 
 
-@compiled
+@compiled_leaf
 def standardise(block: Float64, shift: Float64, factor: Float64) -> None:
     """Standardise the columns (p,) that shift has: block (count, at least p) = factor (block - shift)."""
     for i in range(len(block)):
@@ -270,7 +272,7 @@ def standardise(block: Float64, shift: Float64, factor: Float64) -> None:
             block[i, j] = (block[i, j] - shift[j]) * factor[j]
 
 
-@compiled
+@compiled_leaf
 def add_hessian(
     coupled: bool,
     constant: bool,
@@ -301,13 +303,13 @@ def add_hessian(
                 scale_rows(block, pair, scaled)
             add_gram(scaled, block, H[a * p : (a + 1) * p, b * p : (b + 1) * p])
             if fit_intercept:
-                add_rows(block, 0, count, pair, H[c * p + a, b * p : (b + 1) * p])
+                add_rows(block, ZERO, count, pair, H[c * p + a, b * p : (b + 1) * p])
                 if a != b:
-                    add_rows(block, 0, count, pair, H[c * p + b, a * p : (a + 1) * p])
+                    add_rows(block, ZERO, count, pair, H[c * p + b, a * p : (a + 1) * p])
                 H[c * p + a, c * p + b] += sum_of(pair)
 
 
-@compiled
+@compiled_leaf
 def repeat_first_output(hessians: Float64, p: int, c: int) -> None:
     """Copy the Hessian of output 0 of model 0 to all other outputs and models, for a loss of constant curvature."""
     k, size, _ = hessians.shape

@@ -20,7 +20,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import models, overload, register_model
 
 from tasks.kernels import elementary
-from tasks.kernels.compiling import PART, compiled, compiled_leaf, inlined
+from tasks.kernels.compiling import PART, compiled, compiled_block, compiled_leaf
 from tasks.kernels.elementary import LANES, load_some, put_loss, splat, store_some, where_equal
 from tasks.kernels.lanes import operation
 from tasks.typing import Float64
@@ -49,7 +49,7 @@ def model_block(loss: Any, *arguments: Any) -> Any:
 
 @overload(model_block, jit_options=PART, strict=False)
 def _model_block(loss: Any, *arguments: Any) -> Any:
-    kernel = inlined(_KERNELS[loss.name])
+    kernel = compiled_leaf(_KERNELS[loss.name])
 
     def apart(loss: Any, *arguments: Any) -> None:
         parameters, raw, target, weight, positive_weight, count, model, c, residual, curvature, losses = arguments
@@ -69,7 +69,7 @@ def _model_block(loss: Any, *arguments: Any) -> Any:
     return (lambda loss, *arguments: kernel(elementary, *arguments)) if loss.coupled else apart
 
 
-@compiled_leaf
+@compiled_block
 def block(
     loss: Any,
     parameters: Float64,
@@ -177,7 +177,7 @@ def curvature_times(coupled: bool, curvature: Float64, weight: Float64, k: int, 
                 product[j] = weight[i] * curvature[j] * (direction[j] - mean[i])
 
 
-@compiled
+@compiled_leaf
 def curvature_pair(coupled: bool, curvature: Float64, weight: Float64, at: int, a: int, b: int, pair: Float64) -> None:
     """Compute pair = weight * d²loss/draw_a draw_b for each row, of the model whose curvature starts at `at`."""
     count = len(weight)

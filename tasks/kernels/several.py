@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tasks.kernels.compiling import compiled_leaf
+from tasks.kernels.compiling import compiled_apart
 from tasks.kernels.edges import load_some
 from tasks.kernels.lanes import LANES, fma, load_part, prefetch, splat, store_part, totals, upper_half
 from tasks.typing import Array, Float64
@@ -21,7 +21,7 @@ LINE: Final = 64
 """Bytes that memory brings at once."""
 
 
-@compiled_leaf
+@compiled_apart
 def dot_outputs(X: Array, start: int, count: int, coef: Float64, intercept: Float64, raw: Float64) -> None:
     """Compute raw (m, count) flat = coef (m, p) @ X[start : start + count].T + intercept, by the first p columns: four rows by two
     outputs at a time. What lies beyond the last row, or output, is that one once more. Meanwhile memory is asked for as many rows that
@@ -53,7 +53,7 @@ def dot_outputs(X: Array, start: int, count: int, coef: Float64, intercept: Floa
             store_part(raw, b * count + i, (upper_half(found) if b > a else found) + splat(intercept[b]), n)
 
 
-@compiled_leaf
+@compiled_apart
 def add_outputs_of_rows(X: Array, start: int, count: int, factor: Float64, sums: Float64, m: int) -> None:
     """Add up sums (m p,) += factor (m, count) flat @ X[start : start + count], by the first p columns, row after row: four outputs by
     sixteen columns at a time. What lies beyond the last output is that one once more, to the same bits."""

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from tasks.kernels.compiling import compiled, compiled_leaf, compiled_pass
+from tasks.kernels.compiling import PART, compiled_apart, compiled_leaf, compiled_pass
 from tasks.kernels.csr import Csr, first_of
 from tasks.kernels.dense import sum_of
 from tasks.kernels.edges import load_some, store_some
@@ -52,7 +52,7 @@ def spread_pass(X: Any, p: int, weight: Float64, offsets: Int64, stack: Float64,
         merge_spreads(stack[level - 1], stack[level])
 
 
-@compiled
+@compiled_leaf
 def merge_spreads(left: Float64, right: Float64) -> None:
     """Make left the node of both; the two are neighbours, in order."""
     p = len(left) // 3
@@ -75,13 +75,13 @@ def add_partition(X: Any, start: int, stop: int, p: int, weight: Float64, node: 
     """Make node, which is zero, that of the rows start .. stop - 1."""
 
 
-@overload(add_partition, strict=False)
+@overload(add_partition, jit_options=PART, strict=False)
 def _add_partition(X: Any, start: Any, stop: Any, p: Any, weight: Any, node: Any, scratch: Any) -> Any:
     add = _dense_partition if isinstance(X, types.Array) else _csr_partition
     return lambda X, start, stop, p, weight, node, scratch: add(X, start, stop, p, weight, node, scratch)
 
 
-@compiled
+@compiled_apart
 def _dense_partition(X: Array, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> None:
     first = start
     while len(weight) and weight[first] == 0.0 and first < stop - 1:
@@ -102,7 +102,7 @@ def _dense_partition(X: Array, start: int, stop: int, p: int, weight: Float64, n
             _finish_column(node, j, p, origin[j], node[0])
 
 
-@compiled
+@compiled_leaf
 def _measure_dense(X: Array, start: int, stop: int, weight: Float64, origin: Float64, node: Float64) -> None:
     """Put sums of w (x - origin) in the place of the means, of its squares in that of the scatters, and the largest |x|."""
     p = X.shape[1]
@@ -148,7 +148,7 @@ def _finish_column(node: Float64, j: int, p: int, origin: float, weight: float) 
     return left < CANCELLED * q
 
 
-@compiled_leaf
+@compiled_apart
 def _csr_partition(X: Csr, start: int, stop: int, p: int, weight: Float64, node: Float64, scratch: Float64) -> None:
     """The spread of a partition in CSR: stored values are measured from the first of their column that counts, then combined with the
     zeros."""
@@ -188,9 +188,7 @@ def _finish_csr(columns: Float64, p: int, node: Float64) -> bool:
 
 
 @compiled_leaf
-def _measure_csr(
-    data: Array, indices: Array, indptr: Array, start: int, stop: int, weight: Float64, columns: Float64, first: bool
-) -> None:
+def _measure_csr(data: Array, indices: Array, indptr: Array, start: int, stop: int, weight: Float64, columns: Float64, first: bool) -> None:
     """Add the stored values to their columns as `_measure_dense` does. first: and their weights, to STORED; a column without weight so far
     has its origin in the value that comes next."""
     last = first_of(indptr, stop)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from tasks.kernels.compiling import compiled, compiled_pass
+from tasks.kernels.compiling import compiled_leaf, compiled_pass
 from tasks.kernels.lanes import LANES, fma, load_part, splat, total
 from tasks.machine import buffers
 from tasks.typing import Array
@@ -57,7 +57,7 @@ def _machine_code(kernel: Any, dtype: str, n_inputs: int, n_outputs: int, number
     return kernel.compile((*inputs, *outputs, *(types.int64 if number is int else real for number in numbers)))
 
 
-@compiled
+@compiled_leaf
 def decay_of(i: int, n_decayed: int, decay: float) -> float:
     """The share that parameter i loses: only the first n_decayed lose any."""
     return decay if i < n_decayed else type(decay)(0)
