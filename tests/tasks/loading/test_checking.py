@@ -63,6 +63,13 @@ def test_a_summary_that_is_kept_is_handed_out_once(X: Any, monkeypatch: pytest.M
     assert whole.pop(KEPT) is None
 
 
+def test_no_summary_is_kept_that_is_larger_than_the_rows() -> None:
+    whole = group(sp.csr_array((5, 1000)))
+    keep_summary(whole, 9)
+    assert whole.pop(KEPT) is None
+    assert summary(whole, 9).spread.mean.tolist() == [0.0] * 1000
+
+
 def test_bytes_of_X_add_up(X: Any) -> None:
     expected = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes if isinstance(X, sp.csr_array) else 15 * X.itemsize
     found = summarise(group(X, np.arange(5), np.ones(5)))
