@@ -42,6 +42,8 @@ else:
 __all__ = [
     "PointwiseLoss",
     "column_spread",
+    "flat_gradient",
+    "gradient_of_groups",
     "gram_in_basis",
     "hessian",
     "hessian_vector",

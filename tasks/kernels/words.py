@@ -46,7 +46,8 @@ def mix_lanes(context: Any, digests: Any, words: Any, index: Any) -> Any:
 
 @compiled_pass
 def fold(words: Any, bounds: Any, digests: Any) -> None:
-    """digests[k] takes in words[bounds[k]:bounds[k + 1]] and how many they are, along eight lanes, since a product waits for the last."""
+    """digests[k] takes in words[bounds[k]:bounds[k + 1]] and how many they are, along eight lanes, since a product waits for the last.
+    Words are unsigned: lanes fill up the narrow ones with zeros."""
     own = np.empty(LANES, np.uint64)
     for k in range(len(digests)):
         start, stop = bounds[k], bounds[k + 1]

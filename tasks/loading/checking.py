@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
@@ -59,15 +60,17 @@ class Summary(NamedTuple):
 
 
 def summary(group: Group, n_partitions: int) -> Summary:
-    """The summary of one group: the one that is kept there, which is handed out once, for that of wide rows is larger than they are, or a
-    new one. n_partitions: of the data that it is of."""
+    """The summary of one group: the one that is kept there, which is handed out once, for nobody needs it again, or a new one.
+    n_partitions: of the data that it is of."""
     kept: Summary | None = group.pop(KEPT)
     return summarise(group, n_partitions) if kept is None else kept
 
 
 def keep_summary(group: Group, n_partitions: int) -> None:
-    """Make the summary of one group while the rows are fresh, for whoever asks for it first."""
-    group.keep(KEPT, summarise(group, n_partitions))
+    """Make the summary of one group while the rows are fresh, for whoever asks for it first. Not of very wide rows, which have fewer bytes
+    than their summary: some are made again, or are a part that nobody checks, and it would stay."""
+    if 8 * len(Spread._fields[1:]) * group.X.shape[1] <= sys.getsizeof(group):
+        group.keep(KEPT, summarise(group, n_partitions))
 
 
 def summarise(group: Group, n_partitions: int | None = None) -> Summary:

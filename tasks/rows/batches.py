@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from tasks.kernels.array_api import to_numpy
 from tasks.machine.namespaces import namespace_of
 from tasks.rows.draws import generator, spread
-from tasks.rows.gathering import Gatherer
+from tasks.rows.gathering import gather
 from tasks.rows.partition import Group
 from tasks.rows.shares import INDEPENDENT, rounded
 from tasks.typing import Array, Float64, Int64
@@ -162,8 +162,7 @@ def drawn_rows(groups: Sequence[Group], batch: Batch) -> Group:
     cuts = draws.cuts[batch.number]
     here, bounds = slice(cuts[0], cuts[-1]), cuts - cuts[0]
     weight = None if draws.weight is None else draws.weight[here]
-    gatherer: Gatherer = first.derived(("gatherer", len(groups)), lambda _: Gatherer(groups))
-    X, y = gatherer.take(draws.rows[here], bounds)
+    X, y = gather(groups, draws.rows[here], bounds)
     offsets = np.append(bounds[: -1 : 1 << sampling.level], bounds[-1])
     return Group(X, y, weight, offsets, first.first_partition, (sampling.seed, batch.epoch, batch.number, first.first_partition))
 
@@ -283,7 +282,7 @@ def held_out_rows(group: Group, sampling: Sampling) -> Group:
         _, rows = split(whole, sampling)
         weight = None if whole.sample_weight is None else whole.sample_weight[rows]
         bounds = np.array([0, len(rows)], dtype=np.int64)
-        return Group(*Gatherer([whole]).take(rows, bounds), weight, bounds, whole.first_partition)
+        return Group(*gather([whole], rows, bounds), weight, bounds, whole.first_partition)
 
     found: Group = taken(group) if key is None else group.keep_last_two("held out", key, taken)
     return found

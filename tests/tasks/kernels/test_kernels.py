@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -12,8 +11,7 @@ import array_api_strict
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from numba import njit, types
-from numba.core.dispatcher import Dispatcher
+from numba import njit
 from scipy.special import log_softmax, softmax
 
 from tasks import kernels
@@ -617,20 +615,6 @@ def test_passes_are_compiled_for_all_losses_at_once() -> None:
     assert [len(each.overloads) for each in (loops.gradient_pass, loops.hessian_pass)] == compiled
     names = {kind.name for kind, *_ in pointwise.block.overloads if "tasks.objectives.losses" in kind.name}
     assert len(names) == len({loss.kernel for loss in LOSSES.values()}) < len(LOSSES)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kernel", [loops.gradient_pass, loops.hessian_pass])
-def test_a_pass_compiles_what_it_calls_once(kernel: Any) -> None:
-    """Not again for a number that is known, as 0 is."""
-    modules = [vars(module) for name, module in sys.modules.items() if name.startswith("tasks.kernels.")]
-    called = {each for module in modules for each in module.values() if isinstance(each, Dispatcher)}
-    before = {(each, signature) for each in called for signature in each.overloads}
-    row_alone(LOGISTIC, [0.3], 1)
-    signature = next(each for each in kernel.overloads if isinstance(each[3], types.Array))
-    njit(error_model="numpy")(kernel.py_func).compile(signature)  # not from disk
-    found = {(each, signature) for each in called for signature in each.overloads} - before
-    assert not any(isinstance(argument, types.Literal) for _, signature in found for argument in signature)
 
 
 class LogCosh(RegressionLoss):

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from tasks.loading import checking
-from tasks.loading.checking import Summary, add_summaries, summarise
+from tasks.loading.checking import KEPT, Summary, add_summaries, keep_summary, summarise, summary
 from tasks.rows.partition import Block, Group, make_group
 
 
@@ -41,6 +41,33 @@ def test_totals(X: Any) -> None:
     assert found.spread.largest.tolist() == [7, 6, 7]
     assert found.fault is None
     assert summarise(group(X)).weight_sum == 5
+
+
+def test_a_summary_that_is_kept_is_handed_out_once(X: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks again gets a new one of the same bits, and nothing stays."""
+    made: list[int | None] = []
+
+    def counted(whole: Group, n_partitions: int | None = None) -> Summary:
+        made.append(n_partitions)
+        return summarise(whole, n_partitions)
+
+    monkeypatch.setattr(checking, "summarise", counted)
+    whole = group(X, np.arange(5) % 2, np.ones(5))
+    keep_summary(whole, 9)
+    first = summary(whole, 9)
+    assert made == [9]
+    assert whole.pop(KEPT) is None
+    again = summary(whole, 9)
+    assert made == [9, 9]
+    np.testing.assert_equal(again, first)
+    assert whole.pop(KEPT) is None
+
+
+def test_no_summary_is_kept_that_is_larger_than_the_rows() -> None:
+    whole = group(sp.csr_array((5, 1000)))
+    keep_summary(whole, 9)
+    assert whole.pop(KEPT) is None
+    assert summary(whole, 9).spread.mean.tolist() == [0.0] * 1000
 
 
 def test_bytes_of_X_add_up(X: Any) -> None:

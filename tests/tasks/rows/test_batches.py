@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
+from weakref import ref
 
 import array_api_strict
 import numpy as np
@@ -300,11 +301,28 @@ def test_groups_of_unlike_columns_are_an_error(convert: Any, compiled: bool, mon
     groups = [Group(convert(X[:, : 3 - i]), y[i], None, np.array([0, 4]), i) for i in range(2)]
     for order in (groups, groups[::-1]):
         with pytest.raises(ValueError, match=r"must match exactly|columns"):
-            gathering.Gatherer(order).take(np.array([0, 3, 1]), np.array([0, 2, 3]))
+            gathering.gather(order, np.array([0, 3, 1]), np.array([0, 2, 3]))
     empty = [groups[0], Group(convert(X[:0, :1]), y[1][:0], None, np.array([0, 0]), 1)]
     monkeypatch.undo()
-    found, _ = gathering.Gatherer(empty).take(np.array([0, 3]), np.array([0, 2, 2]))
+    found, _ = gathering.gather(empty, np.array([0, 3]), np.array([0, 2, 2]))
     assert found.shape == (2, 3)
+
+
+@pytest.mark.parametrize("convert", [np.array, sp.csr_array], ids=["dense", "csr"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_groups_that_move_away_take_their_memory_along(convert: Any, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept on the first group of a subtree holds no rows of the others; others in their place are gathered from."""
+    monkeypatch.setattr(gathering, "WORTH_COMPILING", 0 if compiled else 1 << 40)
+    first, second, other = numbered([5, 4], convert=convert) + numbered([5, 8], convert=convert)[1:]
+    rows, bounds = np.array([4, 1, 3, 0]), np.array([0, 2, 4])
+    gathering.gather([first, second], rows, bounds)
+    memory = ref(second.X)
+    del second
+    assert memory() is None
+    other.X += other.X
+    found, y = gathering.gather([first, other], rows, bounds)
+    np.testing.assert_array_equal(dense(found), np.concatenate([dense(first.X)[rows[:2]], dense(other.X)[rows[2:]]]))
+    np.testing.assert_array_equal(y, np.concatenate([first.y[rows[:2]], other.y[rows[2:]]]))
 
 
 def test_arrays_of_unlike_dtypes_are_gathered() -> None:
