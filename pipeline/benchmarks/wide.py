@@ -28,6 +28,7 @@ from tasks.typing import Array
 TOL: Final = 1e-4
 CUTS: Final = (64, 1024)
 MOST: Final = 100
+"""Gradients: two threads have some twenty open along the tree, the check three times as much."""
 
 
 def wide(report: Report, settings: Settings) -> None:
