@@ -1,4 +1,4 @@
-"""The case about starting: what imports and the command line take in fresh processes, and a first training after an installation."""
+"""The case about starting: what imports and the command line take in fresh processes, and first trainings and fits after an installation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from pipeline.benchmarks.contenders import OURS, SCIKIT_LEARN
+from pipeline.benchmarks.data import Problem, Sparse
 from pipeline.benchmarks.report import Cell, Report, Table, Target
 from pipeline.benchmarks.rss import PeakMemory
 from pipeline.benchmarks.settings import Settings
+from pipeline.estimators.logistic import LogisticRegression
 from pipeline.runs.metrics import METRICS_FILE
 
 MAX_IMPORT: Final = 1.2
 MAX_HELP: Final = 0.6
+MAX_COMPILE: Final = 10.5
 SAMPLE_SECONDS: Final = 0.01
 
 
@@ -73,7 +76,7 @@ def took(arguments: Sequence[str], variables: Mapping[str, str] | None = None) -
 
 
 def startup(report: Report, settings: Settings) -> None:
-    """Imports and commands in turn, then the first training and others after it."""
+    """Imports and commands in turn, then the first training and first fits, and others after them."""
     starts = compared(STARTS, 1 if settings.quick else settings.repeats)
     theirs, ours = starts[THEIRS], starts[MODEL]
     rows = [
@@ -88,11 +91,13 @@ def startup(report: Report, settings: Settings) -> None:
         Target(f"{HELP.title}, s", "at most", MAX_HELP, starts[HELP].seconds),
     ]
     report.tables.append(trainings(1 if settings.quick else settings.repeats))
+    report.tables.append(fits(report, settings))
     report.notes.append("Medians; the commands take turns, and a first one, which reads all files, does not count. Memory is sampled.")
     report.notes.append(
         "python -m pipeline train digits on two workers of this machine. The first has no machine code yet, as after an installation, and"
         " compiles it; the others find it on disk."
     )
+    report.notes.append("A fit is LogisticRegression().fit(X, y) in a process of its own, without the import of this library.")
 
 
 def compared(starts: Sequence[Start], repeats: int) -> dict[Start, Took]:
@@ -110,6 +115,41 @@ def trainings(repeats: int) -> Table:
         ("others", *map(median, zip(*others, strict=True))),
     ]
     return Table("python -m pipeline train digits --n-workers 2", ("training", "s", "load s", "fit s", "score s", "compile s"), rows)
+
+
+def fits(report: Report, settings: Settings) -> Table:
+    """Fits in fresh processes without machine code on disk, and then with it."""
+    problems: tuple[Problem, ...] = (Problem(n_rows=1_000_000, n_columns=28), Sparse(n_rows=400_000, n_columns=2000))
+    if settings.quick:
+        problems = (Problem(n_rows=20_000, n_columns=28),)
+    rows: list[tuple[Cell, ...]] = []
+    for problem in problems:
+        with TemporaryDirectory(prefix="dask-descent-bench-") as folder:
+            rows += [(problem.name, which, *fresh_fit(problem, Path(folder))) for which in ("first", "second")]
+    report.targets.append(Target(f"compile s of a first fit, {problems[0].name}", "at most", MAX_COMPILE, float(rows[0][-1] or 0)))
+    return Table("Fits in fresh processes", ("rows", "fit", "s", "compile s"), rows)
+
+
+def fresh_fit(problem: Problem, folder: Path) -> tuple[float, float]:
+    """Seconds of a fit in a process of its own, and those in which it compiled; machine code is kept in the folder."""
+    found = folder / "seconds.json"
+    code = (
+        f"from pipeline.benchmarks.startup import fit_once; from pipeline.benchmarks.data import *; fit_once({problem!r}, {str(found)!r})"
+    )
+    took(["-c", code], {"NUMBA_CACHE_DIR": str(folder / "machine-code")})
+    seconds, compiling = json.loads(found.read_text())
+    return seconds, compiling
+
+
+def fit_once(problem: Problem, found: str) -> None:
+    """Fit in this process, and write what it took."""
+    X, y = problem.arrays()
+    start = time.perf_counter()
+    LogisticRegression().fit(X, y)
+    seconds = time.perf_counter() - start
+    from tasks.kernels.compiling import CLOCK  # loads what a first fit loads: not before
+
+    Path(found).write_text(json.dumps([seconds, CLOCK.seconds]))
 
 
 def training(folder: Path) -> tuple[float, ...]:
