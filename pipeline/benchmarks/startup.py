@@ -1,4 +1,4 @@
-"""The case about starting: what imports and the command line take in fresh processes, and first trainings and fits after an installation."""
+"""The case about starting: what imports and commands take in fresh processes, and first trainings and fits after an installation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pipeline.benchmarks.rss import PeakMemory
 from pipeline.benchmarks.settings import Settings
 from pipeline.estimators.logistic import LogisticRegression
 from pipeline.runs.metrics import METRICS_FILE
+from tasks.machine.compilation import compile_seconds
 
 MAX_IMPORT: Final = 1.2
 MAX_HELP: Final = 0.6
@@ -133,10 +134,8 @@ def fits(report: Report, settings: Settings) -> Table:
 def fresh_fit(problem: Problem, folder: Path) -> tuple[float, float]:
     """Seconds of a fit in a process of its own, and those in which it compiled; machine code is kept in the folder."""
     found = folder / "seconds.json"
-    code = (
-        f"from pipeline.benchmarks.startup import fit_once; from pipeline.benchmarks.data import *; fit_once({problem!r}, {str(found)!r})"
-    )
-    took(["-c", code], {"NUMBA_CACHE_DIR": str(folder / "machine-code")})
+    imports = "from pipeline.benchmarks.startup import *; from pipeline.benchmarks.data import *"
+    took(["-c", f"{imports}; fit_once({problem!r}, {str(found)!r})"], {"NUMBA_CACHE_DIR": str(folder / "machine-code")})
     seconds, compiling = json.loads(found.read_text())
     return seconds, compiling
 
@@ -146,10 +145,7 @@ def fit_once(problem: Problem, found: str) -> None:
     X, y = problem.arrays()
     start = time.perf_counter()
     LogisticRegression().fit(X, y)
-    seconds = time.perf_counter() - start
-    from tasks.kernels.compiling import CLOCK  # loads what a first fit loads: not before
-
-    Path(found).write_text(json.dumps([seconds, CLOCK.seconds]))
+    Path(found).write_text(json.dumps([time.perf_counter() - start, compile_seconds()]))
 
 
 def training(folder: Path) -> tuple[float, ...]:
