@@ -54,7 +54,7 @@ __all__ = [
 
 _NO_WEIGHT: Final = np.empty(0)
 _NO_MARKS: Final = np.empty((64, 0), np.uint64)
-EVERY_PAGE: Final = np.uint64((1 << 64) - 1)
+_EVERY_PAGE: Final = np.uint64((1 << 64) - 1)
 FEW_NUMBERS: Final = 1 << 18
 FEW_PARTITIONS: Final = 64
 
@@ -251,7 +251,7 @@ def _stack(n_leaves: int, size: int, rows: Sequence[Any]) -> tuple[Float64, UInt
     stack = _room(n_leaves, size)
     levels = len(stack)
     paged = n_leaves > 1 and size > tree.PAGED and all(isinstance(X, sp.csr_array) for X in rows)
-    return stack, np.full((levels, -(-size // tree.WORD)), EVERY_PAGE) if paged else _NO_MARKS[:levels]
+    return stack, np.full((levels, -(-size // tree.WORD)), _EVERY_PAGE) if paged else _NO_MARKS[:levels]
 
 
 @cache
