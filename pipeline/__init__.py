@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.estimators.logistic import LogisticRegression
     from pipeline.estimators.neural_network import MLPClassifier, MLPRegressor
     from pipeline.estimators.sgd import SGDClassifier, SGDRegressor
+    from pipeline.estimators.torch_networks import TorchClassifier, TorchRegressor
     from pipeline.execution.residency.failures import WorkersKilledError
     from pipeline.sources.errors import FatalPartitionError, PartitionError, QuarantineWarning, SourceChangedError
     from pipeline.training.checkpoints.files import CheckpointWarning
@@ -52,6 +53,8 @@ __all__ = [
     "SilentWorkerWarning",
     "SourceChangedError",
     "ThreadHeldError",
+    "TorchClassifier",
+    "TorchRegressor",
     "VersionMismatchError",
     "WorkersKilledError",
     "WorkersUnavailableError",
@@ -73,6 +76,7 @@ _PLACES: Final = {
         "pipeline.estimators.logistic": ("LogisticRegression",),
         "pipeline.estimators.neural_network": ("MLPClassifier", "MLPRegressor"),
         "pipeline.estimators.sgd": ("SGDClassifier", "SGDRegressor"),
+        "pipeline.estimators.torch_networks": ("TorchClassifier", "TorchRegressor"),
         "pipeline.execution.residency.failures": ("WorkersKilledError",),
         "pipeline.sources.errors": ("FatalPartitionError", "PartitionError", "QuarantineWarning", "SourceChangedError"),
         "pipeline.training.checkpoints.files": ("CheckpointWarning",),

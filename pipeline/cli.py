@@ -129,6 +129,7 @@ def add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("data", nargs="+", metavar="DATA", help="files, directories or globs, CSV or Parquet")
     command.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to, .csv or .parquet")
     command.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="copy this column of the data too")
+    command.add_argument("--module", metavar="PLACE", help="of a PyTorch model, whose code no file has: where its module is, nets:Net say")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.set_defaults(chosen=lambda: bodies.predict)
 

@@ -95,7 +95,7 @@ def chosen_cluster(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 def predict(arguments: argparse.Namespace) -> int:
     """Predict files with a run's model."""
-    model = load_model(find_model(arguments.model))
+    model = load_model(find_model(arguments.model), **({} if arguments.module is None else {"module": arguments.module}))
     with RoundProgress(quiet=arguments.quiet) as progress:
         n_rows = predict_files(model, arguments.data, arguments.out, arguments.keep, progress)
     print(f"{n_rows} rows predicted into {arguments.out}")

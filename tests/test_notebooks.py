@@ -18,6 +18,7 @@ from nbclient import NotebookClient
 from tests.conftest import slurm_is_installed
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+EACH = [pytest.param(path, marks=pytest.mark.torch if "import torch" in path.read_text() else pytest.mark.long) for path in NOTEBOOKS]
 LOCAL = re.compile(r"(?<![\w.])(/(home|root|work|tmp|usr|opt|mnt|var|Users)/|tcp://|https?://|127\.0\.0\.1|localhost)|0x[0-9a-f]{8,}")
 
 PROGRAM = re.compile(r"<(style|script)\b.*?</\1>", re.DOTALL)
@@ -62,8 +63,7 @@ def test_there_are_notebooks() -> None:
     assert NOTEBOOKS
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.long
+@pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
 def test_runs_from_a_clean_kernel_as_stored(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if "SLURM" in path.read_text() and slurm_is_installed():
         request.getfixturevalue("slurm")  # without it the notebook says that there is none

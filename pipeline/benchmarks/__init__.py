@@ -41,6 +41,7 @@ CASES: Final = {
     ),
     "sgd": Case("log loss by stochastic gradient descent, 1,000,000 x 28, in process and on two workers", "sgd", "sgd"),
     "epoch": Case("an epoch of a multi-layer perceptron, 100,000 x 784, in process and on two workers", "epoch", "epoch"),
+    "module": Case("the same network as a PyTorch module, beside PyTorch's loop and its two processes", "modules", "modules"),
     "overhead": Case("one round over the same rows in 16, 128 and 1024 partitions", "rounds", "overhead"),
     "chunks": Case("a fit, predictions and a score of the same persisted rows in 16, 128 and 1024 chunks", "chunks", "chunks"),
     "resident": Case("a round that the workers run by themselves, beside a call of an actor", "resident", "resident"),

@@ -112,15 +112,7 @@ class OursTrainer:
         assert dataset.schema.n_rows == len(rows.X)  # now resident
 
         def train(n_epochs: int) -> Training:
-            model = MLPClassifier(
-                hidden_layer_sizes=(self.network.hidden,),
-                batch_size=self.network.batch_size,
-                solver="adam",
-                learning_rate_init=self.network.learning_rate,
-                max_iter=n_epochs,
-                n_iter_no_change=n_epochs + 1,
-                random_state=0,
-            )
+            model = self.estimator(rows, n_epochs)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(dataset)
@@ -128,6 +120,18 @@ class OursTrainer:
             return Training(seconds, float(model.score(rows.X_test, rows.y_test)), dataset.resident_share(model.n_rounds_))
 
         return train
+
+    def estimator(self, rows: Rows, n_epochs: int) -> Any:
+        """What is trained: a new network each time, for so many epochs."""
+        return MLPClassifier(
+            hidden_layer_sizes=(self.network.hidden,),
+            batch_size=self.network.batch_size,
+            solver="adam",
+            learning_rate_init=self.network.learning_rate,
+            max_iter=n_epochs,
+            n_iter_no_change=n_epochs + 1,
+            random_state=0,
+        )
 
 
 def epoch_seconds(rounds: list[float], n_epochs: int) -> tuple[float, ...]:
@@ -154,7 +158,7 @@ class PyTorch:
         return not installed("torch")
 
     def prepare(self, rows: Rows) -> Train:
-        import torch  # the bench-torch extra
+        import torch  # the torch extra
 
         torch.set_num_threads(default_threads())
         X, y, X_test = (torch.from_numpy(np.ascontiguousarray(array)) for array in (rows.X, rows.y, rows.X_test))

@@ -72,6 +72,8 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
 
     # of parameters that exist for scikit-learn's signature, by name; `with_parameters` fills it
     _refused: ClassVar[Mapping[str, Only]] = {}
+    # of parameters that a model's file does not have: they are of the machine that fitted it, or code
+    _unsaved: ClassVar[tuple[str, ...]] = ("checkpoint",)
     # what `solver` may be by name, where there is one
     _solvers: ClassVar[tuple[str, ...]] = ()
     # whether y of shape (n, 1) is taken as (n,), with scikit-learn's warning
@@ -278,7 +280,7 @@ class GradientModel(CallbackSupportMixin, BaseEstimator):
         names = vars(self).get("feature_names_in_")
         model = ScoreInput(*self._fitted(dtype), None if names is None else tuple(names))
         classes, n_outputs = model.objective.classes, model.objective.n_outputs
-        if classes is not None and model.objective.loss.n_outputs(1, len(classes)) != n_outputs:
+        if classes is not None and n_outputs != len(classes) and (n_outputs, len(classes)) != (1, 2):
             raise ValueError(f"classes_ has {len(classes)} labels, but the fitted parameters are of {max(2, n_outputs)} classes; set both")
         return model
 

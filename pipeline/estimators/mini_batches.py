@@ -32,9 +32,16 @@ if TYPE_CHECKING:
     from pipeline.data.schema import Schema
 
 NOT_COMPRESSED: Final = {"variance_reduction": None}
-NOT_LOCAL: Final = {"accumulate": 1, "average": False, "clip_norm": None, "variance_reduction": None, "importance": "uniform"}
+NOT_LOCAL: Final = {
+    "accumulate": 1,
+    "average": False,
+    "clip_norm": None,
+    "variance_reduction": None,
+    "importance": "uniform",
+    "param_groups": (),
+}
 """Parameters that say what compressed rounds and local updates cannot do, and the values that they may have."""
-NOT_SERVED: Final = {"clip_norm": None}
+NOT_SERVED: Final = {"clip_norm": None, "param_groups": ()}
 """Likewise of what needs a whole gradient, of which each server has a slice."""
 LARGEST_SEED: Final = 2**31 - 1
 

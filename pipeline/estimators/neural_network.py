@@ -11,8 +11,9 @@ from sklearn.utils.metaestimators import available_if
 
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.mini_batches import MiniBatchClassifier
+from pipeline.estimators.networks import makes_mini_batches
 from pipeline.estimators.parameters import Only, with_parameters
-from pipeline.estimators.perceptrons import Network, NetworkParameters, makes_mini_batches
+from pipeline.estimators.perceptrons import Network, NetworkParameters
 from tasks.objectives.losses import LogisticLoss, Loss, MultinomialLoss, SquaredLoss
 from tasks.typing import Array
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
-from pipeline.estimators.base import SetUp, parameter
-from pipeline.estimators.mini_batches import MiniBatchModel
-from pipeline.estimators.optimizer_choice import ASYNC, LOCAL, SERVED, Pace, choose_optimizer, choose_schedule
+from pipeline.estimators.base import parameter
+from pipeline.estimators.networks import NetworkModel
 from pipeline.estimators.parameters import (
     BelowOne,
     Compressing,
@@ -31,41 +30,17 @@ from pipeline.estimators.parameters import (
     Whole,
     with_parameters,
 )
-from pipeline.estimators.solvers import Choice
 from pipeline.training.history import digest
-from pipeline.training.loop import Result
 from tasks.objectives.activations import ACTIVATIONS
 from tasks.objectives.losses import Loss
 from tasks.objectives.networks import NetworkObjective
-from tasks.objectives.penalties import L2
-from tasks.rows.batches import Sampling
-from tasks.strategies.base import Overlapping, Strategy
-from tasks.strategies.lbfgs import LBFGS
 from tasks.strategies.local_sgd import N_STEPS
-from tasks.strategies.optimizers import OPTIMIZERS, Adam, Optimizer
-from tasks.strategies.schedules import InverseScaling, Schedule
-from tasks.strategies.stochastic_gradient import StochasticGradient
+from tasks.strategies.optimizers import OPTIMIZERS, Optimizer
 from tasks.typing import Array
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Dataset
     from pipeline.data.schema import Schema
-
-
-AUTO_BATCH: Final = 200
-OF_SGD: Final = ("invscaling", "adaptive")
-DROPS: Final = 10
-
-
-class Epochs(NamedTuple):
-    """What schedules count by: updates and rows of an epoch, and the most epochs that there may be."""
-
-    updates: int
-    rows: int
-    most: int
-
-
-ONE_EPOCH: Final = Epochs(1, 1, 1)
 
 
 @with_parameters
@@ -114,7 +89,7 @@ class NetworkParameters:
     checkpoint: Saving = None
 
 
-class Network(NetworkParameters, MiniBatchModel):
+class Network(NetworkParameters, NetworkModel):
     """coefs_ and intercepts_, layer by layer, found by a `solver`.
 
     solver              "adam", "sgd" (momentum and nesterovs_momentum as in scikit-learn), any other name of
@@ -146,16 +121,9 @@ class Network(NetworkParameters, MiniBatchModel):
     the last epoch), best_loss_ (None with early_stopping), and what mini-batches leave.
     """
 
-    _solvers: ClassVar[tuple[str, ...]] = (*OPTIMIZERS, ASYNC, SERVED, LOCAL, "lbfgs")
-
     @abstractmethod
     def _problem(self, schema: Schema) -> tuple[Loss, int, Array | None]:
         """The loss, outputs and classes for this data. Raises ValueError for targets that do not fit."""
-
-    @property
-    def _composes(self) -> bool:
-        """Whether rounds overlap, or subtrees update by themselves: by the optimizer that `optimizer` says."""
-        return self._overlap is not None or self._local is not None
 
     @abstractmethod
     def _predicts(self) -> tuple[Loss, Array | None]:
@@ -170,96 +138,26 @@ class Network(NetworkParameters, MiniBatchModel):
             raise ValueError(f"hidden_layer_sizes must be > 0, whole numbers, one a hidden layer, got {self.hidden_layer_sizes!r}")
         return tuple(map(int, sizes))
 
-    @property
-    def _by_epochs(self) -> bool:
-        by_name = isinstance(self.solver, str) and self.solver in OPTIMIZERS
-        return by_name or isinstance(self.solver, Optimizer) or self._composes
-
     def _check_refused(self) -> None:
         """All that can be said before there is data."""
-        super()._check_refused()
         _ = self._hidden
-        if self._by_epochs:
-            self._stochastic(Sampling(0, 1, validation_fraction=self.validation_fraction), ONE_EPOCH)
-            return
-        if self.compression is not None:
-            raise ValueError(f"compression={self.compression!r} needs mini-batches; leave it out, or use solver='adam' for instance")
-        if self.dropout:
+        super()._check_refused()
+        if self.dropout and not self._by_epochs:
             raise ValueError(f"dropout={self.dropout!r} needs mini-batches; set dropout=0, or use solver='adam' for instance")
-        self._full_passes()
 
-    def _set_up(self, schema: Schema, n_groups: int) -> SetUp:
+    def _objective(self, schema: Schema) -> NetworkObjective:
         loss, n_outputs, classes = self._problem(schema)
         sizes = (schema.n_columns, *self._hidden, n_outputs)
         if not self._by_epochs:
-            self.__dict__.pop("_state", None)
-            strategy, choice = self._full_passes()
-            objective = NetworkObjective(loss, sizes, self.activation, classes, dtype="float64")
-            return SetUp(objective, L2(self.alpha / schema.weight_sum), strategy, choice)
-        batches = self._batches(schema, n_groups, min(AUTO_BATCH, schema.n_rows) if isinstance(self.batch_size, str) else self.batch_size)
-        n_rounds = batches.sampling.rounds_an_epoch
-        batch_weight = schema.weight_sum * (batches.n_rows / schema.n_rows) / (n_rounds * batches.n_apart)
-        objective = NetworkObjective(loss, sizes, self.activation, classes, self.dropout, self.dtype)
-        stochastic = self._stochastic(batches.sampling, Epochs(-(-n_rounds // self.accumulate), batches.n_rows, self.max_iter))
-        return SetUp(objective, L2(self.alpha / batch_weight), self._composed(stochastic, objective.layout), self._choice())
+            return NetworkObjective(loss, sizes, self.activation, classes, dtype="float64")
+        return NetworkObjective(loss, sizes, self.activation, classes, self.dropout, self.dtype)
 
-    def _choice(self) -> Choice:
-        if self._composes:
-            name = self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
-            return Choice(self._solver_name, "; ".join([name, *self._further]))
-        if isinstance(self.solver, str):
-            return Choice(self.solver, "; ".join(["asked for", *self._further]))
-        given = "given as an optimizer" if self._by_epochs else "given as a strategy"
-        return Choice(type(self.solver).__name__, "; ".join([given, *self._further]))
-
-    def _full_passes(self) -> tuple[Strategy, Choice]:
-        """Raises ValueError or TypeError for what is no solver of networks."""
-        if isinstance(self.solver, str):
-            if self.solver != "lbfgs":
-                known = ", ".join(map(repr, self._solvers))
-                raise ValueError(f"solver={self.solver!r} is not available; use one of {known}, or pass an optimizer or a strategy")
-            if self.tol is None:
-                raise ValueError("tol=None is for epochs of mini-batches; solver='lbfgs' needs a number, 0.0 for all of max_iter")
-            return LBFGS(tol=self.tol, max_iter=self.max_iter), self._choice()
-        if not isinstance(self.solver, Strategy):
-            raise TypeError(f"solver must be a name, an optimizer or a strategy, got {self.solver!r}")
-        if self.solver.oracles != ("loss_and_gradient",) or isinstance(self.solver, StochasticGradient | Overlapping):
-            name = type(self.solver).__name__
-            raise TypeError(f"solver={name} is not for networks: use a strategy that asks for full gradients alone, such as LBFGS()")
-        return self.solver, self._choice()
-
-    @property
-    def _optimizer(self) -> Optimizer:
-        names = ("momentum", "beta_1", "beta_2", "epsilon", "weight_decay")
-        solver = self.optimizer if self._composes else self.solver
-        return choose_optimizer(solver, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
+    def _strength(self, batch_weight: float) -> float:
+        return self.alpha / batch_weight
 
     @property
     def _state_follows(self) -> dict[str, Any]:
         return {"hidden_layer_sizes": self._hidden, "dtype": self.dtype, "solver": f"{type(self._optimizer).__name__}{self._means}"}
-
-    def _stochastic(self, sampling: Sampling, epochs: Epochs) -> StochasticGradient:
-        rate = self.learning_rate
-        if isinstance(self._optimizer, Adam) and isinstance(self.solver, str) and isinstance(rate, str) and rate in OF_SGD:
-            rate = "constant"
-        return StochasticGradient(
-            sampling=sampling,
-            optimizer=self._optimizer,
-            schedule=self._schedule(rate, epochs),
-            max_epochs=self._max_epochs,
-            tol=self._least_gain(self.tol),
-            patience=int(min(self.n_iter_no_change, self.max_iter)) + 1,
-            early_stopping=self.early_stopping,
-            adaptive=isinstance(rate, str) and rate == "adaptive",
-            clip_norm=self.clip_norm,
-            accumulate=self.accumulate,
-            average_from=int(self.average),
-        )
-
-    def _schedule(self, rate: Any, epochs: Epochs) -> Schedule:
-        first, updates = self.learning_rate_init, epochs.updates * epochs.most
-        others = {"invscaling": lambda: InverseScaling(first, self.power_t, every=epochs.updates, stride=epochs.rows)}
-        return choose_schedule(rate, Pace(first, max(1, updates // DROPS), updates), self.warm_up, others)
 
     def _start(self, objective: NetworkObjective) -> Array:
         return objective.start(self._seed)
@@ -304,25 +202,8 @@ class Network(NetworkParameters, MiniBatchModel):
         self.n_features_in_, self.n_outputs_ = len(self.coefs_[0]), self.coefs_[-1].shape[1]
         self.out_activation_ = self._predicts()[0].inverse_link
 
-    def _store(self, result: Result, objective: Any, dataset: Dataset) -> None:
-        super()._store(result, objective, dataset)
-        if not self._by_epochs:
-            by_iteration = {row["iteration"]: row["objective"] for row in result.history}
-            self.loss_curve_ = list(by_iteration.values())
-            self.validation_scores_ = self.best_validation_score_ = None
-            self.n_iter_ = max(1, *result.iterations)
-        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
-        self.best_loss_ = None if self._held_out else float(np.min(self.loss_curve_, initial=np.inf))
-
     def _fitted(self, dtype: str) -> tuple[NetworkObjective, Array]:
         loss, classes = self._predicts()
         sizes = (self._n_columns, *(np.shape(coef)[1] for coef in self.coefs_))
         objective = NetworkObjective(loss, sizes, self.activation, classes, dtype=dtype)
         return objective, self._given(objective)
-
-
-def makes_mini_batches(model: Network) -> bool:
-    """Whether there is a partial_fit. Raises AttributeError where there is none."""
-    if not model._by_epochs:
-        raise AttributeError(f"partial_fit is only available for mini-batches. solver={model.solver!r} makes full passes; use 'adam'")
-    return True

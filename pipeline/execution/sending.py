@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from distributed import Client
 
-from pipeline.cluster.code.code import send_users_modules
+from pipeline.cluster.code.code import require_packages, send_users_modules
 from pipeline.cluster.code.modules import dumps
 from pipeline.cluster.workers import Workers
 from pipeline.execution.calls import Calls, can_call
@@ -53,7 +53,10 @@ class Sender:
         return Sent(self, resident, rows, reduction, broadcast)
 
     def send_modules(self, names: Set[str]) -> None:
-        """Send the user's modules of these names, each once more at its first use in a fit."""
+        """Send the user's modules of these names, each once more at its first use in a fit. Raises VersionMismatchError for workers that
+        lack packages which they use."""
+        if not names <= self._sent:
+            require_packages(self.client, self.workers.threads(), names - self._sent)
         send_users_modules(self.client, names, anew=not names <= self._sent)
         self._sent |= names
 

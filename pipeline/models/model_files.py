@@ -29,7 +29,7 @@ def save_model(model: GradientModel, path: str | Path) -> None:
 
     Arrays: coef and intercept, or layers.0.weight, layers.0.bias ... of networks, and, for classifiers, classes (strings go into the
     metadata, for which safetensors has no dtype), in the shapes and dtypes of the fitted attributes. Metadata, all JSON but plain words:
-    format, format_version, version of the library, estimator, parameters (of its constructor), feature_names, dtype, classes,
+    format, format_version, version of the library, estimator, parameters (of its constructor), feature_names, n_features, dtype, classes,
     parameters_sha256 (of the fit; of the parameters where nothing was fitted) and sha256, the digest of everything before it. A parameter
     that is no plain value, a strategy given as solver for instance, is left out with a warning.
 
@@ -52,6 +52,7 @@ def save_model(model: GradientModel, path: str | Path) -> None:
         "estimator": type(model).__name__,
         "parameters": json.dumps(plain_parameters(model), allow_nan=False),
         "feature_names": json.dumps(None if names is None else list(map(str, names))),
+        "n_features": str(model._n_features),
         "dtype": dtype,
         "classes": json.dumps(labels),
         "parameters_sha256": vars(model).get("parameters_sha256_") or digest(model._fitted(dtype)[1]),
@@ -59,21 +60,31 @@ def save_model(model: GradientModel, path: str | Path) -> None:
     write_tensors(Path(path), MODEL, arrays, metadata)
 
 
-def load_model(path: str | Path) -> GradientModel:
+def load_model(path: str | Path, **given: Any) -> GradientModel:
     """The fitted estimator of a model file, or of a run's directory. Reading runs no code of the file's and unpickles nothing.
 
-    Raises FileNotFoundError when there is none, ValueError for a file that is damaged, of another make, or of a later format.
+    given: parameters of the estimator in place of the file's, module=Net() say, whose code no file has. Raises FileNotFoundError when there
+    is none, ValueError for a file that is damaged, of another make, or of a later format.
     """
-    path = Path(path)
-    path = path / MODEL_FILE if path.is_dir() else path
-    return rebuild(path, *read_tensors(path, MODEL))
+    path = model_file(path)
+    return rebuild(path, *read_tensors(path, MODEL), given)
 
 
-def rebuild(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> GradientModel:
+def saved_digest(path: str | Path) -> str:
+    """The digest of the parameters in a model file, or in that of a run's directory. Raises as `load_model`."""
+    return read_tensors(model_file(path), MODEL)[1]["parameters_sha256"]
+
+
+def model_file(path: str | Path) -> Path:
+    """The model file itself, or that of a run's directory."""
+    return Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
+
+
+def rebuild(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str], given: Mapping[str, Any]) -> GradientModel:
     """The estimator from what was read."""
     if metadata["estimator"] not in ESTIMATORS:
         raise unknown(metadata["estimator"], ESTIMATORS, f"{path}: estimator", "estimators")
-    parameters = {name: from_plain(value) for name, value in json.loads(metadata["parameters"]).items()}
+    parameters = {name: from_plain(value) for name, value in json.loads(metadata["parameters"]).items()} | dict(given)
     try:
         model = ESTIMATORS[metadata["estimator"]](**parameters)
     except TypeError as error:
@@ -81,6 +92,8 @@ def rebuild(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]
     labels = json.loads(metadata["classes"])
     if isinstance(model, ClassifierMixin):
         model.classes_ = arrays["classes"] if labels is None else np.array(labels)
+    if "n_features" in metadata:
+        model.n_features_in_ = int(metadata["n_features"])
     model._set_arrays(arrays)
     names = json.loads(metadata["feature_names"])
     if names is not None:
@@ -93,7 +106,7 @@ def plain_parameters(model: GradientModel) -> dict[str, Any]:
     """The constructor's parameters as JSON values; those that have none are left out, with a warning."""
     plain = {}
     for name, value in model.get_params(deep=False).items():
-        if name == "checkpoint":  # it names a directory of the machine that fitted the model
+        if name in model._unsaved:
             continue
         try:
             plain[name] = to_plain(value)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sklearn.exceptions import ConvergenceWarning
 
 from pipeline.jobs.job import read_job
-from pipeline.models.model_files import load_model
+from pipeline.models.model_files import saved_digest
 from pipeline.runs.metrics import METRICS_FILE, Metrics, versions
 from pipeline.runs.records import Comparison, Difference, FoundDifference
 from pipeline.training.loop import INTERRUPTED
@@ -42,7 +42,7 @@ def verify(run: Path, cluster: Mapping[str, Any] | None, overrides: Sequence[str
     Raises FileNotFoundError for what is no whole run, ValueError for a damaged one or files of two, and what training raises.
     """
     metrics = read_metrics(run / METRICS_FILE)
-    saved = load_model(run).parameters_sha256_
+    saved = saved_digest(run)
     job = read_job(str(run / "job.toml"), overrides, None if cluster is None else {"cluster": cluster})
     interrupted = metrics["status_reason"] == INTERRUPTED
     comparison = Comparison(run, metrics["rounds"], interrupted=interrupted)

@@ -48,13 +48,24 @@ class Layout:
     """Names -> slices of the flat vector (n,): first the arrays of `coef`, which penalties see, then those of `free`, which they do not.
 
     coef, free: shapes by name, in order; dtype: of the vector, "float64" or "float32"; standard: how strategies see the columns, where the
-    vector is coef (c, p) and perhaps free (c,) of a linear model; its shift is 0 where there is no free.
+    vector is coef (c, p) and perhaps free (c,) of a linear model; its shift is 0 where there is no free. tracked: the last of `free`, which
+    are running statistics and no parameters, and the share of the way that each goes to a batch's: sums of gradients have these in
+    their place, times the rows' weight.
     """
 
     coef: Mapping[str, tuple[int, ...]]
     free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtype: str = "float64"
     standard: Standardisation | None = None
+    tracked: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def rates(self) -> Array | None:
+        """The share of the way of each running statistic, in dtype; None without any."""
+        if not self.tracked:
+            return None
+        found = [np.full(math.prod(self.free[name]), rate, self.dtype) for name, rate in self.tracked.items()]
+        return np.concatenate(found)
 
     @cached_property
     def n_coef(self) -> int:
@@ -69,6 +80,10 @@ class Layout:
         shapes = [*self.coef.items(), *self.free.items()]
         ends = np.cumsum([0, *(math.prod(shape) for _, shape in shapes)]).tolist()
         return [(name, slice(*of), shape) for (name, shape), of in zip(shapes, pairwise(ends), strict=True)]
+
+    def slices(self) -> dict[str, slice]:
+        """Where each array is in the flat vector, by name."""
+        return {name: of for name, of, _ in self._slices}
 
     def split(self, parameters: Array) -> dict[str, Array]:
         """(..., n) -> views (..., *shape) by name."""

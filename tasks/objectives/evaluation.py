@@ -21,7 +21,8 @@ class Evaluation(NamedTuple):
     move the value; units (n - n_free,): factors by which the penalised parameters are multiplied to have the user's units, None where
     they have them; penalty: of the first parameters, all but n_free, whose prox is for strategies that take kinks. places: where each of
     t subtrees would have the parameters (t, n), and what its rows weigh (t,), where that was asked for; control (n,): the mean of the
-    subtrees' control variates.
+    subtrees' control variates. statistics: those of the rows, of the last parameters, which are running ones and have no gradient, and
+    the share of the way that these go there, where there are some.
     """
 
     value: float
@@ -34,6 +35,7 @@ class Evaluation(NamedTuple):
     penalty: Penalty = L2()
     places: tuple[Float64, Float64] | None = None
     control: Array | None = None
+    statistics: tuple[Array, Array] | None = None
 
 
 def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array, *, gram: bool = False) -> Evaluation:
@@ -54,6 +56,7 @@ def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameter
     elif layout.standard is not None:
         standardise(gradient, layout)
     gradient[: layout.n_coef] += penalty.gradient(coef)
+    statistics = None if layout.rates is None else (taken(gradient, len(layout.rates)), layout.rates)
     loss = float(sums.loss_sum[model] / weight)
     noise = noise_of(loss, layout, parameters, standardised=hessian is not None)
     return Evaluation(
@@ -65,7 +68,24 @@ def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameter
         noise,
         units_of(layout),
         penalty,
+        statistics=statistics,
     )
+
+
+def taken(gradient: Array, n_tracked: int) -> Array:
+    """The last n_tracked numbers of a gradient, which has zeros in their place then."""
+    found = gradient[-n_tracked:].copy()
+    gradient[-n_tracked:] = 0
+    return found
+
+
+def tracked(moved: Array, parameters: Array, evaluation: Evaluation) -> Array:
+    """`moved` (n,), with the running statistics of `parameters` (n,), which have gone their share of the way to those of the rows."""
+    if evaluation.statistics is None or not evaluation.weight:
+        return moved
+    statistics, rates = evaluation.statistics
+    before = parameters[-len(rates) :]
+    return np.concatenate([moved[: -len(rates)], before + rates * (statistics - before)])
 
 
 def standardise(gradient: Float64, layout: Layout) -> None:

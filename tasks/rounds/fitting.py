@@ -116,6 +116,7 @@ class Fit:
             )
         if isinstance(self.strategy, Compressed) and self.strategy.layout != self.objective.layout:
             raise ValueError(f"{strategy} is for parameters of another layout; make it with the layout of this {objective}")
+        self._check_tracked()
         kinks = [type(penalty).__name__ for penalty in self.penalties if penalty.kinks]
         if kinks and not self.strategy.takes_kinks:
             raise ValueError(
@@ -126,6 +127,19 @@ class Fit:
             raise ValueError(
                 f"workers that serve slices cannot cut the penalty {others[0]}: use L2, ElasticNet, or rounds that go through the client,"
                 " Overlap(served=False)"
+            )
+
+    def _check_tracked(self) -> None:
+        """Raise ValueError where running statistics would get lost."""
+        names = list(self.objective.layout.tracked)
+        asks = "gradient_difference" in self.strategy.oracles
+        cannot = "compare gradients of two places" if asks else "compress what is sent" if self.coding is not None else ""
+        if not cannot and self.served:
+            cannot = "update slices of the parameters by themselves"
+        if names and cannot:
+            raise ValueError(
+                f"{type(self.strategy).__name__}, whose rounds {cannot}, cannot keep running statistics ({names[0]}); use other rounds,"
+                f" freeze these (frozen=[{names[0]!r}, ...]), or use layers without any, torch.nn.LayerNorm for instance"
             )
 
     def init(self, parameters: Array) -> list[Any]:

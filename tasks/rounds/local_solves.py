@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tasks.objectives.base import Objective, Sums
-from tasks.objectives.evaluation import evaluate
+from tasks.objectives.evaluation import evaluate, tracked
 from tasks.objectives.penalties import Penalty
 from tasks.rows.batches import Batch, drawn_rows
 from tasks.rows.partition import Group
@@ -66,7 +66,8 @@ def local_solve(
                 gradient = gradient + drift[model]
             if steps.proximal:
                 gradient = gradient + (here[model] - parameters[model]) * parameters.dtype.type(steps.proximal)
-            here[model], states[model] = proximal_update(steps.optimizer, states[model], gradient, here[model], step_size, found)
+            moved, states[model] = proximal_update(steps.optimizer, states[model], gradient, here[model], step_size, found)
+            here[model] = tracked(moved, here[model], found)
     heavy, kept = weight[:, None].astype(parameters.dtype), LocalMemory(tuple(map(alone, states)) if steps.keep_slots else ())
     if drift is None:
         return Sums(loss, weight, heavy * (parameters - here)), kept

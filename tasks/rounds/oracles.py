@@ -20,7 +20,7 @@ from tasks.objectives.base import (
     WeighsRows,
     add_sums,
 )
-from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product
+from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product, taken
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
@@ -269,8 +269,11 @@ def moved(request: Request, sums: Sums, model: int, objective: Objective, penalt
     by = weight or np.nan
     n_free, k = layout.size - layout.n_coef, len(sums.weight_sum)
     control = None if request.direction is None else sums.gradient_sum[k + model] / by
-    value, gradient = float(sums.loss_sum[model] / by), sums.gradient_sum[model] / by
-    return Evaluation(value, gradient, None, n_free, weight, penalty=penalty, control=control)
+    value, gradient, statistics = float(sums.loss_sum[model] / by), sums.gradient_sum[model] / by, None
+    if layout.rates is not None:  # subtrees have moved these themselves
+        n_tracked = len(layout.rates)
+        statistics = (request.parameters[-n_tracked:] - taken(gradient, n_tracked), np.ones_like(layout.rates))
+    return Evaluation(value, gradient, None, n_free, weight, penalty=penalty, control=control, statistics=statistics)
 
 
 def places(request: Request, parts: Parts, model: int, objective: Objective, penalty: Penalty) -> Evaluation:

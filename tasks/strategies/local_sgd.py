@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from tasks.arguments import as_number, check_counts
-from tasks.objectives.evaluation import Evaluation
+from tasks.objectives.evaluation import Evaluation, tracked
 from tasks.rows.batches import Batch
 from tasks.strategies.base import Iterate, LocalSteps, Request, Status
 from tasks.strategies.optimizers import SGD, Optimizer
@@ -194,7 +194,8 @@ class LocalSGD(StochasticGradient):
         """The outer update, and the epochs that are over with it."""
         n_steps, parameters, outer, iterate = self._steps(state), state.parameters, state.optimizer, state.iterate
         if evaluation.weight:
-            parameters, outer = self.local.outer.update(outer, evaluation.gradient, parameters, self.local.outer_step)
+            moved, outer = self.local.outer.update(outer, evaluation.gradient, parameters, self.local.outer_step)
+            parameters = tracked(moved, parameters, evaluation)
             if not np.isfinite(parameters).all():
                 return diverged(state, "a parameter")
             keep = self.early_stopping and state.best.score > -np.inf

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
@@ -103,6 +104,24 @@ def proximal_update(
         n_coef = len(moved) - evaluation.n_free
         moved[:n_coef] = evaluation.penalty.prox(moved[:n_coef], step_size)
     return moved, state
+
+
+def update_parts(
+    optimizer: Optimizer,
+    step_sizes: Sequence[tuple[slice, float]],
+    before: tuple[Array, OptimizerState],
+    gradient: Array,
+    n_free: int,
+    after: tuple[Array, OptimizerState],
+) -> None:
+    """Write over those parts of `after`, parameters and state, the update of `before` by step sizes of their own."""
+    (parameters, state), (moved, new_state) = before, after
+    for part, step_size in step_sizes:
+        own = OptimizerState(state.count, tuple(slot[part] for slot in state.slots))
+        n_free_here = max(0, part.stop - max(part.start, len(parameters) - n_free))
+        moved[part], found = optimizer.update(own, gradient[part], parameters[part], step_size, n_free_here)
+        for slot, new in zip(new_state.slots, found.slots, strict=True):
+            slot[part] = new
 
 
 @final

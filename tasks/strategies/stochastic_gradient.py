@@ -9,10 +9,10 @@ from typing import ClassVar, Final, NamedTuple
 import numpy as np
 
 from tasks.arguments import as_number, check_counts, check_tolerances
-from tasks.objectives.evaluation import Evaluation
+from tasks.objectives.evaluation import Evaluation, tracked
 from tasks.rows.batches import HELD_OUT, TRAINING, Batch, Sampling, turns
 from tasks.strategies.base import RUNNING, Iterate, Request, Status
-from tasks.strategies.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm, proximal_update
+from tasks.strategies.optimizers import SGD, Optimizer, OptimizerState, average, clip_by_norm, proximal_update, update_parts
 from tasks.strategies.schedules import Constant, Schedule
 from tasks.typing import Array
 
@@ -119,6 +119,7 @@ class StochasticGradient:
                         (1992)); 0: no averaging
     variance_reduction  SVRG: a full pass before every `anchor_every`-th epoch, and gradients less those at that point: R. Johnson and
                         T. Zhang, NIPS 2013
+    parts               slices of the parameters that have a schedule of their own; their penalty is smooth
 
     After each update the prox of the penalty's kinks moves the penalised parameters by the step size (forward-backward splitting: J. Duchi
     and Y. Singer, J. Mach. Learn. Res. 10 (2009)). Batches in which no row has weight move nothing (of subtrees that take
@@ -142,6 +143,7 @@ class StochasticGradient:
     average_from: int = 0
     variance_reduction: bool = False
     anchor_every: int = 2
+    parts: tuple[tuple[slice, Schedule], ...] = ()
 
     def __post_init__(self) -> None:
         sampling = self.sampling
@@ -267,7 +269,8 @@ class StochasticGradient:
             if waiting is not None and (waiting.rounds == self.accumulate or epoch.rounds == self.sampling.rounds_an_epoch):
                 gradient, waiting = waiting.gradient / waiting.weight, None
         if gradient is None:
-            return state._replace(iterate=iterate, epoch=epoch, accumulated=waiting)
+            parameters = tracked(state.parameters, state.parameters, evaluation)
+            return state._replace(iterate=iterate, parameters=parameters, epoch=epoch, accumulated=waiting)
         moved = self._step(state._replace(iterate=iterate, epoch=epoch), gradient, evaluation, factor)
         return diverged(state, "a parameter") if moved is None else moved
 
@@ -279,7 +282,10 @@ class StochasticGradient:
         if self.clip_norm is not None:
             gradient = clip_by_norm(gradient, self.clip_norm)
         step_size = state.scale * self.schedule(state.iteration) * factor
-        parameters, optimizer = proximal_update(self.optimizer, state.optimizer, gradient, state.parameters, step_size, evaluation)
+        moved, optimizer = proximal_update(self.optimizer, state.optimizer, gradient, state.parameters, step_size, evaluation)
+        step_sizes = [(part, state.scale * schedule(state.iteration) * factor) for part, schedule in self.parts]
+        update_parts(self.optimizer, step_sizes, (state.parameters, state.optimizer), gradient, evaluation.n_free, (moved, optimizer))
+        parameters = tracked(moved, state.parameters, evaluation)
         if not np.isfinite(parameters).all():  # also when the gradient was not
             return None
         mean, averaged, iteration = state.mean, state.averaged, state.iteration + 1

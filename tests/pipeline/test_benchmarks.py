@@ -513,6 +513,7 @@ def test_without_a_name_the_cases_are_listed(capsys: pytest.CaptureFixture[str])
     [
         "overhead",
         pytest.param("bandwidth", marks=pytest.mark.long),
+        pytest.param("module", marks=(pytest.mark.slow, pytest.mark.torch)),
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (

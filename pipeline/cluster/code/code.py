@@ -15,6 +15,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from distributed import Client
+from distributed.versions import get_package_info
 
 from pipeline.cluster.asking import ask, packages_of
 from pipeline.cluster.code.library import VersionMismatchError
@@ -31,7 +32,7 @@ from pipeline.cluster.code.shipping import (
     prepare,
     put_on_scheduler,
 )
-from pipeline.cluster.code.versions import PACKAGES, compare_versions, some
+from pipeline.cluster.code.versions import COMPARED_IN_USE, PACKAGES, compare_versions, release, short, some
 from tasks.machine.fingerprint import numeric_digest
 
 TASKS: Final = "tasks"
@@ -112,10 +113,23 @@ def send_users_modules(client: Client, names: Iterable[str], *, anew: bool = Fal
 
 
 def require_packages(client: Client, workers: Iterable[str], names: Iterable[str]) -> None:
-    """Raise VersionMismatchError, naming the workers, when some lack packages that these modules import, which they are about to get."""
+    """Raise VersionMismatchError, naming the workers, when some lack packages that these modules import, which they are about to get, or
+    have other versions of those that give other bits."""
     packages = packages_of_modules(names) - COMPARED_ANYWAY
     if packages:
         require_found(client, workers, packages)
+    for package in packages.intersection(COMPARED_IN_USE):
+        require_same(client, sorted(set(workers)), package)
+
+
+def require_same(client: Client, workers: Sequence[str], package: str) -> None:
+    """Raise VersionMismatchError, naming the workers, when some have another version of this package, in its first two numbers."""
+    here = get_package_info([package])[package]
+    others = {worker: found[package] for worker, found in packages_of(client, workers, [package]).items()}
+    other = {worker: version for worker, version in others.items() if release(version) != release(here)}
+    if other:
+        lines = [f"{package} {short(here)} here, {short(version)} on {worker}" for worker, version in sorted(other.items())]
+        raise VersionMismatchError("results would have other bits:\n  " + "\n  ".join(lines) + "\ninstall the same version on both")
 
 
 def require_found(client: Client, workers: Iterable[str], packages: Iterable[str]) -> None:

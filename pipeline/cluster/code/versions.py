@@ -16,6 +16,9 @@ COMPARED: Final = ("python", "dask", "distributed", "numpy", "scipy", "numba")
 NEEDED: Final = ("cloudpickle", "llvmlite", "psutil", "threadpoolctl")
 """Must be there, in any version: `tasks` imports them wherever it runs. What only some fits need, `require_packages` looks for."""
 
+COMPARED_IN_USE: Final = ("torch",)
+"""A difference in the first two numbers is an error for data and models that use these, and of no interest to all others."""
+
 PACKAGES: Final = (*COMPARED[1:], *NEEDED)
 """The packages that workers are asked for; their answer has python's version, too."""
 

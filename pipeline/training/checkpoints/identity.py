@@ -82,6 +82,10 @@ class _Walk:
     @singledispatchmethod
     def _object(self, value: Any) -> None:
         """The identity of an object by how it would be pickled: what makes it, from what."""
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(value, torch.Tensor):  # whose pickles have addresses
+            self._array(value.detach().cpu().numpy())
+            return
         try:
             reducer = copyreg.dispatch_table.get(type(value))
             made = value.__reduce_ex__(4) if reducer is None else reducer(value)

@@ -25,7 +25,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 
 from pipeline import Dataset, MLPClassifier, MLPRegressor, SGDClassifier, mini_batches
-from pipeline.estimators.perceptrons import Epochs
+from pipeline.estimators.networks import Epochs
 from pipeline.execution.pump import Pump
 from pipeline.jobs.job import ConfigError, Job
 from pipeline.models.model_files import load_model, save_model
