@@ -99,13 +99,24 @@ class TorchParameters:
     checkpoint: Saving = None
 
 
+def imported(value: Any) -> Any:
+    """What stands at a place, "nets:Net" say; anything else as it is. Raises ValueError where nothing does."""
+    if not isinstance(value, str):
+        return value
+    place, _, name = value.partition(":")
+    try:
+        return getattr(import_module(place), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{value!r} cannot be imported: {error}; give a place, as nets:Net is for the class Net of nets.py") from error
+
+
 class TorchModel(TorchParameters, NetworkModel):
     """module_, a `torch.nn.Module`, trained where the rows are.
 
     module              a module, whose numbers a fit starts from, and which it leaves alone; or a class, or a function, that makes one from
                         module_params, by random numbers that random_state decides; or where to import that from, "nets:Net" say
     criterion           None: half squared errors, or cross-entropy, logistic where the module has one output; or a criterion of torch.nn,
-                        or a function (raw, y) -> losses: see `tasks.objectives.criteria.CriterionLoss`
+                        or a function (raw, y) -> losses: see `tasks.objectives.criteria.CriterionLoss`; or where to import that from
     optimizer           a name of tasks.strategies.optimizers.OPTIMIZERS or an Optimizer
     lr, max_epochs      the first step size; epochs, or steps in full passes
     batch_size          rows of one round over all partitions
@@ -163,7 +174,7 @@ class TorchModel(TorchParameters, NetworkModel):
 
     @abstractmethod
     def _targets(self, schema: Schema) -> tuple[int, Array | None]:
-        """The outputs that the targets need, 0 for 1 or 2, and the classes. Raises ValueError for targets that do not fit."""
+        """How many targets, or classes, there are, and the classes. Raises ValueError for targets that do not fit."""
 
     # -- from parameters to a fit ------------------------------------------------------------------------------------------------------
 
@@ -186,7 +197,8 @@ class TorchModel(TorchParameters, NetworkModel):
         n_outputs, classes = self._targets(schema)
         module = self.module_ if self._warm_starts and self.__sklearn_is_fitted__() else self._made()
         objective = self._with_loss(module, schema.n_columns, classes)
-        if objective.n_outputs != n_outputs and (n_outputs, objective.n_outputs) != (2, 1):
+        one_for_two = classes is not None and (n_outputs, objective.n_outputs) == (2, 1)
+        if objective.n_outputs != n_outputs and not one_for_two:
             what = f"{n_outputs} targets" if classes is None else f"{n_outputs} classes"
             raise ValueError(f"y has {what}, but {type(module).__name__} has {objective.n_outputs} outputs; it must have one for each")
         return objective
@@ -213,10 +225,7 @@ class TorchModel(TorchParameters, NetworkModel):
             import torch
         except ImportError as error:
             raise ModuleNotFoundError(INSTALL) from error
-        module = self.module
-        if isinstance(module, str):
-            place, _, name = module.partition(":")
-            module = getattr(import_module(place), name)
+        module = imported(self.module)
         if isinstance(module, torch.nn.Module):
             if self.module_params:
                 raise ValueError(

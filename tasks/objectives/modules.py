@@ -171,8 +171,9 @@ class TorchObjective:
         return np.concatenate(found) if found else np.empty((0, self.n_outputs), self.dtype)
 
     def fitted(self, parameters: Array) -> nn.Module:
-        """The module with these parameters (n,), in evaluation mode: the user's, to do with as they like."""
-        module = copy.deepcopy(self.module)
+        """The module with these parameters (n,), in dtype and evaluation mode: the user's, to do with as they like. Not on workers, as
+        `start`."""
+        module = replicas.as_dtype(copy.deepcopy(self.module), self.dtype)
         state = module.state_dict()
         for name, array in self.layout.split(np.asarray(parameters)).items():
             state[name].copy_(replicas.tensor_of(np.array(array)))

@@ -40,7 +40,7 @@ class Replica:
 
     def __init__(self, module: torch.nn.Module, layout: Layout, form: Form, device: torch.device) -> None:
         dtype = getattr(torch, form.dtype)
-        self.module = copy.deepcopy(module).to(device=device, dtype=dtype)
+        self.module = as_dtype(copy.deepcopy(module), form.dtype).to(device)
         self.form, self.device, self.layout = form, device, layout
         named: dict[str, torch.Tensor] = dict(self.module.named_parameters())
         for name, parameter in named.items():
@@ -266,6 +266,11 @@ def single_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def as_dtype(module: torch.nn.Module, dtype: str) -> torch.nn.Module:
+    """The module, its parameters and buffers of that dtype where they are no whole numbers."""
+    return module.to(dtype=getattr(torch, dtype))
 
 
 def device_beside(X: Any) -> torch.device:

@@ -6,7 +6,10 @@ import codecs
 import io
 import os
 import pickle
+import shutil
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -16,6 +19,7 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
 
@@ -351,6 +355,47 @@ def test_scikit_learns_tools() -> None:
     assert make_pipeline(StandardScaler(), TorchClassifier(MLP, max_epochs=20, lr=0.01, random_state=0)).fit(X, y).score(X, y) > 0.95
     assert "module__hidden" in TorchClassifier(MLP, module_params={"hidden": 3}).get_params()
     assert clone(TorchClassifier(MLP, module_params={"hidden": 3})).module_params == {"hidden": 3}
+
+
+JOB = """
+[data]
+kind = "bundled"
+name = "digits"
+partition_rows = [400, 500, 897]
+
+[estimator]
+name = "TorchClassifier"
+module = "nets:ConvNet"
+input_shape = [1, 8, 8]
+max_epochs = 2
+random_state = 3
+param_groups = [["fc.*", {lr = 0.01}]]
+"""
+
+
+def test_a_job_of_a_module(tmp_path: Path) -> None:
+    """Trained, compared with its record, and asked for predictions, by commands."""
+    (tmp_path / "job.toml").write_text(JOB)
+    shutil.copy(Path(__file__).parents[2] / "nets.py", tmp_path / "nets.py")
+    X, _ = digits()
+    pd.DataFrame(16 * X[:20], columns=[f"pixel_{i}_{j}" for i in range(8) for j in range(8)]).to_csv(tmp_path / "rows.csv", index=False)
+    root = str(Path(__file__).parents[3])
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{root}"}
+        run = [sys.executable, "-m", "pipeline", *words]
+        return subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    trained = command("train", "job.toml", "--quiet")
+    assert trained.returncode == 0, trained.stderr
+    verified = command("verify", "runs/job", "--n-workers", "1")
+    assert verified.stdout.startswith("the same: "), verified.stdout + verified.stderr
+    refused = command("predict", "runs/job", "rows.csv", "--out", "found.csv", "--quiet")
+    assert "no code; give the module" in refused.stderr
+    predicted = command("predict", "runs/job", "rows.csv", "--module", "nets:ConvNet", "--out", "found.csv", "--quiet")
+    assert predicted.returncode == 0, predicted.stderr
+    model = load_model(tmp_path / "runs" / "job", module=ConvNet)
+    np.testing.assert_array_equal(pd.read_csv(tmp_path / "found.csv").iloc[:, 0], model.predict(16 * X[:20]))
 
 
 X, Y = np.random.default_rng(0).normal(size=(60, 30)), np.arange(60) % 3
