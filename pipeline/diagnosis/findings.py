@@ -49,6 +49,8 @@ class Check:
         try:
             for item in self.find(*self.arguments):
                 yield item if self.needed else replace(item, needed=False)
+        except ModuleNotFoundError as error:
+            yield replace(self.broken(told(error)), cure="install what has that module")
         except Exception as error:  # noqa: BLE001
             yield self.broken(told(error))
 

@@ -22,6 +22,12 @@ def fails() -> Iterator[Item]:
     yield
 
 
+def lacks() -> Iterator[Item]:
+    import no_such_module  # noqa: F401
+
+    yield Item("ok", "never", "comes")
+
+
 def crashes() -> Iterator[Item]:
     yield Item("ok", "before", "that")
     print("no such instruction", file=sys.stderr, flush=True)

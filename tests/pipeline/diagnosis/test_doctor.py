@@ -39,7 +39,7 @@ from pipeline.diagnosis.machine import cgroup_limit, cores, runs_directory
 from pipeline.diagnosis.packages import extra, package, requirements
 from tasks.machine.fingerprint import numeric_digest
 from tests.pipeline.cluster.bare import command_line_cluster, make_bare_python
-from tests.pipeline.diagnosis.misbehaving import crashes, exits, fails, fine, hangs
+from tests.pipeline.diagnosis.misbehaving import crashes, exits, fails, fine, hangs, lacks
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -158,6 +158,7 @@ def test_checks_that_fail_crash_exit_and_hang(tmp_path: Path, capfd: pytest.Capt
             [
                 Check("first", fine, ("first",)),
                 Check("fails", fails),
+                Check("lacks", lacks, (), "look elsewhere"),
                 Check("crashes", crashes, (), "reinstall it"),
                 Check("exits", exits, needed=False),
                 Check("hangs", hangs, (str(pid),), seconds=2.0),
@@ -168,6 +169,7 @@ def test_checks_that_fail_crash_exit_and_hang(tmp_path: Path, capfd: pytest.Capt
     assert found == [
         Item("ok", "first", "well"),
         Item("broken", "fails", "ValueError: none: of these, here; or there"),
+        Item("broken", "lacks", "ModuleNotFoundError: No module named 'no_such_module'", "install what has that module"),
         Item("ok", "before", "that"),
         Item("broken", "crashes", "it ended the process with SIGSEGV: no such instruction", "reinstall it"),
         Item("broken", "exits", "it ended the process with exit status 3", needed=False),
