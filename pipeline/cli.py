@@ -1,7 +1,8 @@
 """python -m pipeline train | plan | submit | ... (see `parser`): arguments in, exit status out.
 
-Exit status: 0 when done, 1 when `verify` finds a difference, 2 for a mistake of the user's (the message on stderr says what to do), 130
-when interrupted, 143 when ended by SIGTERM, 75 when the walltime of its SLURM job is nearly over and `--resume` can go on in another.
+Exit status: 0 when done, 1 when `verify` finds a difference or `doctor` something wrong, 2 for a mistake of the user's (the message on
+stderr says what to do), 130 when interrupted, 143 when ended by SIGTERM, 75 when the walltime of its SLURM job is nearly over and
+`--resume` can go on in another.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from tasks.lazy import Lazy
 if TYPE_CHECKING:
     from pipeline import benchmarks
     from pipeline import commands as bodies
+    from pipeline.diagnosis import doctor as diagnosis
 else:
-    bodies, benchmarks = Lazy("pipeline.commands"), Lazy("pipeline.benchmarks")
+    bodies, benchmarks, diagnosis = Lazy("pipeline.commands"), Lazy("pipeline.benchmarks"), Lazy("pipeline.diagnosis.doctor")
 
 Command = Callable[[argparse.Namespace], int]
 USER_ERRORS: Final = (ValueError, TypeError, OSError, VersionMismatchError)
@@ -56,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    for add in (add_train, add_verify, add_plan, *ADD_COMMANDS, add_predict, add_make_data, add_jobs, add_bench):
+    for add in (add_train, add_verify, add_plan, *ADD_COMMANDS, add_predict, add_make_data, add_jobs, add_bench, add_doctor):
         add(commands, common)
     return main_parser
 
@@ -156,6 +158,26 @@ def add_bench(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("name", nargs="?", metavar="NAME")
     command.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own arguments")
     command.set_defaults(chosen=lambda: benchmarks.bench)
+
+
+def add_doctor(commands: Any, common: argparse.ArgumentParser) -> None:
+    """The arguments of `doctor`."""
+    command = commands.add_parser(
+        "doctor",
+        parents=[common],
+        help="what works here, what does not, and what to do about it",
+        description="Exit status: 0 when all that is needed works, 1 when something is missing or broken.",
+        allow_abbrev=False,
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("address", nargs="?", metavar="ADDRESS", help="look at this scheduler and its workers, too: tcp://10.0.0.1:8786")
+    where.add_argument("--scheduler-file", metavar="FILE", help="the same of a scheduler's file")
+    command.add_argument("--tls", metavar="DIR", help="the directory of the certificates (python -m pipeline certificates DIR)")
+    command.add_argument(
+        "--timeout", type=float, default=10.0, metavar="S", help="seconds to wait for the scheduler (default: %(default)g)"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    command.set_defaults(chosen=lambda: diagnosis.doctor)
 
 
 def show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

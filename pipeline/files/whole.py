@@ -12,9 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import psutil
+from tasks.lazy import Lazy
+
+if TYPE_CHECKING:
+    import psutil
+else:
+    psutil = Lazy("psutil")
 
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 HOST: Final = socket.gethostname()

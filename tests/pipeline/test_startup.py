@@ -63,12 +63,13 @@ def test_estimators_are_made_without_the_packages_that_fits_need() -> None:
         (["train", "--help"], 0, "slurm"),
         (["submit", "--help"], 0, "--max-jobs"),
         (["make-data", "--help"], 0, "{parquet,csv}"),
+        (["doctor", "--help"], 0, "--scheduler-file"),
         (["trai"], 2, ""),
         (["train", "digits", "--in-process", "--n-workers", "2"], 2, ""),
     ],
 )
 def test_help_and_wrong_arguments_load_nothing_heavy(arguments: list[str], status: int, said: str) -> None:
-    names = (*HEAVY, "numpy", "scipy", "sklearn", "narwhals", "rich")
+    names = (*HEAVY, "numpy", "psutil", "scipy", "sklearn", "narwhals", "rich")
     code = WITHOUT.format(names=names) + "from pipeline.cli import main\nraise SystemExit(main(sys.argv[1:]))"
     assert said in python(code, *arguments, status=status)
 

@@ -106,5 +106,5 @@ def environment() -> dict[str, str]:
 
 def words(stderr: str) -> str:
     """The text of a SLURM command in a line, without its prefixes."""
-    lines = [re.sub(r"^(sbatch|scontrol|slurm_\w+):?( error:)? ", "", line) for line in stderr.splitlines()]
+    lines = [re.sub(r"^(sbatch|scontrol|sinfo|slurm_\w+):?( error:| fatal:)? ", "", line) for line in stderr.splitlines()]
     return "; ".join(line.strip().removeprefix("error: ") for line in lines if line.strip()) or "it gives no reason"

@@ -1,0 +1,1 @@
+"""`python -m pipeline doctor`: what works here, what does not, and what to do about it."""
