@@ -10,7 +10,7 @@ from pipeline.diagnosis.packages import extra, library, name_of, package, requir
 
 IMPORT_SECONDS: Final = 120.0
 """From a file system of many nodes that all start at once, an import takes long."""
-OWN: Final = ("gpu12", "gpu13", "bench-torch")
+OWN: Final = ("gpu12", "gpu13", "torch")
 """Extras of packages that have checks of their own."""
 
 

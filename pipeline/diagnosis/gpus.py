@@ -142,7 +142,7 @@ def pytorch() -> Iterator[Item]:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        cure = f"python -m pip install '{tasks.DISTRIBUTION}[bench-torch]' if you want it"
+        cure = f"python -m pip install '{tasks.DISTRIBUTION}[torch]' if you want it"
         yield Item("missing", "PyTorch", "not installed", cure)
         return
     nvidia, cuda = Driver.find(), torch.version.cuda
