@@ -55,11 +55,12 @@ class Rows(NamedTuple):
 
 class Training(NamedTuple):
     """A training. epochs: seconds of each; accuracy: on the test rows, None where nothing was learned; resident: share of the rounds that
-    the workers ran by themselves, None in process."""
+    the workers ran by themselves, None in process; bytes_a_round: between processes, on the median, as history_ has it."""
 
     epochs: tuple[float, ...]
     accuracy: float | None = None
     resident: float | None = None
+    bytes_a_round: float | None = None
 
 
 Train = Callable[[int], Training]
@@ -117,7 +118,8 @@ class OursTrainer:
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(dataset)
             seconds = epoch_seconds([row["seconds"] for row in model.history_], n_epochs)
-            return Training(seconds, float(model.score(rows.X_test, rows.y_test)), dataset.resident_share(model.n_rounds_))
+            sent = float(np.median([row["bytes_sent"] + row["bytes_received"] for row in model.history_]))
+            return Training(seconds, float(model.score(rows.X_test, rows.y_test)), dataset.resident_share(model.n_rounds_), sent)
 
         return train
 

@@ -132,6 +132,8 @@ class TorchObjective:
         """See `Objective`."""
         with self._replica(group.X) as replica:
             models = [self._sums(replica, group, row) for row in parameters]
+        if len(models) == 1:
+            return models[0]
         return Sums(*(np.concatenate(arrays) for arrays in zip(*(model[:3] for model in models), strict=True)))
 
     def _sums(self, replica: Replica, group: Group, parameters: Array) -> Sums:
