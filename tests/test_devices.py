@@ -30,10 +30,12 @@ from pipeline import (
     LogisticRegression,
     MLPClassifier,
     MLPRegressor,
+    OutOfMemoryError,
     Ridge,
     SGDClassifier,
     SGDRegressor,
 )
+from pipeline.execution.residency.moving import move
 from pipeline.jobs.data import DATA
 from tasks.loading.residence import example, home_of
 from tasks.machine.namespaces import beside, is_elsewhere, on_host
@@ -216,10 +218,17 @@ def test_a_device_that_workers_lack(client: Client) -> None:
 
 
 @pytest.mark.long
-def test_rows_that_are_made_again_end_on_the_device() -> None:
+def test_rows_that_move_or_are_made_again_end_on_the_device() -> None:
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
         data = Dataset.from_dask(da.from_array(X, chunks=(100, 4)), da.from_array(Y, chunks=100), device=STRICT)
         first = Ridge(solver="lbfgs").fit(data)
+        resident = data.source.resident[client.id]
+        addresses = list(client.scheduler_info()["workers"])
+        holders = client.who_has(resident.futures)
+        move(client, [(key, own, next(each for each in addresses if each != own)) for key, (own, *_) in holders.items()])
+        assert client.who_has(resident.futures) != holders
+        assert Ridge(solver="lbfgs").fit(data).parameters_sha256_ == first.parameters_sha256_
+        assert set().union(*client.run(homes).values()) == {STRICT}
         client.restart_workers([next(iter(client.scheduler_info()["workers"]))])
         assert Ridge(solver="lbfgs").fit(data).parameters_sha256_ == first.parameters_sha256_
         assert set().union(*client.run(homes).values()) - {None} == {STRICT}
@@ -371,7 +380,9 @@ def of_few(name: str) -> tuple[Any, Any, Any]:
 def test_every_fit(name: str) -> None:
     """Every estimator, solver, loss, penalty, optimizer and schedule, with weights, on a device and here."""
     few, y, model = of_few(name)
-    fitted = [clone(model).fit(Dataset.from_arrays(few, y, weights(400), n_partitions=5, device=device)) for device in (STRICT, None)]
+    data = [Dataset.from_arrays(few, y, weights(400), n_partitions=5, device=device) for device in (STRICT, None)]
+    fitted = [clone(model).fit(each) for each in data]
+    assert [home_of(each.source.resident["threads"].groups(0)[0].X) for each in data] == [STRICT, None]
     assert_close(*map(parameters, fitted))
     assert fitted[0].n_rounds_ == fitted[1].n_rounds_
     found, expected = ([row["objective"] for row in each.history_] for each in fitted)
@@ -429,6 +440,18 @@ def test_a_device_that_is_not_there_before_any_round() -> None:
     assert rounds == []
     with pytest.raises(ValueError, match="device='cuda 0' names none"):
         dataset(Y, "cuda 0")
+
+
+@pytest.mark.usefixtures("threads")
+def test_rows_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("tasks.loading.residence.beside", full)
+    with pytest.raises(
+        OutOfMemoryError, match=r"X of partition 0 \(280 rows, 0\.00896 MB\) does not fit on device='array_api_strict:device1'"
+    ):
+        Ridge().fit(dataset(Y, STRICT))
 
 
 @pytest.mark.usefixtures("threads")
