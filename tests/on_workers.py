@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tasks.loading.residence import home_of
 from tasks.objectives.linear import LinearObjective
-from tasks.rows.partition import Group
+from tasks.rows.partition import Group, Shard
 
 
 class Paced(LinearObjective):
@@ -28,3 +29,9 @@ def pace(seconds: float) -> None:
 def total(group: Group, factor: Any) -> tuple[int, float]:
     """The first partition of a group, and a multiple of the sum of its numbers."""
     return group.first_partition, float(np.max(factor)) * float(group.X.sum())
+
+
+def homes(dask_worker: Any) -> set[str | None]:
+    """Where X of all groups of a worker lives."""
+    shards = [value for value in dask_worker.data.values() if isinstance(value, Shard)]
+    return {home_of(group.X) for shard in shards for group in shard.all_groups}

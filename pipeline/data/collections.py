@@ -38,6 +38,7 @@ from tasks.loading.blocks import (
     unpack_block,
 )
 from tasks.loading.file_rows import CsvRows
+from tasks.machine.namespaces import is_elsewhere, numpy_dtype
 from tasks.rows.frames import frame_dtypes, require_numeric
 from tasks.rows.targets import NUMBERS, as_target
 
@@ -296,12 +297,12 @@ def require_count(n_partitions: Any) -> None:
 
 
 def numpy_dtypes(X: Any) -> set[np.dtype[Any]]:
-    """The dtypes of the columns of a frame, or of an array, lazy or sparse ones too, as NumPy has them; none where X is neither."""
+    """The dtypes of the columns of a frame, or of an array, lazy, sparse or on a device, as NumPy has them; none where X is neither."""
     if isinstance(X, pd.DataFrame | dd.DataFrame):
         found = frame_dtypes(X)
     else:
-        array: Any = X
-        found = {array.dtype} if isinstance(X, np.ndarray | da.Array) or sp.issparse(X) else set()
+        is_array = isinstance(X, np.ndarray | da.Array) or sp.issparse(X) or is_elsewhere(X)
+        found = {numpy_dtype(X)} if is_array else set()
     return {dtype.newbyteorder("=") for dtype in found}
 
 

@@ -26,6 +26,7 @@ from pipeline.sources.sources import ArraySource, GraphSource, Source
 from tasks.loading.blocks import BlockSpec, Split, make_block, subset_X, subset_y
 from tasks.loading.checking import CHECK, CONTENTS, Fault
 from tasks.loading.quarantine import Screen
+from tasks.loading.residence import require_dense, require_device
 from tasks.loading.statistics import MOMENTS
 from tasks.rows.partition import Block, nbytes
 from tasks.typing import UInt64
@@ -50,6 +51,10 @@ class Dataset:
     with ValueError. on_error="quarantine", of the constructors that read lazily, leaves such partitions out instead, with a
     QuarantineWarning; `quarantined` has them. What else the fit does is what it would do if they were empty. What tells of all
     partitions (the first CSV file, the footers of Parquet files) must be readable all the same.
+
+    device=, of all constructors: where X lives from the first round of a fit on, "cuda" (CuPy) or a library of the array API and one of its
+    devices, "torch:cuda:0"; None for the device that its arrays come from, the host for all others; "numpy" for the host. Rows are read and
+    checked on the host all the same, and labels and weights stay there (docs/devices.md).
 
     dtype: of the rows where they live, float32 where that holds every value of X exactly (float32, float16, booleans, integers of 8 and 16
     bits), else float64; parameter_dtype: of coef_, float32 for float32 X, else float64.
@@ -85,8 +90,9 @@ class Dataset:
         columns: Sequence[str] | None = None,
         n_partitions: int | None = None,
         partition_rows: Sequence[int] | None = None,
+        device: str | None = None,
     ) -> Dataset:
-        """Make a dataset of NumPy arrays, SciPy sparse matrices, or frames (pandas, polars, Arrow) in memory.
+        """Make a dataset of NumPy arrays, arrays on a device, SciPy sparse matrices, or frames (pandas, polars, Arrow) in memory.
 
         X (n, p) lives as float32 where that holds its dtype exactly, else as float64; y (n,) or (n, t); sample_weight (n,). columns: names
         of the columns, by default those of a frame. n_partitions: equal cuts; by default a power of two of them, of 4 to 8 MiB, at most 256
@@ -95,7 +101,9 @@ class Dataset:
         Raises ValueError or TypeError for what is not a numeric table, for column names that are there twice, for lengths that differ, and
         for both ways of cutting at once.
         """
+        require_device(device)
         X, y, sample_weight = map(as_rows, collections.NAMES, (X, y, sample_weight))
+        require_dense(X, device)
         if any(isinstance(a, LAZY) for a in (X, y, sample_weight)):
             raise TypeError("from_arrays takes rows in memory; use Dataset.from_dask for Dask collections, or .compute() all of them")
         if columns is not None:
@@ -108,19 +116,26 @@ class Dataset:
             raise ValueError(f"columns names {len(columns)} columns but X has {block.X.shape[1]}")
         sizes = partition_sizes(block, n_partitions, partition_rows)
         rows = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        source = ArraySource(len(sizes), X=block.X, y=block.y, sample_weight=block.sample_weight, rows=rows)
+        source = ArraySource(len(sizes), home=device or block.home, X=block.X, y=block.y, sample_weight=block.sample_weight, rows=rows)
         return cls(source, columns=columns, dtype=dtype, n_columns=block.X.shape[1], parameter_dtype=collections.parameter_dtype(X))
 
     @classmethod
     def from_dask(
-        cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None, on_error: OnError = "raise"
+        cls,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        n_partitions: int | None = None,
+        on_error: OnError = "raise",
+        device: str | None = None,
     ) -> Dataset:
         """Make a dataset of Dask arrays (any chunks; y and sample_weight follow X's) or Dask data frames and series; stays lazy.
 
         n_partitions rechunks arrays and repartitions frames. Chunks of unknown length that have to be cut anew, to n_partitions or to match
         others, are counted here, which reads them once. Raises ValueError for lengths that are known to differ.
         """
-        return cls._from_table(collections.from_dask(X, y, sample_weight, n_partitions), on_error)
+        return cls._from_table(collections.from_dask(X, y, sample_weight, n_partitions), on_error, device)
 
     @classmethod
     def from_dataframe(
@@ -132,6 +147,7 @@ class Dataset:
         columns: Sequence[Any] | None = None,
         n_partitions: int | None = None,
         on_error: OnError = "raise",
+        device: str | None = None,
     ) -> Dataset:
         """Make a dataset of one data frame that holds everything, Dask's or one in memory (pandas, polars, Arrow); columns: the features,
         by default all others.
@@ -144,14 +160,14 @@ class Dataset:
             cure = "for arrays use Dataset.from_arrays(X, y), for those of Dask Dataset.from_dask(X, y)"
             raise TypeError(f"frame must be a data frame of pandas or Dask, or one that narwhals knows, got {type(frame).__name__}; {cure}")
         if isinstance(frame, dd.DataFrame):
-            return cls._from_table(collections.from_frame(frame, target, sample_weight, columns, n_partitions), on_error)
+            return cls._from_table(collections.from_frame(frame, target, sample_weight, columns, n_partitions), on_error, device)
         if on_error != "raise":
             raise ValueError(
                 f"on_error={on_error!r} is for data that is read partition by partition; drop bad rows of a pandas frame before"
             )
         features, _ = collections.choose_columns(frame.columns, target, sample_weight, columns)
         weight = None if sample_weight is None else frame[sample_weight]
-        return cls.from_arrays(frame[list(features)], frame[target], weight, n_partitions=n_partitions)
+        return cls.from_arrays(frame[list(features)], frame[target], weight, n_partitions=n_partitions, device=device)
 
     @classmethod
     def read_csv(
@@ -163,6 +179,7 @@ class Dataset:
         columns: Sequence[str] | None = None,
         n_partitions: int | None = None,
         on_error: OnError = "raise",
+        device: str | None = None,
         **options: Any,
     ) -> Dataset:
         """Make a dataset of CSV files (a path, a list or a glob, any fsspec address), cut every 32 MiB; options: dask.dataframe.read_csv's.
@@ -170,7 +187,7 @@ class Dataset:
         Raises FileNotFoundError for no file, ValueError for columns that are missing, there twice, or not numbers.
         """
         table = collections.from_frame(readers.read_csv(urlpath, **options), target, sample_weight, columns, n_partitions)
-        return cls._from_table(table, on_error)
+        return cls._from_table(table, on_error, device)
 
     @classmethod
     def read_parquet(
@@ -182,6 +199,7 @@ class Dataset:
         columns: Sequence[str] | None = None,
         n_partitions: int | None = None,
         on_error: OnError = "raise",
+        device: str | None = None,
         **options: Any,
     ) -> Dataset:
         """Make a dataset of Parquet files (a directory, a path, a list or a glob), a partition a row group; options:
@@ -191,18 +209,25 @@ class Dataset:
         numbers.
         """
         table = collections.from_frame(readers.read_parquet(urlpath, **options), target, sample_weight, columns, n_partitions)
-        return cls._from_table(table, on_error)
+        return cls._from_table(table, on_error, device)
 
     @classmethod
     def read_npy(
-        cls, X: Any, y: Any = None, sample_weight: Any = None, *, n_partitions: int | None = None, on_error: OnError = "raise"
+        cls,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        n_partitions: int | None = None,
+        on_error: OnError = "raise",
+        device: str | None = None,
     ) -> Dataset:
         """Make a dataset of `.npy` files (a path, a list or a glob each; several are one below the other) or directories of dask's
         `to_npy_stack`.
 
         Raises FileNotFoundError for no file, ValueError for what is no `.npy` file, for shapes that differ and for lengths that do.
         """
-        return cls._from_table(readers.read_npy(X, y, sample_weight, n_partitions), on_error)
+        return cls._from_table(readers.read_npy(X, y, sample_weight, n_partitions), on_error, device)
 
     @classmethod
     def read_zarr(
@@ -213,13 +238,14 @@ class Dataset:
         *,
         n_partitions: int | None = None,
         on_error: OnError = "raise",
+        device: str | None = None,
         **options: Any,
     ) -> Dataset:
         """Make a dataset of Zarr arrays, one each; options: dask.array.from_zarr's (`component=` for arrays in a group goes into the path).
 
         Raises FileNotFoundError for no array, ValueError for what is no Zarr array and for lengths that differ.
         """
-        return cls._from_table(readers.read_zarr(X, y, sample_weight, n_partitions, **options), on_error)
+        return cls._from_table(readers.read_zarr(X, y, sample_weight, n_partitions, **options), on_error, device)
 
     @classmethod
     def read_hdf5(
@@ -231,31 +257,43 @@ class Dataset:
         sample_weight: str | None = None,
         n_partitions: int | None = None,
         on_error: OnError = "raise",
+        device: str | None = None,
     ) -> Dataset:
         """Make a dataset of HDF5 files (a path, a list or a glob); X, y, sample_weight: names of the datasets inside each.
 
         Raises FileNotFoundError for no file, ValueError for what is no HDF5 file, for a dataset that is not in it, for shapes that differ
         and for lengths that do.
         """
-        return cls._from_table(readers.read_hdf5(urlpath, X, y, sample_weight, n_partitions), on_error)
+        return cls._from_table(readers.read_hdf5(urlpath, X, y, sample_weight, n_partitions), on_error, device)
 
     @classmethod
-    def from_function(cls, make: Any, *, n_partitions: int, n_columns: int, dtype: str = "float64", on_error: OnError = "raise") -> Dataset:
+    def from_function(
+        cls,
+        make: Any,
+        *,
+        n_partitions: int,
+        n_columns: int,
+        dtype: str = "float64",
+        on_error: OnError = "raise",
+        device: str | None = None,
+    ) -> Dataset:
         """Make a dataset whose partition i is make(i) = (X, y) or (X, y, sample_weight), called where the partition will live; `make` must
         be pure.
 
         dtype: of the X that it returns. Raises ValueError for n_partitions below 1 and for a dtype that is not of real numbers; the first
         use does, naming the partition, for rows that are not n_columns wide.
         """
-        return cls._from_table(collections.from_function(make, n_partitions, n_columns, dtype), on_error)
+        return cls._from_table(collections.from_function(make, n_partitions, n_columns, dtype), on_error, device)
 
     @classmethod
-    def _from_table(cls, table: collections.Table, on_error: OnError) -> Dataset:
+    def _from_table(cls, table: collections.Table, on_error: OnError, device: str | None) -> Dataset:
+        require_device(device)
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error must be one of {', '.join(map(repr, get_args(OnError)))}, got {on_error!r}")
         source = GraphSource(
             len(table.blocks),
             screen=Screen(table.n_columns, table.dtype) if on_error == "quarantine" else None,
+            home=device,
             blocks=table.blocks,
             given=table.given,
             sizes=table.sizes,

@@ -12,6 +12,7 @@ from pipeline.data.tables import few
 from pipeline.execution.residency.resident import Resident
 from pipeline.sources.rows import Rows
 from pipeline.sources.sources import Source
+from tasks.rows.partition import HERE as HOST
 
 HERE = "in this process's memory"
 
@@ -32,6 +33,7 @@ def overview(
         "partitions": f"{source.n_partitions}, in {source.n_groups} groups",
         "left out": f"{n_left_out} of {source.n_partitions} partitions (see quarantined)" if n_left_out else "",
         "rows are": where(source),
+        "X lives on": "" if source.home in (None, HOST) else f"device {source.home!r}, from the first round on",
         "first partition": source.location(0) if source.n_partitions else "",
         "last partition": source.location(source.n_partitions - 1) if source.n_partitions > 1 else "",
     }

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_array, column_or_1d
 from pipeline.estimators.base import GradientModel
 from tasks.lazy import Lazy
 from tasks.loading.checking import MAX_CLASSES
+from tasks.machine.namespaces import is_elsewhere, namespace_of
 from tasks.objectives.scoring import accuracy, r2
 from tasks.rows.targets import as_target
 from tasks.typing import Array, Float64
@@ -36,8 +37,8 @@ class Regressor(RegressorMixin, GradientModel):
         return self._predict(X, "raw")
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The coefficient of determination R², averaged over targets; computed where the data lives for Dask input and datasets."""
-        if rows.lives_in_partitions(X):
+        """R², averaged over targets; computed where the data lives for Dask input, datasets and arrays on a device."""
+        if rows.scored_in_place(X):
             return r2(rows.summed_score(self, X, y, sample_weight))
         return float(super().score(*rows.in_memory(X, y, sample_weight)))
 
@@ -74,8 +75,8 @@ class Classifier(ClassifierMixin, GradientModel):
         return self._predict(X, "label")
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Accuracy; computed where the data lives for Dask input and datasets."""
-        if rows.lives_in_partitions(X):
+        """Accuracy; computed where the data lives for Dask input, datasets and arrays on a device."""
+        if rows.scored_in_place(X):
             return accuracy(rows.summed_score(self, X, y, sample_weight))
         X, y, sample_weight = rows.in_memory(X, y, sample_weight)
         return float(super().score(X, as_target(y) if isinstance(y, np.ndarray) and y.dtype.kind == "O" else y, sample_weight))
@@ -90,7 +91,8 @@ class ProbabilisticClassifier(Classifier):
 
     def predict_log_proba(self, X: Any) -> Any:
         """log of predict_proba."""
-        return np.log(self.predict_proba(X))
+        found = self.predict_proba(X)
+        return namespace_of(found).log(found) if is_elsewhere(found) else np.log(found)
 
 
 def require_numbers(schema: Schema) -> None:

@@ -17,6 +17,7 @@ from pipeline.estimators.optimizer_choice import chosen_local, chosen_overlap, s
 from pipeline.training.history import Row, share_read
 from pipeline.training.loop import Result
 from pipeline.training.sampling import Batches, batches_of
+from tasks.machine.namespaces import brought_here
 from tasks.objectives.base import Layout
 from tasks.rounds.fitting import Fit
 from tasks.rounds.oracles import ORACLES
@@ -296,7 +297,7 @@ class MiniBatchClassifier(ProbabilisticClassifier, MiniBatchModel):
 
     def _partial_fit_classes(self, X: Any, y: Any, sample_weight: Any, classes: Any) -> Self:
         """One epoch. classes: all labels that any call will bring, needed in the first, which leaves none when it fails."""
-        first = _check_partial_fit_first_call(self, classes)
+        first = _check_partial_fit_first_call(self, brought_here(classes))
         try:
             return self._partial_fit(X, y, sample_weight)
         except BaseException:

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.data.dataset import Dataset
 from pipeline.execution.current import executor_in_place_of_dask
 from tasks.loading.mapping import PartitionMap
+from tasks.machine.namespaces import beside, is_elsewhere
 from tasks.objectives.scoring import ScoreInput, predict_partition
 
 
@@ -38,4 +39,5 @@ class Predicted(da.Array):
         if executor is None:
             return super().compute(**options)
         partition_map = PartitionMap("predictions", partial(predict_partition, kind=self.kind), self.model)
-        return np.concatenate([part for _, part in executor.map_partitions(self.dataset().rows, partition_map)])
+        found = np.concatenate([part for _, part in executor.map_partitions(self.dataset().rows, partition_map)])
+        return beside(self._meta, found) if is_elsewhere(self._meta) else found

@@ -23,11 +23,15 @@ from pipeline.data.collections import NAMES, design_dtype, feature_names, parame
 from pipeline.data.dataset import Dataset
 from pipeline.data.inputs import LAZY, as_rows
 from pipeline.estimators.predicted import Predicted
-from tasks.loading.blocks import as_weight, require_places, require_real
+from tasks.loading.blocks import as_weight, require_lengths, require_places, require_real, rows_in_place
 from tasks.loading.mapping import PartitionMap
+from tasks.loading.residence import home_of
+from tasks.machine.namespaces import beside, brought_here, is_elsewhere, numpy_dtype
 from tasks.objectives.scoring import SCORE, ScoreInput, ScoreSums, predict_block, score_sums
 from tasks.reductions.tree import Tree
 from tasks.rows.frames import require_numeric
+from tasks.rows.partition import Block
+from tasks.rows.targets import as_target
 
 
 class Estimator(Protocol):
@@ -70,13 +74,13 @@ def dataset_of(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> Data
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if isinstance(value, LAZY):
             raise TypeError(f"{name} is a Dask collection but X is in memory; pass both as Dask collections, or {name}.compute()")
-    dtype = parameter_dtype(X)
-    X, y = validated(estimator, X, y)
-    if isinstance(sample_weight, pd.DataFrame):
+    dtype, device = parameter_dtype(X), home_of(X)
+    X, y = validated(estimator, brought_here(X), brought_here(y))
+    if isinstance(sample_weight, pd.DataFrame) or is_elsewhere(sample_weight):
         sample_weight = as_weight(sample_weight)
     if sample_weight is not None:
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    dataset = Dataset.from_arrays(X, y, sample_weight, columns=vars(estimator).get("feature_names_in_"))
+    dataset = Dataset.from_arrays(X, y, sample_weight, columns=vars(estimator).get("feature_names_in_"), device=device)
     dataset.parameter_dtype = dtype  # of the X that was given
     return dataset
 
@@ -93,7 +97,8 @@ def validated(estimator: Estimator, X: Any, y: Any) -> tuple[Any, Any]:
 
 
 def predictions(estimator: Estimator, X: Any, kind: str) -> Any:
-    """Predictions of `kind` by a fitted estimator: lazy for Dask input and datasets, NumPy otherwise."""
+    """Predictions of `kind` by a fitted estimator: lazy for Dask input and datasets, where it is for an array that is elsewhere, NumPy
+    otherwise."""
     if isinstance(X, Dataset):
         estimator._check_features(X.n_columns, X.columns)
         return lazy_predictions(estimator, X.X, kind, lambda: X)
@@ -107,9 +112,18 @@ def predictions(estimator: Estimator, X: Any, kind: str) -> Any:
         return lazy_predictions(estimator, X, kind, partial(Dataset.from_dask, X.copy()))  # X[...] = ... changes X in place
     require_table(X)
     model = estimator._model(parameter_dtype(X))
+    if is_elsewhere(X):
+        return predict_block(features_of(estimator, X), model, kind)
     X = validate_data(estimator, X, accept_sparse="csr", dtype=design_dtype(X), order="C", reset=False)
     estimator._check_features(X.shape[1], None)
     return predict_block(X, model, kind)
+
+
+def features_of(estimator: Estimator, X: Any) -> Any:
+    """Rows that are elsewhere, as predictions take them. Raises ValueError for those that are not the features of the fit."""
+    X = rows_in_place(X)
+    estimator._check_features(int(X.shape[1]), None)
+    return X
 
 
 def lazy_predictions(estimator: Estimator, X: da.Array, kind: str, dataset: Callable[[], Dataset]) -> da.Array:
@@ -118,15 +132,24 @@ def lazy_predictions(estimator: Estimator, X: da.Array, kind: str, dataset: Call
     if X.ndim != 2:
         raise ValueError(f"Expected 2D array, got {X.ndim}D array instead; X must be (rows, columns)")
     estimator._check_features(X.shape[1], None)
-    example = predict_block(np.zeros((1, X.shape[1]), design_dtype(X)), model, kind)
+    row = np.zeros((1, X.shape[1]), design_dtype(X))
+    example = predict_block(beside(X._meta, row) if is_elsewhere(X._meta) else row, model, kind)
     chunks: dict[str, Any] = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (X.chunks[0], (example.shape[1],))}
     held = delayed(model, name=f"model-{dask.base.tokenize(type(estimator).__name__, model)}", pure=True)
-    blocks = X.rechunk({1: -1}).map_blocks(predict_block, held, kind, dtype=example.dtype, meta=example[:0], name=None, **chunks)
+    form: dict[str, Any] = {"dtype": numpy_dtype(example), "meta": example[:0, ...]}
+    blocks = X.rechunk({1: -1}).map_blocks(predict_block, held, kind, name=None, **form, **chunks)
     return Predicted.of(blocks, dataset, model, kind)
 
 
 def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> ScoreSums:
-    """The sums of a score over a Dataset (resident: by a round) or Dask collections (partition by partition, none kept)."""
+    """The sums of a score over a Dataset (resident: by a round), Dask collections (partition by partition, none kept), or an array that is
+    elsewhere."""
+    if is_elsewhere(X):
+        model = estimator._model(parameter_dtype(X))
+        require_y(y)
+        block = Block(features_of(estimator, X), as_target(y), as_weight(sample_weight))
+        require_lengths(block)
+        return score_sums(block, model)
     dataset = X if isinstance(X, Dataset) else Dataset.from_dask(X, y, sample_weight)
     model = estimator._model(dataset.parameter_dtype)
     estimator._check_features(dataset.n_columns, dataset.columns)
@@ -135,13 +158,18 @@ def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> Sc
             raise ValueError("a score needs y, and this dataset has none")
         sums: ScoreSums = dataset.executor().map_reduce(dataset.rows, SCORE, model)
         return sums
-    if y is None:
-        raise ValueError("a score needs y: score(X, y)")
+    require_y(y)
     tree = Tree(dataset.n_partitions, SCORE.combine)
     for partition, sums in dataset.executor().map_partitions(dataset.rows, PartitionMap("score", score_sums, model)):
         tree.add((0, partition), sums)
     found: ScoreSums = tree.result()
     return found
+
+
+def require_y(y: Any) -> None:
+    """Raise ValueError where a score has no y."""
+    if y is None:
+        raise ValueError("a score needs y: score(X, y)")
 
 
 def require_table(X: Any) -> None:
@@ -156,6 +184,6 @@ def require_table(X: Any) -> None:
         require_places(X)
 
 
-def lives_in_partitions(X: Any) -> bool:
+def scored_in_place(X: Any) -> bool:
     """Whether a score of X is computed where it lives."""
-    return isinstance(X, (Dataset, *LAZY))
+    return isinstance(X, (Dataset, *LAZY)) or is_elsewhere(X)

@@ -18,9 +18,10 @@ OnErrorName: TypeAlias = Annotated[OnError, one_of(*get_args(OnError))]
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Section):
-    """The data of a job. Paths are relative to the directory that the command runs in."""
+    """The data of a job. Paths are relative to the directory that the command runs in. device: where X lives, see `Dataset`."""
 
     title: ClassVar[str] = "data"
+    device: Text | None = None
 
     @abstractmethod
     def dataset(self) -> Dataset:
@@ -45,7 +46,7 @@ class BundledData(Data):
 
     def dataset(self) -> Dataset:
         X, y = load_bundled(self.name)
-        return Dataset.from_arrays(X, y, n_partitions=self.n_partitions, partition_rows=self.partition_rows)
+        return Dataset.from_arrays(X, y, n_partitions=self.n_partitions, partition_rows=self.partition_rows, device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ class GeneratedData(Data):
 
     def dataset(self) -> Dataset:
         make = LinearRows(self.model, self.rows_per_partition, self.n_columns, self.dtype, self.seed)
-        return Dataset.from_function(make, n_partitions=self.n_partitions, n_columns=self.n_columns, dtype=self.dtype)
+        return Dataset.from_function(make, n_partitions=self.n_partitions, n_columns=self.n_columns, dtype=self.dtype, device=self.device)
 
 
 DATA: Mapping[str, type[Data]] = {cls.kind: cls for cls in (BundledData, CsvData, ParquetData, NpyData, ZarrData, Hdf5Data, GeneratedData)}

@@ -23,6 +23,7 @@ from pipeline.planning.costs import Cost, Worker, kind_of, level_of, n_steps_of
 from pipeline.planning.sample import Sample, plan_load
 from pipeline.planning.strategies import gradients_of, of_short_rounds, under_way
 from pipeline.training.loop import train
+from tasks.machine.namespaces import on_host
 from tasks.machine.threads import single_blas_thread
 from tasks.reductions.reduction import reduce_shards
 from tasks.rounds.fitting import Fit
@@ -141,7 +142,8 @@ def few_rows(sample: Sample, n_partitions: int) -> Dataset:
     """A dataset of so many partitions of two sampled rows each."""
     group = max(sample.groups, key=lambda group: group.n_rows)
     rows = np.arange(2 * n_partitions) % group.n_rows
-    return Dataset.from_arrays(group.X[rows], None if group.y is None else group.y[rows], n_partitions=n_partitions)
+    X = on_host(group.X)[rows]
+    return Dataset.from_arrays(X, None if group.y is None else group.y[rows], n_partitions=n_partitions, device=group.home)
 
 
 def message_seconds(one: Dataset, many: Dataset, broadcast: Broadcast) -> tuple[float, float]:

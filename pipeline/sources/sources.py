@@ -52,8 +52,9 @@ class Source(ABC):
     """Partitions in a fixed order, cut into groups by their number and size alone: group g is partitions [g 2^L, (g + 1) 2^L).
 
     resident: what executors keep of it, by executor; two datasets made by one split share it. screen: of partitions that are to be left out
-    where they cannot be used. lock: for whoever loads or checks the rows, so that several fits at the same time do it once; rows that are
-    resident are used without it. version: counts how often the rows were found to be others than before.
+    where they cannot be used. home: the device that rows are to live on (`tasks.loading.residence`), None for the one that they come
+    from. lock: for whoever loads or checks the rows, so that several fits at the same time do it once; rows that are resident are used
+    without it. version: counts how often the rows were found to be others than before.
     """
 
     in_client: ClassVar[bool]
@@ -63,6 +64,7 @@ class Source(ABC):
     split: Split | None = None
     resident: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     screen: Screen | None = None
+    home: str | None = None
     lock: Any = field(default_factory=threading.RLock, init=False, repr=False)
     version: int = field(default=0, init=False, repr=False)
 
@@ -227,8 +229,8 @@ class ArraySource(Source):
     def _group(self, index: int) -> list[Group]:
         start, stop = self.group_starts[index : index + 2]
         if self.split is not None:
-            return group_subsets([self._block(i) for i in range(start, stop)], start, self.split, from_client=True)
-        group = make_group([self._slice(start, stop)], start, from_client=True)  # a view on the user's rows, not a copy
+            return group_subsets([self._block(i) for i in range(start, stop)], start, self.split, from_client=True, home=self.home)
+        group = make_group([self._slice(start, stop)], start, from_client=True, home=self.home)  # a view on the user's rows, not a copy
         group.offsets = (self.rows[start : stop + 1] - self.rows[start]).astype(np.int64)
         return [group]
 
@@ -317,7 +319,7 @@ class GraphSource(Source):
         steps, given = plan_groups(graph, groups, first)
         starts = [self.group_starts[number] for number in numbers]
         plans = tuple(GroupPlan(start, made, tuple(keys)) for start, made, keys in zip(starts, steps, groups, strict=True))
-        return ShardLoad(load_shard, (tuple(numbers), plans, self.split), self.n_partitions, tuple(sorted(given, key=str)))
+        return ShardLoad(load_shard, (tuple(numbers), plans, self.split, self.home), self.n_partitions, tuple(sorted(given, key=str)))
 
     def delayed_blocks(self) -> list[Delayed]:
         if self.screen is None:

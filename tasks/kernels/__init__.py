@@ -193,8 +193,8 @@ def hessian_vector(
     return sums[: coef.size].reshape(coef.shape), sums[coef.size :]
 
 
-def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
-    """Raw predictions X @ coef.T + intercept, (n, m) float64."""
+def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Any:
+    """Raw predictions X @ coef.T + intercept, (n, m) float64, where X lives."""
     if not isinstance(X, np.ndarray | sp.csr_array):
         return array_api.raw_prediction(X, coef, intercept)
     rows, kind = _rows(X)

@@ -1,7 +1,8 @@
 """The passes in any array namespace: CuPy on GPUs, and NumPy for rows that are too few to compile for. The same sums along the same tree,
 equal to rounding.
 
-X and y may live on a device; parameters come, and results go, as NumPy arrays. One partition at a time is converted to float64.
+X and y may live on a device; parameters come, and sums go, as NumPy arrays. Raw predictions stay there. One partition at a time is
+converted to float64.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tasks.kernels.loss import PointwiseLoss
-from tasks.machine.namespaces import device_of, namespace_of, on_host
+from tasks.machine.namespaces import beside, device_of, namespace_of, on_host
 from tasks.typing import Float64, Int64
 
 Sums = list[Any]
@@ -158,10 +159,10 @@ def hessian_vector(
     return coef_sum, intercept_sum
 
 
-def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Float64:
-    """Raw predictions, as tasks.kernels.raw_prediction has them."""
+def raw_prediction(X: Any, coef: Float64, intercept: Float64) -> Any:
+    """Raw predictions where X lives, as tasks.kernels.raw_prediction has them."""
     xp = namespace_of(X)
-    return to_numpy(_flat(xp, _predict(xp, xp.astype(X, xp.float64), like(X, coef), like(X, intercept), 1)))
+    return _flat(xp, _predict(xp, xp.astype(X, xp.float64, copy=False), like(X, coef), like(X, intercept), 1))
 
 
 def column_spread(X: Any, weight: Any) -> tuple[float, Float64, Float64, Float64]:
@@ -230,8 +231,8 @@ def _flat(xp: Any, values: Any) -> Any:
 
 
 def like(X: Any, array: Any) -> Any:
-    """The array in the namespace and on the device of X; NumPy's in C order, because BLAS rounds otherwise for others."""
-    return namespace_of(X).asarray(np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array, device=device_of(X))
+    """The array in the namespace and on the device of X, in C order, because BLAS rounds otherwise for others."""
+    return np.ascontiguousarray(array) if isinstance(X, np.ndarray) else beside(X, array)
 
 
 def to_numpy(array: Any) -> Float64:

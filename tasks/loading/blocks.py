@@ -11,6 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from tasks.loading.quarantine import text_of
+from tasks.loading.residence import home_of
+from tasks.machine.namespaces import brought_here, is_elsewhere, namespace_of, numpy_dtype
 from tasks.rows.draws import split_rows, take
 from tasks.rows.frames import frame_dtypes, frame_values, is_frame, is_series
 from tasks.rows.partition import Block, normalise
@@ -67,17 +69,23 @@ def _block(spec: BlockSpec, X: Any, y: Any, sample_weight: Any) -> Block:
         y = X[spec.target] if spec.target is not None else y
         sample_weight = X[spec.sample_weight] if spec.sample_weight is not None else sample_weight
         X = X[list(spec.columns)]
-    block = Block(as_design(X, spec.dtype), as_target(y), as_weight(sample_weight))
-    n_rows, n_columns = block.X.shape
+    block = Block(as_design(X, spec.dtype), as_target(y), as_weight(sample_weight), home=home_of(X))
+    n_columns = block.X.shape[1]
     if spec.n_columns not in (None, n_columns):
         raise ValueError(f"X has {n_columns} columns but was declared with {spec.n_columns}")
+    require_lengths(block)
+    return block
+
+
+def require_lengths(block: Block) -> None:
+    """Raise ValueError where X, y and sample_weight are not of as many rows."""
+    n_rows = block.X.shape[0]
     for name, array in (("y", block.y), ("sample_weight", block.sample_weight)):
         if array is not None and len(array) != n_rows:
             raise ValueError(
                 f"Found input variables with inconsistent numbers of samples: X has {n_rows} rows but {name} has {len(array)}; "
                 "both must be cut into the same partitions"
             )
-    return block
 
 
 def pack(*rows: Any) -> tuple[Any, ...]:
@@ -112,7 +120,7 @@ def count_rows(rows: Any) -> int:
 
 
 def as_design(X: Any, dtype: str) -> Design:
-    """X as a C-ordered aligned array or CSR of `dtype`, (n, p); the caller's own rows are never changed."""
+    """X as a C-ordered aligned array or CSR of `dtype`, (n, p), on the host; the caller's own rows are never changed."""
     if is_frame(X):
         X = frame_values(X, row_dtype(*frame_dtypes(X)) if dtype == "float32" else dtype)  # see _require_same_values
     if sp.issparse(X):
@@ -121,6 +129,7 @@ def as_design(X: Any, dtype: str) -> Design:
         raise TypeError("X is a masked array; fill it first: X.filled(value)")
     if is_series(X):
         raise ValueError("X must be 2-D (rows, columns), got a pandas Series; use X.to_frame() for a single column")
+    X = brought_here(X)
     try:
         X = np.asarray(X)
     except ValueError as error:
@@ -136,6 +145,17 @@ def as_design(X: Any, dtype: str) -> Design:
         rows = np.require(X, dtype=dtype, requirements=["C", "A"])
     _require_same_values(X, rows)
     return rows
+
+
+def rows_in_place(X: Any) -> Any:
+    """Rows of numbers where they are: an array that is elsewhere as float32 or float64 there, all else as `as_design` has it."""
+    if not is_elsewhere(X):
+        return as_design(X, row_dtype(X.dtype))
+    xp, given = namespace_of(X), numpy_dtype(X)
+    require_real(given)
+    if X.ndim != 2:
+        raise ValueError(f"X must be 2-D (rows, columns), got {X.ndim}-D; use a column of its own for a single one, X[:, None]")
+    return xp.astype(X, getattr(xp, row_dtype(given)), copy=False)
 
 
 def _require_same_values(given: Any, rows: Any) -> None:
@@ -196,7 +216,7 @@ def as_weight(sample_weight: Any) -> Float64 | None:
         sample_weight = sample_weight.iloc[:, 0]
     if np.ma.is_masked(sample_weight):
         raise TypeError("sample_weight is a masked array; fill it first: sample_weight.filled(value)")
-    weight = sample_weight.to_numpy() if is_series(sample_weight) else np.asarray(sample_weight)
+    weight = sample_weight.to_numpy() if is_series(sample_weight) else np.asarray(brought_here(sample_weight))
     require_real(weight.dtype, "sample_weight")
     if weight.ndim != 1:
         raise ValueError(f"sample_weight must be 1-D (rows,), got {weight.ndim}-D; give each row its own, or leave it out")

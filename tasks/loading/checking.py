@@ -11,7 +11,9 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from tasks.loading.residence import require_home
 from tasks.loading.statistics import Spread, add_spreads, spread
+from tasks.machine.namespaces import on_host
 from tasks.reductions.reduction import Reduction, of_group
 from tasks.reductions.tree import tree_sum
 from tasks.rows.digests import partition_digests
@@ -61,7 +63,8 @@ class Summary(NamedTuple):
 
 def summary(group: Group, n_partitions: int) -> Summary:
     """The summary of one group: the one that is kept there, which is handed out once, for nobody needs it again, or a new one.
-    n_partitions: of the data that it is of."""
+    n_partitions: of the data that it is of. Raises ValueError for rows that cannot live where they are to."""
+    require_home(group)
     kept: Summary | None = group.pop(KEPT)
     return summarise(group, n_partitions) if kept is None else kept
 
@@ -75,7 +78,7 @@ def keep_summary(group: Group, n_partitions: int) -> None:
 
 def summarise(group: Group, n_partitions: int | None = None) -> Summary:
     """The summary of one group, anew. n_partitions: of the data that it is of, by default its own."""
-    columns = spread(group.X, group.sample_weight, group.offsets, n_partitions)
+    columns = spread(on_host(group.X), group.sample_weight, group.offsets, n_partitions)
     classes, rows, weights = _classes(group)
     return Summary(
         first_partition=group.first_partition,
@@ -152,7 +155,7 @@ def first_fault(group: Group) -> Fault | None:
 
 def _first_fault(group: Group, largest: Float64) -> Fault | None:
     if group.n_rows and not np.all(np.isfinite(largest)):
-        return _fault(group, "X", *_first_not_finite(group.X))
+        return _fault(group, "X", *_first_not_finite(on_host(group.X)))
     y, weight = group.y, group.sample_weight
     if y is not None and y.dtype.kind == "f" and not np.all(np.isfinite(y)):
         return _fault(group, "y", *_first_not_finite(y.reshape(group.n_rows, -1)))
@@ -173,8 +176,7 @@ def _first_not_finite(X: Any) -> tuple[int, int, float]:
         position = int(np.argmin(np.isfinite(X.data)))
         row = int(np.searchsorted(X.indptr, position, side="right")) - 1
         return row, int(X.indices[position]), float(X.data[position])
-    finite = np.isfinite(X) if isinstance(X, np.ndarray) else np.isfinite(X).get()  # CuPy
-    row, column = divmod(int(np.argmin(finite)), X.shape[1])
+    row, column = divmod(int(np.argmin(np.isfinite(X))), X.shape[1])
     return row, column, float(X[row, column])
 
 

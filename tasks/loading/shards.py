@@ -44,11 +44,17 @@ class GroupPlan(NamedTuple):
     blocks: tuple[Hashable, ...]
 
 
-def load_shard(numbers: tuple[int, ...], plans: Sequence[GroupPlan], split: Split | None, given: Sequence[tuple[Hashable, Any]]) -> Shard:
+def load_shard(
+    numbers: tuple[int, ...],
+    plans: Sequence[GroupPlan],
+    split: Split | None,
+    home: str | None,
+    given: Sequence[tuple[Hashable, Any]],
+) -> Shard:
     """Run the plans of the groups of those numbers one after the other.
 
-    `given` are values made elsewhere (persisted blocks, a mean over all partitions). Raises LoadError for the partition whose turn it is
-    when a step does.
+    `given` are values made elsewhere (persisted blocks, a mean over all partitions); home: see `tasks.rows.partition.make_group`. Raises
+    LoadError for the partition whose turn it is when a step does.
     """
     values = dict(given)
     groups = []
@@ -56,7 +62,7 @@ def load_shard(numbers: tuple[int, ...], plans: Sequence[GroupPlan], split: Spli
         failed = run_steps(plan, values)
         if failed is not None:  # raised outside the handler: the error that it handled may be one that cannot be sent
             raise failed
-        groups.append(group_subsets([values[key] for key in plan.blocks], plan.first_partition, split))
+        groups.append(group_subsets([values[key] for key in plan.blocks], plan.first_partition, split, home=home))
         for key in plan.blocks:
             values.pop(key, None)
     return shard_of(numbers, groups)
@@ -92,9 +98,11 @@ def portable(error: Exception) -> Exception:
     return error
 
 
-def group_subsets(blocks: Sequence[Block], first_partition: int, split: Split | None, *, from_client: bool = False) -> list[Any]:
-    """One group for each subset; from_client: see `tasks.rows.partition.Group`."""
-    return [make_group(subset, first_partition, from_client=from_client) for subset in assemble(blocks, first_partition, split)]
+def group_subsets(
+    blocks: Sequence[Block], first_partition: int, split: Split | None, *, from_client: bool = False, home: str | None = None
+) -> list[Any]:
+    """One group for each subset; from_client, home: see `tasks.rows.partition.make_group`."""
+    return [make_group(subset, first_partition, from_client=from_client, home=home) for subset in assemble(blocks, first_partition, split)]
 
 
 def shard_of(numbers: Sequence[int], groups: Sequence[Sequence[Any]]) -> Shard:

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tasks.kernels import array_api, column_spread, worth_compiling
+from tasks.machine.namespaces import on_host
 from tasks.reductions.reduction import Reduction, of_group
 from tasks.reductions.tree import tree_sum
 from tasks.rows.partition import Group
@@ -25,7 +26,8 @@ class Moments(NamedTuple):
 
 def moments(group: Group, broadcast: Any) -> Moments:
     """Moments of one group's rows, its partitions added along the tree; `broadcast` is not used."""
-    return tree_sum([_partition_moments(group.X[a:b]) for a, b in pairwise(group.offsets)], add_moments)
+    X = on_host(group.X)
+    return tree_sum([_partition_moments(X[a:b]) for a, b in pairwise(group.offsets)], add_moments)
 
 
 def _partition_moments(X: Any) -> Moments:

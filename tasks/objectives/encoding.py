@@ -1,13 +1,15 @@
-"""Targets and weights as losses take them, made once where the rows live."""
+"""Targets and weights as losses take them, made once where the rows live: beside X."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from tasks.machine.namespaces import beside, namespace_of
 from tasks.objectives.losses import Loss
 from tasks.reductions.tree import tree_sum
 from tasks.rows.partition import Group
@@ -20,9 +22,20 @@ def encoded_target(group: Group, loss: Loss, classes: Array | None, labels: tupl
     if classes is None:
         y: Float64 = group.derived("float", float_target)
         group.derived(("taken by", loss), lambda g: require_targets(loss, g, y))
-        return y
+        return beside_X(group, "float", lambda: y)
     dtype = np.float64 if n_outputs == 1 else np.int64
-    return group.derived((dtype, labels), lambda g: encode(g.y, classes).astype(dtype))
+    return beside_X(group, (dtype, labels), lambda: encode(group.y, classes).astype(dtype))
+
+
+def beside_X(group: Group, key: Any, make: Callable[[], Array]) -> Any:
+    """What is made of the labels or the weights of a group's rows, where X lives: once per group."""
+    return group.derived(("beside X", key), lambda g: beside(g.X, make()))
+
+
+def row_weight(group: Group) -> Any:
+    """The weights of the rows where X lives, or None for ones."""
+    weight = group.sample_weight
+    return None if weight is None else beside_X(group, "sample_weight", lambda: weight)
 
 
 def float_target(group: Group) -> Float64:
@@ -44,11 +57,13 @@ def require_targets(loss: Loss, group: Group, y: Float64) -> None:
         raise ValueError(f"the {loss.name} loss needs y to be {loss.targets}, got {value} in {where}; drop such rows, or use another loss")
 
 
-def add_weights(weight: Float64 | None, offsets: Int64) -> float:
-    """Σ s_i, partition by partition along the fixed tree, so that no cut of groups shows in the bits."""
+def add_weights(weight: Any, offsets: Int64) -> float:
+    """Σ s_i of weights wherever they live, or of ones, partition by partition along the fixed tree, so that no cut of groups shows in the
+    bits."""
     if weight is None:
         return float(offsets[-1] - offsets[0])
-    return float(tree_sum([weight[start:stop].sum() for start, stop in pairwise(offsets)], operator.add))
+    xp = namespace_of(weight)
+    return float(tree_sum([xp.sum(weight[start:stop]) for start, stop in pairwise(offsets.tolist())], operator.add))
 
 
 def encode(y: Any, classes: Any) -> Array:

@@ -17,8 +17,9 @@ import scipy.sparse as sp
 
 from tasks import kernels
 from tasks.kernels import array_api
+from tasks.machine.namespaces import beside, namespace_of
 from tasks.objectives.base import Layout, Sums, add_sums
-from tasks.objectives.encoding import add_weights, encode, encoded_target, float_target, one_hot
+from tasks.objectives.encoding import add_weights, beside_X, encode, encoded_target, float_target, one_hot, row_weight
 from tasks.objectives.losses import Loss
 from tasks.objectives.standardisation import Standardisation
 from tasks.reductions.tree import tree_sum
@@ -80,14 +81,14 @@ class LinearObjective:
         return self.class_weight if self.one_vs_rest else None
 
     def target(self, group: Group) -> Array:
-        """y as the loss wants it: see `encoded_target`; (n, n_outputs) of 0.0 and 1.0 for one-vs-rest."""
+        """y as the loss wants it, where X lives: see `encoded_target`; (n, n_outputs) of 0.0 and 1.0 for one-vs-rest."""
         if self.targets is not None:
             shift, factor = self.targets
             shape = group.n_rows, self.n_outputs  # of a group without rows, y may be anything
             key = ("standardised", *shift.tolist(), *factor.tolist())
-            return group.derived(key, lambda g: (float_target(g).reshape(shape) - shift) * factor)
+            return beside_X(group, key, lambda: (float_target(group).reshape(shape) - shift) * factor)
         if self.one_vs_rest:
-            return group.derived(("one-vs-rest", self._labels), lambda g: one_hot(encode(g.y, self.classes), self.n_outputs))
+            return beside_X(group, ("one-vs-rest", self._labels), lambda: one_hot(encode(group.y, self.classes), self.n_outputs))
         return encoded_target(group, self.loss, self.classes, self._labels, self.n_outputs)
 
     def require_reachable(self, mean: Float64) -> None:
@@ -96,11 +97,14 @@ class LinearObjective:
             raise ValueError(f"the {self.loss.name} loss has no minimum where y has mean {np.min(mean)}; use another loss, or other rows")
 
     def weight(self, group: Group) -> Float64 | None:
-        """Row weights (n,) with the class weights in (without them for one-vs-rest), or None for ones."""
+        """Row weights (n,) with the class weights in (without them for one-vs-rest), where X lives, or None for ones."""
+        weight: Any = row_weight(group)
         if self.class_weight is None or self.one_vs_rest:
-            return group.sample_weight
-        by_class = self.class_weight[self.target(group).astype(np.int64)]
-        return by_class if group.sample_weight is None else by_class * group.sample_weight
+            return weight
+        target = self.target(group)
+        xp = namespace_of(target)
+        by_class: Any = xp.take(beside(target, self.class_weight), xp.astype(target, xp.int64), axis=0)
+        return by_class if weight is None else by_class * weight
 
     def weight_sum(self, group: Group) -> float:
         """The sum of the row weights, which Hessian-vector passes do not form; once per group, not once per round. See `WeighsRows`."""

@@ -15,12 +15,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.kernels.array_api import like, to_numpy
+from tasks.kernels.array_api import to_numpy
 from tasks.machine import buffers
-from tasks.machine.namespaces import namespace_of
+from tasks.machine.namespaces import beside, device_of, namespace_of
 from tasks.objectives.activations import ACTIVATIONS, Activation, Name
 from tasks.objectives.base import Layout, Sums, add_sums
-from tasks.objectives.encoding import add_weights, encoded_target
+from tasks.objectives.encoding import add_weights, encoded_target, row_weight
 from tasks.objectives.losses import Loss
 from tasks.reductions.tree import Tree
 from tasks.rows.draws import generator
@@ -92,22 +92,23 @@ class NetworkObjective:
     def loss_and_gradient(self, group: Group, parameters: Array) -> Sums:
         parameters = np.asarray(parameters, self.dtype)
         models = [self._layers(row, group.X) for row in parameters]
-        target, weight = encoded_target(group, self.loss, self.classes, self._labels, self.n_outputs), group.sample_weight
+        target: Any = encoded_target(group, self.loss, self.classes, self._labels, self.n_outputs)
+        weight, own = row_weight(group), group.sample_weight
         dropout = self._dropout(group)
 
         def piece(start: int, stop: int) -> Sums:
             gradient = buffers.empty(parameters.shape, self.dtype)
             batch = Batch(
                 _rows(group.X, start, stop, self.dtype),
-                _beside(group.X, target[start:stop]),
-                None if weight is None else _beside(group.X, weight[start:stop]),
-                [_beside(group.X, factor) for factor in dropout(stop - start)],
+                target[start:stop, ...],
+                None if weight is None else weight[start:stop],
+                [beside(group.X, factor) for factor in dropout(stop - start)],
             )
             losses = [
                 backpropagate(self.loss, ACTIVATIONS[self.activation], batch, layers, self._layers(row))
                 for layers, row in zip(models, gradient, strict=True)
             ]
-            weight_sum = stop - start if weight is None else weight[start:stop].sum()
+            weight_sum = stop - start if own is None else own[start:stop].sum()
             return Sums(np.array(losses), np.full(len(models), float(weight_sum)), gradient)
 
         def partition(start: int, stop: int) -> Sums:
@@ -121,19 +122,21 @@ class NetworkObjective:
         return add_weights(group.sample_weight, group.offsets)
 
     def predict(self, parameters: Array, X: Design) -> Array:
-        """Raw predictions (rows, n_outputs) for parameters (n,); computed, and returned, in float32 where both are, else in float64."""
+        """Raw predictions (rows, n_outputs) for parameters (n,), where X lives; computed, and returned, in float32 where both are, else in
+        float64."""
         dtype = "float32" if "float32" in str(X.dtype) and parameters.dtype == np.float32 else "float64"
         layers = self._layers(np.asarray(parameters, dtype), X)
-        raw = np.empty((X.shape[0], self.n_outputs), dtype)
+        xp = namespace_of(X)
+        raw: Any = xp.empty((X.shape[0], self.n_outputs), dtype=getattr(xp, dtype), device=device_of(X))
         with np.errstate(over="ignore", invalid="ignore"):
             for start, stop in _pieces(0, X.shape[0]):
                 hidden = forward(ACTIVATIONS[self.activation], _rows(X, start, stop, dtype), layers, [])[-1]
-                raw[start:stop] = _to_numpy(_affine(hidden.dropped, *layers[-1]))
+                raw[start:stop, :] = _affine(hidden.dropped, *layers[-1])
         return raw
 
     def _layers(self, parameters: Array, X: Any = None) -> list[Layer]:
         """Views of parameters (n,), layer by layer; copies where X lives, if that is not here."""
-        arrays = [_beside(X, array) for array in self.layout.split(parameters).values()]
+        arrays = [array if X is None else beside(X, array) for array in self.layout.split(parameters).values()]
         return [Layer(*pair) for pair in zip(arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :], strict=True)]
 
     def _dropout(self, group: Group) -> Callable[[int], list[Array]]:
@@ -230,11 +233,6 @@ def _rows(X: Any, start: int, stop: int, dtype: str) -> Any:
         return rows.astype(dtype, copy=False)
     xp = namespace_of(X)
     return xp.astype(rows, getattr(xp, dtype), copy=False)
-
-
-def _beside(X: Any, array: Array) -> Any:
-    """The array where X lives, itself if that is here."""
-    return array if X is None or isinstance(X, np.ndarray | sp.csr_array) else like(X, array)
 
 
 def _to_numpy(array: Any) -> Array:

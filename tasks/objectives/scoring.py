@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
@@ -9,13 +10,17 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.loading.blocks import as_design, row_dtype
+from tasks.loading.blocks import rows_in_place
+from tasks.loading.residence import at_home
+from tasks.machine.namespaces import beside, namespace_of, on_host
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.base import Scored
+from tasks.objectives.encoding import beside_X
 from tasks.objectives.losses import Loss
 from tasks.reductions.reduction import Reduction, of_group
 from tasks.rows.partition import Block, Group, normalise
-from tasks.typing import Array, Design, Float64
+from tasks.rows.targets import NUMBERS
+from tasks.typing import Array, Float64
 
 
 class Predictor(Scored, Protocol):
@@ -48,21 +53,47 @@ class ScoreSums(NamedTuple):
 
 
 def score_sums(rows: Group | Block, broadcast: ScoreInput) -> ScoreSums:
-    """The sums of a score over one group or block. Raises ValueError for rows that cannot be scored."""
+    """The sums of a score over one group or block, computed where X lives. Raises ValueError for rows that cannot be scored."""
     require_scorable(rows, broadcast)
     raw = finite_predictions(broadcast, normalise(rows.X), partial(place_of, rows))
-    weight = np.ones(raw.shape[0]) if rows.sample_weight is None else normalise(rows.sample_weight)
-    total = float(weight.sum())
-    assert rows.y is not None
+    xp, y, own = namespace_of(raw), rows.y, rows.sample_weight
+    assert y is not None
+    weight = kept_beside(rows, raw, "score weight", lambda: np.ones(raw.shape[0]) if own is None else normalise(own))
+    total = float(xp.sum(weight))
     if broadcast.objective.classes is not None:
-        correct = float(weight[predicted_classes(raw, broadcast.objective.classes) == rows.y.reshape(-1)].sum())
+        classes = broadcast.objective.classes
+        known, labels = comparable(raw, classes)
+        truth = kept_beside(rows, raw, ("labels", classes.dtype.str, classes.tobytes()), lambda: labels(y.reshape(-1)))
+        correct = float(xp.sum(weight[predicted_classes(raw, known) == truth]))
         return ScoreSums(total, correct, *(np.zeros(1),) * 3)
-    if rows.y.size != raw.size:
-        n_targets = 1 if rows.y.ndim == 1 else rows.y.shape[1]
+    if y.size != math.prod(raw.shape):
+        n_targets = 1 if y.ndim == 1 else y.shape[1]
         raise ValueError(f"y has {n_targets} targets, but the model was fitted on {raw.shape[1]}; pass y of shape (rows, {raw.shape[1]})")
-    y = normalise(rows.y).reshape(len(raw), raw.shape[1]).astype(np.float64)
-    mean = weight @ y / total if total else np.zeros(y.shape[1])
-    return ScoreSums(total, 0.0, weight @ (y - raw) ** 2, mean, weight @ (y - mean) ** 2)
+    truth = kept_beside(rows, raw, "score y", lambda: normalise(y).reshape(raw.shape).astype(np.float64))
+    mean = weight @ truth / total if total else xp.zeros_like(weight @ truth)
+    residual, scatter = weight @ (truth - raw) ** 2, weight @ (truth - mean) ** 2
+    return ScoreSums(total, 0.0, on_host(residual), on_host(mean), on_host(scatter))
+
+
+def kept_beside(rows: Group | Block, raw: Any, key: Any, make: Callable[[], Array]) -> Any:
+    """What is made of labels or weights, beside raw predictions. Groups on a device keep it there; on the host it is made in no time."""
+    if isinstance(raw, np.ndarray) or not isinstance(rows, Group):
+        return beside(raw, make())
+    return beside_X(rows, key, make)
+
+
+def comparable(raw: Any, classes: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """The classes, and what becomes of labels, so that they can be compared in the namespace of raw predictions: only NumPy has text, and
+    compares numbers of all kinds. Elsewhere their places among the classes stand for them, -1 for labels that are none of these."""
+    if isinstance(raw, np.ndarray):
+        return classes, lambda y: y
+    order = np.argsort(classes)
+
+    def places(y: Array) -> Array:
+        found = order[np.minimum(np.searchsorted(classes, y, sorter=order), len(classes) - 1)]
+        return np.where(classes[found] == y, found, -1)
+
+    return np.arange(len(classes)), places
 
 
 def require_scorable(rows: Group | Block, broadcast: ScoreInput) -> None:
@@ -100,13 +131,22 @@ def add_scores(left: ScoreSums, right: ScoreSums) -> ScoreSums:
     return ScoreSums(weight, left.correct + right.correct, left.residual + right.residual, mean, scatter)
 
 
-SCORE: Final = Reduction("score", of_group(score_sums), add_scores, lambda broadcast, n_columns: 0)
+def resident_score_sums(group: Group, broadcast: ScoreInput) -> ScoreSums:
+    """`score_sums` of a group where it is at home."""
+    at_home([group])
+    return score_sums(group, broadcast)
 
 
-def predicted_classes(raw: Float64, classes: Array) -> Array:
-    """The label of the largest raw prediction, or of its sign for one raw prediction a row."""
-    codes = (raw[:, 0] > 0).astype(np.int64) if raw.shape[1] == 1 else raw.argmax(axis=1)
-    return np.asarray(classes[codes])
+SCORE: Final = Reduction("score", of_group(resident_score_sums), add_scores, lambda broadcast, n_columns: 0)
+
+
+def predicted_classes(raw: Any, classes: Array) -> Any:
+    """The label of the largest raw prediction, or of its sign for one a row: where raw predictions live, text on the host."""
+    xp = namespace_of(raw)
+    codes = xp.astype(raw[:, 0] > 0, xp.int64) if raw.shape[1] == 1 else xp.argmax(raw, axis=1)
+    if classes.dtype.kind in NUMBERS:
+        return xp.take(beside(raw, classes), codes, axis=0)
+    return np.asarray(classes[on_host(codes)])
 
 
 def accuracy(sums: ScoreSums) -> float:
@@ -129,13 +169,14 @@ def counted(sums: ScoreSums) -> float:
     return sums.weight
 
 
-def predict_block(X: Any, broadcast: ScoreInput, kind: str, block_id: tuple[int, ...] | None = None) -> Array:
-    """Predictions for the rows of one partition; kind: "raw", "mean" (probabilities) or "label"; block_id: Dask's, for messages.
+def predict_block(X: Any, broadcast: ScoreInput, kind: str, block_id: tuple[int, ...] | None = None) -> Any:
+    """Predictions for the rows of one partition, where X lives. kind: "raw", "mean" (probabilities) or "label"; block_id: Dask's, for
+    messages.
 
     Raises ValueError when one is not finite.
     """
     place = "" if block_id is None else f" of block {block_id[0]}"
-    raw = finite_predictions(broadcast, as_design(X, row_dtype(X.dtype)), lambda row: f"row {row}{place}")
+    raw = finite_predictions(broadcast, rows_in_place(X), lambda row: f"row {row}{place}")
     if kind == "mean":
         return probabilities(raw, broadcast.objective)
     if kind == "label" and broadcast.objective.classes is not None:
@@ -144,17 +185,19 @@ def predict_block(X: Any, broadcast: ScoreInput, kind: str, block_id: tuple[int,
 
 
 def predict_partition(partition: Group, broadcast: ScoreInput, kind: str) -> Array:
-    """Predictions for the rows of a partition, a group of one. Raises as `predict_block`."""
-    return predict_block(partition.X, broadcast, kind, (partition.first_partition,))
+    """Predictions for the rows of a partition, a group of one, on the host. Raises as `predict_block`."""
+    return np.asarray(on_host(predict_block(partition.X, broadcast, kind, (partition.first_partition,))))
 
 
-def finite_predictions(broadcast: ScoreInput, X: Design, place: Callable[[int], str]) -> Float64:
-    """Raw predictions (n, c). Raises ValueError, naming row and column, when one is not finite; place: which row that is, in words."""
+def finite_predictions(broadcast: ScoreInput, X: Any, place: Callable[[int], str]) -> Any:
+    """Raw predictions (n, c), where X lives. Raises ValueError, naming row and column, when one is not finite; place: which row that is, in
+    words."""
     with single_blas_thread():
-        raw = broadcast.objective.predict(np.require(broadcast.parameters, requirements=["C", "A"]), X)  # they came over a network
-    if not np.all(np.isfinite(raw)):
-        row = int(np.argmin(np.isfinite(raw).all(axis=1)))
-        values = X[[row]].toarray()[0] if isinstance(X, sp.csr_array) else X[row]
+        raw: Any = broadcast.objective.predict(np.require(broadcast.parameters, requirements=["C", "A"]), X)  # they came over a network
+    xp = namespace_of(raw)
+    if not bool(xp.all(xp.isfinite(raw))):
+        row = int(np.argmin(np.isfinite(on_host(raw)).all(axis=1)))
+        values = X[[row]].toarray()[0] if isinstance(X, sp.csr_array) else on_host(X[row, :])
         bad = np.flatnonzero(~np.isfinite(values))
         if not len(bad):
             raise ValueError(f"the prediction for {place(row)} overflows; scale X as it was for the fit")
@@ -164,7 +207,7 @@ def finite_predictions(broadcast: ScoreInput, X: Design, place: Callable[[int], 
     return raw
 
 
-def probabilities(raw: Float64, objective: Predictor) -> Float64:
-    """(n, n_classes)."""
+def probabilities(raw: Any, objective: Predictor) -> Any:
+    """(n, n_classes), where raw predictions live."""
     mean = objective.loss.mean(raw)
-    return np.hstack([1.0 - mean, mean]) if raw.shape[1] == 1 else mean
+    return namespace_of(raw).concat([1.0 - mean, mean], axis=1) if raw.shape[1] == 1 else mean

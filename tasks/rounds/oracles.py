@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from tasks.loading.residence import at_home
 from tasks.objectives.base import (
     GramSums,
     HessianBlockSums,
@@ -153,6 +154,7 @@ def local_steps(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
     """How far each subtree's own updates move the parameters: see `tasks.rounds.local_solves`."""
     assert broadcast.batch is not None
     assert isinstance(broadcast.local, LocalSteps)
+    at_home(groups)
     here, version = aligned(broadcast), broadcast.local.version
     of_attempt = attempt(groups, broadcast.fit)
     own = recall(groups, broadcast.fit, LOCAL_UPDATES, version) if version else LocalMemory()
@@ -165,6 +167,7 @@ def local_steps(groups: Sequence[Group], broadcast: Broadcast) -> Sums:
 def consensus(groups: Sequence[Group], broadcast: Broadcast) -> Parts:
     """Losses and gradients, and where each subtree would have the parameters: see `tasks.rounds.consensus`."""
     assert isinstance(broadcast.local, Consensus)
+    at_home(groups)
     here = aligned(broadcast)
     assert here.direction is not None
     return consensus_step(groups, here.objective, here.parameters, here.direction, broadcast.local)
@@ -231,7 +234,8 @@ def aligned(broadcast: Broadcast) -> Broadcast:
 
 
 def chosen_rows(groups: Sequence[Group], broadcast: Broadcast) -> Group:
-    """The rows that a round is about."""
+    """The rows that a round is about, at home."""
+    at_home(groups)
     if broadcast.batch is not None:
         return select(groups, broadcast.batch)
     (group,) = groups

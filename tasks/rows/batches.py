@@ -17,8 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from tasks.kernels.array_api import to_numpy
-from tasks.machine.namespaces import namespace_of
+from tasks.machine.namespaces import namespace_of, on_host
 from tasks.rows.draws import generator, spread
 from tasks.rows.gathering import gather
 from tasks.rows.partition import Group
@@ -230,7 +229,9 @@ def squared_norms(X: Any) -> Float64:
         return np.asarray(X.multiply(X).sum(axis=1), dtype=np.float64)
     if isinstance(X, np.ndarray):
         return np.asarray(np.einsum("ij,ij->i", X, X, dtype=np.float64))
-    return to_numpy(namespace_of(X).sum(X * X, axis=1))
+    xp = namespace_of(X)
+    wide = xp.astype(X, xp.float64, copy=False)
+    return np.asarray(on_host(xp.sum(wide * wide, axis=1)))
 
 
 def split_key(sampling: Sampling) -> tuple[int, float, float] | None:

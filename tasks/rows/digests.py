@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tasks.lazy import Lazy
+from tasks.machine.namespaces import on_host
 from tasks.rows.partition import Group, Shard
 from tasks.typing import Array, Int64, UInt64
 
@@ -23,6 +24,8 @@ else:
     folding = Lazy("tasks.kernels.words")
 
 MODULUS: Final = 1 << 64
+DIGESTS: Final = "digests"
+"""The name under which groups keep theirs."""
 
 
 def partition_digests(group: Group) -> UInt64:
@@ -30,7 +33,7 @@ def partition_digests(group: Group) -> UInt64:
 
     CSR and dense rows of the same values differ, as do 0.0 and -0.0, and y in another dtype.
     """
-    found: UInt64 = group.derived("digests", _partition_digests)
+    found: UInt64 = group.derived(DIGESTS, _partition_digests)
     return found
 
 
@@ -43,7 +46,7 @@ def _partition_digests(group: Group) -> UInt64:
         _take_in("columns", X.indices, entries, digests)
         _take_in(f"values of {X.shape[1]}", X.data, entries, digests)
     else:
-        _take_in("X", X if isinstance(X, np.ndarray) else X.get(), group.offsets, digests)  # CuPy
+        _take_in("X", on_host(X), group.offsets, digests)
     if group.y is not None:
         _take_in("y", group.y if group.y.dtype.kind in "biuf" else _text_digests(group.y), group.offsets, digests)
     if group.sample_weight is not None:

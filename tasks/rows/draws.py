@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tasks.machine.namespaces import take_rows
 from tasks.rows.partition import Block, Group
 from tasks.typing import Int64
 
@@ -40,10 +41,11 @@ def spread(n: int) -> Iterator[int]:
 def take(block: Block, rows: Int64) -> Block:
     """The given rows of a block."""
     return Block(
-        block.X[rows],
+        take_rows(block.X, rows),
         None if block.y is None else block.y[rows],
         None if block.sample_weight is None else block.sample_weight[rows],
         block.quarantined,
+        block.home,
     )
 
 

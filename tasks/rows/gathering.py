@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from tasks.lazy import Lazy
 from tasks.machine import buffers
-from tasks.machine.namespaces import device_of, namespace_of
+from tasks.machine.namespaces import beside, namespace_of, take_rows
 from tasks.rows.partition import Group, nbytes
 from tasks.typing import Array, Int64
 
@@ -49,12 +49,11 @@ class Pieces:
             copying.copy_pieces(self.addresses, bounds, starts, ends, out)
             return out
         arrays = list(self.arrays_of(groups))
-        elements = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], np.diff(ends))
-        xp, device = namespace_of(arrays[0]), device_of(arrays[0])
+        elements = beside(arrays[0], np.arange(ends[-1]) + np.repeat(starts - ends[:-1], np.diff(ends)))
         cuts = zip(arrays, pairwise(ends[bounds].tolist()), strict=True)
         used = [(array, elements[a:b]) for array, (a, b) in cuts if a < b] or [(arrays[0], elements)]
-        found = [xp.take(array, xp.asarray(some, device=device), axis=0) for array, some in used]
-        return found[0] if len(found) == 1 else xp.concat(found, axis=0)
+        found = [take_rows(array, some) for array, some in used]
+        return found[0] if len(found) == 1 else namespace_of(found[0]).concat(found, axis=0)
 
 
 class Gatherer:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse as sp
 
+from tasks.machine.namespaces import namespace_of, numpy_dtype, on_host
 from tasks.typing import Array, Design, Int64
+
+HERE: Final = "numpy"
+"""The home of rows that are to stay on the host, wherever they come from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """The rows of one partition as a source delivers them: X (n, p), y (n,) or (n, t) or None, sample_weight (n,) or None.
 
-    quarantined: why these are no rows, of a partition that is left out; see `tasks.loading.quarantine`.
+    quarantined: why these are no rows, of a partition that is left out; see `tasks.loading.quarantine`. home: the device that X came from.
     """
 
     X: Design
     y: Array | None = None
     sample_weight: Array | None = None
     quarantined: Any = None
+    home: str | None = None
 
 
 def normalise(X: Any) -> Any:
@@ -45,7 +51,9 @@ def normalise(X: Any) -> Any:
 
 def row_slice(X: Any, start: int, stop: int) -> Any:
     """Rows start .. stop - 1 of an array or of CSR rows: a view, where indices are int32. SciPy makes these of others, and copies."""
-    if not isinstance(X, sp.csr_array) or X.indices.dtype != np.int32:
+    if not isinstance(X, sp.csr_array):
+        return X[start:stop, ...]
+    if X.indices.dtype != np.int32:
         return X[start:stop]
     first, last = X.indptr[start], X.indptr[stop]
     rows = sp.csr_array((stop - start, X.shape[1]), dtype=X.dtype)
@@ -57,13 +65,15 @@ def row_slice(X: Any, start: int, stop: int) -> Any:
 class Group:
     """Neighbouring partitions that form a whole subtree: the unit of work, of movement and of whatever a strategy remembers.
 
-    X             (n, p) float32 or float64, C-ordered, or CSR
+    X             (n, p) float32 or float64, C-ordered, or CSR; of any namespace once the group is at home on a device
     y             (n,) or (n, t), in the user's own dtype (labels stay labels), or None
     sample_weight (n,) float64, or None for ones
     offsets       (q + 1,) int64: partition `first_partition + j` is rows offsets[j]:offsets[j + 1]
     draw          counters that key random numbers of this batch (seed, epoch, round, first partition), empty outside of mini-batches
     quarantined   (partition, why) of those that are left out, and have no rows here
     from_client   whether the rows came from the client's memory: nobody reads them again, so nobody compares what is read
+    home          the name of the device that X lives on from the first round on (see `tasks.loading.residence`); None: it stays here, as
+                  all else does
     memory        what fits remember here, which moves with the group, and is only ever replaced: see `tasks.reductions.remembered`
     """
 
@@ -75,6 +85,7 @@ class Group:
     draw: tuple[int, ...] = ()
     quarantined: tuple[tuple[int, Any], ...] = ()
     from_client: bool = False
+    home: str | None = None
     memory: dict[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
     _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -111,6 +122,11 @@ class Group:
         """Hand out what was kept under that name, once; None where there is nothing."""
         return self._derived.pop(name, None)
 
+    def move(self, X: Any, *kept: str) -> None:
+        """Have the same rows live elsewhere, as X. What is derived from them is made anew there, but for what is kept under these names."""
+        self._derived = {name: value for name, value in self._derived.items() if name in kept}
+        self.X = X
+
     @property
     def derived_nbytes(self) -> int:
         """Bytes of the arrays that are kept here, each counted once, beside the group's own."""
@@ -123,8 +139,8 @@ class Group:
         """The group's own arrays, and those of what is kept here."""
         return self.X, self.y, self.sample_weight, self.offsets, tuple(self._derived.values()), tuple(self.memory.values())
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_derived": {}}
+    def __getstate__(self) -> dict[str, Any]:  # rows travel by way of the host
+        return {**self.__dict__, "X": on_host(self.X), "_derived": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name in ("X", "y", "sample_weight", "offsets"):
@@ -201,7 +217,9 @@ def nbytes(X: Any) -> int:
         return 0
     if isinstance(X, sp.csr_array):
         return int(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
-    return int(X.nbytes)
+    if isinstance(X, np.ndarray):
+        return int(X.nbytes)
+    return math.prod(X.shape) * numpy_dtype(X).itemsize
 
 
 def stack_rows(pieces: Sequence[Any]) -> Any:
@@ -212,12 +230,13 @@ def stack_rows(pieces: Sequence[Any]) -> Any:
         return normalise(pieces[0])
     if isinstance(pieces[0], sp.csr_array):
         return normalise(sp.vstack(pieces, format="csr"))
-    return normalise(np.concatenate(pieces))
+    return normalise(namespace_of(pieces[0]).concat(pieces))
 
 
-def make_group(blocks: Sequence[Block], first_partition: int, *, from_client: bool = False) -> Group:
-    """A group from the blocks of its partitions, in order."""
+def make_group(blocks: Sequence[Block], first_partition: int, *, from_client: bool = False, home: str | None = None) -> Group:
+    """A group from the blocks of its partitions, in order. home: None for the device that they came from, if they did."""
     sizes = [block.X.shape[0] for block in blocks]
+    home = home or next((block.home for block in blocks if block.home is not None), None)
     return Group(
         X=stack_rows([block.X for block in blocks]),
         y=stack_rows([block.y for block in blocks]),
@@ -226,6 +245,7 @@ def make_group(blocks: Sequence[Block], first_partition: int, *, from_client: bo
         first_partition=first_partition,
         quarantined=tuple((i, block.quarantined) for i, block in enumerate(blocks, first_partition) if block.quarantined is not None),
         from_client=from_client,
+        home=None if home == HERE else home,
     )
 
 
@@ -238,4 +258,5 @@ def join_groups(left: Group, right: Group) -> Group:
         sample_weight=stack_rows([side.sample_weight for side in filled]),
         offsets=np.concatenate([left.offsets, left.offsets[-1] + right.offsets[1:]]),
         first_partition=left.first_partition,
+        home=filled[0].home,
     )

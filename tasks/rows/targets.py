@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from tasks.machine.namespaces import brought_here
 from tasks.rows.frames import is_frame, is_series, series_values
 from tasks.rows.partition import Block, Group, normalise
 from tasks.typing import Array, Float64
@@ -81,6 +82,7 @@ def _values(y: Any) -> Array:
         return np.column_stack([series_values(y.iloc[:, i]) for i in range(y.shape[1])])
     if is_series(y):
         return series_values(y)
+    y = brought_here(y)
     try:
         values = np.asarray(y)
         return np.array(y, dtype=object) if isinstance(y, list | tuple) and _may_be_others(values) else values

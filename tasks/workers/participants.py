@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from tasks.loading.residence import at_home
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.linear import LinearObjective
 from tasks.reductions.reduction import NodeSums, array_bytes, content_of, joined, prepare_shards, reduce_joined, reduce_shards
@@ -161,7 +162,7 @@ class Participant:
             (thread, [dask_worker.data[key] for key in keys]) for thread, keys in plan.duties[rank].threads
         ]
         self.joined = {
-            thread: joined(shards, plan.subset, plan.n_groups)
+            thread: joined([settled(shard, plan.subset) for shard in shards], plan.subset, plan.n_groups)
             for thread, shards in self.threads
             if type(plan.fit.objective) is LinearObjective
             and not (plan.fit.marked or plan.cuts)
@@ -268,6 +269,12 @@ class Participant:
         content = (self.content + sum(each.content for each in below)) % MODULUS
         traffic = Traffic(*(sum(of) for of in zip(traffic, *(each.traffic for each in below), strict=True)))
         return Answer(tree.nodes, seconds, messages, hops, content, traffic)
+
+
+def settled(shard: Shard, subset: int) -> Shard:
+    """The shard, whose groups are at home: neighbours on a device and on the host could not be put together."""
+    at_home(shard.groups(subset))
+    return shard
 
 
 def nothing() -> None:

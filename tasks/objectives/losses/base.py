@@ -49,8 +49,8 @@ class Loss(PointwiseLoss):
     targets: ClassVar[str] = "numbers"
 
     @abstractmethod
-    def mean(self, raw: Float64) -> Float64:
-        """Inverse link: the predicted mean (a probability for classification), (n, c).
+    def mean(self, raw: Any) -> Any:
+        """Inverse link: the predicted mean (a probability for classification), (n, c), where raw predictions live.
 
         Raises ValueError for classification losses that are not probabilistic.
         """

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
 
-import numpy as np
-
+from tasks.machine.namespaces import namespace_of
 from tasks.objectives.losses.base import Loss, registered
 from tasks.objectives.losses.pieces import Pieces
 from tasks.typing import Float64
@@ -23,20 +22,21 @@ class BinaryLoss(Loss):
     classification: ClassVar[bool] = True
     outputs: ClassVar[tuple[int, float]] = (1, 1)
 
-    def probability(self, raw: Float64) -> Float64:
+    def probability(self, raw: Any) -> Any:
         """That of y = 1, for each raw prediction by itself.
 
         Raises ValueError where the loss is not probabilistic.
         """
         raise ValueError(f"the {self.name} loss gives no probabilities; use the logistic or modified_huber loss, or raw predictions")
 
-    def mean(self, raw: Float64) -> Float64:
+    def mean(self, raw: Any) -> Any:
         """One-vs-rest probabilities are divided by their sum, and uniform where all are zero (Zadrozny & Elkan 2002, section 5)."""
         probability = self.probability(raw)
         if raw.shape[1] == 1:
             return probability
-        total = probability.sum(axis=1, keepdims=True)
-        return np.where(total == 0, 1.0 / raw.shape[1], probability / np.where(total == 0, 1.0, total))
+        xp = namespace_of(raw)
+        total = xp.sum(probability, axis=1, keepdims=True)
+        return xp.where(total == 0, 1.0 / raw.shape[1], probability / xp.where(total == 0, 1.0, total))
 
     def n_outputs(self, n_targets: int, n_classes: int) -> int:
         return 1 if n_classes == 2 else n_classes
@@ -72,9 +72,10 @@ class LogisticLoss(BinaryLoss):
         value = (v.where_less(raw, zero, zero, raw) - y * raw) + v.log1p_nonnegative(small)
         return weight * value, weight * (mean - y), weight * v.fma(raw, zero, small * reciprocal * reciprocal)
 
-    def probability(self, raw: Float64) -> Float64:
-        small = np.exp(-np.abs(raw))
-        return np.where(raw >= 0, 1.0, small) / (1.0 + small)
+    def probability(self, raw: Any) -> Any:
+        xp = namespace_of(raw)
+        small = xp.exp(-xp.abs(raw))
+        return xp.where(raw >= 0, 1.0, small) / (1.0 + small)
 
 
 @dataclass(frozen=True)
@@ -154,5 +155,5 @@ class ModifiedHuberLoss(MarginLoss):
     def pieces(self) -> Pieces:
         return Pieces(offset=1.0, scale=1.0, cap=2.0, slope=4.0, at_cap=4.0)
 
-    def probability(self, raw: Float64) -> Float64:
-        return (np.clip(raw, -1.0, 1.0) + 1.0) / 2.0
+    def probability(self, raw: Any) -> Any:
+        return (namespace_of(raw).clip(raw, -1.0, 1.0) + 1.0) / 2.0

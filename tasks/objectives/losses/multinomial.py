@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
 
-import numpy as np
-
-from tasks.machine.namespaces import device_of
+from tasks.machine.namespaces import device_of, namespace_of
 from tasks.objectives.losses.base import Loss, registered
 from tasks.typing import Float64
 
@@ -86,8 +84,8 @@ class MultinomialLoss(Loss):
                 indicator = v.where_equal(y, v.splat(float(a)), v.splat(1.0), zero)
                 v.store_some(residual, at + a * count + i, w * (mean - indicator), n)
 
-    def mean(self, raw: Float64) -> Float64:
-        return np.asarray(self.curvature(np, None, raw))
+    def mean(self, raw: Any) -> Any:
+        return self.curvature(namespace_of(raw), None, raw)
 
     def n_outputs(self, n_targets: int, n_classes: int) -> int:
         return n_classes

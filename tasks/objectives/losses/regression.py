@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
 
-import numpy as np
-
+from tasks.machine.namespaces import namespace_of
 from tasks.objectives.losses.base import Loss, registered
 from tasks.objectives.losses.pieces import Pieces
 from tasks.typing import Float64
@@ -29,7 +28,7 @@ class RegressionLoss(Loss):
     classification: ClassVar[bool] = False
     outputs: ClassVar[tuple[int, float]] = (1, inf)
 
-    def mean(self, raw: Float64) -> Float64:
+    def mean(self, raw: Any) -> Any:
         return raw
 
     def n_outputs(self, n_targets: int, n_classes: int) -> int:
@@ -164,8 +163,8 @@ class PoissonLoss(RegressionLoss):
         mean = v.fma(raw, zero, v.where_equal(weight, zero, zero, exponential))
         return weight * (mean - y * raw), weight * (mean - y), weight * mean
 
-    def mean(self, raw: Float64) -> Float64:
-        return np.exp(raw)
+    def mean(self, raw: Any) -> Any:
+        return namespace_of(raw).exp(raw)
 
     def takes(self, y: Float64) -> Any:
         return y >= 0

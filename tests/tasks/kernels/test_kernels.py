@@ -17,6 +17,7 @@ from scipy.special import log_softmax, softmax
 from tasks import kernels
 from tasks.kernels import array_api, dense, fused, pointwise, several
 from tasks.kernels import passes as loops
+from tasks.machine.namespaces import on_host
 from tasks.machine.threads import single_blas_thread
 from tasks.objectives.losses import (
     LOSSES,
@@ -512,7 +513,8 @@ def test_array_api_is_numpy(case: tuple[Loss, int, int]) -> None:
                     kernels.hessian_vector(q.loss, X, target, *rest, D, d),
                     kernels.hessian_vector(q.loss, q.X, q.y, *rest, D, d),
                 )
-    close([kernels.raw_prediction(array_api_strict.asarray(q.X), q.coef, q.intercept)], [kernels.raw_prediction(q.X, q.coef, q.intercept)])
+    raw = on_host(kernels.raw_prediction(array_api_strict.asarray(q.X), q.coef, q.intercept))
+    close([raw], [kernels.raw_prediction(q.X, q.coef, q.intercept)])
     standard = np.linspace(-1.0, 1.0, 11), np.linspace(0.5, 2.0, 11)
     of_parameters = (None, q.offsets, q.coef, q.intercept, q.k, True, None, standard)
     expected = kernels.hessian(q.loss, q.X, q.y, *of_parameters)

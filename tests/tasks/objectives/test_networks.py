@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from scipy.special import expit, log_softmax, softmax
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+from tasks.machine.namespaces import on_host
 from tasks.objectives import networks
 from tasks.objectives.activations import Name
 from tasks.objectives.base import Objective, Sums, add_sums
@@ -187,7 +188,7 @@ def test_any_array_namespace(activation: Name, task: tuple[str, int], dtype: str
     assert found.gradient_sum.dtype == dtype
     tolerance = 1e-12 if dtype == "float64" else 1e-5
     assert_near(found, objective.loss_and_gradient(group, at), tolerance)
-    raw = objective.predict(at[1], elsewhere.X)
+    raw = on_host(objective.predict(at[1], elsewhere.X))
     np.testing.assert_allclose(raw, objective.predict(at[1], group.X), rtol=1e-12, atol=1e-12)
 
 
