@@ -86,7 +86,7 @@ class TorchObjective:
         layout, frozen = laid_out(module, self.frozen, self.dtype)
         shape = () if self.input_shape is None else tuple(self.input_shape)
         form = replicas.Form(shape, self.input_dtype or self.dtype, self.dtype, self.mixed_precision, frozen)
-        for name, value in (("module", module), ("layout", layout), ("_form", form)):
+        for name, value in (("module", module), ("layout", layout), ("_form", form), ("n_outputs", 0)):
             object.__setattr__(self, name, value)
         try:
             raw = self.predict(self.start(), np.zeros((2, self.n_columns)))
@@ -165,12 +165,11 @@ class TorchObjective:
         return add_weights(group.sample_weight, group.offsets)
 
     def predict(self, parameters: Array, X: Design) -> Array:
-        """Raw predictions (rows, n_outputs) for parameters (n,), in dtype."""
+        """Raw predictions (rows, n_outputs) for parameters (n,), in dtype, where X lives."""
         with self._replica(X) as replica:
             replica.load(parameters)
             cuts = [*range(0, X.shape[0], self.micro_batch_size), X.shape[0]]
-            found = [replica.predict(row_slice(X, start, stop)).cpu().numpy() for start, stop in pairwise(cuts)]
-        return np.concatenate(found) if found else np.empty((0, self.n_outputs), self.dtype)
+            return replica.predictions([row_slice(X, start, stop) for start, stop in pairwise(cuts)], X, self.n_outputs)
 
     def fitted(self, parameters: Array) -> nn.Module:
         """The module with these parameters (n,), in dtype and evaluation mode: the user's, to do with as they like. Not on workers, as

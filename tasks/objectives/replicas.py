@@ -72,11 +72,13 @@ class Replica:
             else:
                 tensor.copy_(torch.from_numpy(np.array(array)))
 
-    def predict(self, rows: Any) -> Any:
-        """Raw predictions (n, c) of rows (n, p), as a tensor."""
+    def predictions(self, pieces: Sequence[Any], X: Any, n_outputs: int) -> Any:
+        """Raw predictions (n, c) of the pieces of X, in its namespace and where it lives."""
         self._train(False)
         with torch.no_grad():
-            return self._forward(self.inputs(rows), None)
+            found = [self._forward(self.inputs(rows), None) for rows in pieces if rows.shape[0]]
+        raw = torch.cat(found) if found else torch.empty((0, n_outputs), dtype=getattr(torch, self.form.dtype), device=self.device)
+        return raw.numpy() if isinstance(X, np.ndarray | sp.csr_array) else namespace_of(X).from_dlpack(raw)
 
     def differentiate(self, loss: Loss, rows: Any, y: Array, weight: Array | None, draw: Sequence[int], out: Mapping[str, Array]) -> float:
         """The sum of the losses; the sums of the gradients go into the arrays of `out`, by name, and where the rows are a batch those of
@@ -94,7 +96,7 @@ class Replica:
         names = [name for name in out if name not in self.layout.tracked]
         for name, gradient in zip(names, gradients, strict=True):
             out[name][...] = 0.0 if gradient is None else gradient.cpu().numpy()
-        total = len(y) if weight is None else float(weight.sum())
+        total = float(len(raw) if weight is None else weight.sum())
         for name in self.layout.tracked:
             out[name][...] = self._tensors[name].cpu().numpy() * out[name].dtype.type(total) if draw else 0.0
         return float(torch.sum(value, dtype=torch.float64))
@@ -246,12 +248,18 @@ def norms(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def tensor_of(array: Any) -> torch.Tensor:
-    """An array of any namespace as a tensor of the same memory; a copy, where that must not be written to."""
+    """An array of any namespace as a tensor of the same memory; a copy, where that must not be written to. Raises ValueError for one on a
+    device that PyTorch cannot read."""
     if isinstance(array, torch.Tensor):
         return array
     if isinstance(array, np.ndarray):
         return torch.from_numpy(array if array.flags.writeable else array.copy())
-    return torch.from_dlpack(array)
+    try:
+        return torch.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"PyTorch cannot read {type(array).__name__} rows where they are: {error}; leave device= out, or use 'torch:...'"
+        ) from error
 
 
 @contextmanager

@@ -233,6 +233,20 @@ def test_a_fit_goes_on_from_its_checkpoint(name: str, tmp_path: Path) -> None:
     assert kept.parameters_sha256_ == expected
 
 
+def test_rows_may_live_on_a_device() -> None:
+    """The CPU as PyTorch has it: the same bits, and predictions that are tensors there."""
+    model, X, y = model_of("convolutions")
+    X, y = X[:400], y[:400]
+    expected = in_process(model, X, y).parameters_sha256_
+    assert model.fit(Dataset.from_arrays(X, y, np.ones(400), n_partitions=4, device="torch:cpu")).parameters_sha256_ == expected
+    assert model.fit(Dataset.from_arrays(torch.from_numpy(X), torch.from_numpy(y), n_partitions=4)).parameters_sha256_ == expected
+    found = model.decision_function(torch.from_numpy(X[:9]))
+    assert isinstance(found, torch.Tensor)
+    np.testing.assert_array_equal(found.numpy(), model.decision_function(X[:9]))
+    elsewhere = Dataset.from_arrays(X, y, n_partitions=4, device="array_api_strict:device1")  # which tells PyTorch where its memory is
+    assert model.fit(elsewhere).parameters_sha256_ == expected
+
+
 # -- what users do -------------------------------------------------------------------------------------------------------------------
 
 
