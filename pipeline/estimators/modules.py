@@ -309,7 +309,10 @@ class TorchModel(TorchParameters, NetworkModel):
         self.parameters_sha256_ = digest(parameters)
 
     def _arrays(self) -> dict[str, Array]:
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.module_.state_dict().items()}
+        state = self.module_.state_dict()
+        if "classes" in state:
+            raise ValueError(f"{type(self.module_).__name__} has a parameter 'classes', as files name the labels; give it another name")
+        return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
     def _set_arrays(self, arrays: Mapping[str, Array]) -> None:
         if self.module is None:

@@ -411,6 +411,10 @@ def test_files_have_the_state_dict(tmp_path: Path) -> None:
         load_model(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="the numbers of the file are of another module than MLP"):
         load_model(tmp_path / "model.safetensors", module=MLP())
+    clash = TorchRegressor(torch.nn.Linear(30, 1), max_epochs=1, random_state=0).fit(X[:, :30], y)
+    clash.module_.register_parameter("classes", torch.nn.Parameter(torch.ones(2)))
+    with pytest.raises(ValueError, match="Linear has a parameter 'classes', as files name the labels"):
+        save_model(clash, tmp_path / "clash.safetensors")
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
