@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 else:  # what takes long to import waits for the first fit or prediction
     pd, rows, identity = Lazy("pandas"), Lazy("pipeline.estimators.rows"), Lazy("pipeline.training.checkpoints.identity")
 
-PARAMETERS: Final = ("coef_", "intercept_", "coefs_", "intercepts_")
+PARAMETERS: Final = ("coef_", "intercept_", "coefs_", "intercepts_", "module_")
 START: Final = ("parameters_sha256_", *PARAMETERS)
 """What a fit that starts from the last one's parameters hangs on."""
 COLUMN_VECTOR: Final = "A column-vector y was passed when a 1d array was expected; change the shape of y to (n_samples,): y[:, 0]"

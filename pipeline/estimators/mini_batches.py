@@ -154,7 +154,8 @@ class MiniBatchModel(GradientModel):
         """Raise ValueError for a parameter that is not for these rounds. accepted: the value that each may have."""
         parameters = self.get_params(deep=False)
         for name, value in accepted.items():
-            if name in parameters and parameters[name] != value:
+            given = parameters.get(name, value)
+            if given != value and not (isinstance(given, list) and tuple(given) == value):
                 raise ValueError(f"{type(self).__name__}({name}={parameters[name]!r}) is not for {what}; set {name}={value!r}, {cure}")
 
     def _batches(self, schema: Schema, n_groups: int, batch_size: int, **options: Any) -> Batches:

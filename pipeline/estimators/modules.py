@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
 from numbers import Integral, Real
+from types import FunctionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
 import numpy as np
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 
 MINI_BATCH: Final = "mini-batch"
 INSTALL: Final = 'PyTorch is not installed here: pip install "dask-descent[torch]"'
+_making = threading.Lock()
+"""All threads share PyTorch's stream of random numbers, by which modules are made."""
 
 
 @with_parameters
@@ -106,7 +110,7 @@ def imported(value: Any) -> Any:
     place, _, name = value.partition(":")
     try:
         return getattr(import_module(place), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{value!r} cannot be imported: {error}; give a place, as nets:Net is for the class Net of nets.py") from error
 
 
@@ -122,8 +126,8 @@ class TorchModel(TorchParameters, NetworkModel):
     batch_size          rows of one round over all partitions
     solver              "mini-batch"; "async", "parameter-server" or an Overlap, with several rounds under way; "local-sgd" or LocalUpdates,
                         in each subtree of groups by itself; or in full passes "lbfgs", or a strategy that asks for gradients alone
-    learning_rate       "constant"; "step": halved ten times in max_epochs; "cosine": to zero over max_epochs; "adaptive"; or a Schedule,
-                        which lr does not enter
+    learning_rate       "constant"; "step": halved ten times in max_epochs; "cosine": to zero over max_epochs; "adaptive", as in
+                        scikit-learn of no effect with Adam; or a Schedule, which lr does not enter
     input_shape, input_dtype, dtype, mixed_precision, micro_batch_size, frozen
                         see `tasks.objectives.modules.TorchObjective`. Full passes are best in dtype="float64"
     param_groups        pairs (pattern, options): parameters of these names have their own lr, or learning_rate, [("head.*", {"lr": 0.01})]
@@ -188,7 +192,7 @@ class TorchModel(TorchParameters, NetworkModel):
 
     def _check_refused(self) -> None:
         super()._check_refused()
-        if isinstance(self.frozen, str) or not isinstance(self.frozen, Sequence):
+        if isinstance(self.frozen, str) or not (isinstance(self.frozen, Sequence) and all(isinstance(each, str) for each in self.frozen)):
             raise TypeError(f"frozen must be a list of patterns, ['encoder.*'] say, got {self.frozen!r}")
         _ = self._chosen_loss(1)
         self._require_groups()
@@ -233,7 +237,7 @@ class TorchModel(TorchParameters, NetworkModel):
                 )
             return module
         if callable(module):
-            with torch.random.fork_rng(devices=[]):
+            with _making, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)
                 module = module(**(self.module_params or {}))
         if not isinstance(module, torch.nn.Module):
@@ -243,15 +247,19 @@ class TorchModel(TorchParameters, NetworkModel):
     def _parts(self, layout: Layout, epochs: Epochs) -> tuple[tuple[slice, Schedule], ...]:
         found: dict[str, Schedule] = {}
         for pattern, options in self.param_groups:
-            names = [name for name in layout.slices() if fnmatchcase(name, pattern) and name not in layout.tracked]
+            moving = [name for name in layout.slices() if name not in layout.tracked]
+            names = [name for name in moving if fnmatchcase(name, pattern)]
             if not names:
-                raise ValueError(f"param_groups: {pattern!r} meets no parameter that moves: those are {', '.join(layout.slices())}")
-            schedule = self._schedule(options.get("learning_rate", self.learning_rate), epochs, options.get("lr", self.lr))
+                raise ValueError(f"param_groups: {pattern!r} meets no parameter that moves: those are {', '.join(moving)}")
+            rate = self._effective(options.get("learning_rate", self.learning_rate))
+            schedule = self._schedule(rate, epochs, options.get("lr", self.lr))
             found |= {name: schedule for name in names if name not in found}
         return tuple((layout.slices()[name], schedule) for name, schedule in found.items())
 
     def _require_groups(self) -> None:
         """Raise ValueError or TypeError for what are no groups of parameters."""
+        if not isinstance(self.param_groups, Sequence):
+            raise TypeError(f"param_groups must be a list of pairs (pattern, options), got {self.param_groups!r}")
         for group in self.param_groups:
             try:
                 pattern, options = group
@@ -269,7 +277,7 @@ class TorchModel(TorchParameters, NetworkModel):
     @property
     def _state_follows(self) -> dict[str, Any]:
         return {
-            "module": f"{self.module!r} {self.module_params!r}",
+            "module": f"{self.module.__qualname__ if isinstance(self.module, FunctionType) else repr(self.module)} {self.module_params!r}",
             "dtype": self.dtype,
             "frozen": tuple(self.frozen),
             "optimizer": f"{type(self._optimizer).__name__}{self._means}",
@@ -290,9 +298,6 @@ class TorchModel(TorchParameters, NetworkModel):
 
     # -- what a fit leaves -------------------------------------------------------------------------------------------------------------
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return "module_" in vars(self)
-
     def _check_fitted(self) -> None:
         check_is_fitted(self)
 
@@ -304,7 +309,10 @@ class TorchModel(TorchParameters, NetworkModel):
         self.parameters_sha256_ = digest(parameters)
 
     def _arrays(self) -> dict[str, Array]:
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.module_.state_dict().items()}
+        state = self.module_.state_dict()
+        if "classes" in state:
+            raise ValueError(f"{type(self.module_).__name__} has a parameter 'classes', as files name the labels; give it another name")
+        return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
     def _set_arrays(self, arrays: Mapping[str, Array]) -> None:
         if self.module is None:

@@ -145,9 +145,7 @@ class NetworkModel(MiniBatchModel):
         return choose_optimizer(self._updates_by, self.nesterovs_momentum, {name: getattr(self, name) for name in names})
 
     def _stochastic(self, sampling: Sampling, epochs: Epochs) -> StochasticGradient:
-        rate = self.learning_rate
-        if isinstance(self._optimizer, Adam) and isinstance(self.solver, str) and isinstance(rate, str) and rate in OF_SGD:
-            rate = "constant"
+        rate = self._effective(self.learning_rate)
         return StochasticGradient(
             sampling=sampling,
             optimizer=self._optimizer,
@@ -161,6 +159,11 @@ class NetworkModel(MiniBatchModel):
             accumulate=self.accumulate,
             average_from=int(self.average),
         )
+
+    def _effective(self, rate: Any) -> Any:
+        """The learning rate that Adam makes of one: as in scikit-learn, those of "sgd" are constant."""
+        without = isinstance(self._optimizer, Adam) and isinstance(self.solver, str) and isinstance(rate, str) and rate in OF_SGD
+        return "constant" if without else rate
 
     def _schedule(self, rate: Any, epochs: Epochs, first: float | None = None) -> Schedule:
         """first: the first step size, where that is not the estimator's."""

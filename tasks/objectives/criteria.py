@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 else:
     torch = Lazy("torch")
 
+OUTPUTS: Final[dict[str, tuple[int, float]]] = {"CrossEntropyLoss": (2, inf), "NLLLoss": (2, inf), "BCEWithLogitsLoss": (1, 1)}
+"""The fewest and the most outputs, by criterion for classes: with others it has another meaning, or none."""
 MEANS: Final[dict[str, Any]] = {"CrossEntropyLoss": softmax, "NLLLoss": np.exp, "BCEWithLogitsLoss": expit}
 """What makes probabilities of raw predictions, by criterion."""
 
@@ -76,7 +78,10 @@ class ClassCriterion(CriterionLoss):
     """A criterion for classes: one output for two of them, or an output a class."""
 
     classification: ClassVar[bool] = True
-    outputs: ClassVar[tuple[int, float]] = (1, inf)
+
+    @property
+    def outputs(self) -> tuple[int, float]:  # type: ignore[override]
+        return OUTPUTS.get(type(self.criterion).__name__, (1, inf))
 
     def mean(self, raw: Float64) -> Float64:
         kind = type(self.criterion).__name__

@@ -21,8 +21,8 @@ class Evaluation(NamedTuple):
     move the value; units (n - n_free,): factors by which the penalised parameters are multiplied to have the user's units, None where
     they have them; penalty: of the first parameters, all but n_free, whose prox is for strategies that take kinks. places: where each of
     t subtrees would have the parameters (t, n), and what its rows weigh (t,), where that was asked for; control (n,): the mean of the
-    subtrees' control variates. statistics: those of the rows, of the last parameters, which are running ones and have no gradient, and
-    the share of the way that these go there, where there are some.
+    subtrees' control variates. statistics: where the last parameters are running statistics, which have no gradient, those of the rows,
+    and the share of the way that each goes there.
     """
 
     value: float
@@ -38,33 +38,40 @@ class Evaluation(NamedTuple):
     statistics: tuple[Array, Array] | None = None
 
 
-def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array, *, gram: bool = False) -> Evaluation:
+def evaluate(
+    sums: Sums, model: int, layout: Layout, penalty: Penalty, parameters: Array, *, gram: bool = False, weight: float | None = None
+) -> Evaluation:
     """(1 / Σ s_i) Σ s_i loss_i + penalty(coef), for model number `model` of the sums, at parameters (n,).
 
     gram: the Hessian is that of `GramSums`, (q, q) or (q, q + c), or of `HessianBlockSums`, (c, q, q), of the mean loss alone, without the
-    penalty. Rows of no weight at all (they can make up a sample) give NaN, never an exception.
+    penalty. weight: what to divide by in place of the rows' own, but for running statistics: a mean over other rows is none of these.
+    Rows of no weight at all (they can make up a sample) give NaN, never an exception.
     """
-    weight = float(sums.weight_sum[model]) or np.nan
+    own = float(sums.weight_sum[model])
+    by = (own if weight is None else weight) or np.nan
     coef = parameters[: layout.n_coef]
-    gradient = quotient(sums.gradient_sum[model], weight)
+    gradient, statistics = quotient(sums.gradient_sum[model], by), None
     hessian = None
     if sums.hessian_sum is not None:
-        hessian = sums.hessian_sum[model if len(sums.hessian_sum) > 1 else 0] / weight
+        hessian = sums.hessian_sum[model if len(sums.hessian_sum) > 1 else 0] / by
         if not gram:
             diagonal = np.arange(layout.n_coef)
             hessian[diagonal, diagonal] += penalty.curvature(coef)
     elif layout.standard is not None:
         standardise(gradient, layout)
     gradient[: layout.n_coef] += penalty.gradient(coef)
-    statistics = None if layout.rates is None else (taken(gradient, len(layout.rates)), layout.rates)
-    loss = float(sums.loss_sum[model] / weight)
+    if layout.rates is not None:
+        n_tracked = len(layout.rates)
+        gradient[-n_tracked:] = 0
+        statistics = (sums.gradient_sum[model, -n_tracked:] / own, layout.rates) if own else None
+    loss = float(sums.loss_sum[model] / by)
     noise = noise_of(loss, layout, parameters, standardised=hessian is not None)
     return Evaluation(
         loss + penalty.value(coef),
         gradient,
         hessian,
         layout.size - layout.n_coef,
-        float(sums.weight_sum[model]),
+        own if weight is None else weight,
         noise,
         units_of(layout),
         penalty,
@@ -72,16 +79,9 @@ def evaluate(sums: Sums, model: int, layout: Layout, penalty: Penalty, parameter
     )
 
 
-def taken(gradient: Array, n_tracked: int) -> Array:
-    """The last n_tracked numbers of a gradient, which has zeros in their place then."""
-    found = gradient[-n_tracked:].copy()
-    gradient[-n_tracked:] = 0
-    return found
-
-
 def tracked(moved: Array, parameters: Array, evaluation: Evaluation) -> Array:
     """`moved` (n,), with the running statistics of `parameters` (n,), which have gone their share of the way to those of the rows."""
-    if evaluation.statistics is None or not evaluation.weight:
+    if evaluation.statistics is None:
         return moved
     statistics, rates = evaluation.statistics
     before = parameters[-len(rates) :]

@@ -59,10 +59,12 @@ class TorchObjective:
     running statistics of batch normalisation, which each update moves towards a batch's. In mini-batches (where `group.draw` is not empty)
     the module trains: dropout, and whatever else it draws, by streams of the batch's counters; batch normalisation by the rows of a piece
     (E. Hoffer, I. Hubara and D. Soudry, Train longer, generalize better, NIPS 2017, algorithm 1: ghost batches), which is a whole batch
-    where that has fewer than 512 rows, and its running statistics by the mean over a batch's pieces. Full passes and predictions evaluate.
+    where that has fewer than 512 rows, and its running statistics by the mean over a batch's pieces; a piece of a single row by its running
+    statistics, which that leaves as they are. Full passes and predictions evaluate.
 
     Raises TypeError for what is no module, ValueError for layers of which shapes are not known yet, for patterns that meet nothing, for
-    shapes that do not have n_columns, and for numbers of outputs that the loss does not have.
+    shapes that do not have n_columns, for pieces of one row beside running statistics, and for numbers of outputs that the loss does not
+    have.
     """
 
     module: nn.Module
@@ -82,9 +84,11 @@ class TorchObjective:
 
     def __post_init__(self) -> None:
         self._check()
-        module = copy.deepcopy(self.module)
+        module = replicas.as_dtype(copy.deepcopy(self.module), self.dtype)
         layout, frozen = laid_out(module, self.frozen, self.dtype)
         shape = () if self.input_shape is None else tuple(self.input_shape)
+        if layout.tracked and self.micro_batch_size == 1:
+            raise ValueError("micro_batch_size=1 leaves batch normalisation single rows, which have no variance; set it to 2 or more")
         form = replicas.Form(shape, self.input_dtype or self.dtype, self.dtype, self.mixed_precision, frozen)
         for name, value in (("module", module), ("layout", layout), ("_form", form), ("n_outputs", 0)):
             object.__setattr__(self, name, value)
@@ -174,7 +178,7 @@ class TorchObjective:
     def fitted(self, parameters: Array) -> nn.Module:
         """The module with these parameters (n,), in dtype and evaluation mode: the user's, to do with as they like. Not on workers, as
         `start`."""
-        module = replicas.as_dtype(copy.deepcopy(self.module), self.dtype)
+        module = copy.deepcopy(self.module)
         state = module.state_dict()
         for name, array in self.layout.split(np.asarray(parameters)).items():
             state[name].copy_(replicas.tensor_of(np.array(array)))

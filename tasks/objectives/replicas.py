@@ -40,7 +40,7 @@ class Replica:
 
     def __init__(self, module: torch.nn.Module, layout: Layout, form: Form, device: torch.device) -> None:
         dtype = getattr(torch, form.dtype)
-        self.module = as_dtype(copy.deepcopy(module), form.dtype).to(device)
+        self.module = copy.deepcopy(module).to(device)
         self.form, self.device, self.layout = form, device, layout
         named: dict[str, torch.Tensor] = dict(self.module.named_parameters())
         for name, parameter in named.items():
@@ -58,7 +58,7 @@ class Replica:
         self._frozen_norms = [layer for name, layer in self._norms.items() if f"{name}{STATISTICS[0]}" not in layout.tracked]
         self._tensors = {name: named[name].detach() for name in shapes}
         self._trainable = [named[name] for name in shapes if name not in layout.tracked]
-        self._training: bool | None = None
+        self._mode: tuple[bool, bool] | None = None
         self._draws: bool | None = None
         self._went_back = False
         self._others = {name: buffer.clone() for name, buffer in self._unknown_buffers()}
@@ -74,7 +74,7 @@ class Replica:
 
     def predictions(self, pieces: Sequence[Any], X: Any, n_outputs: int) -> Any:
         """Raw predictions (n, c) of the pieces of X, in its namespace and where it lives."""
-        self._train(False)
+        self._train(False, 0)
         with torch.no_grad():
             found = [self._forward(self.inputs(rows), None) for rows in pieces if rows.shape[0]]
         raw = torch.cat(found) if found else torch.empty((0, n_outputs), dtype=getattr(torch, self.form.dtype), device=self.device)
@@ -83,7 +83,7 @@ class Replica:
     def differentiate(self, loss: Loss, rows: Any, y: Array, weight: Array | None, draw: Sequence[int], out: Mapping[str, Array]) -> float:
         """The sum of the losses; the sums of the gradients go into the arrays of `out`, by name, and where the rows are a batch those of
         running statistics times the rows' weight. draw: counters that key random numbers, of a batch."""
-        self._train(bool(draw))
+        self._train(bool(draw), len(y))
         with torch.enable_grad():
             raw = self._forward(self.inputs(rows), draw)
             value, slope = loss.of_rows(namespace_of(raw), self._beside(y), raw.detach())
@@ -145,22 +145,24 @@ class Replica:
         """The module's output while it trains. The first pass shows whether it draws random numbers: most do not, and to see to it that
         they come from a stream of their own takes time. One that begins to later is noticed by the process's own stream."""
         if self._draws is False:
-            before = torch.get_rng_state()
+            before = streams(self.device)
             raw = self.module(inputs)
-            if torch.equal(before, torch.get_rng_state()):
+            if all(map(torch.equal, before, streams(self.device))):
                 return raw
         with Draws(self.device, draw) as draws:
             raw = self.module(inputs)
         self._draws = bool(self._draws is False or draws.drew)
         return raw
 
-    def _train(self, training: bool) -> None:
-        """Set the mode of all layers, which dropout and statistics go by; that of frozen statistics stays."""
-        if training != self._training:
+    def _train(self, training: bool, n_rows: int) -> None:
+        """Set the mode of all layers, which dropout and statistics go by. Frozen statistics stay, and all of them where there is a single
+        row, which has no variance."""
+        mode = (training, training and n_rows == 1)
+        if mode != self._mode:
             self.module.train(training)
-            for layer in self._frozen_norms:
+            for layer in self._norms.values() if n_rows == 1 else self._frozen_norms:
                 layer.eval()
-            self._training = training
+            self._mode = mode
 
     def _unknown_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Buffers that are not those of the layout, nor counts of batches, which nothing hangs on."""
@@ -238,6 +240,11 @@ def with_generator(func: Any) -> Any:
         f"the module draws random numbers by {func}, which takes no stream of its own, so that no two fits would be the same; use"
         " torch.nn.Dropout or torch.bernoulli"
     )
+
+
+def streams(device: torch.device) -> list[torch.Tensor]:
+    """Where the process's own streams of random numbers are, on the CPU and on this device."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else ())]
 
 
 def norms(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from tasks.objectives.base import (
     WeighsRows,
     add_sums,
 )
-from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product, taken
+from tasks.objectives.evaluation import Evaluation, evaluate, evaluate_difference, evaluate_product
 from tasks.objectives.linear import LinearObjective
 from tasks.objectives.penalties import Penalty
 from tasks.objectives.scoring import ScoreInput, ScoreSums, accuracy, add_scores, r2, score_sums
@@ -247,7 +247,7 @@ def chosen_rows(groups: Sequence[Group], broadcast: Broadcast) -> Group:
 
 def at_parameters(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
     """Value, gradient and perhaps Hessian at the parameters asked for."""
-    return evaluate(divided(request, sums), model, objective.layout, penalty, request.parameters)
+    return evaluate(sums, model, objective.layout, penalty, request.parameters, weight=request.weight)
 
 
 def gram_at_parameters(request: Request, sums: Sums, model: int, objective: Objective, penalty: Penalty) -> Evaluation:
@@ -276,7 +276,8 @@ def moved(request: Request, sums: Sums, model: int, objective: Objective, penalt
     value, gradient, statistics = float(sums.loss_sum[model] / by), sums.gradient_sum[model] / by, None
     if layout.rates is not None:  # subtrees have moved these themselves
         n_tracked = len(layout.rates)
-        statistics = (request.parameters[-n_tracked:] - taken(gradient, n_tracked), np.ones_like(layout.rates))
+        statistics = (request.parameters[-n_tracked:] - gradient[-n_tracked:], np.ones_like(layout.rates))
+        gradient[-n_tracked:] = 0
     return Evaluation(value, gradient, None, n_free, weight, penalty=penalty, control=control, statistics=statistics)
 
 

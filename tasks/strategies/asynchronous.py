@@ -125,6 +125,10 @@ class Asynchronous:
                 f"clip_norm={self.strategy.clip_norm!r} needs the norm of a whole gradient, of which each server has a slice; set"
                 " clip_norm=None, or Overlap(served=False)"
             )
+        if self.overlap.served and self.strategy.parts:
+            raise ValueError(
+                f"parts={self.strategy.parts!r} may lie across two servers' slices; leave it out, or use Overlap(served=False)"
+            )
 
     @property
     def oracles(self) -> tuple[str, ...]:

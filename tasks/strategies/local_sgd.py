@@ -98,15 +98,15 @@ class LocalSGD(StochasticGradient):
     All else as `StochasticGradient`, whose step sizes and optimizer are those of the local updates, counted by these; the sampling has no
     turns, and n_rounds of it are the updates of each subtree in an epoch. A round that is longer than an epoch ends as many epochs as it
     has. With n_steps=1 and SGD() it is the synchronous fit, but for rounding. Which subtrees there are follows from the data, so the bits
-    do not hang on workers. Raises ValueError for options that average or reduce over rounds, and for control variates in a fit of a single
-    round, which would have none to go by.
+    do not hang on workers. Raises ValueError for options that average or reduce over rounds, for parts with a schedule of their own, and
+    for control variates in a fit of a single round, which would have none to go by.
     """
 
     local: LocalUpdates = field(default_factory=LocalUpdates)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("accumulate", "average_from", "clip_norm", "variance_reduction"):
+        for name in ("accumulate", "average_from", "clip_norm", "variance_reduction", "parts"):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not for local updates; leave it out")
         if self.sampling.importance != "uniform" or self.sampling.n_turns:

@@ -228,6 +228,8 @@ def test_what_needs_whole_gradients_is_refused_by_name() -> None:
     sampling = mini_batches(dataset(), 60, take_turns=True)
     with pytest.raises(ValueError, match="needs the norm of a whole gradient"):
         Asynchronous(StochasticGradient(sampling, Adam(), clip_norm=1.0), Overlap(served=True))
+    with pytest.raises(ValueError, match=r"parts=.* may lie across two servers' slices"):
+        Asynchronous(StochasticGradient(sampling, Adam(), parts=((slice(0, 2), Constant(0.1)),)), Overlap(served=True))
 
 
 def test_penalties_that_cannot_be_cut_are_refused_by_name() -> None:

@@ -84,7 +84,8 @@ class _Walk:
         """The identity of an object by how it would be pickled: what makes it, from what."""
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(value, torch.Tensor):  # whose pickles have addresses
-            self._array(value.detach().cpu().numpy())
+            self._note("tensor", str(value.dtype), tuple(value.shape), value.requires_grad)
+            self._array(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())  # NumPy lacks some of its dtypes
             return
         try:
             reducer = copyreg.dispatch_table.get(type(value))

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
 import dask.array as da
 import numpy as np
@@ -35,6 +37,7 @@ from sklearn.preprocessing import StandardScaler  # noqa: E402
 from pipeline import Checkpoint, Dataset, MLPClassifier, TorchClassifier, TorchRegressor  # noqa: E402
 from pipeline.models.model_files import load_model, save_model  # noqa: E402
 from pipeline.training.loop import INTERRUPTED  # noqa: E402
+from tasks.strategies.asynchronous import Overlap  # noqa: E402
 from tasks.strategies.local_sgd import LocalUpdates  # noqa: E402
 from tasks.strategies.optimizers import AdamW, Momentum  # noqa: E402
 from tests.data import breast_cancer, diabetes, digits  # noqa: E402
@@ -247,6 +250,43 @@ def test_rows_may_live_on_a_device() -> None:
     assert model.fit(elsewhere).parameters_sha256_ == expected
 
 
+UPDATES: dict[str, dict[str, Any]] = {
+    "mini-batch": {},
+    "accumulated": {"accumulate": 3},
+    "async": {"solver": "async"},
+    "damped": {"solver": Overlap(damped=True)},
+    "local-sgd": {"solver": "local-sgd", "local_steps": 3},
+}
+
+
+@pytest.mark.parametrize("way", UPDATES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_running_means_follow_each_batch(way: str, weighted: bool) -> None:
+    """Of a column that is 10 everywhere: 10 (1 - 0.9^n) after n batches, whatever subtrees and rows weigh."""
+    rows, chunks = np.random.default_rng(0).normal(size=(500, 3)), (400, 100)
+    rows[:, 0] = 10.0
+    labels, weight = np.arange(500) % 2, np.linspace(0.1, 3.0, 500) if weighted else None
+    arrays = [
+        None if each is None else da.from_array(each, chunks=(chunks, *((n,) for n in each.shape[1:]))) for each in (rows, labels, weight)
+    ]
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+    model = TorchClassifier(module, batch_size=50, max_epochs=4, dtype="float64", random_state=0, **UPDATES[way])
+    with dask.config.set(scheduler="threads"):
+        model.fit(Dataset.from_dask(*arrays))
+    n_batches = 20 if way == "local-sgd" else 40  # its subtrees update side by side
+    np.testing.assert_allclose(model.module_[0].running_mean[0], 10 * (1 - 0.9**n_batches), rtol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["async", "local-sgd"])
+def test_a_small_last_partition_may_draw_single_rows(solver: str) -> None:
+    rows, chunks = np.random.default_rng(0).normal(size=(603, 3)), (200, 200, 200, 3)
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+    model = TorchClassifier(module, solver=solver, batch_size=50, max_epochs=2, random_state=0)
+    with dask.config.set(scheduler="threads"):
+        model.fit(Dataset.from_dask(da.from_array(rows, chunks=(chunks, (3,))), da.from_array(np.arange(603) % 2, chunks=(chunks,))))
+    np.testing.assert_allclose(model.module_[0].running_var, 1.0, atol=0.3)
+
+
 # -- what users do -------------------------------------------------------------------------------------------------------------------
 
 
@@ -303,6 +343,32 @@ def test_seeds_and_instances() -> None:
     assert TorchClassifier("tests.nets:MLP", max_epochs=1, random_state=0).fit(X, y).parameters_sha256_ in digests
 
 
+def test_fits_at_the_same_time_make_their_modules_one_after_another() -> None:
+    X, y = breast_cancer()
+
+    def fitted(seed: int) -> str:
+        model = TorchClassifier(MLP, module_params={"hidden": 500}, batch_size=len(X), max_epochs=1, random_state=seed)
+        return str(model.fit(X, y).parameters_sha256_)
+
+    alone = [fitted(seed) for seed in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(fitted, range(6))) == alone
+
+
+def test_a_warm_start_from_another_module_is_another_fit(tmp_path: Path) -> None:
+    """Also where only numbers that are frozen differ."""
+    X, y = breast_cancer()
+    model = TorchClassifier(MLP, max_epochs=2, frozen=["body.*"], random_state=0, warm_start=True).fit(X, y)
+    first = pickle.loads(pickle.dumps(model)).set_params(checkpoint=Checkpoint(directory=tmp_path, every_rounds=1))
+    in_process(first.set_callbacks(AfterRounds((3,), lambda: True)), X, y)
+    second = pickle.loads(pickle.dumps(model)).set_params(checkpoint=Checkpoint(directory=tmp_path, every_rounds=1))
+    third = pickle.loads(pickle.dumps(second))
+    with torch.no_grad():
+        third.module_.body[0].weight.add_(1.0)
+    assert in_process(third, X, y).resumed_from_ == 0
+    assert in_process(second, X, y).resumed_from_ > 0
+
+
 def test_frozen_then_fine_tuned() -> None:
     X, y = breast_cancer()
     module = seeded(MLP)
@@ -334,6 +400,10 @@ def test_partial_fits_are_one_long_fit() -> None:
     for _ in range(3):
         parts.partial_fit(X, y, classes=[0, 1])
     assert parts.parameters_sha256_ == whole.parameters_sha256_
+    parts = pickle.loads(
+        cloudpickle.dumps(clone(parts).set_params(module=lambda dropout: MLP(dropout=dropout)).partial_fit(X, y, classes=[0, 1]))
+    )
+    parts.partial_fit(X, y)  # the function has another address now
     parts.set_params(optimizer="sgd")
     with pytest.raises(ValueError, match="goes on from the last fit, whose optimizer was 'Adam' and is 'Nesterov' now"):
         parts.partial_fit(X, y)
@@ -355,6 +425,10 @@ def test_files_have_the_state_dict(tmp_path: Path) -> None:
         load_model(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="the numbers of the file are of another module than MLP"):
         load_model(tmp_path / "model.safetensors", module=MLP())
+    clash = TorchRegressor(torch.nn.Linear(30, 1), max_epochs=1, random_state=0).fit(X[:, :30], y)
+    clash.module_.register_parameter("classes", torch.nn.Parameter(torch.ones(2)))
+    with pytest.raises(ValueError, match="Linear has a parameter 'classes', as files name the labels"):
+        save_model(clash, tmp_path / "clash.safetensors")
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
@@ -431,6 +505,9 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         ValueError,
         "param_groups: 'neck' meets no parameter that moves",
     ),
+    "group": (TorchClassifier(MLP, param_groups=3), TypeError, r"param_groups must be a list of pairs \(pattern, options\), got 3"),
+    "place": (TorchClassifier(".nets:MLP"), ValueError, "'.nets:MLP' cannot be imported"),
+    "patterns": (TorchClassifier(MLP, frozen=[3]), TypeError, "frozen must be a list of patterns"),
     "local groups": (TorchClassifier(MLP, solver="local-sgd", param_groups=[("*", {})]), ValueError, "is not for local updates"),
     "width": (
         TorchClassifier(MLP, module_params={"n_columns": 7, "n_outputs": 3}),
@@ -445,6 +522,12 @@ def test_refused_before_any_round(name: str) -> None:
     model, error, message = REFUSED[name]
     with pytest.raises(error, match=message):
         clone(model).fit(X, Y)
+
+
+def test_no_groups_are_no_groups_whatever_holds_them() -> None:
+    """As files give them back."""
+    for solver in ("local-sgd", "parameter-server"):
+        TorchClassifier(MLP, solver=solver, param_groups=[], module_params={"n_outputs": 3}, max_epochs=1).fit(X, Y)
 
 
 def test_what_cannot_keep_statistics_says_so() -> None:

@@ -220,6 +220,27 @@ def test_running_statistics_are_those_of_pytorch() -> None:
     assert not model.layout.split(evaluated)["1.running_mean"].any()
 
 
+def test_a_single_row_is_normalised_by_the_running_statistics() -> None:
+    """PyTorch refuses to train on one, which a small last partition can draw."""
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(P), torch.nn.Linear(P, 3))
+    module(torch.randn(50, P))
+    model = objective(module)
+    trained, evaluated = (gradient_at(model, group(X[:1], LABELS[:1], cuts=(0, 1), draw=draw), model.start()) for draw in (DRAW, ()))
+    n_tracked = len(model.layout.rates)
+    assert trained[:-n_tracked].tobytes() == evaluated[:-n_tracked].tobytes()
+    assert trained[-n_tracked:].tobytes() == model.start()[-n_tracked:].tobytes()
+    both = gradient_at(model, group(draw=DRAW), model.start())  # and the next batch trains
+    assert both[:-n_tracked].tobytes() != gradient_at(model, group(), model.start())[:-n_tracked].tobytes()
+
+
+def test_frozen_layers_may_be_of_other_dtypes() -> None:
+    halved = torch.nn.Sequential(torch.nn.Linear(P, 4).to(torch.bfloat16), torch.nn.Linear(4, 3).double())
+    whole = torch.nn.Sequential(torch.nn.Linear(P, 4).double(), torch.nn.Linear(4, 3).double())
+    whole.load_state_dict(halved.state_dict())
+    first, second = (objective(module, frozen=("0.*",)) for module in (halved, whole))
+    assert gradient_at(first, group(), first.start()).tobytes() == gradient_at(second, group(), second.start()).tobytes()
+
+
 def test_frozen_parameters_stay_out_of_the_vector() -> None:
     torch.manual_seed(0)
     module = MLP(P, 4, 3)
@@ -320,6 +341,21 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         torch.nn.Sequential(torch.nn.BatchNorm1d(P, momentum=None), torch.nn.Linear(P, 3)),
         {},
         "is a mean over all batches; give the layer a momentum",
+    ),
+    "single rows": (
+        torch.nn.Sequential(torch.nn.BatchNorm1d(P), torch.nn.Linear(P, 3)),
+        {"micro_batch_size": 1},
+        "micro_batch_size=1 leaves batch normalisation single rows",
+    ),
+    "one output": (
+        torch.nn.Linear(P, 1),
+        {"loss": ClassCriterion(torch.nn.CrossEntropyLoss())},
+        "the criterion loss must have an output a class, at least two; Linear has 1 outputs",
+    ),
+    "two outputs": (
+        torch.nn.Linear(P, 2),
+        {"loss": ClassCriterion(torch.nn.BCEWithLogitsLoss())},
+        "the criterion loss must have one output, for two classes; Linear has 2 outputs",
     ),
     "a tuple": (
         torch.nn.LSTM(P, 3),

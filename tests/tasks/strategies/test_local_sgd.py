@@ -213,7 +213,16 @@ def test_epochs_are_scored_and_end_fits() -> None:
 
 
 def test_wrong_arguments() -> None:
-    wrong = {"n_steps": 0, "n_epochs": 0, "growth": 0.5, "outer_step": 0.0, "proximal": -1.0, "accumulate": 2, "variance_reduction": True}
+    wrong: dict[str, Any] = {
+        "n_steps": 0,
+        "n_epochs": 0,
+        "growth": 0.5,
+        "outer_step": 0.0,
+        "proximal": -1.0,
+        "accumulate": 2,
+        "variance_reduction": True,
+        "parts": ((slice(0, 2), RATE),),
+    }
     for name in ("keep_slots", "control_variates"):
         with pytest.raises(TypeError, match=f"{name} must be True or False, got 1"):
             local(**{name: 1})

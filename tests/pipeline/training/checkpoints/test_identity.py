@@ -139,6 +139,26 @@ def test_different_objects_differ_and_equal_ones_do_not() -> None:
     assert len(set(found)) == len(found)
 
 
+@pytest.mark.torch
+def test_tensors_are_known_by_their_numbers_and_whether_they_move() -> None:
+    torch = pytest.importorskip("torch")
+    one = torch.ones(2)
+    made = [
+        one,
+        one.clone().requires_grad_(),
+        2 * one,
+        one.double(),
+        one.bfloat16(),
+        one.half(),
+        one.reshape(1, 2),
+        torch.tensor(1.0),
+        one[:0],
+    ]
+    found = list(map(identity, made))
+    assert found == [identity(each.detach().clone().requires_grad_(each.requires_grad)) for each in made]
+    assert len(set(found)) == len(found)
+
+
 def test_sets_have_no_order() -> None:
     assert identity({f"{i}" for i in range(50)}) == identity({f"{i}" for i in reversed(range(50))})
 
