@@ -83,7 +83,7 @@ class Replica:
     def differentiate(self, loss: Loss, rows: Any, y: Array, weight: Array | None, draw: Sequence[int], out: Mapping[str, Array]) -> float:
         """The sum of the losses; the sums of the gradients go into the arrays of `out`, by name, and where the rows are a batch those of
         running statistics times the rows' weight. draw: counters that key random numbers, of a batch."""
-        self._train(bool(draw), len(y))
+        self._train(bool(draw), int(y.shape[0]))
         with torch.enable_grad():
             raw = self._forward(self.inputs(rows), draw)
             value, slope = loss.of_rows(namespace_of(raw), self._beside(y), raw.detach())

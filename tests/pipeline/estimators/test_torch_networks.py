@@ -466,7 +466,8 @@ def test_a_job_of_a_module(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(JOB)
     shutil.copy(Path(__file__).parents[2] / "nets.py", tmp_path / "nets.py")
     X, _ = digits()
-    pd.DataFrame(16 * X[:20], columns=[f"pixel_{i}_{j}" for i in range(8) for j in range(8)]).to_csv(tmp_path / "rows.csv", index=False)
+    frame = pd.DataFrame(16 * X[:20], columns=[f"pixel_{i}_{j}" for i in range(8) for j in range(8)])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
     root = str(Path(__file__).parents[3])
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -483,7 +484,7 @@ def test_a_job_of_a_module(tmp_path: Path) -> None:
     predicted = command("predict", "runs/job", "rows.csv", "--module", "nets:ConvNet", "--out", "found.csv", "--quiet")
     assert predicted.returncode == 0, predicted.stderr
     model = load_model(tmp_path / "runs" / "job", module=ConvNet)
-    np.testing.assert_array_equal(pd.read_csv(tmp_path / "found.csv").iloc[:, 0], model.predict(16 * X[:20]))
+    np.testing.assert_array_equal(pd.read_csv(tmp_path / "found.csv").iloc[:, 0], model.predict(frame))
 
 
 X, Y = np.random.default_rng(0).normal(size=(60, 30)), np.arange(60) % 3
