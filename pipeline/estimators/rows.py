@@ -146,6 +146,7 @@ def summed_score(estimator: Estimator, X: Any, y: Any, sample_weight: Any) -> Sc
     elsewhere."""
     if is_elsewhere(X):
         model = estimator._model(parameter_dtype(X))
+        X, y, sample_weight = in_memory(X, y, sample_weight)
         require_y(y)
         block = Block(features_of(estimator, X), as_target(y), as_weight(sample_weight))
         require_lengths(block)

@@ -22,7 +22,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tasks.machine.namespaces import beside, device_of, is_elsewhere, namespace_of
-from tasks.reductions.memory import OutOfMemoryError
+from tasks.reductions.memory import OutOfMemoryError, ran_out
 from tasks.rows.digests import DIGESTS, partition_digests
 from tasks.rows.partition import HERE, Group, nbytes
 
@@ -113,7 +113,7 @@ def _settle(group: Group, home: str) -> None:
     try:
         group.move(beside(there, group.X), DIGESTS)
     except Exception as error:
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # PyTorch's is no MemoryError
+        if not ran_out(error):
             raise
         raise OutOfMemoryError(_unfit(group, home, there, error)) from error
 

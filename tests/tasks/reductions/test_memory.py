@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
+import array_api_strict
 import dask
 import numpy as np
 import psutil
@@ -45,6 +46,14 @@ def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_without_a_size() -> None:
     with pytest.raises(OutOfMemoryError, match="no more; smaller ones need less"):
         mapped(*reduction(MemoryError)[:2], (GROUP,), None)
+
+
+def test_on_a_device() -> None:
+    """Whose errors need not be MemoryErrors, and whose free memory is not this machine's."""
+    there = Group(array_api_strict.asarray(GROUP.X), None, None, GROUP.offsets, 7)
+    kind = type("OutOfMemoryError", (RuntimeError,), {})
+    with pytest.raises(OutOfMemoryError, match=r"at partitions 7 to 8 \(30 rows, .* on a device: no more; smaller ones need less"):
+        mapped(*reduction(kind)[:2], (there,), None)
 
 
 def test_other_errors_are_left_alone() -> None:
