@@ -23,6 +23,11 @@ else:
 MEANS: Final[dict[str, Any]] = {"CrossEntropyLoss": softmax, "NLLLoss": np.exp, "BCEWithLogitsLoss": expit}
 """What makes probabilities of raw predictions, by criterion."""
 
+OUTPUT_A_CLASS: Final = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss")
+ONE_OUTPUT: Final = ("BCEWithLogitsLoss",)
+OF_NUMBERS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+"""Criteria whose predictions of classes 0 and 1 would lie on both sides of one half, and not of zero."""
+
 
 @dataclass(frozen=True, eq=False)
 class CriterionLoss(Loss, ABC):
@@ -40,10 +45,19 @@ class CriterionLoss(Loss, ABC):
         kind = type(self.criterion).__name__
         if isinstance(self.criterion, type) or not callable(self.criterion):
             raise TypeError(f"criterion must be an object such as torch.nn.CrossEntropyLoss(), or a function, got {self.criterion!r}")
-        if kind == "BCELoss":
+        if isinstance(self.criterion, torch.nn.BCELoss):
             raise ValueError("BCELoss needs probabilities; use BCEWithLogitsLoss, and a module that ends without a sigmoid")
-        if kind in ("CrossEntropyLoss", "NLLLoss") and self.criterion.weight is not None:
+        if isinstance(self.criterion, torch.nn.SoftMarginLoss):
+            raise ValueError("SoftMarginLoss needs labels -1 and 1, classes are 0 and 1; use BCEWithLogitsLoss, the same loss")
+        of_classes = isinstance(self.criterion, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss)
+        if of_classes and self.criterion.weight is not None:
             raise ValueError(f"{kind}(weight=...) divides by the weight of its classes; give sample_weight, by which sums are divided here")
+        if of_classes and self.criterion.ignore_index >= 0:
+            raise ValueError(
+                f"{kind}(ignore_index=...) divides by the other rows alone; leave these out, or give them a sample_weight of 0"
+            )
+        if isinstance(self.criterion, torch.nn.Module) and any(each.requires_grad for each in self.criterion.parameters()):
+            raise ValueError(f"{kind} has parameters, which no fit would move; put them into the module, or call requires_grad_(False)")
         if isinstance(self.criterion, torch.nn.modules.loss._Loss):
             own = copy.deepcopy(self.criterion)
             own.reduction = "none"
@@ -56,6 +70,8 @@ class CriterionLoss(Loss, ABC):
             if not isinstance(losses, torch.Tensor) or not losses.ndim or len(losses) != len(raw):
                 found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__
                 raise ValueError(f"criterion must return a loss for each of {len(raw)} rows, got {found}; give it reduction='none'")
+            if not losses.requires_grad:
+                raise ValueError("criterion must return losses that hang on the raw predictions, by operations of PyTorch")
             (slope,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach().reshape(len(raw), -1).sum(dim=1), slope
 
@@ -76,7 +92,20 @@ class ClassCriterion(CriterionLoss):
     """A criterion for classes: one output for two of them, or an output a class."""
 
     classification: ClassVar[bool] = True
-    outputs: ClassVar[tuple[int, float]] = (1, inf)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.criterion).__name__ in OF_NUMBERS:
+            raise ValueError(f"{type(self.criterion).__name__} is for numbers; use CrossEntropyLoss or BCEWithLogitsLoss for classes")
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return type(self.criterion).__name__
+
+    @property
+    def outputs(self) -> tuple[int, float]:  # type: ignore[override]
+        name = type(self.criterion).__name__
+        return (2, inf) if name in OUTPUT_A_CLASS else (1, 1) if name in ONE_OUTPUT else (1, inf)
 
     def mean(self, raw: Float64) -> Float64:
         kind = type(self.criterion).__name__

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,50 @@ def test_seeds_and_instances() -> None:
     assert TorchClassifier("tests.nets:MLP", max_epochs=1, random_state=0).fit(X, y).parameters_sha256_ in digests
 
 
+def test_fits_side_by_side_keep_their_seeds() -> None:
+    """PyTorch's own stream is one for all threads: each fit makes its module from its own seed, and leaves the stream where it is."""
+    X, y = breast_cancer()
+
+    def fitted(seed: int) -> str:
+        model = TorchClassifier(MLP, module_params={"hidden": 200, "dropout": 0.1}, max_epochs=1, random_state=seed)
+        return str(model.fit(X[:50], y[:50]).parameters_sha256_)
+
+    with dask.config.set(scheduler="threads"):
+        expected = [fitted(seed % 3) for seed in range(24)]
+        before = torch.get_rng_state()
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(fitted, [seed % 3 for seed in range(24)])) == expected
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Named(torch.nn.Module):
+    """Has a parameter by the name that labels have in files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = torch.nn.Parameter(torch.zeros(30, 2))
+
+    def forward(self, x: Any) -> Any:
+        return x @ self.classes
+
+
+def test_a_parameter_by_the_name_of_the_labels(tmp_path: Path) -> None:
+    X, y = breast_cancer()
+    model = TorchClassifier(Named, max_epochs=1, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="the module's 'classes' would be where a file has the labels; give the parameter another name"):
+        save_model(model, tmp_path / "model")
+    numbers = TorchRegressor(Named, max_epochs=1, random_state=0).fit(X, np.column_stack([y, y]))
+    save_model(numbers, tmp_path / "model")
+    np.testing.assert_array_equal(load_model(tmp_path / "model", module=Named).predict(X), numbers.predict(X))
+
+
+def test_a_criterion_from_its_place() -> None:
+    X, y = breast_cancer()
+    by_place = TorchClassifier(MLP, "torch.nn:CrossEntropyLoss", max_epochs=1, random_state=0).fit(X, y)
+    given = TorchClassifier(MLP, torch.nn.CrossEntropyLoss(), max_epochs=1, random_state=0).fit(X, y)
+    assert by_place.parameters_sha256_ == given.parameters_sha256_
+
+
 def test_frozen_then_fine_tuned() -> None:
     X, y = breast_cancer()
     module = seeded(MLP)
@@ -409,6 +454,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "outputs": (TorchClassifier(MLP), ValueError, "y has 3 classes, but MLP has 2 outputs; it must have one for each"),
     "solver": (TorchClassifier(MLP, solver="newton"), ValueError, "solver='newton' is not available; use one of 'mini-batch'"),
     "frozen": (TorchClassifier(MLP, frozen="body"), TypeError, r"frozen must be a list of patterns, \['encoder\.\*'\] say, got 'body'"),
+    "patterns": (TorchClassifier(MLP, frozen=[3]), TypeError, r"frozen must be a list of patterns, \['encoder\.\*'\] say, got \[3\]"),
     "criterion": (TorchClassifier(MLP, torch.nn.CrossEntropyLoss), TypeError, "criterion must be an object such as"),
     "groups": (TorchClassifier(MLP, param_groups=[3]), TypeError, r"param_groups must be pairs \(pattern, options\)"),
     "options": (TorchClassifier(MLP, param_groups=[("*", {"betas": 1})]), ValueError, "a pattern has options lr and learning_rate"),
