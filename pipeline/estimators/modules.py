@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from pipeline.data.schema import Schema
 
 MINI_BATCH: Final = "mini-batch"
+SEEDING: Final = threading.RLock()
+"""Whoever seeds PyTorch's own stream, which all threads share."""
 INSTALL: Final = 'PyTorch is not installed here: pip install "dask-descent[torch]"'
-_making = threading.Lock()
-"""All threads share PyTorch's stream of random numbers, by which modules are made."""
 
 
 @with_parameters
@@ -112,6 +112,12 @@ def imported(value: Any) -> Any:
         return getattr(import_module(place), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{value!r} cannot be imported: {error}; give a place, as nets:Net is for the class Net of nets.py") from error
+
+
+def criterion_at(value: Any) -> Any:
+    """A criterion as it is, or from its place, where a class stands for what it makes: "torch.nn:CrossEntropyLoss"."""
+    found = imported(value)
+    return found() if isinstance(value, str) and isinstance(found, type) else found
 
 
 class TorchModel(TorchParameters, NetworkModel):
@@ -192,7 +198,7 @@ class TorchModel(TorchParameters, NetworkModel):
 
     def _check_refused(self) -> None:
         super()._check_refused()
-        if isinstance(self.frozen, str) or not (isinstance(self.frozen, Sequence) and all(isinstance(each, str) for each in self.frozen)):
+        if isinstance(self.frozen, str) or not isinstance(self.frozen, Sequence) or not all(isinstance(each, str) for each in self.frozen):
             raise TypeError(f"frozen must be a list of patterns, ['encoder.*'] say, got {self.frozen!r}")
         _ = self._chosen_loss(1)
         self._require_groups()
@@ -237,7 +243,7 @@ class TorchModel(TorchParameters, NetworkModel):
                 )
             return module
         if callable(module):
-            with _making, torch.random.fork_rng(devices=[]):
+            with SEEDING, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)
                 module = module(**(self.module_params or {}))
         if not isinstance(module, torch.nn.Module):
@@ -310,8 +316,8 @@ class TorchModel(TorchParameters, NetworkModel):
 
     def _arrays(self) -> dict[str, Array]:
         state = self.module_.state_dict()
-        if "classes" in state:
-            raise ValueError(f"{type(self.module_).__name__} has a parameter 'classes', as files name the labels; give it another name")
+        if "classes" in state and "classes_" in vars(self):
+            raise ValueError("the module's 'classes' would be where a file has the labels; give the parameter another name")
         return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
     def _set_arrays(self, arrays: Mapping[str, Array]) -> None:
@@ -320,7 +326,7 @@ class TorchModel(TorchParameters, NetworkModel):
         import torch
 
         module = copy.deepcopy(self._made()).to(getattr(torch, self.dtype))
-        wanted = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "classes"}
+        wanted = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "classes" or "classes_" not in vars(self)}
         try:
             module.load_state_dict(wanted)
         except RuntimeError as error:

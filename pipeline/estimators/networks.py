@@ -130,7 +130,7 @@ class NetworkModel(MiniBatchModel):
                 known = ", ".join(map(repr, self._solvers))
                 raise ValueError(f"solver={self.solver!r} is not available; use one of {known}, or pass an optimizer or a strategy")
             if self.tol is None:
-                raise ValueError("tol=None is for epochs of mini-batches; solver='lbfgs' needs a number, 0.0 for all of max_iter")
+                raise ValueError("tol=None is for epochs of mini-batches; solver='lbfgs' needs a number, 0.0 for all steps")
             return LBFGS(tol=self.tol, max_iter=self.max_iter), self._choice()
         if not isinstance(self.solver, Strategy):
             raise TypeError(f"solver must be a name, an optimizer or a strategy, got {self.solver!r}")
@@ -185,5 +185,6 @@ class NetworkModel(MiniBatchModel):
 def makes_mini_batches(model: NetworkModel) -> bool:
     """Whether there is a partial_fit. Raises AttributeError where there is none."""
     if not model._by_epochs:
-        raise AttributeError(f"partial_fit is only available for mini-batches. solver={model.solver!r} makes full passes; use 'adam'")
+        used = "adam" if "adam" in model._solvers else model._solvers[0]
+        raise AttributeError(f"partial_fit is only available for mini-batches. solver={model.solver!r} makes full passes; use {used!r}")
     return True

@@ -9,7 +9,7 @@ from sklearn.utils.metaestimators import available_if
 
 from pipeline.estimators.kinds import Regressor, require_numbers
 from pipeline.estimators.mini_batches import MiniBatchClassifier
-from pipeline.estimators.modules import TorchModel, TorchParameters, imported
+from pipeline.estimators.modules import TorchModel, TorchParameters, criterion_at
 from pipeline.estimators.networks import makes_mini_batches
 from pipeline.estimators.parameters import with_parameters
 from tasks.objectives.criteria import ClassCriterion, NumberCriterion
@@ -51,7 +51,7 @@ class TorchClassifier(TorchClassifierParameters, MiniBatchClassifier, TorchModel
 
     def _chosen_loss(self, n_outputs: int) -> Loss:
         if self.criterion is not None:
-            return ClassCriterion(imported(self.criterion))
+            return ClassCriterion(criterion_at(self.criterion))
         return LogisticLoss() if n_outputs == 1 else MultinomialLoss()
 
 
@@ -83,4 +83,4 @@ class TorchRegressor(TorchRegressorParameters, MultiOutputMixin, Regressor, Torc
         return schema.n_targets, None
 
     def _chosen_loss(self, n_outputs: int) -> Loss:
-        return SquaredLoss() if self.criterion is None else NumberCriterion(imported(self.criterion))
+        return SquaredLoss() if self.criterion is None else NumberCriterion(criterion_at(self.criterion))

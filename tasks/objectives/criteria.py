@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 else:
     torch = Lazy("torch")
 
-OUTPUTS: Final[dict[str, tuple[int, float]]] = {"CrossEntropyLoss": (2, inf), "NLLLoss": (2, inf), "BCEWithLogitsLoss": (1, 1)}
-"""The fewest and the most outputs, by criterion for classes: with others it has another meaning, or none."""
 MEANS: Final[dict[str, Any]] = {"CrossEntropyLoss": softmax, "NLLLoss": np.exp, "BCEWithLogitsLoss": expit}
 """What makes probabilities of raw predictions, by criterion."""
+
+OUTPUT_A_CLASS: Final = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss")
+ONE_OUTPUT: Final = ("BCEWithLogitsLoss",)
+OF_NUMBERS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+"""Criteria whose predictions of classes 0 and 1 would lie on both sides of one half, and not of zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +45,19 @@ class CriterionLoss(Loss, ABC):
         kind = type(self.criterion).__name__
         if isinstance(self.criterion, type) or not callable(self.criterion):
             raise TypeError(f"criterion must be an object such as torch.nn.CrossEntropyLoss(), or a function, got {self.criterion!r}")
-        if kind == "BCELoss":
+        if isinstance(self.criterion, torch.nn.BCELoss):
             raise ValueError("BCELoss needs probabilities; use BCEWithLogitsLoss, and a module that ends without a sigmoid")
-        if kind in ("CrossEntropyLoss", "NLLLoss") and self.criterion.weight is not None:
+        if isinstance(self.criterion, torch.nn.SoftMarginLoss):
+            raise ValueError("SoftMarginLoss needs labels -1 and 1, classes are 0 and 1; use BCEWithLogitsLoss, the same loss")
+        of_classes = isinstance(self.criterion, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss)
+        if of_classes and self.criterion.weight is not None:
             raise ValueError(f"{kind}(weight=...) divides by the weight of its classes; give sample_weight, by which sums are divided here")
+        if of_classes and self.criterion.ignore_index >= 0:
+            raise ValueError(
+                f"{kind}(ignore_index=...) divides by the other rows alone; leave these out, or give them a sample_weight of 0"
+            )
+        if isinstance(self.criterion, torch.nn.Module) and any(each.requires_grad for each in self.criterion.parameters()):
+            raise ValueError(f"{kind} has parameters, which no fit would move; put them into the module, or call requires_grad_(False)")
         if isinstance(self.criterion, torch.nn.modules.loss._Loss):
             own = copy.deepcopy(self.criterion)
             own.reduction = "none"
@@ -58,6 +70,8 @@ class CriterionLoss(Loss, ABC):
             if not isinstance(losses, torch.Tensor) or not losses.ndim or len(losses) != len(raw):
                 found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__
                 raise ValueError(f"criterion must return a loss for each of {len(raw)} rows, got {found}; give it reduction='none'")
+            if not losses.requires_grad:
+                raise ValueError("criterion must return losses that hang on the raw predictions, by operations of PyTorch")
             (slope,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach().reshape(len(raw), -1).sum(dim=1), slope
 
@@ -79,9 +93,19 @@ class ClassCriterion(CriterionLoss):
 
     classification: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.criterion).__name__ in OF_NUMBERS:
+            raise ValueError(f"{type(self.criterion).__name__} is for numbers; use CrossEntropyLoss or BCEWithLogitsLoss for classes")
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return type(self.criterion).__name__
+
     @property
     def outputs(self) -> tuple[int, float]:  # type: ignore[override]
-        return OUTPUTS.get(type(self.criterion).__name__, (1, inf))
+        name = type(self.criterion).__name__
+        return (2, inf) if name in OUTPUT_A_CLASS else (1, 1) if name in ONE_OUTPUT else (1, inf)
 
     def mean(self, raw: Float64) -> Float64:
         kind = type(self.criterion).__name__

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import pairwise
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -84,8 +85,9 @@ class TorchObjective:
 
     def __post_init__(self) -> None:
         self._check()
-        module = replicas.as_dtype(copy.deepcopy(self.module), self.dtype)
+        module = replicas.copied(self.module)
         layout, frozen = laid_out(module, self.frozen, self.dtype)
+        module = replicas.as_dtype(module, self.dtype)
         shape = () if self.input_shape is None else tuple(self.input_shape)
         if layout.tracked and self.micro_batch_size == 1:
             raise ValueError("micro_batch_size=1 leaves batch normalisation single rows, which have no variance; set it to 2 or more")
@@ -93,13 +95,18 @@ class TorchObjective:
         for name, value in (("module", module), ("layout", layout), ("_form", form), ("n_outputs", 0)):
             object.__setattr__(self, name, value)
         try:
-            raw = self.predict(self.start(), np.zeros((2, self.n_columns)))
+            rows = np.zeros((2, self.n_columns))
+            with replicas.Draws(replicas.device_beside(rows), (0,)) as draws:
+                raw = self.predict(self.start(), rows)
         except (RuntimeError, IndexError, TypeError) as error:
-            rows = (2, *(shape or (self.n_columns,)))
+            taken = (2, *(shape or (self.n_columns,)))
             raise ValueError(
-                f"{type(module).__name__} cannot take rows of shape {rows}: {error}; X has {self.n_columns} columns, see input_shape and"
+                f"{type(module).__name__} cannot take rows of shape {taken}: {error}; X has {self.n_columns} columns, see input_shape and"
                 " input_dtype"
             ) from error
+        if draws.drew:
+            name = type(module).__name__
+            raise ValueError(f"{name} draws random numbers in evaluation mode, too; draw them only where self.training is true")
         object.__setattr__(self, "n_outputs", raw.shape[1])
         fewest, most = self.loss.outputs
         if not fewest <= self.n_outputs <= most:
@@ -119,9 +126,14 @@ class TorchObjective:
             raise ValueError(f"mixed_precision must be None or 'bfloat16', got {self.mixed_precision!r}")
         if self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size must be at least 1, got {self.micro_batch_size!r}")
-        if self.input_shape is not None and math.prod(self.input_shape) != self.n_columns:
-            made = math.prod(self.input_shape)
-            raise ValueError(f"input_shape={tuple(self.input_shape)} makes {made} numbers a row, and X has {self.n_columns} columns")
+        shape: Any = self.input_shape
+        if shape is None:
+            return
+        if not isinstance(shape, Iterable) or not all(isinstance(each, Integral) and int(each) > 0 for each in shape):
+            raise ValueError(f"input_shape must be the sizes of a row, (1, 8, 8) for images say, got {shape!r}")
+        made = math.prod(shape)
+        if made != self.n_columns:
+            raise ValueError(f"input_shape={tuple(shape)} makes {made} numbers a row, and X has {self.n_columns} columns")
 
     @cached_property
     def _labels(self) -> tuple[Any, ...]:
@@ -178,10 +190,11 @@ class TorchObjective:
     def fitted(self, parameters: Array) -> nn.Module:
         """The module with these parameters (n,), in dtype and evaluation mode: the user's, to do with as they like. Not on workers, as
         `start`."""
-        module = copy.deepcopy(self.module)
-        state = module.state_dict()
-        for name, array in self.layout.split(np.asarray(parameters)).items():
-            state[name].copy_(replicas.tensor_of(np.array(array)))
+        with replicas.undisturbed():
+            module = copy.deepcopy(self.module)
+            state = module.state_dict()
+            for name, array in self.layout.split(np.asarray(parameters)).items():
+                state[name].copy_(replicas.tensor_of(np.array(array)))
         return module.eval()
 
     @contextmanager
@@ -189,7 +202,7 @@ class TorchObjective:
         """A copy of the module where X lives, which nobody else uses meanwhile."""
         device = replicas.device_beside(X)
         idle = self._idle.setdefault(str(device), [])
-        with replicas.single_torch_thread():
+        with replicas.undisturbed(device.type):
             try:
                 replica = idle.pop()
             except IndexError:
@@ -225,6 +238,10 @@ def laid_out(module: nn.Module, patterns: Sequence[str], dtype: str) -> tuple[La
         raise ValueError(
             f"{unknown[0]!r} of {type(module).__name__} has no shape yet; pass some rows through the module first: module(X[:2])"
         )
+    for name, parameter in named.items():
+        if parameter.is_meta or parameter.is_complex():
+            what = "has no numbers; call to_empty() and set them" if parameter.is_meta else "is complex; take two real parameters"
+            raise ValueError(f"{name!r} of {type(module).__name__} {what}")
     idle = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in (*named, *statistics))]
     if idle:
         raise ValueError(f"frozen={idle[0]!r} meets no parameter of {type(module).__name__}: those are {', '.join(named)}")

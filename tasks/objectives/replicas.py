@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import copyreg
+import random
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, NamedTuple
@@ -11,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tasks.machine.namespaces import namespace_of
@@ -22,6 +25,8 @@ from tasks.typing import Array
 ALIGNMENT: Final = 64
 """The bytes to whose multiples PyTorch aligns its own memory: products of rows that begin elsewhere can have other bits."""
 STATISTICS: Final = ("running_mean", "running_var")
+TOO_FEW: Final = "Expected more than 1 "
+"""How PyTorch's errors begin for batches of which statistics cannot be computed."""
 
 
 class Form(NamedTuple):
@@ -129,8 +134,23 @@ class Replica:
         precision: AbstractContextManager[Any] = nullcontext()
         if self.form.autocast is not None:
             precision = torch.autocast(self.device.type, dtype=getattr(torch, self.form.autocast))
-        with precision:
-            raw = self._drawing(inputs, draw) if draw else self.module(inputs)
+        try:
+            with precision:
+                raw = self._drawing(inputs, draw) if draw else self.module(inputs)
+        except IndexError as error:
+            if inputs.is_floating_point() or not len(inputs):
+                raise
+            raise ValueError(
+                f"{type(self.module).__name__} cannot take whole numbers from {int(inputs.min())} to {int(inputs.max())}: {error}; an"
+                " embedding of n numbers takes 0 to n - 1"
+            ) from error
+        except ValueError as error:
+            if not str(error).startswith(TOO_FEW):
+                raise
+            raise ValueError(
+                f"{type(self.module).__name__} cannot normalise a piece of {len(inputs)} row: {error}; a batch has less rows of some"
+                " partitions than others: repartition the data, take a larger batch_size or micro_batch_size, or nn.LayerNorm"
+            ) from error
         if not isinstance(raw, torch.Tensor) or raw.ndim not in (1, 2) or len(raw) != len(inputs):
             found = f"shape {tuple(raw.shape)}" if isinstance(raw, torch.Tensor) else type(raw).__name__
             raise ValueError(
@@ -143,14 +163,24 @@ class Replica:
 
     def _drawing(self, inputs: torch.Tensor, draw: Sequence[int]) -> Any:
         """The module's output while it trains. The first pass shows whether it draws random numbers: most do not, and to see to it that
-        they come from a stream of their own takes time. One that begins to later is noticed by the process's own stream."""
+        they come from a stream of their own takes time. One that begins to later is noticed by the process's own stream. Raises ValueError
+        for one that draws by Python or NumPy."""
         if self._draws is False:
             before = streams(self.device)
             raw = self.module(inputs)
             if all(map(torch.equal, before, streams(self.device))):
                 return raw
-        with Draws(self.device, draw) as draws:
-            raw = self.module(inputs)
+        for _ in range(3):  # other threads may draw by Python while the first pass looks, but hardly each time
+            before = elsewhere() if self._draws is None else None
+            with Draws(self.device, draw) as draws:
+                raw = self.module(inputs)
+            if self._draws is not None or before == elsewhere():
+                break
+        else:
+            raise ValueError(
+                f"{type(self.module).__name__} draws random numbers by Python's random or numpy.random, so that no two fits would be the"
+                " same; draw them by PyTorch, torch.rand(()) for instance"
+            )
         self._draws = bool(self._draws is False or draws.drew)
         return raw
 
@@ -172,7 +202,7 @@ class Replica:
 
     def _require_unchanged(self) -> None:
         """Raise ValueError where a training pass has changed a buffer that is no running statistic; looked at once."""
-        changed = [name for name, buffer in self._unknown_buffers() if not torch.equal(buffer, self._others[name])]
+        changed = [name for name, buffer in self._unknown_buffers() if not same(buffer, self._others[name])]
         if changed:
             raise ValueError(
                 f"{type(self.module).__name__} changes its buffer {changed[0]!r} while it trains; only the running statistics of batch"
@@ -247,6 +277,16 @@ def streams(device: torch.device) -> list[torch.Tensor]:
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else ())]
 
 
+def elsewhere() -> str:
+    """Where Python's and NumPy's own streams of random numbers are."""
+    return f"{random.getstate()} {np.random.get_state(legacy=False)}"  # noqa: NPY002  it is the one that users draw from
+
+
+def same(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same numbers, also where these are NaN."""
+    return torch.equal(tensor.isnan(), other.isnan()) and torch.equal(tensor.nan_to_num(), other.nan_to_num())
+
+
 def norms(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """The layers that keep running statistics, by the prefix of their names."""
     for name, layer in module.named_modules():
@@ -270,8 +310,16 @@ def tensor_of(array: Any) -> torch.Tensor:
 
 
 @contextmanager
+def undisturbed(device: str = "cpu") -> Iterator[None]:
+    """PyTorch as it is in a fresh thread, but on one thread: two give other bits, and others of ours have the other cores. What the user
+    has set around a fit, `torch.inference_mode` or `torch.autocast`, would be in this thread alone."""
+    with torch.inference_mode(False), torch.autocast(device, torch.bfloat16, enabled=False), single_torch_thread():
+        yield
+
+
+@contextmanager
 def single_torch_thread() -> Iterator[None]:
-    """PyTorch on one thread in this thread: two give other bits, and others of ours have the other cores."""
+    """PyTorch on one thread in this thread."""
     before = torch.get_num_threads()
     if before == 1:
         yield
@@ -281,6 +329,18 @@ def single_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def copied(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a module. Raises TypeError for one that cannot be copied."""
+    try:
+        with undisturbed():
+            return copy.deepcopy(module)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(
+            f"{type(module).__name__} cannot be copied, and each thread and worker has a copy: {error}; make locks, files and the like in"
+            " forward, leave them out of __getstate__, or take torch.nn.utils.parametrizations in place of torch.nn.utils.weight_norm"
+        ) from error
 
 
 def as_dtype(module: torch.nn.Module, dtype: str) -> torch.nn.Module:
@@ -301,8 +361,13 @@ def is_uninitialised(parameter: Any) -> bool:
 
 
 def without(module: torch.nn.Module, names: Set[str]) -> torch.nn.Module:
-    """A copy of a module without the numbers of these parameters and statistics."""
+    """A copy of a module, for workers, without the numbers of these parameters and statistics. Raises TypeError for what cannot travel."""
     found = copy.deepcopy(module)
+    for layer in found.modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise TypeError(f"{type(module).__name__} is compiled by torch.jit and cannot travel to workers; give what it was made from")
+        if parametrize.is_parametrized(layer):
+            copyreg.pickle(type(layer), parametrized)
     for name, parameter in found.named_parameters():
         if name in names:
             parameter.data = torch.empty(0, dtype=parameter.dtype)
@@ -312,3 +377,18 @@ def without(module: torch.nn.Module, names: Set[str]) -> torch.nn.Module:
             if f"{name}{statistic}" in names:
                 layer._buffers[statistic] = torch.empty(0)
     return found
+
+
+def parametrized(layer: Any) -> tuple[Any, ...]:
+    """The pickle of a layer with parametrizations, which PyTorch copies, but does not pickle."""
+    return with_parametrizations, (parametrize.type_before_parametrizations(layer), dict(vars(layer)))
+
+
+def with_parametrizations(kind: Any, state: Mapping[str, Any]) -> Any:
+    """The layer of such a pickle."""
+    layer = kind.__new__(kind)
+    vars(layer).update(state)
+    parametrize._inject_new_class(layer)
+    for name in layer.parametrizations:
+        parametrize._inject_property(layer, name)
+    return layer

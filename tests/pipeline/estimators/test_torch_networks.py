@@ -343,18 +343,6 @@ def test_seeds_and_instances() -> None:
     assert TorchClassifier("tests.nets:MLP", max_epochs=1, random_state=0).fit(X, y).parameters_sha256_ in digests
 
 
-def test_fits_at_the_same_time_make_their_modules_one_after_another() -> None:
-    X, y = breast_cancer()
-
-    def fitted(seed: int) -> str:
-        model = TorchClassifier(MLP, module_params={"hidden": 500}, batch_size=len(X), max_epochs=1, random_state=seed)
-        return str(model.fit(X, y).parameters_sha256_)
-
-    alone = [fitted(seed) for seed in range(6)]
-    with ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(fitted, range(6))) == alone
-
-
 def test_a_warm_start_from_another_module_is_another_fit(tmp_path: Path) -> None:
     """Also where only numbers that are frozen differ."""
     X, y = breast_cancer()
@@ -367,6 +355,50 @@ def test_a_warm_start_from_another_module_is_another_fit(tmp_path: Path) -> None
         third.module_.body[0].weight.add_(1.0)
     assert in_process(third, X, y).resumed_from_ == 0
     assert in_process(second, X, y).resumed_from_ > 0
+
+
+def test_fits_side_by_side_keep_their_seeds() -> None:
+    """PyTorch's own stream is one for all threads: each fit makes its module from its own seed, and leaves the stream where it is."""
+    X, y = breast_cancer()
+
+    def fitted(seed: int) -> str:
+        model = TorchClassifier(MLP, module_params={"hidden": 200, "dropout": 0.1}, max_epochs=1, random_state=seed)
+        return str(model.fit(X[:50], y[:50]).parameters_sha256_)
+
+    with dask.config.set(scheduler="threads"):
+        expected = [fitted(seed % 3) for seed in range(24)]
+        before = torch.get_rng_state()
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(fitted, [seed % 3 for seed in range(24)])) == expected
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Named(torch.nn.Module):
+    """Has a parameter by the name that labels have in files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = torch.nn.Parameter(torch.zeros(30, 2))
+
+    def forward(self, x: Any) -> Any:
+        return x @ self.classes
+
+
+def test_a_parameter_by_the_name_of_the_labels(tmp_path: Path) -> None:
+    X, y = breast_cancer()
+    model = TorchClassifier(Named, max_epochs=1, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="the module's 'classes' would be where a file has the labels; give the parameter another name"):
+        save_model(model, tmp_path / "model")
+    numbers = TorchRegressor(Named, max_epochs=1, random_state=0).fit(X, np.column_stack([y, y]))
+    save_model(numbers, tmp_path / "model")
+    np.testing.assert_array_equal(load_model(tmp_path / "model", module=Named).predict(X), numbers.predict(X))
+
+
+def test_a_criterion_from_its_place() -> None:
+    X, y = breast_cancer()
+    by_place = TorchClassifier(MLP, "torch.nn:CrossEntropyLoss", max_epochs=1, random_state=0).fit(X, y)
+    given = TorchClassifier(MLP, torch.nn.CrossEntropyLoss(), max_epochs=1, random_state=0).fit(X, y)
+    assert by_place.parameters_sha256_ == given.parameters_sha256_
 
 
 def test_frozen_then_fine_tuned() -> None:
@@ -425,10 +457,6 @@ def test_files_have_the_state_dict(tmp_path: Path) -> None:
         load_model(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="the numbers of the file are of another module than MLP"):
         load_model(tmp_path / "model.safetensors", module=MLP())
-    clash = TorchRegressor(torch.nn.Linear(30, 1), max_epochs=1, random_state=0).fit(X[:, :30], y)
-    clash.module_.register_parameter("classes", torch.nn.Parameter(torch.ones(2)))
-    with pytest.raises(ValueError, match="Linear has a parameter 'classes', as files name the labels"):
-        save_model(clash, tmp_path / "clash.safetensors")
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
@@ -498,6 +526,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "outputs": (TorchClassifier(MLP), ValueError, "y has 3 classes, but MLP has 2 outputs; it must have one for each"),
     "solver": (TorchClassifier(MLP, solver="newton"), ValueError, "solver='newton' is not available; use one of 'mini-batch'"),
     "frozen": (TorchClassifier(MLP, frozen="body"), TypeError, r"frozen must be a list of patterns, \['encoder\.\*'\] say, got 'body'"),
+    "patterns": (TorchClassifier(MLP, frozen=[3]), TypeError, r"frozen must be a list of patterns, \['encoder\.\*'\] say, got \[3\]"),
     "criterion": (TorchClassifier(MLP, torch.nn.CrossEntropyLoss), TypeError, "criterion must be an object such as"),
     "groups": (TorchClassifier(MLP, param_groups=[3]), TypeError, r"param_groups must be pairs \(pattern, options\)"),
     "options": (TorchClassifier(MLP, param_groups=[("*", {"betas": 1})]), ValueError, "a pattern has options lr and learning_rate"),
@@ -508,7 +537,6 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     ),
     "group": (TorchClassifier(MLP, param_groups=3), TypeError, r"param_groups must be a list of pairs \(pattern, options\), got 3"),
     "place": (TorchClassifier(".nets:MLP"), ValueError, "'.nets:MLP' cannot be imported"),
-    "patterns": (TorchClassifier(MLP, frozen=[3]), TypeError, "frozen must be a list of patterns"),
     "local groups": (TorchClassifier(MLP, solver="local-sgd", param_groups=[("*", {})]), ValueError, "is not for local updates"),
     "width": (
         TorchClassifier(MLP, module_params={"n_columns": 7, "n_outputs": 3}),

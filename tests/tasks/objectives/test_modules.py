@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 import threading
 from typing import Any
 
@@ -13,6 +14,8 @@ import scipy.sparse as sp
 from scipy.optimize import approx_fprime
 
 torch = pytest.importorskip("torch")
+
+from torch.nn.utils.prune import l1_unstructured  # noqa: E402
 
 from tasks.objectives.criteria import ClassCriterion, NumberCriterion  # noqa: E402
 from tasks.objectives.losses import LogisticLoss, MultinomialLoss, SquaredLoss  # noqa: E402
@@ -317,6 +320,18 @@ def test_images_and_sequences_have_their_shapes() -> None:
     assert images.predict(images.start(), np.zeros((0, 64))).shape == (0, 10)
 
 
+class With(torch.nn.Module):
+    """Has something, and may do something with it before its layer."""
+
+    def __init__(self, what: Any, how: Any = None) -> None:
+        super().__init__()
+        self.what, self.how = what, how
+        self.fc = torch.nn.Linear(P, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.fc(x if not self.training or self.how is None else self.how(x, self.what))
+
+
 class Changing(torch.nn.Module):
     """Counts in a buffer."""
 
@@ -347,16 +362,23 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"micro_batch_size": 1},
         "micro_batch_size=1 leaves batch normalisation single rows",
     ),
-    "one output": (
-        torch.nn.Linear(P, 1),
-        {"loss": ClassCriterion(torch.nn.CrossEntropyLoss())},
-        "the criterion loss must have an output a class, at least two; Linear has 1 outputs",
+    "meta": (torch.nn.Linear(P, 3, device="meta"), {}, "'weight' of Linear has no numbers; call to_empty"),
+    "complex": (torch.nn.Linear(P, 3, dtype=torch.complex64), {}, "'weight' of Linear is complex; take two real parameters"),
+    "a number": (None, {"input_shape": 5}, r"input_shape must be the sizes of a row, \(1, 8, 8\) for images say, got 5"),
+    "negative": (None, {"input_shape": (-1, -5)}, r"input_shape must be the sizes of a row"),
+    "a lock": (
+        With(threading.Lock()),
+        {},
+        r"With cannot be copied, and each thread and worker has a copy: cannot pickle '_thread\.lock' object; make locks, files and",
     ),
-    "two outputs": (
-        torch.nn.Linear(P, 2),
-        {"loss": ClassCriterion(torch.nn.BCEWithLogitsLoss())},
-        "the criterion loss must have one output, for two classes; Linear has 2 outputs",
+    "pruned": (l1_unstructured(torch.nn.Linear(P, 3), "weight", 0.5), {}, r"take torch\.nn\.utils\.parametrizations in place of"),
+    "always dropping": (
+        torch.nn.Sequential(torch.nn.FractionalMaxPool2d(1, output_size=(1, P)), torch.nn.Flatten(), torch.nn.Linear(P, 3)),
+        {"input_shape": (1, 1, P)},
+        "Sequential draws random numbers in evaluation mode, too; draw them only where self.training is true",
     ),
+    "one output": (torch.nn.Linear(P, 1), {"loss": ClassCriterion(torch.nn.CrossEntropyLoss())}, "must have an output a class"),
+    "two outputs": (None, {"loss": ClassCriterion(torch.nn.BCEWithLogitsLoss())}, "must have one output, for two classes"),
     "a tuple": (
         torch.nn.LSTM(P, 3),
         {},
@@ -372,6 +394,62 @@ def test_refused_before_any_round(name: str) -> None:
         objective(module, **options)
 
 
+@pytest.mark.parametrize("draws", [random.random, lambda: np.random.random()])  # noqa: NPY002  as users do
+def test_draws_by_python_are_refused(draws: Any) -> None:
+    model = objective(With(draws, lambda rows, draws: rows * draws()))
+    with pytest.raises(ValueError, match=r"With draws random numbers by Python's random or numpy\.random, .*; draw them by PyTorch"):
+        gradient_at(model, group(draw=DRAW), model.start())
+
+
+def test_what_a_row_cannot_be() -> None:
+    words = objective(torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.Flatten(), torch.nn.Linear(3 * P, 3)), input_dtype="int64")
+    with pytest.raises(ValueError, match=r"Sequential cannot take whole numbers from 0 to 4: .*; an embedding of n numbers takes"):
+        words.predict(words.start(), np.arange(2 * P).reshape(2, P) % 5)
+    norms = objective(torch.nn.Sequential(torch.nn.BatchNorm1d(P), torch.nn.Linear(P, 3)))
+    with pytest.raises(ValueError, match=r"Sequential cannot normalise a piece of 1 row: .*; .* repartition the data"):
+        gradient_at(norms, group(cuts=(0, 1, N), draw=DRAW), norms.start())
+
+
+def test_what_is_set_around_a_pass_does_not_matter() -> None:
+    """It would be in this thread alone."""
+    model = objective(MLP(P, 4, 3, dropout=0.5), dtype="float32")
+    expected = gradient_at(model, group(draw=DRAW), model.start())
+    for around in (torch.inference_mode(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16)):
+        with around:
+            other = objective(MLP(P, 4, 3, dropout=0.5), dtype="float32")
+            np.testing.assert_array_equal(gradient_at(other, group(draw=DRAW), model.start()), expected)
+            fitted = other.fitted(model.start())
+        assert not any(each.is_inference() for each in fitted.parameters())
+        with torch.inference_mode(False), torch.enable_grad():
+            fitted(torch.zeros(2, P)).sum().backward()
+
+
+def test_buffers_may_hold_anything() -> None:
+    layer = With(None)
+    for name, buffer in (("nan", torch.tensor([np.nan])), ("whole", torch.arange(P)), ("mask", torch.arange(P) < 3)):
+        layer.register_buffer(name, buffer)
+    model, plain = objective(layer), objective(torch.nn.Linear(P, 3))
+    rows = group(draw=DRAW)
+    np.testing.assert_array_equal(gradient_at(model, rows, plain.start()), gradient_at(plain, rows, plain.start()))
+    halves = torch.nn.Linear(P, 3).bfloat16()
+    np.testing.assert_array_equal(objective(halves).start()[:P], halves.weight[0].detach().double().numpy())
+
+
+@pytest.mark.parametrize("kind", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.orthogonal])
+def test_layers_with_parametrizations_travel(kind: Any) -> None:
+    model = objective(torch.nn.Sequential(torch.nn.Linear(P, P), torch.nn.Tanh(), kind(torch.nn.Linear(P, 3))))
+    rows = group(draw=DRAW)
+    there = cloudpickle.loads(cloudpickle.dumps(model))
+    np.testing.assert_array_equal(gradient_at(there, rows, model.start()), gradient_at(model, rows, model.start()))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_what_cannot_travel_says_so() -> None:
+    model = objective(torch.jit.script(torch.nn.Linear(P, 3)), dtype="float32")
+    with pytest.raises(TypeError, match=r"is compiled by torch\.jit and cannot travel to workers; give what it was made from"):
+        pickle.dumps(model)
+
+
 def test_refused_in_a_pass() -> None:
     with pytest.raises(ValueError, match="Changing changes its buffer 'seen' while it trains; only the running statistics"):
         gradient_at(objective(Changing()), group(draw=DRAW), objective(Changing()).start())
@@ -384,6 +462,17 @@ def test_criteria_that_are_none() -> None:
         ClassCriterion(torch.nn.BCELoss())
     with pytest.raises(ValueError, match=r"CrossEntropyLoss\(weight=...\) divides by the weight of its classes; give sample_weight"):
         ClassCriterion(torch.nn.CrossEntropyLoss(weight=torch.ones(3)))
+    with pytest.raises(ValueError, match=r"CrossEntropyLoss\(ignore_index=...\) divides by the other rows alone"):
+        ClassCriterion(torch.nn.CrossEntropyLoss(ignore_index=1))
+    with pytest.raises(ValueError, match=r"SoftMarginLoss needs labels -1 and 1, .*; use BCEWithLogitsLoss"):
+        ClassCriterion(torch.nn.SoftMarginLoss())
+    with pytest.raises(ValueError, match="MSELoss is for numbers; use CrossEntropyLoss or BCEWithLogitsLoss for classes"):
+        ClassCriterion(torch.nn.MSELoss())
+    with pytest.raises(ValueError, match="Linear has parameters, which no fit would move; put them into the module"):
+        NumberCriterion(torch.nn.Linear(1, 1))
+    constant = TorchObjective(MLP(P, 4, 1), NumberCriterion(lambda raw, y: y[:, 0]), P, dtype="float64")
+    with pytest.raises(ValueError, match="criterion must return losses that hang on the raw predictions"):
+        gradient_at(constant, group(y=X[:, 0]), constant.start())
     scalar = NumberCriterion(torch.nn.functional.mse_loss)
     model = TorchObjective(MLP(P, 4, 1), scalar, P, dtype="float64")
     with pytest.raises(ValueError, match=r"criterion must return a loss for each of 13 rows, got shape \(\); give it reduction='none'"):
