@@ -171,10 +171,10 @@ class Replica:
             if all(map(torch.equal, before, streams(self.device))):
                 return raw
         for _ in range(3):  # other threads may draw by Python while the first pass looks, but hardly each time
-            before = elsewhere() if self._draws is None else None
+            others = elsewhere() if self._draws is None else None
             with Draws(self.device, draw) as draws:
                 raw = self.module(inputs)
-            if self._draws is not None or before == elsewhere():
+            if self._draws is not None or others == elsewhere():
                 break
         else:
             raise ValueError(
