@@ -57,7 +57,7 @@ from tests.test_conformance import rows as rows_of
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
 STRICT = "array_api_strict:device1"
-TORCH = pytest.param("torch:cpu", marks=pytest.mark.torch)
+TORCH = pytest.param("torch:cpu", marks=(pytest.mark.torch, pytest.mark.slow))  # a second library: as many fits again
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 every_place = pytest.mark.parametrize("place", [STRICT, TORCH, CUDA])
 N = 900
@@ -401,6 +401,7 @@ CONVEX = [name for name in ESTIMATORS if name.startswith(("LinearRegression", "R
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("name", CONVEX)
 def test_every_solver_of_full_passes_in_pytorch(name: str) -> None:

@@ -305,7 +305,7 @@ def test_an_encrypted_cluster(tmp_path: Path) -> None:
     assert refused.wrong and "takes TLS only, and there are no certificates here" in refused.found
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_cluster_without_workers_and_one_with_a_stopped_one() -> None:
     with LocalCluster(n_workers=0, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
         found = of_cluster(cluster.scheduler_address)
@@ -323,7 +323,7 @@ def test_a_cluster_without_workers_and_one_with_a_stopped_one() -> None:
     assert found["workers' bits"].found.startswith("1 as this")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_workers_without_this_library_and_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with command_line_cluster(make_bare_python(tmp_path / "venv"), directory=tmp_path, n_workers=1) as file:

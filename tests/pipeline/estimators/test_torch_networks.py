@@ -189,7 +189,7 @@ def test_every_way_has_the_same_bits_on_workers(way: str, two_workers: Client) -
     assert (running > 0).all()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["convolutions", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mlp", "transformer"))])
 @pytest.mark.timeout(240)
 def test_the_same_digest_on_any_cluster(name: str) -> None:
     """In process, on 1, 2 and 4 workers, with one that is killed, and with one fit that was stopped and goes on."""
