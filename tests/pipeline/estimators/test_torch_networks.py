@@ -556,7 +556,9 @@ def test_refused_before_any_round(name: str) -> None:
 def test_no_groups_are_no_groups_whatever_holds_them() -> None:
     """As files give them back."""
     for solver in ("local-sgd", "parameter-server"):
-        TorchClassifier(MLP, solver=solver, param_groups=[], module_params={"n_outputs": 3}, max_epochs=1).fit(X, Y)
+        model = TorchClassifier(MLP, solver=solver, module_params={"n_outputs": 3}, max_epochs=1, random_state=0)
+        digests = {clone(model).set_params(param_groups=none).fit(X, Y).parameters_sha256_ for none in ((), [])}
+        assert len(digests) == 1
 
 
 def test_what_cannot_keep_statistics_says_so() -> None:
